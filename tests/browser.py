@@ -1,0 +1,100 @@
+"""Open a report in Debian's Chromium: ``python tests/browser.py RUN_FOLDER [--shots DIR]``.
+
+Exit code 1 on a fault: a request that leaves this machine, a console error, a picture that is empty or
+without alt text, a page wider than its window (all folded parts open), a link to nothing.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from playwright.sync_api import Browser, sync_playwright
+
+WIDTHS = (1280, 800)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+LOOK = """() => {
+  document.querySelectorAll('details').forEach(part => { part.open = true; });
+  const pictures = [...document.images];
+  const root = document.documentElement;
+  const files = [...document.links].filter(link => link.protocol === 'file:');
+  return {
+    wide: root.scrollWidth - root.clientWidth,
+    silent: pictures.filter(picture => !picture.alt.trim()).length,
+    empty: pictures.filter(picture => !picture.naturalWidth || !picture.offsetHeight).length,
+    lost: [...document.querySelectorAll('a[href^="#"]')].map(link => decodeURIComponent(link.hash.slice(1)))
+      .filter(id => !document.getElementById(id)),
+    pictures: pictures.length,
+    headings: document.querySelectorAll('h1').length,
+    files: [...new Set(files.map(link => link.href.split('#')[0]))],
+  };
+}"""
+
+
+def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None) -> tuple[list[str], int]:
+    """What is wrong with one page at one width, and how many pictures it has; a screenshot is kept."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    faults: list[str] = []
+    page.on("request", lambda request: _check_request(request.url, faults))
+    page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: faults.append(f"script: {error}"))
+    page.goto(page_file.as_uri())
+    if shots:
+        page.screenshot(path=shots / f"{page_file.stem}-{width}.png", full_page=True)
+    found = page.evaluate(LOOK)
+    page.close()
+    texts = {
+        "wide": "{} px wider than the window",
+        "silent": "{} pictures without alt text",
+        "empty": "{} empty pictures",
+        "lost": "links to no heading: {}",
+    }
+    faults += [text.format(found[key]) for key, text in texts.items() if found[key]]
+    if found["headings"] != 1:
+        faults.append(f"{found['headings']} first-level headings")
+    missing = [url for url in found["files"] if not Path(unquote(urlparse(url).path)).exists()]
+    return faults + [f"link to a missing file: {url}" for url in missing], found["pictures"]
+
+
+def _check_request(url: str, faults: list[str]) -> None:
+    """Note a request for anything that is not on this machine."""
+    if not url.startswith(("file:", "data:")):
+        faults.append(f"requests {url}")
+
+
+def main() -> int:
+    """One line a page; 1 if any has a fault."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="a run folder with index.html")
+    parser.add_argument("--shots", type=Path, help="keep a screenshot of each page and width here")
+    options = parser.parse_args()
+    program = shutil.which("chromium")
+    if program is None:
+        sys.exit("chromium is not installed; apt-get install chromium")
+    index = options.folder.resolve() / "index.html"
+    if not index.is_file():
+        sys.exit(f"{options.folder} has no index.html; give the folder of one run")
+    pages = [index, *sorted(set(index.parent.glob("*.html")) - {index})]
+    if options.shots:
+        options.shots.mkdir(parents=True, exist_ok=True)
+    failed = False
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        for page in pages:
+            faults, pictures = [], 0
+            for width in WIDTHS:
+                found, pictures = faults_of(browser, page, width, options.shots)
+                faults += [f"at {width} px: {fault}" for fault in found]
+            failed |= bool(faults)
+            size = page.stat().st_size / 1000
+            print(f"{page.name}: {size:.0f} kB, {pictures} pictures, {'; '.join(faults) or 'ok'}")
+        browser.close()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

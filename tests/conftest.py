@@ -1,0 +1,86 @@
+"""What several tests share: tiny data sets made on the spot, the real images where they are, a small backbone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlmad_lib import ROOT, backbones, profile
+
+torch.set_num_threads(2)
+
+TINY = {"backbone": str(Path(__file__).parent / "tiny.json"), "weights": "random:0"}  # 5x5 tokens, milliseconds
+SHARED = Path(os.environ.get("VLMAD_SHARED", ROOT.parent / "shared"))
+
+
+def shared(part: str) -> Path:
+    """A path in the folder of real images and oracles; the test skips where it is absent."""
+    path = SHARED / part
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> backbones.Backbone:
+    """5x5 tokens on seeded random weights: a forward pass in a millisecond."""
+    return backbones.load(TINY["backbone"], TINY["weights"])
+
+
+@pytest.fixture(scope="session")
+def demo_backbone() -> backbones.Backbone:
+    """The demo geometry (240 px, 15x15 tokens) on seeded random weights."""
+    return backbones.load("demo", "random:0")
+
+
+def paint(
+    path: Path, seed: int, size: tuple[int, int] = (60, 60), spot: bool = False, mask: Path | None = None
+) -> None:
+    """A speckled picture of (width, height), with a bright spot and its mask where asked."""
+    pixels = np.random.default_rng(seed).integers(60, 120, (size[1], size[0], 3), dtype=np.uint8)
+    region = np.zeros((size[1], size[0]), np.uint8)
+    if spot:
+        region[20:40, 10:40] = 255
+        pixels[region > 0] = 230
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    if mask is not None:
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(region).save(mask)
+
+
+def make_mvtec(root: Path, categories: tuple[str, ...] = ("plate", "cloth"), train: int = 4, size=(60, 60)) -> Path:
+    """MVTec AD's layout: 4 train, 4 good and 4 spotted test images a category."""
+    for number, category in enumerate(categories):
+        base = root / category
+        for i in range(4):
+            paint(base / "test" / "good" / f"{i:03}.png", 1000 * number + i, size)
+            mask = base / "ground_truth" / "spot" / f"{i:03}_mask.png"
+            paint(base / "test" / "spot" / f"{i:03}.png", 1000 * number + 100 + i, size, True, mask)
+        for i in range(train):
+            paint(base / "train" / "good" / f"{i:03}.png", 1000 * number + 200 + i, size)
+    return root
+
+
+def small_profile(root: Path, cache: Path, **changes) -> profile.Profile:
+    """A profile on a tiny data set with the small backbone."""
+    values = {
+        "title": "test",
+        "dataset": "folder",
+        "root": str(root),
+        "cache": str(cache),
+        "methods": [TINY],
+        "shots": [0, 1],
+        "evaluation_size": 60,
+    }
+    return profile.check(profile.Profile, values | changes, "test")
+
+
+@pytest.fixture
+def mvtec(tmp_path: Path) -> Path:
+    return make_mvtec(tmp_path / "data")

@@ -1,0 +1,143 @@
+"""Compare this code with oracle files: ``python tests/parity.py FILE...`` exits 1 beyond a tolerance.
+
+An oracle file holds a model config, a seed, an image, a class name, and for each quantity its shape, sum,
+deviation, extremes, first and last values, as another implementation computed them on the same seeded
+random weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlmad_lib import backbones, data, prompts, winclip
+
+EMBEDDING, SCORE = 2e-5, 2e-6
+
+
+def image(seed: int, height: int = 700, width: int = 900) -> np.ndarray:
+    """The oracles' seeded picture: (height, width, 3) uint8 with low and high frequencies."""
+    stream = np.random.default_rng([seed, 777])
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
+    waves = np.zeros((height, width, 3))
+    for channel in range(3):
+        for _ in range(6):
+            across, down, phase = stream.uniform(0, 0.03), stream.uniform(0, 0.03), stream.uniform(0, 6.28)
+            waves[..., channel] += np.sin(across * columns + down * rows + phase)
+    return np.clip(np.rint(128 + 15 * waves + stream.normal(0, 12, waves.shape)), 0, 255).astype(np.uint8)
+
+
+def model_config(short: dict) -> dict:
+    """An open_clip config of an oracle's short one; heads are 64 wide as in every CLIP."""
+    return {
+        "embed_dim": short["embed"],
+        "vision_cfg": {
+            "image_size": short["res"],
+            "layers": short["v_layers"],
+            "width": short["v_width"],
+            "head_width": 64,
+            "patch_size": short["patch"],
+        },
+        "text_cfg": {
+            "context_length": short["ctx"],
+            "vocab_size": short["vocab"],
+            "width": short["t_width"],
+            "heads": short["t_width"] // 64,
+            "layers": short["t_layers"],
+        },
+        "quick_gelu": short.get("quick_gelu", False),
+    }
+
+
+def backbone(short: dict, seed: int) -> backbones.Backbone:
+    """Seeded random weights in the shape of an oracle's config."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(model_config(short)))
+        return backbones.load(str(path), f"random:{seed}")
+
+
+def view(net: backbones.Backbone, seed: int) -> torch.Tensor:
+    """The seeded picture as the model's input, squashed, through the same code as a real image."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.png"
+        Image.fromarray(image(seed)).save(path)
+        return net.normalise(data.views(path, "squash", net.image_size))
+
+
+def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
+    """Everything a WinCLIP oracle names, computed by this code, with its tolerance."""
+    net = backbone(oracle["config"], oracle["seed"])
+    chosen = winclip.settings("accurate", {"patch_tokens": "last_ln_post"})
+    names = winclip.arrays(chosen, shots=2)
+    test = winclip.encode(net, view(net, oracle["image_seed"]), names)
+    shots = [winclip.encode(net, view(net, oracle["image_seed"] + shot), names) for shot in (1, 2)]
+    memory = {name: torch.cat([one[name] for one in shots]) for name in names}
+    text = prompts.prototypes(
+        net, *prompts.ensemble(oracle["class_name"], chosen.states, chosen.templates), chosen.normalise_prompts
+    )
+    zero_score, zero_map = winclip.score(test, text, chosen, net.grid)
+    few_score, few_map = winclip.score(test, text, chosen, net.grid, memory)
+    return {
+        "text_mean_unnormalised": (text, EMBEDDING),
+        "class_embedding": (test["class"], EMBEDDING),
+        "windows_k2": (test["window_2"], EMBEDDING),
+        "windows_k3": (test["window_3"], EMBEDDING),
+        "patch_tokens_ln_post": (test["patch_ln_post"], EMBEDDING),
+        "zero_shot_score": (zero_score, SCORE),
+        "zero_shot_grid_map": (zero_map, SCORE),
+        "association_grid_map_2shot": (winclip.association(test, memory, chosen, net.grid), SCORE),
+        "few_shot_grid_map": (few_map, SCORE),
+        "few_shot_score": (few_score, SCORE),
+    }
+
+
+def difference(found: torch.Tensor, expected: dict) -> float:
+    """The largest difference of the values an oracle keeps; the sum counts by element."""
+    if list(found.shape) != expected["shape"]:
+        return float("inf")
+    values = found.double().flatten().numpy()
+    kept = len(expected["first"])
+    pairs = [
+        (values[:kept], expected["first"]),
+        (values[-kept:], expected["last"]),
+        (values.mean(), expected["sum"] / values.size),
+        (values.std(), expected["std"]),
+        (values.min(), expected.get("min", values.min())),
+        (values.max(), expected.get("max", values.max())),
+    ]
+    return max(float(np.abs(np.subtract(*pair)).max()) for pair in pairs)
+
+
+def compare(path: str | Path) -> list[tuple[str, float, float]]:
+    """(quantity, largest difference, tolerance) of one oracle file."""
+    oracle = json.loads(Path(path).read_text(encoding="utf-8"))
+    if "zero_shot_score" not in oracle:
+        raise SystemExit(f"{path} is no oracle this script knows; it needs the key 'zero_shot_score'.")
+    return [
+        (name, difference(found, oracle[name]), tolerance)
+        for name, (found, tolerance) in winclip_quantities(oracle).items()
+        if name in oracle
+    ]
+
+
+def main(paths: list[str]) -> int:
+    if not paths:
+        raise SystemExit(__doc__.splitlines()[0])
+    failed = False
+    for path in paths:
+        print(path)
+        for name, found, tolerance in compare(path):
+            failed |= not found <= tolerance
+            print(f"  {'ok  ' if found <= tolerance else 'FAIL'} {name:30} {found:.1e} (tolerance {tolerance:.0e})")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,187 @@
+"""The index of every layout, the draw of references, and what the model sees of an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_mvtec, paint, shared, small_profile
+from PIL import Image
+
+from vlmad_lib import data
+
+
+def index(root, tmp_path, **changes):
+    return data.index(small_profile(root, tmp_path / "cache", **changes))
+
+
+def test_mvtec_layout_pairs_masks_by_name(mvtec, tmp_path):
+    table, _ = index(mvtec, tmp_path)
+    assert list(table.columns) == data.COLUMNS
+    assert len(table) == 2 * (4 + 4 + 4)
+    for row in table[table.label == 1].itertuples():
+        assert row.mask.endswith(f"{row.category}/ground_truth/spot/{row.image[-7:-4]}_mask.png")
+    assert (table[table.label == 0]["mask"] == "").all()
+    assert set(table.group) == {"unknown"}
+
+
+def test_real_mvtec_counts_and_notes(tmp_path):
+    table, notes = index(shared("data/mvtec_ad"), tmp_path, dataset="mvtec", shots=[0])
+    test = table[table.split == "test"]
+    assert (len(test), int(test.label.sum()), test[test.label == 1].groupby(["category", "defect"]).ngroups) == (
+        1725,
+        1258,
+        73,
+    )
+    assert test[test.label == 1]["mask"].ne("").all()
+    assert table.groupby("group").category.nunique().to_dict() == {"flexible": 3, "rigid": 7, "texture": 5}
+    assert "cable/train/good: 0 images where MVTec AD has 224." in notes
+    assert not any("bottle" in note or "/test/" in note for note in notes)  # what is complete is not noted
+    assert table.set_index("category").class_name["metal_nut"].iloc[0] == "metal nut"
+
+
+def make_visa(root):
+    """Two objects in VisA's layout, one image with two labels; images are not square."""
+    lines = ["object,split,label,image,mask"]
+    for name in ("candle", "pcb1"):
+        anno = ["image,label,mask"]
+        for i in range(3):
+            good, bad = f"{name}/Data/Images/Normal/{i:04}.JPG", f"{name}/Data/Images/Anomaly/{i:03}.JPG"
+            mask = f"{name}/Data/Masks/Anomaly/{i:03}.png"
+            paint(root / good, i, (100, 60))
+            paint(root / bad, 50 + i, (100, 60), spot=True)
+            classes = np.zeros((60, 100), np.uint8)
+            classes[20:40, 10:40] = 1 + i  # class indices, not 255
+            (root / mask).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(classes).save(root / mask)
+            lines += [f"{name},{'train' if i else 'test'},normal,{good},", f"{name},test,anomaly,{bad},{mask}"]
+            anno += [f"{good},normal,", f'{bad},"{["melt", "scratch", "melt,scratch"][i]}",{mask}']
+        (root / name / "image_anno.csv").write_text("\n".join(anno))
+    (root / "split_csv").mkdir()
+    (root / "split_csv" / "1cls.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_visa_layout_labels_and_class_masks(tmp_path):
+    table, notes = index(make_visa(tmp_path / "visa"), tmp_path, dataset="visa")
+    candle = table[table.category == "candle"]
+    assert list(candle[candle.label == 1].defect) == ["combined", "melt", "scratch"]
+    assert set(candle[candle.defect == "combined"].labels) == {"melt;scratch"}
+    assert set(table[table.category == "pcb1"].class_name) == {"printed circuit board"}
+    for path in candle[candle.label == 1]["mask"]:
+        assert data.load_mask(path).sum() == 600  # every class index counts
+    assert any("candle/test" in note for note in notes)  # counts differ from the real set and that is said
+
+
+def test_visa_without_annotations_says_so(tmp_path):
+    root = make_visa(tmp_path / "visa")
+    (root / "candle" / "image_anno.csv").unlink()
+    table, notes = index(root, tmp_path, dataset="visa")
+    assert set(table[(table.category == "candle") & (table.label == 1)].defect) == {"anomaly"}
+    assert any("image_anno.csv is missing" in note for note in notes)
+
+
+def test_official_visa_split_parses(tmp_path):
+    split = pd.read_csv(shared("data/visa_meta/split_csv/1cls.csv"), keep_default_na=False)
+    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    expected = counts[counts.dataset == "VisA"].groupby(["category", "split"]).n_images.sum()
+    pd.testing.assert_series_equal(
+        split.groupby(["object", "split"]).size(), expected, check_names=False, check_index_type=False
+    )
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_own_folder_with_good_and_defects_only(tmp_path, nested):
+    root = tmp_path / "pictures"
+    base = root / "bracket" if nested else root
+    for i in range(6):
+        paint(base / "good" / f"{i}.jpg", i)
+    paint(base / "dent" / "a.jpg", 9, spot=True)
+    table, notes = index(root, tmp_path)
+    assert set(table.category) == {"bracket" if nested else "pictures"}
+    assert (table.split == "reference").sum() == 2 and len(data.tested(table)) == 7 and len(data.tested(table, 1)) == 5
+    assert any("held out" in note for note in notes) and any("no mask" in note for note in notes)
+
+
+def test_hazelnut_toy(tmp_path):
+    table, _ = index(shared("data/own_images/hazelnut_toy"), tmp_path)
+    assert table.groupby(["split", "defect"]).size().to_dict() == {
+        ("test", "colour"): 17,
+        ("test", "good"): 6,
+        ("train", "good"): 28,
+    }
+    assert (table[table.label == 1]["mask"] != "").all()
+
+
+def test_references_are_nested_seeded_and_never_tested(mvtec, tmp_path):
+    table, _ = index(mvtec, tmp_path)
+    draws = {
+        (shots, seed): list(data.references(table, "plate", shots, seed).image)
+        for shots in (1, 2, 4)
+        for seed in range(5)
+    }
+    for seed in range(5):
+        assert draws[1, seed] == draws[2, seed][:1] and draws[2, seed] == draws[4, seed][:2]
+        assert len(set(draws[4, seed])) == 4
+    assert len({draws[1, seed][0] for seed in range(5)}) > 1
+    assert draws[2, 0] == list(data.references(table, "plate", 2, 0).image)
+    assert not set(draws[4, 0]) & set(data.tested(table, 4).image)
+
+
+def test_references_do_not_depend_on_the_place_of_the_data(tmp_path):
+    tables = [index(make_mvtec(tmp_path / name), tmp_path)[0] for name in ("here", "a/much/longer/place")]
+    draws = [[path[-20:] for path in data.references(table, "cloth", 3, 1).image] for table in tables]
+    assert draws[0] == draws[1]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((100, 100), [(0, 0, 100, 100)]),
+        ((150, 100), [(0, 0, 100, 100), (50, 0, 150, 100)]),
+        ((100, 190), [(0, 0, 100, 100), (0, 80, 100, 180), (0, 90, 100, 190)]),
+    ],
+)
+def test_square_tiles_cover_the_image(size, expected):
+    assert data.boxes(*size, "tiles") == expected
+    assert data.boxes(*size, "squash") == [(0, 0, *size)]
+
+
+def test_views_are_pil_bicubic_rgb(tmp_path):
+    paint(tmp_path / "a.png", 3, (90, 60))
+    image = Image.open(tmp_path / "a.png")
+    tiles = data.views(tmp_path / "a.png", "tiles", 24)
+    assert tiles.shape == (2, 24, 24, 3) and tiles.dtype == np.uint8
+    np.testing.assert_array_equal(tiles[1], np.asarray(image.crop((30, 0, 90, 60)).resize((24, 24), Image.BICUBIC)))
+    np.testing.assert_array_equal(
+        data.views(tmp_path / "a.png", "squash", 24)[0], np.asarray(image.resize((24, 24), Image.BICUBIC))
+    )
+
+
+def test_red_stays_red(tmp_path):
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
+    assert data.views(tmp_path / "red.png", "squash", 8)[0, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_grey_and_16_bit_images_keep_their_brightness(tmp_path):
+    Image.fromarray(np.full((8, 8), 128 * 256, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
+    for name in ("deep", "grey"):
+        assert set(np.asarray(data.load_image(tmp_path / f"{name}.png")).ravel()) == {128}
+
+
+def test_masks_at_the_evaluation_frame(tmp_path):
+    mask = np.zeros((100, 150), np.uint8)
+    mask[:, 75:] = 1
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    framed = data.framed_mask(str(tmp_path / "m.png"), 150, 100, "tiles", 50)
+    assert framed.shape == (50, 75) and framed[:, 38:].all() and not framed[:, :37].any()
+    assert data.framed_mask(str(tmp_path / "m.png"), 150, 100, "squash", 50).shape == (50, 50)
+    assert not data.framed_mask("", 150, 100, "tiles", 50).any()
+
+
+def test_lossy_masks_are_cut_at_half(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[16:48, 16:48] = 255
+    Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
+    assert abs(int(data.load_mask(tmp_path / "m.jpg").sum()) - 1024) < 40

@@ -1,0 +1,144 @@
+"""Metrics against scikit-learn, a brute-force AUPRO and detectors whose values are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+from vlmad_lib import metrics
+
+
+def case(seed: int, n: int = 8, size: int = 96):
+    """Labels, image scores, masks and maps from a seeded stream, as the oracles draw them."""
+    stream = np.random.default_rng([seed, 779])
+    masks, maps = np.zeros((n, size, size), bool), np.zeros((n, size, size), np.float32)
+    labels = np.arange(n) % 2
+    for i in range(n):
+        maps[i] = stream.normal(0.3, 0.08, (size, size))
+        if labels[i]:
+            for _ in range(2):
+                y, x = stream.integers(0, size - 30, 2)
+                a, b = stream.integers(6, 30, 2)
+                masks[i, y : y + a, x : x + b] = True
+                maps[i, y + 2 : y + a + 2, x + 2 : x + b + 2] += stream.uniform(0.05, 0.3)
+    return labels, (0.4 + 0.2 * labels + stream.normal(0, 0.15, n)).astype(np.float32), masks, maps
+
+
+def brute_force_aupro(masks, maps, limit: float) -> float:
+    """Every distinct value as a threshold; overlap per region, trapezoids cut at the limit."""
+    regions = [
+        (image, labelled == region)
+        for image, (labelled, count) in enumerate(ndimage.label(mask, np.ones((3, 3))) for mask in masks)
+        for region in range(1, count + 1)
+    ]
+    rates, overlaps = [0.0], [0.0]
+    for threshold in np.unique(maps)[::-1]:
+        hit = maps >= threshold
+        rates.append(hit[~masks].mean())
+        overlaps.append(np.mean([hit[image][region].mean() for image, region in regions]))
+    rates, overlaps = np.array(rates), np.array(overlaps)
+    inside = rates <= limit
+    at_limit = np.interp(limit, rates, overlaps)
+    return np.trapezoid(np.r_[overlaps[inside], at_limit], np.r_[rates[inside], limit]) / limit
+
+
+# Computed by the official AnomalyCLIP code on the same seeded cases.
+OFFICIAL = {
+    0: (0.6875, 0.8125, 0.8232078447, 0.5142599138),
+    1: (0.8125, 0.8928571429, 0.8434634220, 0.6257855741),
+    2: (0.9375, 0.95, 0.7994580631, 0.5211533309),
+}
+
+
+@pytest.mark.parametrize("seed", OFFICIAL)
+def test_official_values(seed):
+    labels, scores, masks, maps = case(seed)
+    image = metrics.image_metrics(labels, scores)
+    pixel = metrics.pixel_metrics(zip(maps, masks, strict=True))
+    found = (image["image_auroc"], image["image_ap"], pixel["pixel_auroc"], pixel["aupro_200"])
+    np.testing.assert_allclose(found, OFFICIAL[seed], atol=1e-9)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_against_scikit_learn(seed, ties):
+    _, _, masks, maps = case(seed)
+    if ties:
+        maps = np.round(maps, 1)
+    found = metrics.pixel_metrics(zip(maps, masks, strict=True))
+    flat, scores = masks.ravel(), maps.ravel()
+    precision, recall, _ = precision_recall_curve(flat, scores)
+    expected = {
+        "pixel_auroc": roc_auc_score(flat, scores),
+        "pixel_ap": average_precision_score(flat, scores),
+        "pixel_f1_max": np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12)),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_aupro_against_brute_force(limit, ties):
+    _, _, masks, maps = case(3, n=4, size=40)
+    maps = np.round(maps, 1 if ties else 3)
+    found = metrics.pixel_metrics(zip(maps, masks, strict=True), fpr_limit=limit)["aupro"]
+    assert found == pytest.approx(brute_force_aupro(masks, maps, limit), abs=1e-9)
+
+
+def test_aupro_ignores_monotone_rescaling_and_the_coarse_one_does_not():
+    _, _, masks, maps = case(0)
+    plain = metrics.pixel_metrics(zip(maps, masks, strict=True))
+    bent = metrics.pixel_metrics(zip(np.exp(6 * maps), masks, strict=True))
+    assert bent["aupro"] == pytest.approx(plain["aupro"], abs=1e-6)
+    assert abs(bent["aupro_200"] - plain["aupro_200"]) > 1e-3
+
+
+@pytest.mark.parametrize(("detector", "value"), [("perfect", 1.0), ("constant", 0.5), ("inverted", 0.0)])
+def test_known_detectors(detector, value):
+    _, _, masks, _ = case(0)
+    maps = {"perfect": masks, "constant": np.zeros_like(masks), "inverted": ~masks}[detector].astype(np.float32)
+    found = metrics.pixel_metrics(zip(maps, masks, strict=True))
+    assert found["pixel_auroc"] == pytest.approx(value)
+    if detector == "constant":  # one ramp from (0, 0) to (1, 1): half the limit on average
+        assert found["aupro"] == pytest.approx(0.15)
+        assert found["pixel_ap"] == pytest.approx(masks.mean())
+    else:
+        assert found["aupro"] == pytest.approx(value)
+
+
+def test_regions_weigh_the_same_whatever_their_size():
+    mask, scores = np.zeros((40, 40), bool), np.zeros((40, 40), np.float32)
+    mask[:20, :20] = mask[30, 30] = True
+    scores[:20, :20] = 1  # the large region is found, the single pixel is not
+    found = metrics.pixel_metrics([(scores, mask)])
+    tied = 0.3 / 2  # the missed pixel ties with every normal one: its ramp has mean 0.15 up to the limit
+    assert found["aupro"] == pytest.approx((1 + tied) / 2)
+
+
+def test_corner_touching_pixels_are_one_region():
+    mask = np.eye(3, dtype=bool)
+    scores = np.zeros((3, 3), np.float32)
+    scores[0, 0] = 1
+    assert metrics.pixel_metrics([(scores, mask)], fpr_limit=1)["aupro"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_only_has_no_value(label):
+    assert all(np.isnan(value) for value in metrics.image_metrics(np.full(3, label), np.arange(3)).values())
+    masks = np.full((2, 4, 4), bool(label))
+    assert all(np.isnan(v) for v in metrics.pixel_metrics(zip(masks.astype(np.float32), masks, strict=True)).values())
+
+
+def test_frames_must_agree():
+    with pytest.raises(ValueError, match="same frame"):
+        metrics.pixel_metrics([(np.zeros((2, 2), np.float32), np.zeros((3, 3), bool))])
+
+
+def test_tiles_are_pasted_where_they_were_cut():
+    tiles = np.stack([np.full((5, 5), 1, np.float32), np.full((5, 5), 3, np.float32)])
+    found = metrics.framed_map(tiles, width=150, height=100, fit="tiles", size=50)
+    assert found.shape == (50, 75)
+    assert found[0, 10] == 1 and found[0, 70] == 3 and found[0, 40] == 2  # the overlap is a mean

@@ -1,0 +1,73 @@
+"""The two ways to make the environment agree, and what is committed is clean."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from vlmad_lib import ROOT, profile
+
+CONDA_NAMES = {"pytorch": "torch", "open-clip-torch": "open_clip_torch"}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_environment_and_pyproject_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        f"python{project['requires-python']}",
+    ]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert conda[-1] == {"pip": ["-e ."]}
+    found = [line for line in conda[:-1] if line != "pip"]
+    split = lambda line: re.match(r"([\w-]+)(.*)", line).groups()  # noqa: E731
+    assert {CONDA_NAMES.get(name, name): pin for name, pin in map(split, found)} == dict(map(split, wanted))
+
+
+def test_every_line_of_the_environment_says_what_needs_it():
+    lines = (ROOT / "environment.yml").read_text().splitlines()
+    packages = [line for line in lines if re.match(r"  - \w.*[<>=]", line) and not line.startswith("  - python>")]
+    assert len(packages) > 20 and all("  # " in line for line in packages)
+
+
+@pytest.mark.parametrize("path", sorted(profile.FOLDER.glob("*.yml")), ids=lambda path: path.stem)
+def test_every_profile_is_valid_and_names_its_notebooks(path):
+    loaded = profile.load(path)
+    assert all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in loaded.notebooks)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stripped_thin_and_in_shape(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    text = "".join("".join(cell["source"]) for cell in notebook["cells"])
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert path.stat().st_size < 50_000
+    assert [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    assert "".join(notebook["cells"][0]["source"]).startswith(f"# {path.name[:2]} ")
+    exercise = {"skip-execution", "solution"}
+    for cell in code:
+        if not exercise & set(cell["metadata"].get("tags", [])):
+            assert not re.search(r"^\s*(def|class) ", "".join(cell["source"]), re.M), cell["source"]
+    for heading in ("## Load", "## What we see", "## Exercises", "## Next"):
+        assert heading in text, heading
+    assert len([line for line in text.splitlines() if line.startswith("# ")]) == 1 or "python" in text
+
+
+def test_nothing_names_this_machine():
+    suffixes = {".py", ".md", ".yml", ".toml", ".ipynb", ".json", ".j2"}
+    files = [
+        path
+        for folder in ("vlmad_lib", "notebooks", "tests", "reports/template")
+        for path in (ROOT / folder).rglob("*")
+    ]
+    files += [path for path in ROOT.iterdir() if path.is_file()]
+    pattern = re.compile("/(" + "|".join(["work", "farm", "root"]) + ")/")
+    for path in files:
+        if path.suffix in suffixes:
+            assert not pattern.search(path.read_text(encoding="utf-8")), path

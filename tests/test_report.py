@@ -1,0 +1,367 @@
+"""The report builder on tiny notebooks, with a stub in the place of the run."""
+
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from vlmad_lib import InputError, report
+
+EVIL = "<script>alert(1)</script>"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PARAMETERS = """profile: str = ""
+count: int = 3  # a=b
+limit: float = 0.3
+label: str = "a=b#c"
+shots: list = [
+    0, 1]"""
+SHOW = (
+    "import sys\nfrom IPython.display import HTML, display\n"
+    f"picture = '{PIXEL}'\n"
+    "display({'image/png': picture}, metadata={'image/png': {'alt': 'Rising \"score\"'}}, raw=True)\n"
+    "display({'image/jpeg': picture}, metadata={'alt': 'Grid of parts'}, raw=True)\n"
+    "display({'image/png': picture}, raw=True)\n"
+    'display(HTML(\'<script src="https://example.org/x.js"></script><img src="https://example.org/x.png">\'\n'
+    '             \'<link rel="stylesheet" href="https://example.org/x.css">\'))\n'
+    "display(HTML('<table class=\"dataframe\"><thead><tr><th>kind</th><th>n</th></tr></thead>'\n"
+    "             '<tbody><tr><td>bolt</td><td>12.5</td></tr></tbody></table>'))\n"
+    "print('to stderr', file=sys.stderr)"
+)
+
+
+def code(source: str, *tags: str) -> nbformat.NotebookNode:
+    return new_code_cell(source, metadata={"tags": list(tags)})
+
+
+class Results:
+    """What the run hands over, with a category that attacks the pages."""
+
+    scores = pd.DataFrame({"score": [0.25]})
+    metrics = pd.DataFrame({"auroc": [0.5]})
+    facts = {
+        "warnings": ["Weights are random."],
+        "notes": [f"note {EVIL}"],
+        "backbones": [
+            {"name": "demo", "weights": EVIL, "sha256": "ab" * 32, "parameters": 1234567, "random": True},
+        ],
+        "data": [{"dataset": "demo", "category": EVIL, "train": 1, "good": 2, "defective": 3, "masks": 3}],
+        "seconds": {"features": 1.0},
+    }
+
+    def headline(self) -> pd.DataFrame:
+        return pd.DataFrame({"Category": [EVIL], "AUROC": [0.98765], "AUPRO": [None]})
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    """The run's stand-in; ``calls`` counts how often it was asked."""
+    module = types.ModuleType("vlmad_lib.run")
+    module.calls = 0
+
+    def run(profile, progress=False):
+        module.calls += 1
+        return Results()
+
+    module.run = run
+    monkeypatch.setitem(sys.modules, "vlmad_lib.run", module)
+    monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
+    return module
+
+
+def write(folder: Path, books: dict[str, list[nbformat.NotebookNode]]) -> Path:
+    """Notebooks and a profile that lists them."""
+    folder.mkdir(exist_ok=True)
+    for name, cells in books.items():
+        nbformat.write(new_notebook(cells=cells), folder / f"{name}.ipynb")
+    names = [str(folder / name) for name in books]
+    profile = {"title": "Tiny & small", "dataset": "demo", "root": "data/demo", "notice": "Only a stub."}
+    (folder / "tiny.yml").write_text(yaml.safe_dump(profile | {"notebooks": names}))
+    return folder / "tiny.yml"
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    return write(tmp_path, {"01_one": [new_markdown_cell("# One"), code(PARAMETERS, "parameters")]})
+
+
+def resolve(profile: Path, *pairs: str) -> report.Report:
+    return report.resolve(str(profile), list(pairs), profile.parent / "out", "command")
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ("shotz=[0]", ["shotz", "'shots'", "vlmad_lib/profile.py"]),
+        ("cuont=4", ["cuont", "'count'"]),
+        ("profile=x", ["profile"]),
+        ("count", ["key=value"]),
+        ("count=[1", ["count", "YAML"]),
+        ("count=many", ["count", "str", "int", "01_one"]),
+        ("count=true", ["count", "bool", "int"]),
+        ("count=1.5", ["count", "float", "int"]),
+        ("label=7", ["label", "int", "str"]),
+        ("shots=3", ["shots"]),
+        ("batch=many", ["batch"]),
+        ("notebooks=[nowhere]", ["nowhere", "notebooks/"]),
+    ],
+)
+def test_wrong_override_is_refused_before_anything_happens(tiny, stub, capsys, pair, words):
+    out = tiny.parent / "out"
+    assert report.main([str(tiny), "-p", pair, "--out", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    assert all(word in captured.err for word in words), captured.err
+    assert stub.calls == 0
+    assert not out.exists()
+
+
+def test_list_items_have_the_type_of_the_default(tmp_path):
+    tiny = write(tmp_path, {"01_one": [code("windows = [2, 3]", "parameters")]})
+    assert resolve(tiny, "windows=[5]").notebooks[0].parameters == {"windows": [5]}
+    with pytest.raises(InputError, match="windows"):
+        resolve(tiny, "windows=[large]")
+
+
+def test_overrides_reach_profile_and_notebooks(tiny):
+    pairs = ["shots=[0, 4]", "limit=1", "label=", "root=/x y", "imports=[{name: X, path: Y}]"]
+    found = resolve(tiny, *pairs)
+    expected = {"profile": "", "count": 3, "limit": 1, "label": "", "shots": [0, 4]}
+    assert found.notebooks[0].parameters == expected
+    assert (found.profile.shots, found.profile.root, found.profile.imports[0].path) == ([0, 4], "/x y", "Y")
+
+
+@pytest.mark.parametrize(
+    ("books", "words"),
+    [
+        ({"01_one": [code("count = max(1, 2)", "parameters")]}, "plain values"),
+        ({"index": [code("1")]}, "index.html"),
+    ],
+)
+def test_unusable_notebooks_are_refused(tmp_path, books, words):
+    with pytest.raises(InputError, match=words):
+        resolve(write(tmp_path, books))
+
+
+def test_a_file_that_is_no_notebook_is_refused(tiny):
+    (tiny.parent / "01_one.ipynb").write_text("{}")
+    with pytest.raises(InputError, match="not a notebook"):
+        resolve(tiny)
+
+
+def test_wrong_input_found_by_the_run_leaves_no_folder(tiny, stub, capsys):
+    def run(profile, progress=False):
+        raise InputError("There are no images.")
+
+    stub.run = run
+    assert report.main([str(tiny), "--out", str(tiny.parent / "out")]) == 2
+    assert capsys.readouterr().err == "There are no images.\n"
+    assert list((tiny.parent / "out").iterdir()) == []
+
+
+def test_two_reports_in_one_second_keep_apart(tmp_path):
+    first, second = (resolve(write(tmp_path, {})) for _ in range(2))
+    second.started = first.started
+    for one in (first, second):
+        report.build(one)
+    assert first.folder != second.folder
+    assert (tmp_path / "out" / "latest").readlink() == Path(second.folder.name)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole report: good, failing, dying, good; with what was printed, and the exit code."""
+    folder = tmp_path_factory.mktemp("books {0}")  # papermill takes braces for its own
+    profile = write(
+        folder,
+        {
+            "01_good": [
+                new_markdown_cell("# Good & *well*\n\n**Which picture is shown here?** More."),
+                new_markdown_cell("[next](02_bad.ipynb#Work)"),
+                code(PARAMETERS, "parameters"),
+                new_markdown_cell("#### Deep\n\n## Work\n\n## Work\n\n# Again\n\n[gone](../gone.md)"),
+                code(SHOW),
+                code("secret_source = 1; secret_source", "hide-input"),
+                code("print('hidden' + ' output')", "hide-output"),
+                code("print('skipped cell')", "skip-execution"),
+                code("print('removed cell')", "remove"),
+            ],
+            "02_bad": [
+                new_markdown_cell("# Bad\n\nDoes it fail?\n\n## Work"),
+                code("{}['lost <key>']"),
+                code("print('never reached')"),
+            ],
+            "03_dies": [new_markdown_cell("# Dies"), code("import os\nos._exit(3)")],
+            "04_last": [code("import os\nos.getcwd(), os.environ['MPLBACKEND']")],
+        },
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        module = types.ModuleType("vlmad_lib.run")
+        module.run = lambda profile, progress=False: Results()
+        patch.setitem(sys.modules, "vlmad_lib.run", module)
+        patch.setenv("MPLBACKEND", "agg")
+        code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])
+    return folder / "out" / "latest", code_of_exit
+
+
+@pytest.fixture(scope="module")
+def pages(finished) -> dict[str, BeautifulSoup]:
+    return {path.stem: BeautifulSoup(path.read_text(), "html.parser") for path in finished[0].glob("*.html")}
+
+
+@pytest.fixture(scope="module")
+def record(finished) -> dict:
+    return json.loads((finished[0] / "run.json").read_text())
+
+
+def test_all_notebooks_run_and_the_exit_code_tells(finished, record):
+    assert finished[1] == 1
+    assert [entry["status"] for entry in record["notebooks"]] == ["ok", "failed", "failed", "ok"]
+    assert record["status"] == "failed"
+
+
+def test_index_shows_failures_red_with_their_last_line(pages):
+    rows = pages["index"].select(".notebooks tbody tr")
+    assert [row.select_one(".status").text for row in rows] == ["ok", "failed", "failed", "ok"]
+    assert rows[1].select_one(".status.failed")
+    assert rows[1].select_one(".error").text == "KeyError: 'lost <key>'"
+    assert "Which picture is shown here?" in rows[0].text and "More." not in rows[0].text
+    assert [row.a["href"] for row in rows] == ["01_good.html", "02_bad.html", "03_dies.html", "04_last.html"]
+    assert "2 failed" in pages["index"].select_one(".facts").text
+
+
+def test_failing_page_has_the_traceback_and_ends_there(pages):
+    page = pages["02_bad"]
+    assert "KeyError" in page.select_one(".box.warning pre").text
+    assert page.select_one(".box.warning a")["href"] == "#failure"
+    assert "lost" in page.select_one("#failure").text
+    assert "never reached" not in page.text
+    assert "DeadKernelError" in pages["03_dies"].select_one(".box.warning pre").text
+    assert "os._exit" in pages["03_dies"].select_one("#failure").text
+
+
+def test_pages_load_nothing(finished, pages):
+    for path in finished[0].glob("*.html"):
+        assert "@import" not in path.read_text()
+    for name, page in pages.items():
+        assert not page(["script", "link", "iframe", "object", "embed", "base"]), name
+        assert all(node["src"].startswith("data:") for node in page.select("[src]")), name
+        assert not re.search(r"url\(|@import", page.style.text), name
+        assert "default-src 'none'" in page.select_one("meta[http-equiv]")["content"], name
+        for link in page.select("a[href]"):
+            file = link["href"].split("#")[0]
+            assert not file or (finished[0] / file).is_file(), (name, link)
+
+
+def test_pictures_carry_their_alt_text(pages):
+    texts = [picture["alt"] for picture in pages["01_good"]("img")]
+    assert texts == ['Rising "score"', "Grid of parts", "figure without description"]
+
+
+def test_page_is_well_formed(pages):
+    page = pages["01_good"]
+    assert (page.html["lang"], page.title.text) == ("en", "Good & well – Tiny & small")
+    headings = [node.name for node in page.main(["h1", "h2", "h3", "h4"])]
+    assert headings == ["h1", "h2", "h2", "h2", "h2"]
+    anchors = [link["href"] for link in page.select("nav a")]
+    assert anchors == ["#Deep", "#Work", "#Work-", "#Again"]
+    assert all(page.find(id=anchor[1:]) for anchor in anchors)
+    assert page.select_one("a[rel=next]")["href"] == "02_bad.html"
+    assert page.select_one(".text a")["href"] == "02_bad.html#Work"
+    boxes = {box.get_text(strip=True) for box in page.select(".box")}
+    assert boxes == {"Only a stub.", "Weights are random."}
+    assert [cell.get("class") for cell in page.select(".scroll table td")] == [None, ["num"]]
+    for name, other in pages.items():
+        assert len(other("h1")) == 1 and len(other("main")) == 1, name
+
+
+def test_tags_decide_what_is_shown(pages):
+    page = pages["01_good"]
+    captions = [node.text for node in page.select(".code summary")]
+    assert captions == ["parameters", "parameters", "code", "code"]
+    assert not page.select("details.code[open]")
+    assert "secret_source" not in page.text
+    assert "hidden' + ' output" in page.text and "hidden output" not in page.text
+    assert "skipped cell" not in page.text and "removed cell" not in page.text
+    assert "to stderr" in page.select_one("details.messages").text
+
+
+def test_skipped_cell_was_not_executed(finished):
+    cells = nbformat.read(finished[0] / "notebooks" / "01_good.ipynb", as_version=4).cells
+    assert [cell.outputs for cell in cells if "skip-execution" in cell.metadata.tags] == [[]]
+
+
+def test_executed_notebook_records_all_parameters(finished, record):
+    book = nbformat.read(finished[0] / "notebooks" / "01_good.ipynb", as_version=4)
+    profile = str(finished[0].resolve() / "profile.yml")
+    expected = {"profile": profile, "count": 5, "limit": 0.3, "label": "a=b#c", "shots": [0, 1]}
+    assert book.metadata.papermill.parameters == expected
+    assert record["notebooks"][0]["parameters"] == book.metadata.papermill.parameters
+
+
+def test_kernels_draw_inline_in_the_notebooks_folder(finished):
+    book = nbformat.read(finished[0] / "notebooks" / "04_last.ipynb", as_version=4)
+    shown = book.cells[-1].outputs[0].data["text/plain"]
+    assert "notebooks" in shown and "matplotlib_inline" in shown
+
+
+def test_text_from_data_is_escaped(finished, pages):
+    source = (finished[0] / "index.html").read_text()
+    assert EVIL not in source
+    assert pages["index"].text.count(EVIL) >= 4
+    assert pages["index"].select_one("h1").text == "Tiny & small"
+
+
+def test_run_folder_is_complete(finished, record):
+    folder = finished[0]
+    assert folder.is_symlink() and not folder.readlink().is_absolute()
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}-([0-9a-f]{8}|nogit)", folder.readlink().name)
+    assert pd.read_parquet(folder / "scores.parquet").score[0] == 0.25
+    assert (folder / "metrics.parquet").is_file()
+    assert yaml.safe_load((folder / "profile.yml").read_text())["evaluation_size"] == 240
+    profile, first = record["profile"], record["notebooks"][0]
+    assert (record["schema"], profile["name"], profile["title"]) == (1, "tiny", "Tiny & small")
+    assert len(profile["digest"]) == 10 and profile["values"]["batch"] == 8
+    assert record["facts"] == Results.facts
+    assert record["headline"] == [{"Category": EVIL, "AUROC": 0.98765, "AUPRO": None}]
+    assert record["overrides"] == {"count": 5} and "-p count=5" in record["command"]
+    assert record["started"] < record["finished"] and record["started"].endswith("+00:00")
+    assert {"Python", "papermill", "numpy", "pandas"} <= record["versions"].keys()
+    assert first["seconds"] > 0 and first["error"] == ""
+    assert record["notebooks"][1]["error"] == "KeyError: 'lost <key>'"
+    assert isinstance(record["dirty"], bool) and record["commit"]
+
+
+def test_interrupted_report_can_be_read(tmp_path, capsys):
+    stop = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(30)"
+    books = {"01_stop": [new_markdown_cell("# Stop"), code(stop)], "02_rest": [new_markdown_cell("# Rest")]}
+    assert report.main([str(write(tmp_path, books)), "--out", str(tmp_path / "out")]) == 130
+    assert "0 ok, 0 failed, 2 not run" in capsys.readouterr().out
+    page = BeautifulSoup((tmp_path / "out/latest/index.html").read_text(), "html.parser")
+    assert page.select_one(".facts .status").text == "interrupted"
+    assert [node.text for node in page.select(".notebooks .status")] == ["not run", "not run"]
+    assert all((tmp_path / "out/latest" / link["href"]).is_file() for link in page.select(".notebooks a"))
+    assert json.loads((tmp_path / "out/latest/run.json").read_text())["status"] == "interrupted"
+
+
+def test_index_is_kept_up_to_date(tmp_path, monkeypatch):
+    seen = []
+
+    def execute(notebook, folder):
+        seen.append([entry["status"] for entry in json.loads((folder / "run.json").read_text())["notebooks"]])
+        notebook.status = "ok"
+        return []
+
+    monkeypatch.setattr(report, "_execute", execute)
+    found = resolve(write(tmp_path, {"01_a": [code("1")], "02_b": [code("1")]}))
+    report.build(found)
+    assert seen == [["not run", "not run"], ["ok", "not run"]]
+    assert found.status == "ok"

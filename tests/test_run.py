@@ -1,0 +1,218 @@
+"""A run end to end on tiny data: the contract of its tables, interruption, references, tiles, workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY, make_mvtec, shared, small_profile
+from sklearn.metrics import roc_auc_score
+from test_data import make_visa
+
+from vlmad_lib import data, features, metrics, results, run, winclip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """One finished run, shared by the tests that only read it."""
+    base = tmp_path_factory.mktemp("done")
+    return run.run(small_profile(make_mvtec(base / "data"), base / "cache", shots=[0, 1, 2], seeds=[0, 1]))
+
+
+def same(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    order = ["variant", "category", "image"] if "image" in first else ["variant", "category"]
+    sort = lambda table: table.sort_values(order, ignore_index=True)  # noqa: E731
+    pd.testing.assert_frame_equal(sort(first), sort(second), check_exact=True)
+
+
+def test_tables_keep_their_contract(done):
+    results.SCORES.validate(done.scores)
+    results.METRICS.validate(done.metrics)
+    variants = done.scores.drop_duplicates("variant")[["shots", "seed"]]
+    assert set(map(tuple, variants.to_numpy())) == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)}
+    assert len(done.scores) == 5 * 2 * 8 and len(done.metrics) == 5 * 2
+    assert done.scores.groupby(["variant", "category"]).size().eq(8).all()
+
+
+def test_metrics_follow_from_scores_and_maps(done):
+    part = done.metrics.iloc[3]
+    rows = done.scores[(done.scores.variant == part.variant) & (done.scores.category == part.category)]
+    assert part.image_auroc == pytest.approx(roc_auc_score(rows.label, rows.score))
+    masks = [data.framed_mask(row.mask, row.width, row.height, row.fit, 60) for row in rows.itertuples()]
+    maps = done.framed(rows)
+    flat = roc_auc_score(np.ravel(masks), np.ravel(maps))
+    assert part.pixel_auroc == pytest.approx(flat, abs=1e-9)
+    assert part.aupro == pytest.approx(metrics.pixel_metrics(zip(maps, masks, strict=True))["aupro"])
+
+
+def test_maps_stay_at_the_grids_size(done):
+    assert {one.shape for one in done.maps(done.scores)} == {(1, 5, 5)}
+
+
+def test_references_are_written_into_the_rows(done):
+    few = done.scores[(done.scores.shots == 2) & (done.scores.seed == 1) & (done.scores.category == "cloth")]
+    expected = data.references(done.index, "cloth", 2, 1).image
+    assert few.references.unique().tolist() == [";".join("/".join(path.split("/")[-3:]) for path in expected)]
+    assert set(done.scores[done.scores.shots == 0].references) == {""}
+
+
+def test_weights_and_warnings_are_recorded(done):
+    assert done.facts["backbones"][0]["sha256"].startswith(done.scores.weights.iloc[0])
+    assert "random" in done.facts["warnings"][0]
+
+
+def test_few_shot_scores_equal_a_direct_computation(done, tiny_backbone):
+    """Through the cache (fp16 on disk) and straight from the encoder."""
+    rows = done.scores[(done.scores.shots == 1) & (done.scores.seed == 0) & (done.scores.category == "plate")]
+    chosen = winclip.settings()
+    names = winclip.arrays(chosen, 1)
+
+    def encode(paths):
+        pixels = np.concatenate([data.views(path, "tiles", 80) for path in paths])
+        return winclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), names)
+
+    texts = winclip_text(tiny_backbone, "plate")
+    scores, _ = winclip.score(
+        encode(rows.image), texts, chosen, 5, encode(data.references(done.index, "plate", 1, 0).image)
+    )
+    np.testing.assert_allclose(rows.score, scores, atol=2e-3)
+
+
+def winclip_text(backbone, name):
+    from vlmad_lib import prompts
+
+    return prompts.prototypes(backbone, *prompts.ensemble(name))
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", ["encode", "score", "write", "gather"])
+def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatch, place):
+    """Stopped in the middle of any step; nothing finished is computed again, the numbers are the same."""
+    root = make_mvtec(tmp_path / "data")
+    profile = small_profile(root, tmp_path / "cache", shots=[0, 1], seeds=[0], batch=3)
+    calls = {"n": 0}
+    target, name, stop = {
+        "encode": (features.Store, "_encode", 4),
+        "score": (winclip, "score", 3),
+        "write": (run, "_measure", 3),
+        "gather": (run, "_gather", 1),
+    }[place]
+    original = getattr(target, name)
+
+    def broken(*args, **kwargs):
+        calls["n"] += 1
+        if calls["n"] == stop:
+            raise Interrupted
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, broken)
+        with pytest.raises(Interrupted):
+            run.run(profile)
+    cache = tmp_path / "cache"
+    kept = {path: path.stat().st_mtime_ns for path in [*cache.glob("features/**/*.npy"), *cache.glob("units/*/*")]}
+    assert kept
+    assert not list(cache.glob("units/.*")) and not list(cache.glob("runs/*/run.json"))
+    again = run.run(profile)
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    fresh = run.run(small_profile(root, tmp_path / "other", shots=[0, 1], seeds=[0], batch=3))
+    same(again.scores, fresh.scores)
+    same(again.metrics, fresh.metrics)
+
+
+def test_a_second_run_computes_nothing(done, monkeypatch):
+    for target, name in [(features.Store, "_encode"), (winclip, "score"), (run, "_compute")]:
+        monkeypatch.setattr(target, name, lambda *_: pytest.fail("computed again"))
+    same(run.run(done.profile).scores, done.scores)
+
+
+def test_a_changed_image_is_scored_again(tmp_path):
+    from conftest import paint
+
+    profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache", shots=[0])
+    before = run.run(profile).scores.set_index("image").score
+    image = before.index[0]
+    paint(type(tmp_path)(image), 4242)
+    after = run.run(profile).scores.set_index("image").score
+    assert after[image] != before[image]
+    pd.testing.assert_series_equal(after.drop(image), before.drop(image))
+
+
+def test_a_damaged_feature_file_is_removed_and_said(tmp_path):
+    profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache", shots=[0])
+    good = run.run(profile).scores
+    file = next((tmp_path / "cache").glob("features/**/class.npy"))
+    file.write_bytes(file.read_bytes()[:50])
+    for folder in ("units", "runs"):
+        __import__("shutil").rmtree(tmp_path / "cache" / folder)
+    with pytest.raises(features.InputError, match="were damaged and are removed; run again"):
+        run.run(profile)
+    same(run.run(profile).scores, good)
+
+
+def test_workers_change_nothing(tmp_path, done):
+    parallel = run.run(small_profile(done.profile.path(done.profile.root), tmp_path / "cache", shots=[0, 1], workers=2))
+    serial = done.scores[(done.scores.shots < 2) & (done.scores.seed == 0)]
+    columns = ["variant", "category", "image", "score"]
+    merged = parallel.scores[columns].merge(serial[columns], on=columns[:3])
+    assert len(merged) == len(parallel.scores)
+    np.testing.assert_allclose(merged.score_x, merged.score_y, atol=1e-4)  # threads differ, so do sums
+
+
+def test_non_square_images_are_tiled_and_averaged(tmp_path, tiny_backbone):
+    root = make_visa(tmp_path / "visa")
+    profile = small_profile(root, tmp_path / "cache", dataset="visa", shots=[0, 1], categories=["candle"])
+    found = run.run(profile)
+    assert set(found.scores.tiles) == {2} and found.maps(found.scores)[0].shape == (2, 5, 5)
+    assert found.framed(found.scores)[0].shape == (60, 100)
+    zero = found.scores[found.scores.shots == 0].iloc[0]
+    pixels = data.views(zero.image, "tiles", 80)
+    encoded = winclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), ["class", "window_2", "window_3"])
+    scores, _ = winclip.score(encoded, winclip_text(tiny_backbone, "candle"), winclip.settings(), 5)
+    assert zero.score == pytest.approx(float(scores.mean()), abs=2e-3)
+    flat = [TINY | {"settings": {"fit": "squash"}}]
+    squashed = run.run(
+        small_profile(root, tmp_path / "cache", dataset="visa", shots=[0], categories=["candle"], methods=flat)
+    )
+    assert set(squashed.scores.tiles) == {1}
+
+
+def test_tile_t_meets_tile_t_of_the_references():
+    torch.manual_seed(0)
+    grid, tiles = 3, np.array([2, 2])
+    values = {name: torch.randn(4, size, 8) for name, size in {"window_1": 9, "patch": 9}.items()}
+    values["class"] = torch.randn(4, 8)
+    text = torch.randn(2, 8)
+    chosen = winclip.settings("paper", {"windows": [1]})
+    scores, maps = run._tiled(values, tiles, text, chosen, grid, (values, tiles))
+    odd = {name: array[1::2] for name, array in values.items()}
+    expected, expected_maps = winclip.score(odd, text, chosen, grid, odd)
+    np.testing.assert_allclose(maps[1::2], expected_maps, atol=1e-6)
+    even = {name: array[::2] for name, array in values.items()}
+    np.testing.assert_allclose(scores, (expected + winclip.score(even, text, chosen, grid, even)[0]) / 2, atol=1e-6)
+
+
+def test_study_preset_swaps_channels_of_test_images_only(tmp_path):
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    method = TINY | {"preset": "study"}
+    found = run.run(small_profile(root, tmp_path / "cache", methods=[method], shots=[0, 1]))
+    folders = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache/features").glob("*/*")}
+    assert folders == {"winclip-squash-bgr", "winclip-squash-rgb"}
+    assert set(found.scores.image_score) == {"map_max"}
+
+
+def test_real_imported_maps_give_the_reported_figures(tmp_path):
+    """A public WinCLIP run's maps reproduce its own metrics: pixels to 0.1 point, images to 1 point."""
+    profile = small_profile(
+        shared("data/mvtec_ad"), tmp_path / "cache", dataset="mvtec", methods=[], evaluation_size=200,
+        imports=[{"name": "outside", "path": str(shared("data/winclip_run"))}],
+    )  # fmt: skip
+    found = run.run(profile).metrics.set_index("category")
+    reported = pd.read_csv(shared("data/winclip_run/metrics.csv")).set_index("category") / 100
+    assert set(found.index) == set(reported.index)
+    assert (found.pixel_auroc - reported.pixel_auroc).abs().max() < 0.001
+    assert (found.image_auroc - reported.image_auroc).abs().max() < 0.01

@@ -1,0 +1,221 @@
+"""Ways to get the input wrong: each ends in one sentence that names the file or key and the remedy."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_mvtec, paint, small_profile
+from PIL import Image
+from safetensors.torch import save_file
+
+from vlmad_lib import InputError, backbones, profile, run
+
+
+def refused(work, *parts: str) -> str:
+    """The message of the InputError, which is one line and names all parts."""
+    with pytest.raises(InputError) as caught:
+        work()
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "?")), message
+    for part in parts:
+        assert part in message, (part, message)
+    return message
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Runs a tiny data set after something was done to it."""
+    root = make_mvtec(tmp_path / "data")
+    return root, lambda **changes: lambda: run.run(small_profile(root, tmp_path / "cache", **changes))
+
+
+def test_missing_root(tmp_path):
+    refused(lambda: run.run(small_profile(tmp_path / "nowhere", tmp_path)), str(tmp_path / "nowhere"), "set 'root'")
+
+
+def test_empty_root(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(lambda: run.run(small_profile(tmp_path / "empty", tmp_path)), str(tmp_path / "empty"), "data/README.md")
+
+
+def test_missing_category(start):
+    root, job = start
+    refused(job(categories=["plate", "clth"]), str(root), "'clth'", "cloth, plate")
+
+
+def test_unreadable_image(start):
+    root, job = start
+    (root / "plate/test/good/000.png").write_bytes(b"this is no image")
+    refused(job(), "plate/test/good/000.png", "cannot be read as an image", "replace or remove")
+
+
+def test_truncated_image(start):
+    root, job = start
+    file = root / "plate/test/good/001.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    refused(job(), "plate/test/good/001.png", "cannot be decoded", "replace or remove")
+
+
+def test_mask_without_image(start):
+    root, job = start
+    (root / "cloth/test/spot/002.png").unlink()
+    refused(job(), "cloth/ground_truth/spot/002_mask.png", "has no image", "remove it or add it")
+
+
+def test_image_without_mask(start):
+    root, job = start
+    (root / "cloth/ground_truth/spot/002_mask.png").unlink()
+    refused(job(dataset="mvtec"), "cloth/test/spot/002.png", "has no mask", "add it")
+
+
+def test_mask_of_another_size(start):
+    root, job = start
+    Image.new("L", (30, 30)).save(root / "plate/ground_truth/spot/001_mask.png")
+    refused(job(), "001_mask.png", "30x30", "60x60", "same size")
+
+
+def test_too_few_references(tmp_path):
+    root = make_mvtec(tmp_path / "data", ("plate",), train=2)
+    refused(lambda: run.run(small_profile(root, tmp_path / "cache", shots=[4])), "plate", "2 normal", "lower 'shots'")
+
+
+def test_too_few_good_images_to_hold_out(tmp_path):
+    for i in range(3):
+        paint(tmp_path / "data/part/good" / f"{i}.png", i)
+    refused(lambda: run.run(small_profile(tmp_path / "data", tmp_path / "c", shots=[2])), "part", "add train/good")
+
+
+def test_nothing_to_run(start):
+    _, job = start
+    refused(job(methods=[]), "no methods and no imports")
+
+
+def test_unknown_model(start):
+    _, job = start
+    refused(job(methods=[{"backbone": "ViT-Q-99", "weights": "random:0"}]), "ViT-Q-99", "list_models")
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
+def test_towers_without_a_class_token(name):
+    refused(lambda: backbones.load(name, "random:0"), name, "ViT-B-16-plus-240")
+
+
+def test_weights_not_on_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbones, "_cached", lambda hub: None)
+    monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
+    load = lambda tag: lambda: backbones.load("ViT-B-16-plus-240", tag)  # noqa: E731
+    refused(load("laion400m_e31"), "open_clip_model.safetensors", str(tmp_path / "ViT-B-16-plus-240-laion400m_e31"))
+    message = refused(load("laion400m_e32"), "vit_b_16_plus_240-laion400m_e32-699c4b84.pt")
+    assert "e31" not in message  # the hub entry of e32 silently holds e31
+    refused(load("laion"), "laion400m_e31", "or give a file")
+    refused(load("weights/none.pt"), "weights/none.pt", "does not exist")
+
+
+def test_openai_weights_need_their_activation():
+    refused(lambda: backbones.locate("ViT-L-14-336", "openai"), "QuickGELU", "ViT-L-14-336-quickgelu")
+
+
+def test_weights_of_another_model(tmp_path):
+    save_file({"visual.proj": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
+    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "do not fit demo")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_truncated_weights(tmp_path, suffix):
+    (tmp_path / f"w{suffix}").write_bytes(b"PK\x03\x04 broken")
+    refused(lambda: backbones.load("demo", str(tmp_path / f"w{suffix}")), f"w{suffix}")
+
+
+class Hostile:
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return (Path.touch, (self.place,))
+
+
+def test_hostile_weights_run_nothing(tmp_path):
+    with (tmp_path / "evil.pt").open("wb") as stream:
+        pickle.dump({"state_dict": Hostile(tmp_path / "ran")}, stream)
+    torch.save({"x": Hostile(tmp_path / "ran")}, tmp_path / "evil2.pt")
+    for name in ("evil.pt", "evil2.pt"):
+        refused(lambda name=name: backbones.load("demo", str(tmp_path / name)), name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"shotz": [1]}, ["'shotz'", "did you mean 'shots'"]),
+        ({"shots": "many"}, ["'shots'", "'many'", "valid list"]),
+        ({"shots": [-1]}, ["shots.0", "greater than or equal to 0"]),
+        ({"download": "yes"}, ["'download'", "boolean"]),
+        ({"methods": [{"backbon": "demo"}]}, ["methods.0.backbon", "did you mean 'backbone'"]),
+        ({"dataset": "imagenet"}, ["'dataset'", "'imagenet'"]),
+    ],
+)
+def test_wrong_profile_keys(changes, parts):
+    refused(lambda: profile.load("demo", changes), "demo.yml", *parts)
+
+
+def test_missing_and_broken_profiles(tmp_path):
+    refused(lambda: profile.load("dmo"), "dmo.yml", "demo", "path of a YAML file")
+    (tmp_path / "bad.yml").write_text("title: [unclosed")
+    refused(lambda: profile.load(tmp_path / "bad.yml"), "bad.yml", "correct that line")
+    (tmp_path / "list.yml").write_text("- a\n- b")
+    refused(lambda: profile.load(tmp_path / "list.yml"), "list.yml", "title, dataset and root")
+    (tmp_path / "evil.yml").write_text("title: !!python/object/apply:os.system ['true']")
+    refused(lambda: profile.load(tmp_path / "evil.yml"), "evil.yml")
+
+
+def imported(path):
+    return {"methods": [], "imports": [{"name": "other", "path": str(path)}]}
+
+
+def test_wrong_outside_results(start, tmp_path):
+    _, job = start
+    refused(job(**imported(tmp_path / "absent")), str(tmp_path / "absent"), "correct 'path'")
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    refused(job(**imported(folder)), "<category>, <defect>")
+    (folder / "plate.npz").write_bytes(b"no archive")
+    refused(job(**imported(folder)), "plate.npz", "numpy.save")
+    np.savez(folder / "plate.npz", **{"good-000": np.full((4, 4), np.nan)})
+    refused(job(**imported(folder)), "plate.npz[good-000]", "finite numbers")
+    np.savez(folder / "plate.npz", **{"good-000": np.zeros((4, 4)), "good-001": np.zeros((5, 5))})
+    refused(job(**imported(folder)), "(4, 4)", "one size")
+    np.savez(folder / "plate.npz", **{"good-000": np.array([Hostile(tmp_path / "ran")], dtype=object)})
+    refused(job(**imported(folder)), "plate.npz[good-000]")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("category,defect,score\nplate,good,1", ["'image'"]),
+        ("category,defect,image,score\nplate,good,000,high", ["line 2", "no finite number"]),
+        ("category,defect,image,score\nplate,bad,000,1", ["<image file stem>"]),
+    ],
+)
+def test_wrong_score_files(start, tmp_path, text, parts):
+    _, job = start
+    (tmp_path / "scores.csv").write_text(text)
+    refused(job(**imported(tmp_path / "scores.csv")), *parts)
+
+
+def test_nothing_computed_is_lost(start, tmp_path):
+    """A broken image stops the run with its name; what other categories computed stays."""
+    root, job = start
+    file = root / "plate/test/spot/003.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:2000])
+    refused(job(shots=[0]), "003.png")
+    units = sorted((tmp_path / "cache/units").iterdir())
+    assert units  # cloth, which comes first
+    file.write_bytes(whole)
+    assert len(job(shots=[0])().scores) == 16
+    assert set(units) <= set((tmp_path / "cache/units").iterdir())

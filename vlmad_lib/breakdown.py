@@ -1,0 +1,170 @@
+"""Group-bys of the metrics table, and sentences made from them: no number in a report is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+GROUPS = ("texture", "rigid", "flexible", "unknown")
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+}
+"""The metrics of the tables, in their order."""
+
+
+def by_name(table: pd.DataFrame) -> pd.Series:
+    """One name per row of a scores or metrics table: method and shots; the backbone only where methods share a name."""
+    twice = table.groupby("method").backbone.transform("nunique") > 1
+    names = table.method.where(~twice, table.method + " " + table.backbone)
+    return names + ", " + table.shots.map(shots_name)
+
+
+def shots_name(shots: int) -> str:
+    """``zero-shot``, ``1-shot`` and so on."""
+    return "zero-shot" if shots == 0 else f"{shots}-shot"
+
+
+def ordered(table: pd.DataFrame) -> list[str]:
+    """Categories in the one order of every table and figure: by group, then by name."""
+    first = table.drop_duplicates("category")
+    rank = first.group.map(_places(GROUPS))
+    return list(first.assign(rank=rank).sort_values(["rank", "category"]).category)
+
+
+def per_category(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
+    """Metrics by (name) and category, averaged over reference draws; nan where a metric has no value."""
+    columns = columns or list(TITLES)
+    named = metrics.assign(name=by_name(metrics))
+    found = named.groupby(["name", "group", "category"], sort=False)[columns].mean().reset_index()
+    places = _places(ordered(metrics))
+    found = found.sort_values("category", key=lambda values: values.map(places), kind="stable")
+    names = _places(named.name)
+    return found.sort_values("name", key=lambda values: values.map(names), kind="stable", ignore_index=True)
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
+
+
+def by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
+    """Macro means over the categories of each group, then of all; ``n`` is the number of categories."""
+    columns = columns or list(TITLES)
+    cells = per_category(metrics, columns)
+    groups = cells.groupby(["name", "group"], sort=False)
+    parts = pd.concat([groups[columns].mean(), groups.size().rename("n")], axis=1).reset_index()
+    totals = cells.groupby("name", sort=False)
+    total = pd.concat([totals[columns].mean(), totals.size().rename("n")], axis=1).reset_index()
+    found = pd.concat([parts, total.assign(group="all")], ignore_index=True)
+    places = _places(cells.name) | _places([*GROUPS, "all"])
+    return found.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
+
+
+def consistency(metrics: pd.DataFrame, column: str = "image_auroc") -> pd.DataFrame:
+    """Spread over categories by name: mean, standard deviation, worst and best category with their values."""
+    rows = []
+    for name, part in per_category(metrics, [column]).dropna().groupby("name", sort=False):
+        worst, best = part.loc[part[column].idxmin()], part.loc[part[column].idxmax()]
+        rows.append(
+            {
+                "name": name,
+                "categories": len(part),
+                "mean": part[column].mean(),
+                "standard deviation": part[column].std(ddof=1),
+                "worst": f"{worst.category} ({worst[column]:.3f})",
+                "best": f"{best.category} ({best[column]:.3f})",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """The same frame with the metrics' titles, for display."""
+    return found.rename(columns=TITLES)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def category_findings(metrics: pd.DataFrame) -> str:
+    """What the table by category says, as a Markdown list; every sentence states its n."""
+    lines = []
+    groups = by_group(metrics)
+    for name, part in groups.groupby("name", sort=False):
+        total = part[part.group == "all"].iloc[0]
+        sentence = f"**{name}**: macro mean image AUROC {total.image_auroc:.3f}"
+        if pd.notna(total.pixel_auroc):
+            sentence += f", pixel AUROC {total.pixel_auroc:.3f}, AUPRO {total.aupro:.3f}"
+        sentence += f" over {int(total.n)} {'category' if total.n == 1 else 'categories'}."
+        parts = part[(part.group != "all") & part.image_auroc.notna()].sort_values("image_auroc")
+        if len(parts) > 1:
+            low, high = parts.iloc[0], parts.iloc[-1]
+            sentence += (
+                f" Strongest on {high.group} categories ({high.image_auroc:.3f}, n = {int(high.n)}), "
+                f"weakest on {low.group} ones ({low.image_auroc:.3f}, n = {int(low.n)})."
+            )
+        lines.append(f"- {sentence}")
+    certain = chance_findings(metrics)
+    return "\n".join([*lines, f"- {certain}"] if certain else lines)
+
+
+def chance_findings(metrics: pd.DataFrame) -> str:
+    """How many categories are told from chance: those whose 95 % interval of the image AUROC excludes 0.5."""
+    known = metrics.dropna(subset=["image_auroc_low", "image_auroc_high"])
+    zero = known[known.shots == 0]
+    if zero.empty:
+        return ""
+    above, below = int((zero.image_auroc_low > 0.5).sum()), int((zero.image_auroc_high < 0.5).sum())
+    worse = f", below it for {below}" if below else ""
+    return (
+        f"Zero-shot, the 95 % interval of the image AUROC lies above chance (0.5) for {above} of {len(zero)} "
+        f"category results{worse}; for {len(zero) - above - below} it holds chance: too few images or too mixed scores."
+    )
+
+
+def data_findings(test: pd.DataFrame, areas: pd.Series) -> str:
+    """What the test images and their defects' areas (shares of the image) mean for the metrics, as a Markdown list."""
+    share = test.label.mean()
+    lines = [
+        f"- {len(test)} test images in {test.category.nunique()} categories, {share:.0%} of them anomalous: calling "
+        f"everything anomalous already has an average precision of {share:.2f}, so read AP against that."
+    ]
+    if len(areas):
+        small = (areas < 1 / 225).mean()
+        lines.append(
+            f"- The median defect covers {areas.median():.2%} of its image (n = {len(areas)} masks); {small:.0%} cover "
+            "less than one patch token of a 15 x 15 grid."
+        )
+    counts = test[test.label == 1].groupby(["category", "defect"]).size()
+    if len(counts):
+        lines.append(
+            f"- {len(counts)} defect types have {counts.min()} to {counts.max()} images each "
+            f"(median {counts.median():.0f}): a figure for a single type rests on few images."
+        )
+    return "\n".join(lines)
+
+
+def shot_findings(metrics: pd.DataFrame) -> str:
+    """What references change in the macro image AUROC, as a Markdown list, one line a method."""
+    draws = metrics.groupby(["method", "shots", "seed"]).image_auroc.mean()
+    lines = []
+    for method in draws.index.unique("method"):
+        means, counts = draws[method].groupby("shots").mean(), draws[method].groupby("shots").size()
+        low, high = means.index.min(), means.index.max()
+        sentence = f"**{method}**: macro image AUROC {means[low]:.3f} {shots_name(low)}"
+        if low == high:
+            lines.append(f"- {sentence}; the profile asks for no other number of references.")
+            continue
+        spread = draws[method][high].std(ddof=1) if counts[high] > 1 else float("nan")
+        told = f", standard deviation {spread:.3f} over {counts[high]} draws" if counts[high] > 1 else ", one draw"
+        sentence += f", {means[high]:.3f} {shots_name(high)} ({means[high] - means[low]:+.3f}{told})."
+        gains = metrics[metrics.method == method].pivot_table(index="category", columns="shots", values="image_auroc")
+        better = int((gains[high] > gains[low]).sum())
+        lines.append(f"- {sentence} References help in {better} of {len(gains)} categories.")
+    return "\n".join(lines)

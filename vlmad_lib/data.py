@@ -1,0 +1,353 @@
+"""Data sets as one index: a DataFrame with a row per image, and the pixels behind a row.
+
+The index has the columns of ``COLUMNS``: dataset, category, group (texture, rigid, flexible, unknown),
+class_name (what the prompts call it), split (train, test, or ``reference``: a good test image held out where
+there is no train split), defect (``good`` for normal), labels (all defect names of an image, ``;`` between
+them), label (0 normal, 1 anomalous), image and mask (absolute paths; mask empty where there is none), width
+and height in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from vlmad_lib import ROOT, InputError
+from vlmad_lib.profile import Profile
+
+REFERENCE = ROOT / "data" / "reference"
+NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+COLUMNS = [
+    *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
+    *["image", "mask", "width", "height"],
+]
+
+
+# ---------------------------------------------------------------- the index
+
+
+def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
+    """The checked index of a profile's data set, and notes on what a reader should know about it.
+
+    Raises InputError for a missing root or category, an unreadable image, a mask without its image or
+    an image without its mask, and a mask of another size than its image.
+    """
+    root = profile.path(profile.root)
+    if profile.dataset == "demo":
+        from vlmad_lib.demo import data as demo
+
+        demo.write(root)
+    if not root.is_dir():
+        raise InputError(
+            f"The data folder {root} does not exist; set 'root' in the profile "
+            "(data/README.md says where to get each data set)."
+        )
+    rows, notes = _visa(root, profile) if profile.dataset == "visa" else _folders(root, profile)
+    table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
+    if table.empty:
+        raise InputError(f"{root} holds no images in the layout of its data set; see data/README.md.")
+    table.insert(0, "dataset", NAMES.get(profile.dataset, root.name))
+    table["label"] = (table.defect != "good").astype(int)
+    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
+    table = _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
+    notes += _count_notes(table, profile)
+    table, held = _hold_out(table, max(profile.shots, default=0) if profile.methods else 0)
+    return table, notes + held
+
+
+def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
+    """The categories to read: those the profile names, or all."""
+    missing = [name for name in profile.categories if name not in known]
+    if missing:
+        raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}.")
+    return profile.categories or known
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images of one folder, sorted by name; other files are not its business."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _is_category(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in ("test", "train", "good"))
+
+
+def _folders(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+    """Rows of MVTec AD's layout, and of a person's folder that only has ``good`` and defects."""
+    rows, notes = [], []
+    categories = [root] if _is_category(root) else [path for path in _subfolders(root) if _is_category(path)]
+    wanted = _wanted([path.name for path in categories], profile, root)
+    for category in (path for path in categories if path.name in wanted):
+        masks = _masks(category / "ground_truth")
+        splits = [(name, category / name) for name in ("train", "test") if (category / name).is_dir()]
+        for split, folder in splits or [("test", category)]:
+            for defect in _subfolders(folder):
+                if defect.name in ("ground_truth", "train", "test"):
+                    continue
+                for image in _images(defect):
+                    mask = masks.pop((defect.name, image.stem), "")
+                    rows.append((category.name, split, defect.name, _labels(defect.name), str(image), str(mask)))
+        if masks:
+            raise InputError(f"The mask {next(iter(masks.values()))} has no image of its name; remove it or add it.")
+        bare = [row for row in rows if row[0] == category.name and row[2] != "good" and not row[5]]
+        if bare and profile.dataset != "folder":
+            raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
+        if bare:
+            notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
+    return rows, notes
+
+
+def _labels(defect: str) -> str:
+    return "" if defect == "good" else defect
+
+
+def _masks(folder: Path) -> dict[tuple[str, str], Path]:
+    """Masks by (defect, stem of their image): pairs are made by name, never by order."""
+    if not folder.is_dir():
+        return {}
+    return {
+        (defect.name, mask.stem.removesuffix("_mask")): mask
+        for defect in _subfolders(folder)
+        for mask in _images(defect)
+    }
+
+
+def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+    """Rows of VisA's official one-class split; defect names from each object's image_anno.csv."""
+    split_file = root / "split_csv" / "1cls.csv"
+    if not split_file.is_file():
+        raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
+    split = pd.read_csv(split_file, keep_default_na=False)
+    rows, notes = [], []
+    wanted = _wanted(list(split.object.unique()), profile, root)
+    for category, part in split[split.object.isin(wanted)].groupby("object"):
+        known = _visa_labels(root / category / "image_anno.csv")
+        if known is None:
+            notes.append(f"{category}: image_anno.csv is missing; its defects are named 'anomaly'.")
+        for row in part.itertuples():
+            names = [] if row.label == "normal" else (known or {}).get(row.image, ["anomaly"])
+            defect = "good" if row.label == "normal" else names[0] if len(names) == 1 else "combined"
+            mask = str(root / row.mask) if row.mask else ""
+            rows.append((category, row.split, defect, ";".join(names), str(root / row.image), mask))
+    return rows, notes
+
+
+def _visa_labels(file: Path) -> dict[str, list[str]] | None:
+    """Defect names of each image path; one image can have several."""
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file, keep_default_na=False)
+    return {row.image: [name.strip() for name in row.label.split(",")] for row in table.itertuples()}
+
+
+def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[pd.Series, pd.Series]:
+    """Group and class name of each category; what the profile says of a class name goes first."""
+    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
+    known = known[known.dataset == NAMES.get(profile.dataset, "")]
+    if profile.dataset == "demo":
+        known = pd.read_csv(root / "demo.csv").drop_duplicates("category")
+    groups = dict(zip(known.category, known.group, strict=True))
+    names = dict(zip(known.category, known.class_name, strict=True)) | profile.class_names
+    return (
+        categories.map(lambda name: groups.get(name, "unknown")),
+        categories.map(lambda name: names.get(name, name.replace("_", " "))),
+    )
+
+
+def _sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """The index with each image's size, read from the headers; masks must have the same."""
+    sizes = [_size(path) for path in table.image]
+    for image, mask, size in zip(table.image, table["mask"], sizes, strict=True):
+        if mask and _size(mask) != size:
+            raise InputError(
+                f"The mask {mask} has {'x'.join(map(str, _size(mask)))} pixels, its image {image} "
+                f"{'x'.join(map(str, size))}; give both the same size."
+            )
+    return table.assign(width=[size[0] for size in sizes], height=[size[1] for size in sizes])
+
+
+def _size(path: str) -> tuple[int, int]:
+    with _open(path) as image:
+        return image.size
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}); replace or remove it.") from None
+
+
+def _count_notes(table: pd.DataFrame, profile: Profile) -> list[str]:
+    """Sentences on categories whose number of images differs from the data set's known one."""
+    known = pd.read_csv(REFERENCE / "dataset_counts.csv")
+    known = known[known.dataset == NAMES.get(profile.dataset, "")]
+    # VisA's known counts do not name defect types, and several labels may share an image.
+    keys = ["category", "split"] if profile.dataset == "visa" else ["category", "split", "defect"]
+    expected = known.rename(columns={"defect_type": "defect"}).groupby(keys).n_images.sum()
+    found = table.groupby(keys).size()
+    notes = []
+    for key, count in expected.items():
+        if key[0] in set(table.category) and found.get(key, 0) != count:
+            notes.append(f"{'/'.join(key)}: {found.get(key, 0)} images where {table.dataset.iloc[0]} has {count}.")
+    return notes
+
+
+def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]:
+    """Where a category has no train split, some good test images become references for few-shot runs."""
+    notes = []
+    for category, part in table.groupby("category"):
+        good = part[(part.split == "test") & (part.label == 0)]
+        if not shots or (part.split == "train").any():
+            continue
+        count = min(2 * shots, len(good) // 2)
+        if count < shots:
+            raise InputError(
+                f"{category} has no train/good folder and only {len(good)} good test images, too few to hold out "
+                f"{shots} references; add train/good images or lower 'shots'."
+            )
+        chosen = good.index[_generator(0, category).permutation(len(good))[:count]]
+        table.loc[chosen, "split"] = "reference"
+        notes.append(
+            f"{category}: no train split; {count} of its {len(good)} good test images are held out as references "
+            "and leave the test of every few-shot run (zero-shot runs test all)."
+        )
+    return table, notes
+
+
+def tested(table: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+    """The rows a run is tested on: zero-shot all test images, few-shot those that are nobody's reference."""
+    return table[table.split.isin(["test"] if shots else ["test", "reference"])]
+
+
+# ---------------------------------------------------------------- references
+
+
+def _generator(seed: int, category: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(category.encode())])
+
+
+def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
+    """``shots`` normal train rows of a category, drawn without replacement; a smaller draw is part of a larger."""
+    pool = table[(table.category == category) & table.split.isin(["train", "reference"]) & (table.label == 0)]
+    if len(pool) < shots:
+        raise InputError(f"{category} has {len(pool)} normal train images, fewer than {shots} shots; lower 'shots'.")
+    return pool.iloc[_generator(seed, category).permutation(len(pool))[:shots]]
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """An image as 8-bit RGB; 16-bit grey keeps its upper byte. Raises InputError where it cannot be decoded."""
+    with _open(path) as image:
+        try:
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode in ("I", "F"):
+                raise OSError(f"pixel type {image.mode} has no known range")
+            return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
+
+
+def load_mask(path: str | Path) -> np.ndarray:
+    """A mask as bool of shape (H, W): every non-zero class index is defect (above half in a lossy file)."""
+    with _open(path) as image:
+        try:
+            values = np.asarray(image if image.mode in ("P", "1", "L") else image.convert("L"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
+        return values > (127 if image.format == "JPEG" else 0)
+
+
+def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
+    """The (left, top, right, bottom) boxes of an image that a model sees, in pixels.
+
+    ``squash``: the whole image. ``tiles``: squares of the short edge along the long one, a step of 0.8
+    edges, the last at the far end (specification, section 1); one box where the image is square.
+    """
+    if fit == "squash":
+        return [(0, 0, width, height)]
+    if fit != "tiles":
+        raise InputError(f"Setting 'fit' is {fit!r}; use tiles or squash.")
+    edge = min(width, height)
+    last = max(width, height) - edge
+    starts = [*range(0, last, max(1, int(0.8 * edge))), last]
+    if width >= height:
+        return [(start, 0, start + edge, edge) for start in starts]
+    return [(0, start, edge, start + edge) for start in starts]
+
+
+def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
+    """Width and height at which maps and masks are compared: short edge ``size``, or squashed to a square."""
+    if fit == "squash":
+        return size, size
+    scale = size / min(width, height)
+    return round(width * scale), round(height * scale)
+
+
+def views(path: str | Path, fit: str, size: int) -> np.ndarray:
+    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
+    image = load_image(path)
+    tiles = [image.crop(box) for box in boxes(*image.size, fit)]
+    return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
+
+
+def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.ndarray:
+    """A mask at the evaluation frame: bilinear on 0/255, then above one half; no path means no defect."""
+    if not path:
+        return np.zeros(frame(width, height, fit, size)[::-1], bool)
+    mask = Image.fromarray(load_mask(path).astype(np.uint8) * 255)
+    return np.asarray(mask.resize(frame(width, height, fit, size), Image.Resampling.BILINEAR)) > 127
+
+
+def defect_classes(dataset: str) -> pd.DataFrame:
+    """The study's defect class of each (category, defect) of a data set, from data/reference."""
+    files = {"MVTec AD": "mvtec_defects.csv", "VisA": "visa_defects.csv"}
+    if dataset not in files:
+        return pd.DataFrame(columns=["category", "defect", "defect_class"])
+    table = pd.read_csv(REFERENCE / files[dataset])
+    return table.rename(columns={"defect_type": "defect", "proposed_class": "defect_class"})[
+        ["category", "defect", "defect_class"]
+    ]
+
+
+def example(table: pd.DataFrame) -> pd.Series:
+    """An index row good for showing: of the first category with masks, the image with the largest defect."""
+    masked = table[table["mask"] != ""]
+    first = masked[masked.category == masked.category.min()] if len(masked) else tested(table)
+    areas = [load_mask(path).mean() if path else 0.0 for path in first["mask"]]
+    return first.iloc[int(np.argmax(areas))]
+
+
+def counts(table: pd.DataFrame) -> list[dict]:
+    """Images per category: train, good, defective and masks, ready for JSON."""
+    rows = []
+    for (dataset, category), part in table.groupby(["dataset", "category"]):
+        test = tested(part)
+        rows.append(
+            {
+                "dataset": dataset,
+                "category": category,
+                "group": part.group.iloc[0],
+                "train": int((part.split == "train").sum()),
+                "good": int((test.label == 0).sum()),
+                "defective": int((test.label == 1).sum()),
+                "defects": int(test[test.label == 1].defect.nunique()),
+                "masks": int((test["mask"] != "").sum()),
+            }
+        )
+    return json.loads(json.dumps(rows))

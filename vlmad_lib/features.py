@@ -1,0 +1,125 @@
+"""Features kept on disk, a folder per image: what the encoder computed once, for every later question.
+
+Each array is one .npy file (fp16), written under a temporary name and moved into place, so an interrupted
+run leaves nothing half-written and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from vlmad_lib import InputError, data
+from vlmad_lib.backbones import Backbone
+
+Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
+
+
+def digest(*facts: Any) -> str:
+    """24 hexadecimal digits of JSON-ready facts; functions and classes count by their source."""
+
+    def plain(value: Any) -> str:
+        return inspect.getsource(value) if callable(value) else str(value)
+
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()[:24]
+
+
+def stamp(path: str) -> str:
+    """What identifies a file's content: its place, size and time of change."""
+    if not path:
+        return ""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
+    return digest(path, status.st_size, status.st_mtime_ns)
+
+
+def replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path`` and move it into place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Store:
+    """The kept features of one encoder on one backbone and one way to fit images to its input."""
+
+    def __init__(self, cache: Path, backbone: Backbone, encode: Encode, code: Iterable, fit: str, channels: str):
+        self.backbone, self.encode, self.fit, self.channels = backbone, encode, fit, channels
+        model = f"{Path(backbone.name).stem}-{backbone.fingerprint[:12]}-{backbone.precision}"
+        steps = digest(*code, data.views, data.boxes, data.load_image, Backbone.normalise)
+        self.folder = cache / "features" / model / f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{steps[:8]}"
+
+    def _file(self, path: str, name: str) -> Path:
+        return self.folder / stamp(path) / f"{name}.npy"
+
+    def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:
+        """The images that lack one of the arrays."""
+        return [path for path in paths if not all(self._file(path, name).is_file() for name in names)]
+
+    def fill(self, paths: Sequence[str], names: Sequence[str], batch: int = 8, progress: bool = False) -> int:
+        """Encode the images that lack one of the arrays; returns how many there were."""
+        todo = self.missing(dict.fromkeys(paths), names)
+        for start in tqdm(range(0, len(todo), batch), "encode", unit="batch", disable=not progress, leave=False):
+            self._encode(todo[start : start + batch], names)
+        return len(todo)
+
+    def _encode(self, paths: Sequence[str], names: Sequence[str]) -> None:
+        tiles = [data.views(path, self.fit, self.backbone.image_size) for path in paths]
+        pixels = np.concatenate(tiles)
+        if self.channels == "bgr":
+            pixels = pixels[..., ::-1]
+        found = self.encode(self.backbone, self.backbone.normalise(pixels), names)
+        edges = np.cumsum([len(one) for one in tiles])[:-1]
+        for name, values in found.items():
+            for path, part in zip(paths, np.split(values.numpy(), edges), strict=True):
+                replace(self._file(path, name), lambda file, part=part: _write(file, _half(part)))
+
+    def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Arrays by name with one row per tile, and how many tiles each image has."""
+        found = {name: [_load(self._file(path, name)) for path in paths] for name in names}
+        counts = np.array([len(one) for one in found[names[0]]])
+        return {name: torch.from_numpy(np.concatenate(parts)).float() for name, parts in found.items()}, counts
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    half = values.astype(np.float16)
+    return half if np.isfinite(half).all() else values  # a few networks have activations beyond fp16
+
+
+def _write(file: Path, values: np.ndarray) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        file.unlink(missing_ok=True)
+        raise InputError(f"The kept features {file} were damaged and are removed; run again.") from None
+
+
+def kept(file: Path, compute: Callable[[], Tensor]) -> Tensor:
+    """A small tensor from its file, computed and kept where the file is missing or damaged."""
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        values = compute()
+        replace(file, lambda path: _write(path, values.numpy()))
+        return values

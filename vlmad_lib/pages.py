@@ -1,0 +1,112 @@
+"""The pages of a report: a notebook's cells and a run's record as HTML that loads nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from vlmad_lib import ROOT
+
+if TYPE_CHECKING:
+    from vlmad_lib.report import Notebook, Report
+
+TEMPLATE = ROOT / "reports" / "template"
+FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|[—–-]|", re.IGNORECASE)
+
+
+def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> BeautifulSoup:
+    """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order."""
+    config = Config(NbConvertBase={"display_data_priority": FORMATS})
+    config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
+    exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    resources = {"metadata": {"path": str(path.parent)}}
+    html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
+    soup = BeautifulSoup(html, "html.parser")
+    for node in soup.select("script, link, iframe, object, embed, base, meta, style[scoped]"):
+        node.decompose()
+    for node in soup.select("[src]:not([src^='data:'])"):
+        node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
+    for link in soup.select("a[href]"):
+        notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
+        if notebook and f"{notebook[1]}.html" in pages:
+            link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
+        elif not re.match(r"[a-z]+:|#", link["href"]):
+            link.unwrap()
+    _order_headings(soup, path.stem)
+    return soup
+
+
+def _order_headings(soup: BeautifulSoup, title: str) -> None:
+    """One h1, first, and no level left out below it; ids of their own, named as in Jupyter."""
+    if soup.h1 is None:
+        soup.insert(0, soup.new_tag("h1", string=title))
+    level, taken = 0, set()
+    for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
+        level = min(max(int(heading.name[1]), 2), level + 1)
+        heading.name = f"h{level}"
+        heading["id"] = heading.get_text().strip().replace(" ", "-")
+        while heading["id"] in taken:
+            heading["id"] += "-"
+        taken.add(heading["id"])
+
+
+def _mark_tables(soup: BeautifulSoup) -> None:
+    """Give each table a box that scrolls, and the class ``num`` to columns that hold numbers only."""
+    for table in soup("table"):
+        table.attrs.pop("border", None)
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+        rows = [row(["th", "td"]) for row in table("tr") if not row.find(colspan=True)]
+        for place in range(1, max(map(len, rows), default=0) + 1):  # from the right: pandas joins index cells
+            column = [row[-place] for row in rows if len(row) >= place]
+            texts = [cell.get_text(strip=True) for cell in column if cell.find_parent("tbody")]
+            if all(map(NUMBER.fullmatch, texts)):
+                for cell in column:
+                    cell["class"] = [*cell.get("class", []), "num"]
+
+
+def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) -> None:
+    """Write one notebook's page; without cells it says that the notebook has not been run."""
+    books = report.notebooks
+    place = books.index(notebook)
+    soup = body(cells, notebook.path, [book.page for book in books])
+    values = {"body": str(soup), "headings": soup(["h2", "h3"]), "cells": len(cells)}
+    around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
+    _render(report, "page.html.j2", notebook.page, notebook=notebook, **around, **values)
+
+
+def write_index(report: Report) -> None:
+    """Write index.html and run.json as things stand."""
+    files = sorted(path.name for path in report.folder.glob("*.parquet"))
+    profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
+    _render(report, "run.html.j2", "index.html", files=files, yaml=profile)
+    record = json.dumps(report.record(), indent=1, default=str)
+    (report.folder / "run.json").write_text(record, encoding="utf-8")
+
+
+def _render(report: Report, template: str, page: str, **values: Any) -> None:
+    """Write a page from the template folder; all is escaped that is not marked safe there."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
+    environment.filters["duration"] = _duration
+    style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
+    text = environment.get_template(template).render(run=report.record(), style=style, **values)
+    soup = BeautifulSoup(text, "html.parser")
+    _mark_tables(soup)
+    (report.folder / page).write_text(str(soup), encoding="utf-8")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

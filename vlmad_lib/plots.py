@@ -1,0 +1,169 @@
+"""Figures: one style, one colour per method, one scale per category, alt text on every picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from vlmad_lib import breakdown, data
+from vlmad_lib.results import Results
+
+STYLE = Path(__file__).parent / "vlmad.mplstyle"
+COLOURS = {"WinCLIP": "#1f6feb", "AnomalyCLIP": "#d1670a"}
+OTHERS = ("#2a9d6e", "#8e44ad", "#b5326e", "#6b7785", "#0b8a9e", "#a3820f")
+MAP = "magma"
+
+
+def use_style() -> None:
+    """Make matplotlib draw in the workbook's style."""
+    plt.style.use(STYLE)
+
+
+def colours(methods: Sequence[str]) -> dict[str, str]:
+    """A colour for each method, the same in every figure of a run."""
+    spare = iter(OTHERS * 9)
+    return {name: COLOURS.get(name) or next(spare) for name in dict.fromkeys(methods)}
+
+
+def show(figure: Figure, alt: str, photo: bool = False) -> None:
+    """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
+    stream = io.BytesIO()
+    kind = "jpeg" if photo else "png"
+    figure.savefig(stream, format=kind, **({"pil_kwargs": {"quality": 85}} if photo else {}))
+    plt.close(figure)
+    display(Image(stream.getvalue(), format=kind, alt=alt, metadata={"alt": alt}))
+
+
+def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0) -> Figure:
+    """Points with 95 % intervals per category, one colour per method, n beside each category."""
+    part = metrics[metrics.shots == shots]
+    order = breakdown.ordered(metrics)
+    palette = colours(metrics.method)
+    names = list(dict.fromkeys(part.method))
+    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.36 * len(order)))
+    for number, name in enumerate(names):
+        rows = part[part.method == name].drop_duplicates("category").set_index("category").reindex(order)
+        shift = (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
+        places = np.arange(len(order)) + shift
+        if f"{value}_low" in rows:
+            axes.hlines(places, rows[f"{value}_low"], rows[f"{value}_high"], color=palette[name], lw=2, alpha=0.45)
+        axes.plot(rows[value], places, "o", color=palette[name], label=name, ms=6)
+    counts = part.drop_duplicates("category").set_index("category").reindex(order)
+    labels = [f"{name}  (n = {row.n_good:.0f} + {row.n_defective:.0f})" for name, row in counts.iterrows()]
+    axes.set_yticks(range(len(order)), labels)
+    axes.axvline(0.5, color="#30343b", lw=1, ls="--")
+    axes.set(xlim=(0, 1.02), xlabel=f"{breakdown.TITLES[value]}; bars: 95 % interval; dashed: chance")
+    axes.invert_yaxis()
+    _separate_groups(axes, metrics, order)
+    axes.legend(loc="lower left")
+    return figure
+
+
+def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "pixel_auroc")) -> Figure:
+    """Macro means against the number of references: one dot per reference draw, the line through their mean."""
+    palette = colours(metrics.method)
+    figure, grid = plt.subplots(1, len(values), figsize=(4.2 * len(values), 3.2), squeeze=False)
+    for axes, value in zip(grid.flat, values, strict=True):
+        draws = metrics.groupby(["method", "shots", "seed"])[value].mean().reset_index()
+        for name, part in draws.groupby("method", sort=False):
+            mean = part.groupby("shots")[value].mean()
+            axes.plot(mean.index, mean, "-", color=palette[name], lw=1.5, label=name)
+            axes.plot(part.shots, part[value], "o", color=palette[name], ms=4, alpha=0.6)
+        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
+        axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value], xticks=sorted(draws.shots.unique()))
+        axes.set_ylim(min(0.45, draws[value].min() - 0.03), 1.01)
+    grid[0, 0].legend()
+    figure.tight_layout()
+    return figure
+
+
+def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None, shared: bool = True) -> Figure:
+    """Small maps side by side on one colour scale, after the image they belong to."""
+    count = len(maps) + bool(image)
+    figure, panels = plt.subplots(1, count, figsize=(1.9 * count, 2.5), squeeze=False, layout="constrained")
+    panels = list(panels[0])
+    if image:
+        first = panels.pop(0)
+        first.imshow(picture(image))
+        first.set_title("image", fontsize=9)
+        first.axis("off")
+    values = np.concatenate([one.ravel() for one in maps.values()])
+    limits = {"vmin": values.min(), "vmax": max(values.max(), values.min() + 1e-6)} if shared else {}
+    for axes, (title, one) in zip(panels, maps.items(), strict=True):
+        drawn = axes.imshow(one, cmap=MAP, **limits)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+        if not shared:
+            figure.colorbar(drawn, ax=axes, shrink=0.7)
+    if shared:
+        figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
+    return figure
+
+
+def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str]) -> None:
+    groups = table.drop_duplicates("category").set_index("category").group.loc[order]
+    for place in np.flatnonzero(groups.to_numpy()[1:] != groups.to_numpy()[:-1]):
+        axes.axhline(place + 0.5, color="#8a8f98", lw=0.8)
+
+
+def picture(image: str, width: int = 240) -> np.ndarray:
+    """A thumbnail of an image file, (h, width, 3) uint8."""
+    loaded = data.load_image(image)
+    return np.asarray(loaded.resize((width, round(width * loaded.height / loaded.width))))
+
+
+def pictures(rows: pd.DataFrame, columns: int = 6, titles: Sequence[str] | None = None, outline: bool = True) -> Figure:
+    """A grid of index or scores rows with the outline of their masks."""
+    count = len(rows)
+    lines = -(-count // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(1.75 * columns, 2.0 * lines), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
+    for axes, row, title in zip(grid.flat, rows.itertuples(), titles, strict=False):
+        _draw(axes, row, outline)
+        axes.set_title(title, fontsize=8, fontweight="normal", loc="center")
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def _draw(axes: plt.Axes, row, outline: bool) -> None:
+    pixels = picture(row.image)
+    axes.imshow(pixels)
+    if outline and row.mask:
+        mask = data.framed_mask(row.mask, row.width, row.height, "squash", 240)
+        axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(0, pixels.shape[1], 0, pixels.shape[0]))
+
+
+def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
+    """Images above their anomaly maps; the maps of a category share one colour scale over all its test images."""
+    frames = results.framed(rows)
+    limits = {key: _limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
+    count = len(rows)
+    figure, grid = plt.subplots(2, count, figsize=(1.75 * count, 4.0), squeeze=False)
+    titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
+    for column, (row, frame, title) in enumerate(zip(rows.itertuples(), frames, titles, strict=True)):
+        _draw(grid[0, column], row, outline=True)
+        grid[0, column].set_title(title, fontsize=8, fontweight="normal", loc="center")
+        low, high = limits[row.variant, row.category]
+        grid[1, column].imshow(frame, cmap=MAP, vmin=low, vmax=high)
+        grid[1, column].set_title(f"score {row.score:.3f}", fontsize=8, fontweight="normal", loc="center")
+    for axes in grid.flat:
+        axes.axis("off")
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def _limits(results: Results, variant: str, category: str) -> tuple[float, float]:
+    """Colour limits of a category: the 1st and 99.9th percentile of all its maps, never one image's own."""
+    rows = results.scores[(results.scores.variant == variant) & (results.scores.category == category)]
+    values = np.concatenate([one.ravel() for one in results.maps(rows)])
+    low, high = np.quantile(values, [0.01, 0.999])
+    return float(low), float(max(high, low + 1e-6))

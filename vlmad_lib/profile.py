@@ -1,0 +1,120 @@
+"""Profiles: what a run computes, as one checked YAML file (design: contracts, profile)."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlmad_lib import ROOT, InputError
+
+FOLDER = ROOT / "reports"
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses unknown keys and does not convert types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Record = TypeVar("Record", bound="Strict")
+Counts = list[Annotated[int, Field(ge=0)]]
+
+
+class Method(Strict):
+    """One method with its backbone; ``settings`` overrides single fields of the preset."""
+
+    method: Literal["winclip"] = "winclip"
+    name: str = "WinCLIP"
+    backbone: str = "ViT-B-16-plus-240"
+    weights: str = "laion400m_e31"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    preset: str = "paper"
+    settings: dict[str, Any] = {}
+
+
+class Import(Strict):
+    """Anomaly maps and image scores made by another tool (a folder of .npz or .npy, or a CSV)."""
+
+    name: str
+    path: str
+    shots: Annotated[int, Field(ge=0)] = 0
+
+
+class Profile(Strict):
+    """Everything that decides a run's numbers, and which notebooks report them."""
+
+    title: str
+    dataset: Literal["demo", "mvtec", "visa", "folder"]
+    root: str
+    categories: list[str] = []
+    class_names: dict[str, str] = {}
+    methods: list[Method] = []
+    imports: list[Import] = []
+    shots: Counts = [0]
+    seeds: Counts = [0]
+    evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
+    fpr_limit: Annotated[float, Field(gt=0, le=1)] = 0.3
+    batch: Annotated[int, Field(ge=1)] = 8
+    workers: Annotated[int, Field(ge=1)] = 1
+    download: bool = False
+    cache: str = "data/cache"
+    notebooks: list[str] = ["00_start_here", "01_the_data", "02_winclip", "04_category_type"]
+    notice: str = ""
+
+    def path(self, value: str) -> Path:
+        """A path of this profile as an absolute one; relative paths start at the workbook's folder."""
+        path = Path(value).expanduser()
+        return path if path.is_absolute() else (ROOT / path).resolve()
+
+    @property
+    def digest(self) -> str:
+        """Ten hexadecimal digits that change with any key."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def check(record: type[Record], values: dict[str, Any], source: str) -> Record:
+    """The checked record of a dictionary; InputError names the first unknown or wrongly typed key."""
+    try:
+        return record.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_sentence(error, record, source)) from None
+
+
+def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
+    """The first problem of a validation as one sentence that names the key and the remedy."""
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        return f"{source}: unknown key {key!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{source}: key {key!r} is missing; add it."
+    return f"{source}: key {key!r} has the value {problem['input']!r}; {problem['msg'].lower()}."
+
+
+def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
+    """The profile of a name in ``reports/`` or of a path to a YAML file, with top-level keys overridden."""
+    path = Path(name)
+    if path.suffix not in (".yml", ".yaml"):
+        path = FOLDER / f"{name}.yml"
+    elif not path.is_file() and (ROOT / path).is_file():
+        path = ROOT / path
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
+        raise InputError(f"There is no profile {path}; give one of {known}, or the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not readable YAML ({reason}); correct that line.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
+    return check(Profile, values | (overrides or {}), path.name)

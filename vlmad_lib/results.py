@@ -1,0 +1,97 @@
+"""The contract between library and notebooks: the scores table, its metrics, and the maps beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from vlmad_lib import InputError, breakdown, metrics, statistics, winclip
+from vlmad_lib.profile import Profile
+
+KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
+"""What names a variant in both tables."""
+SETTINGS = list(winclip.Settings.model_fields)
+
+_text = pa.Column(str)
+_share = pa.Column(float, pa.Check.in_range(0, 1), nullable=True)
+_whole = pa.Column(int, pa.Check.ge(0))
+SCORES = pa.DataFrameSchema(
+    {
+        **dict.fromkeys(["dataset", "category", "class_name", "defect", "labels", "image", "mask"], _text),
+        "group": pa.Column(str, pa.Check.isin(breakdown.GROUPS)),
+        "label": pa.Column(int, pa.Check.isin([0, 1])),
+        **dict.fromkeys(["method", "backbone", "weights", "preset", "variant", "references"], _text),
+        **dict.fromkeys(["shots", "seed", "width", "height", "tiles", "map_row"], _whole),
+        **dict.fromkeys(SETTINGS, pa.Column(str, description="empty where a method has no such setting")),
+        "map_file": pa.Column(str, description="file of maps in the cache, empty where there are only scores"),
+        "score": pa.Column(float, pa.Check(np.isfinite, error="scores are finite numbers")),
+    },
+    strict=True,
+    unique=["variant", "image"],
+)
+"""The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie."""
+
+METRICS = pa.DataFrameSchema(
+    {
+        **dict.fromkeys(["dataset", "category", "group", *KEYS], pa.Column()),
+        **dict.fromkeys([*metrics.IMAGE, *metrics.PIXEL, "image_auroc_low", "image_auroc_high"], _share),
+        **dict.fromkeys(["n_good", "n_defective", "n_masks", "n_lost_masks", "evaluation_size"], _whole),
+    },
+    strict=True,
+)
+"""The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing."""
+SHARES = [name for name, column in METRICS.columns.items() if column.checks == _share.checks]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run leaves: the scores and metrics tables, the facts a report states, and the maps on demand."""
+
+    profile: Profile
+    index: pd.DataFrame
+    scores: pd.DataFrame
+    metrics: pd.DataFrame
+    facts: dict
+    cache: Path
+
+    def maps(self, rows: pd.DataFrame) -> list[np.ndarray]:
+        """The maps (tiles, h, w) of rows of the scores table, at the size they were computed."""
+        if "" in set(rows.map_file):
+            raise InputError("These rows have scores but no maps; choose a method that has maps.")
+        files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
+        return [np.array(files[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
+
+    def framed(self, rows: pd.DataFrame) -> list[np.ndarray]:
+        """The maps of rows at the evaluation frame, (H, W) float32 each."""
+        size = self.profile.evaluation_size
+        pairs = zip(rows.itertuples(), self.maps(rows), strict=True)
+        return [metrics.framed_map(tiles, row.width, row.height, row.fit, size) for row, tiles in pairs]
+
+    def headline(self) -> pd.DataFrame:
+        """Macro means per method and shots, formatted for people, with the interval of the image AUROC."""
+        rows = []
+        named = self.metrics.assign(name=breakdown.by_name(self.metrics))
+        for name, part in named.groupby("name", sort=False):
+            means = part.groupby("category")[list(breakdown.TITLES)].mean().mean()
+            chosen = self.scores[self.scores.variant.isin(part.variant)]
+            low, high = statistics.macro_interval(chosen)
+            rows.append(
+                {
+                    "method": name,
+                    "image AUROC (95 % interval)": f"{_number(means.image_auroc)} ({_number(low)} to {_number(high)})",
+                    "pixel AUROC": _number(means.pixel_auroc),
+                    "AUPRO": _number(means.aupro),
+                    "categories": part.category.nunique(),
+                    "test images": chosen.image.nunique(),
+                    "reference draws": part.seed.nunique() if part.shots.iloc[0] else 0,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def _number(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.3f}"

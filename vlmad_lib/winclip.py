@@ -1,0 +1,229 @@
+"""WinCLIP and WinCLIP+ (Jeong et al., CVPR 2023): windows of tokens, harmonic maps, normal references.
+
+``encode`` costs seconds and needs only image and backbone; ``zero_shot``, ``association`` and ``score``
+are a few matrix products on what it returns. Maps stay at the patch grid's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vlmad_lib import InputError
+from vlmad_lib.backbones import Backbone, cosine
+from vlmad_lib.profile import Strict, check
+
+SMALLEST = 1e-6  # a score of zero has no harmonic mean
+TOKENS_AT_ONCE = 4096  # bounds the memory of one pass over windows
+
+PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "patch_penultimate", "none": None}
+
+
+class Settings(Strict):
+    """What the public implementations of WinCLIP differ in; the defaults are the preset ``paper``."""
+
+    windows: list[Annotated[int, Field(ge=1)]] = [2, 3]
+    full_image: bool = True  # the whole image is one more scale of the map
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    states: str = "all"
+    templates: str = "22"
+    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    normalise_prompts: bool = True
+    harmonic_of: Literal["anomaly", "normal"] = "anomaly"
+    image_score: Literal["class_token", "map_max"] = "class_token"
+    patch_tokens: Literal["last", "last_ln_post", "penultimate", "none"] = "last"
+    window_association: Literal["harmonic", "mean"] = "harmonic"
+    fusion: Literal["mean", "harmonic"] = "mean"
+    fit: Literal["tiles", "squash"] = "tiles"
+    channels: Literal["rgb", "bgr"] = "rgb"  # bgr: the test images of the faulty preset, never the references
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # zqhang/Accurate-WinCLIP-pytorch, whose table others reproduced
+    "accurate": {"templates": "21", "names": "folder", "normalise_prompts": False, "fit": "squash"},
+    # caoyunkang/WinClip, which the study used: kept to explain its numbers, not to be trusted
+    "study": {
+        "full_image": False,
+        "temperature": 0.01,
+        "templates": "22 no stop",
+        "names": "folder",
+        "normalise_prompts": False,
+        "harmonic_of": "normal",
+        "image_score": "map_max",
+        "patch_tokens": "none",
+        "window_association": "mean",
+        "fusion": "harmonic",
+        "fit": "squash",
+        "channels": "bgr",
+    },
+}
+
+
+def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
+    """A preset with single fields changed; InputError names an unknown preset, field or value."""
+    if preset not in PRESETS:
+        raise InputError(f"WinCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
+    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
+    if not chosen.windows and not chosen.full_image:
+        raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
+    return chosen
+
+
+# ---------------------------------------------------------------- encode (section 4.2 of the paper)
+
+
+def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+    """Names of the arrays of ``encode`` that a score needs."""
+    needed = ["class", *(f"window_{size}" for size in chosen.windows)]
+    patches = PATCHES[chosen.patch_tokens]
+    return needed + ([patches] if shots and patches else [])
+
+
+def window_tokens(grid: int, size: int) -> Tensor:
+    """(n, size^2) indices into the grid's tokens of every size x size window, step 1, raster order."""
+    if not 1 <= size <= grid:
+        raise InputError(f"A window of {size} tokens does not fit a grid of {grid}x{grid}; choose 1 to {grid}.")
+    return torch.arange(grid * grid).reshape(grid, grid).unfold(0, size, 1).unfold(1, size, 1).reshape(-1, size * size)
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """Features of normalised images (N, 3, H, W), fp32, none of them L2-normalised.
+
+    ``class`` (N, D) is the whole image's embedding, ``window_k`` (N, n_k, D) those of all windows of k x k
+    tokens: each is the class token together with the window's patch tokens, every token at its position
+    in the whole image, the other tokens left out. ``patch``, ``patch_ln_post`` and ``patch_penultimate``
+    are (N, grid^2, width) patch tokens of the full forward pass before the projection.
+    """
+    visual = backbone.visual
+    with backbone.autocast():
+        tokens = visual._embeds(images)  # class token first, all positions added, after ln_pre
+        found = _full_image(visual, tokens, wanted)
+        for name in wanted:
+            if name.startswith("window_"):
+                found[name] = _windows(visual, tokens, window_tokens(backbone.grid, int(name.removeprefix("window_"))))
+    return {name: found[name].float() for name in wanted}
+
+
+def _full_image(visual: torch.nn.Module, tokens: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    if all(name.startswith("window_") for name in wanted):
+        return {}
+    before, last = None, tokens
+    for block in visual.transformer.resblocks:
+        before, last = last, block(last)
+    return {
+        "class": _embed(visual, last[:, 0]),
+        "patch": last[:, 1:],
+        "patch_ln_post": visual.ln_post(last[:, 1:]),
+        "patch_penultimate": before[:, 1:],
+    }
+
+
+def _windows(visual: torch.nn.Module, tokens: Tensor, members: Tensor) -> Tensor:
+    """(N, n, D) embeddings of token subsets; windows are a batch of their own and never see each other."""
+    members = F.pad(members + 1, (1, 0))  # the class token, index 0, goes first
+    subsets = tokens[:, members].flatten(0, 1)
+    found = []
+    for part in subsets.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
+        for block in visual.transformer.resblocks:
+            part = block(part)
+        found.append(_embed(visual, part[:, 0]))
+    return torch.cat(found).unflatten(0, (tokens.shape[0], -1))
+
+
+def _embed(visual: torch.nn.Module, class_token: Tensor) -> Tensor:
+    embedded = visual.ln_post(class_token)
+    return embedded if visual.proj is None else embedded @ visual.proj
+
+
+ENCODING = (encode, _full_image, _windows, _embed, window_tokens)
+"""The code whose change makes kept features stale."""
+
+
+# ---------------------------------------------------------------- score
+
+
+def probability(features: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """P(anomalous) in [0, 1] of features (..., D) against the (2, D) prototypes, normal first."""
+    similarity = cosine(features, text)
+    return torch.sigmoid((similarity[..., 1] - similarity[..., 0]) / temperature)
+
+
+def spread(scores: Tensor, grid: int, size: int, mean: str = "harmonic") -> Tensor:
+    """(N, n) window scores -> (N, grid, grid): at each patch the mean over all windows that cover it."""
+    harmonic = mean == "harmonic"
+    values = 1 / scores.clamp_min(SMALLEST) if harmonic else scores
+    patches = values[:, None, :].expand(-1, size * size, -1)
+    total = F.fold(patches, (grid, grid), size)[:, 0]
+    count = F.fold(torch.ones_like(patches[:1]), (grid, grid), size)[:, 0]
+    return count / total if harmonic else total / count
+
+
+def fuse(maps: list[Tensor]) -> Tensor:
+    """Harmonic mean of maps of one shape."""
+    return len(maps) / sum(1 / one.clamp_min(SMALLEST) for one in maps)
+
+
+def zero_shot(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> tuple[Tensor, Tensor]:
+    """P(anomalous) of the whole images (N,), and the language-driven maps (N, grid, grid) in [0, 1]."""
+    inverted = chosen.harmonic_of == "normal"
+    if inverted:
+        text = text.flip(0)
+    whole = probability(features["class"], text, chosen.temperature)
+    maps = [
+        spread(probability(features[f"window_{size}"], text, chosen.temperature), grid, size) for size in chosen.windows
+    ]
+    if chosen.full_image:
+        maps.append(whole[:, None, None].expand(-1, grid, grid))
+    fused = fuse(maps)
+    return (1 - whole, 1 - fused) if inverted else (whole, fused)
+
+
+def association(features: dict[str, Tensor], references: dict[str, Tensor], chosen: Settings, grid: int) -> Tensor:
+    """(N, grid, grid) in [0, 1]: distance to the nearest reference token, mean over scales (equations 2-4).
+
+    Windows are compared with all reference windows of their size, patches with all reference patches,
+    wherever they lie.
+    """
+    maps = []
+    for size in chosen.windows:
+        far = distance(features[f"window_{size}"], references[f"window_{size}"])
+        maps.append(spread(far, grid, size, chosen.window_association))
+    patches = PATCHES[chosen.patch_tokens]
+    if patches:
+        maps.append(distance(features[patches], references[patches]).unflatten(1, (grid, grid)))
+    return torch.stack(maps).mean(0)
+
+
+def distance(features: Tensor, memory: Tensor) -> Tensor:
+    """(N, n) half cosine distance in [0, 1] of features (N, n, D) to the nearest row of the memory (..., D)."""
+    memory = F.normalize(memory.float().flatten(0, -2), dim=-1)
+    # image by image: all products at once would need gigabytes
+    nearest = torch.stack([(F.normalize(one.float(), dim=-1) @ memory.T).amax(1) for one in features])
+    return (1 - nearest) / 2
+
+
+def score(
+    features: dict[str, Tensor],
+    text: Tensor,
+    chosen: Settings,
+    grid: int,
+    references: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image scores (N,) and maps (N, grid, grid); with references WinCLIP+, without them zero-shot.
+
+    The zero-shot image score is P(anomalous) of the whole image and never looks at the map. With
+    references it is the mean of that and of the largest association, the map the mean of both maps.
+    """
+    whole, fused = zero_shot(features, text, chosen, grid)
+    if references is not None:
+        near = association(features, references, chosen, grid)
+        whole = (whole + near.amax((1, 2))) / 2
+        fused = (fused + near) / 2 if chosen.fusion == "mean" else fuse([fused, near]) / 2
+    return (fused.amax((1, 2)) if chosen.image_score == "map_max" else whole), fused
