@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 GROUPS = ("texture", "rigid", "flexible", "unknown")
 TITLES = {
@@ -17,6 +18,7 @@ TITLES = {
     "aupro": "AUPRO",
 }
 """The metrics of the tables, in their order."""
+NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 
 def by_name(table: pd.DataFrame) -> pd.Series:
@@ -84,9 +86,9 @@ def consistency(metrics: pd.DataFrame, column: str = "image_auroc") -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
-    """The same frame with the metrics' titles, for display."""
-    return found.rename(columns=TITLES)
+def table(found: pd.DataFrame, digits: int = 3) -> Styler:
+    """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers."""
+    return found.rename(columns=TITLES).style.format(precision=digits, na_rep="none").hide(axis="index")
 
 
 # ---------------------------------------------------------------- sentences
@@ -94,6 +96,9 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
 
 def category_findings(metrics: pd.DataFrame) -> str:
     """What the table by category says, as a Markdown list; every sentence states its n."""
+    metrics = metrics.dropna(subset="image_auroc")
+    if metrics.empty:
+        return NO_AUROC
     lines = []
     groups = by_group(metrics)
     for name, part in groups.groupby("name", sort=False):
@@ -152,6 +157,9 @@ def data_findings(test: pd.DataFrame, areas: pd.Series) -> str:
 
 def shot_findings(metrics: pd.DataFrame) -> str:
     """What references change in the macro image AUROC, as a Markdown list, one line a method."""
+    metrics = metrics.dropna(subset="image_auroc")
+    if metrics.empty:
+        return NO_AUROC
     draws = metrics.groupby(["method", "shots", "seed"]).image_auroc.mean()
     lines = []
     for method in draws.index.unique("method"):

@@ -123,14 +123,15 @@ def pictures(rows: pd.DataFrame, columns: int = 6, titles: Sequence[str] | None 
     """A grid of index or scores rows with the outline of their masks."""
     count = len(rows)
     lines = -(-count // columns)
-    figure, grid = plt.subplots(lines, columns, figsize=(1.75 * columns, 2.0 * lines), squeeze=False)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(1.75 * columns, 2.2 * lines), squeeze=False, layout="constrained"
+    )
     for axes in grid.flat:
         axes.axis("off")
     titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
     for axes, row, title in zip(grid.flat, rows.itertuples(), titles, strict=False):
         _draw(axes, row, outline)
         axes.set_title(title, fontsize=8, fontweight="normal", loc="center")
-    figure.tight_layout(pad=0.4)
     return figure
 
 
@@ -147,7 +148,7 @@ def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = No
     frames = results.framed(rows)
     limits = {key: _limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
     count = len(rows)
-    figure, grid = plt.subplots(2, count, figsize=(1.75 * count, 4.0), squeeze=False)
+    figure, grid = plt.subplots(2, count, figsize=(1.75 * count, 4.4), squeeze=False, layout="constrained")
     titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
     for column, (row, frame, title) in enumerate(zip(rows.itertuples(), frames, titles, strict=True)):
         _draw(grid[0, column], row, outline=True)
@@ -157,7 +158,6 @@ def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = No
         grid[1, column].set_title(f"score {row.score:.3f}", fontsize=8, fontweight="normal", loc="center")
     for axes in grid.flat:
         axes.axis("off")
-    figure.tight_layout(pad=0.4)
     return figure
 
 

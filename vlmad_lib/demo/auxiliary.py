@@ -391,3 +391,53 @@ def ribbon(c: Canvas) -> None:
     c.paint(d, color[:, None, None] * (1 + sheen + F(0.05) * np.cos(s * F(2.2))), 2, 4, 2, 0.3)
     c.height += sheen * F(14) * c.alpha
     c.paint(np.maximum(np.abs(np.abs(t) - F(a * 0.74)) - F(a * 0.09), d), trim, gloss=0.25)
+
+
+def _random_shape(c: Canvas, u, v, reach: float) -> np.ndarray:
+    """Distance to a random union of boxes, discs and bars within `reach` units, with random cut-outs."""
+    r = c.rng
+    d = box(u, v, *r.uniform(0.3, 0.75, 2) * reach, r.uniform(2, 14))
+    for _ in range(r.integers(1, 5)):
+        x, y = r.uniform(-0.7, 0.7, 2) * reach
+        kind = r.integers(3)
+        if kind == 0:
+            part = length(u - F(x), v - F(y)) - F(r.uniform(0.15, 0.45) * reach)
+        elif kind == 1:
+            part = box(u - F(x), v - F(y), *r.uniform(0.12, 0.45, 2) * reach, r.uniform(1, 8))
+        else:
+            part = seg(u, v, x, y, *r.uniform(-0.8, 0.8, 2) * reach, r.uniform(0.06, 0.2) * reach)
+        d = smin(d, part, r.uniform(1, 14))
+    for _ in range(r.integers(0, 4)):
+        x, y = r.uniform(-0.55, 0.55, 2) * reach
+        cut = length(u - F(x), v - F(y)) if r.random() < 0.6 else box(u - F(x), v - F(y), *r.uniform(3, 12, 2), 2)
+        d = np.maximum(d, F(r.uniform(0.05, 0.16) * reach) - cut)
+    return d
+
+
+@category("cast part", "rigid", swollen="GD bulge", scratch="SD scratch", crack="SB crack", pit="MM pit",
+          stain="AC stain:rust", debris="FM debris")  # fmt: skip
+def cast_part(c: Canvas) -> None:
+    """No object in particular: shape, relief, material and marks are all drawn, so that nothing is learned by heart."""
+    r = c.rng
+    c.ground()
+    c.pose(180, 8, 0.12)
+    u = np.abs(c.u) if r.random() < 0.5 else c.u
+    v = np.abs(c.v) if r.random() < 0.25 else c.v
+    d = _random_shape(c, u, v, r.uniform(80, 112))
+    color, metal = c.any((0.0, 0.8), (0.3, 0.95)), r.choice([0.0, 0.0, 0.8])
+    c.paint(d, color[:, None, None] * (1 + F(r.uniform(0, 0.08)) * c.noise(r.uniform(8, 90), 2)),
+            r.uniform(2, 10), r.uniform(3, 16), 3, r.uniform(0.05, 0.6), metal)  # fmt: skip
+    for _ in range(r.integers(1, 7)):
+        x, y, a = *r.uniform(-60, 60, 2), r.uniform(4, 13)
+        x, y = u - F(x), v - F(y)
+        shape = length(x, y) - F(a) if r.random() < 0.5 else box(x, y, a, r.uniform(2, 9), 2)
+        other, rise = (color * F(r.uniform(0.5, 1.4)) if r.random() < 0.6 else c.any()), r.uniform(-4, 5)
+        c.paint(np.maximum(shape, d + F(4)), np.clip(other, 0, 1), rise, r.uniform(1, 5), gloss=0.3, metal=metal)
+    if r.random() < 0.5:
+        period, depth = r.uniform(5, 16), r.uniform(0.3, 1.5)
+        inside = np.maximum(d + F(6), box(u, v, *r.uniform(20, 70, 2)))
+        c.height += F(depth) * np.cos(u * F(TAU / period)) * c.aa(inside)
+    if r.random() < 0.4:
+        word = "".join(r.choice(list("ABEHKNPRSTUXZ0234689"), r.integers(1, 5)))
+        size = r.uniform(10, 30)
+        c.paint(np.maximum(text(word, u, v - F(r.uniform(-30, 30)), size), d + F(3)), c.any(), r.uniform(-1, 1), 1.5)
