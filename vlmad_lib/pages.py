@@ -29,6 +29,9 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order."""
     config = Config(NbConvertBase={"display_data_priority": FORMATS})
     config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
+    tags = [set(cell.metadata.get("tags", [])) for cell in cells]
+    if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
+        cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
     exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)

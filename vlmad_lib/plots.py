@@ -59,10 +59,11 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0)
     labels = [f"{name}  (n = {row.n_good:.0f} + {row.n_defective:.0f})" for name, row in counts.iterrows()]
     axes.set_yticks(range(len(order)), labels)
     axes.axvline(0.5, color="#30343b", lw=1, ls="--")
-    axes.set(xlim=(0, 1.02), xlabel=f"{breakdown.TITLES[value]}; bars: 95 % interval; dashed: chance")
+    bars = "; bars: 95 % interval" if f"{value}_low" in part else ""
+    axes.set(xlim=(0, 1.02), xlabel=f"{breakdown.TITLES[value]}{bars}; dashed: chance")
     axes.invert_yaxis()
     _separate_groups(axes, metrics, order)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 
