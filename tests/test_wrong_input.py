@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_mvtec, paint, small_profile
+from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -92,6 +92,12 @@ def test_too_few_good_images_to_hold_out(tmp_path):
 def test_nothing_to_run(start):
     _, job = start
     refused(job(methods=[]), "no methods and no imports")
+
+
+def test_two_methods_of_one_name(start):
+    """Their rows would be averaged as if they were draws of one."""
+    _, job = start
+    refused(job(methods=[TINY, TINY | {"preset": "accurate"}]), "'WinCLIP'", "its own 'name'")
 
 
 def test_unknown_model(start):

@@ -22,10 +22,8 @@ NO_AUROC = "No category has both normal and anomalous test images, so nothing ca
 
 
 def by_name(table: pd.DataFrame) -> pd.Series:
-    """One name per row of a scores or metrics table: method and shots; the backbone only where methods share a name."""
-    twice = table.groupby("method").backbone.transform("nunique") > 1
-    names = table.method.where(~twice, table.method + " " + table.backbone)
-    return names + ", " + table.shots.map(shots_name)
+    """One name per row of a scores or metrics table: method (unique in a run) and number of shots."""
+    return table.method + ", " + table.shots.map(shots_name)
 
 
 def shots_name(shots: int) -> str:

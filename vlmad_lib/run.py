@@ -58,7 +58,10 @@ class Variant:
 
 def variants(profile: Profile) -> list[list[Variant]]:
     """The variants of each method; zero-shot draws nothing and has one seed. InputError for wrong settings."""
-    found = []
+    found, named = [], [spec.name for spec in [*profile.methods, *profile.imports]]
+    for name in named:
+        if named.count(name) > 1:
+            raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
     for spec in profile.methods:
         chosen = winclip.settings(spec.preset, spec.settings)
         draws = [(shots, seed) for shots in profile.shots for seed in (profile.seeds if shots else [0])]
@@ -86,11 +89,19 @@ def run(profile: Profile, progress: bool = False) -> Results:
 
 def _digest(profile: Profile, table: pd.DataFrame) -> str:
     """What decides a run's tables: parameters, images, masks, weight files, outside results and code."""
-    weights = [str(path) for spec in profile.methods if (path := profile.path(spec.weights)).is_file()]
+    weights = [_weights_file(spec) for spec in profile.methods]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(exclude={"title", "notice", "notebooks", "workers", "batch", "cache", "download"})
     stamps = [features.stamp(path) for path in [*table.image, *table["mask"], *weights, *outside]]
     return features.digest(deciding, table.to_csv(), stamps, _code())
+
+
+def _weights_file(spec: Method) -> str:
+    """The file of a method's weights; none for random ones, nor where it has gone since they were used."""
+    try:
+        return "" if spec.weights.startswith("random:") else str(backbones.locate(spec.backbone, spec.weights))
+    except InputError:
+        return ""
 
 
 def _files(path: Path) -> list[str]:

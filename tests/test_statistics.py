@@ -1,0 +1,131 @@
+"""Intervals against known cases, and the sentences made from tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import bootstrap
+from sklearn.metrics import roc_auc_score
+
+from vlmad_lib import breakdown, statistics
+
+
+def sample(seed: int, normal: int = 30, anomalous: int = 40, shift: float = 1.0):
+    stream = np.random.default_rng(seed)
+    labels = np.r_[np.zeros(normal, int), np.ones(anomalous, int)]
+    return labels, stream.normal(size=normal + anomalous) + shift * labels
+
+
+def test_wilson_by_hand():
+    low, high = statistics.wilson(8, 10)  # textbook value
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert statistics.wilson(0, 0) == (0.0, 1.0)
+    assert statistics.wilson(5, 5)[1] == 1.0 and 0.5 < statistics.wilson(5, 5)[0] < 0.6
+
+
+def test_interval_agrees_with_scipy():
+    labels, scores = sample(0)
+
+    def auroc(normal, anomalous):
+        return np.mean(anomalous[:, None] > normal[None, :])
+
+    rng = np.random.default_rng(1)
+    found = statistics.auroc_interval(labels, scores, 5000)
+    parts = (scores[labels == 0], scores[labels == 1])
+    expected = bootstrap(parts, auroc, n_resamples=5000, method="percentile", vectorized=False, rng=rng)
+    assert found == pytest.approx(tuple(expected.confidence_interval), abs=0.01)
+
+
+def test_interval_holds_the_truth_about_as_often_as_it_says():
+    from scipy.stats import norm
+
+    truth = norm.cdf(1 / np.sqrt(2))
+    inside = [low <= truth <= high for low, high in (statistics.auroc_interval(*sample(s), 400) for s in range(200))]
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+@pytest.mark.parametrize(("shift", "value"), [(100.0, 1.0), (-100.0, 0.0)])
+def test_perfect_separation_is_not_certainty(shift, value):
+    labels, scores = sample(0, 5, 30, shift)
+    low, high = statistics.auroc_interval(labels, scores)
+    assert roc_auc_score(labels, scores) == value
+    assert high - low > 0.3  # five normal images do not prove perfection
+    assert value in (pytest.approx(low), pytest.approx(high))
+
+
+def test_one_class_has_no_interval():
+    assert np.isnan(statistics.auroc_interval(np.zeros(4, int), np.arange(4))).all()
+
+
+def table(seed: int = 0, categories: int = 4, seeds: int = 2, shift: float = 1.0) -> pd.DataFrame:
+    frames = []
+    for number in range(categories):
+        for draw in range(seeds):
+            labels, scores = sample(seed + 10 * number + draw, 10, 12, shift)
+            images = [f"{number}-{i}" for i in range(len(labels))]
+            frames.append(
+                pd.DataFrame({"category": str(number), "seed": draw, "image": images, "label": labels, "score": scores})
+            )
+    return pd.concat(frames)
+
+
+def test_macro_interval_brackets_the_macro_mean_and_narrows_with_categories():
+    widths = []
+    for count in (2, 16):
+        rows = table(categories=count)
+        mean = rows.groupby(["category", "seed"]).apply(lambda part: roc_auc_score(part.label, part.score)).mean()
+        low, high = statistics.macro_interval(rows)
+        assert low < mean < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 1.8
+
+
+def metrics(values: dict[str, tuple[str, float]], shots: int = 0, method: str = "WinCLIP") -> pd.DataFrame:
+    rows = [
+        {
+            "method": method, "shots": shots, "seed": 0, "category": name, "group": group, "backbone": "b",
+            **dict.fromkeys(breakdown.TITLES, value), "image_auroc_low": value - 0.1, "image_auroc_high": value + 0.1,
+        }
+        for name, (group, value) in values.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+GOOD_TEXTURES = {"linen": ("texture", 0.9), "cork": ("texture", 0.8), "gear": ("rigid", 0.6)}
+GOOD_OBJECTS = {"linen": ("texture", 0.55), "cork": ("texture", 0.6), "gear": ("rigid", 0.95)}
+
+
+def test_group_means_are_macro_means_with_n():
+    found = breakdown.by_group(metrics(GOOD_TEXTURES)).set_index("group")
+    assert found.image_auroc.to_dict() == pytest.approx({"texture": 0.85, "rigid": 0.6, "all": 2.3 / 3})
+    assert found.n.to_dict() == {"texture": 2, "rigid": 1, "all": 3}
+    assert list(found.index) == ["texture", "rigid", "all"]
+
+
+def test_categories_have_one_order():
+    assert breakdown.ordered(metrics(GOOD_TEXTURES)) == ["cork", "linen", "gear"]
+    assert list(breakdown.per_category(metrics(GOOD_TEXTURES)).category) == ["cork", "linen", "gear"]
+
+
+def test_findings_change_with_the_data():
+    one, other = (breakdown.category_findings(metrics(values)) for values in (GOOD_TEXTURES, GOOD_OBJECTS))
+    assert "Strongest on texture categories (0.850, n = 2), weakest on rigid ones (0.600, n = 1)" in one
+    assert "Strongest on rigid categories (0.950, n = 1), weakest on texture ones (0.575, n = 2)" in other
+    assert "above chance (0.5) for 2 of 3" in one and "above chance (0.5) for 1 of 3" in other
+
+
+def test_shot_findings_count_the_categories_that_gain():
+    rows = pd.concat([metrics(GOOD_TEXTURES), metrics(GOOD_OBJECTS, shots=4)])
+    found = breakdown.shot_findings(rows)
+    assert "0.767 zero-shot, 0.700 4-shot (-0.067, one draw)" in found and "help in 1 of 3 categories" in found
+
+
+def test_nothing_to_rank_is_said():
+    empty = metrics({"part": ("unknown", np.nan)})
+    assert breakdown.category_findings(empty) == breakdown.shot_findings(empty) == breakdown.NO_AUROC
+
+
+def test_consistency_names_worst_and_best():
+    row = breakdown.consistency(metrics(GOOD_TEXTURES)).iloc[0]
+    assert (row.worst, row.best, row.categories) == ("gear (0.600)", "linen (0.900)", 3)
