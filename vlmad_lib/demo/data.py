@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vlmad_lib import InputError
+
 from . import auxiliary  # noqa: F401  (registers its categories)
 from .categories import CATEGORIES, RECIPES, SCENES, Category
 from .defects import AREA, LEVELS, apply, around, to_lab, window
@@ -29,7 +31,7 @@ TRIES = 40  # draws of a defect before giving up
 def names(subset: str) -> list[str]:
     """The categories of a subset, "target" or "auxiliary", in their fixed order."""
     if subset not in ("target", "auxiliary"):
-        raise ValueError(f"Unknown subset {subset!r}: use 'target' or 'auxiliary'.")
+        raise InputError(f"Unknown subset {subset!r}: use 'target' or 'auxiliary'.")
     return [n for n, c in CATEGORIES.items() if c.subset == subset]
 
 
@@ -40,15 +42,15 @@ def _stream(seed: int, index: int, *words: object) -> np.random.Generator:
 
 def _check(category: str, defect: str | None, contrast: str | None) -> None:
     if category not in CATEGORIES:
-        raise ValueError(f"Unknown category {category!r}: one of {', '.join(CATEGORIES)}.")
+        raise InputError(f"Unknown category {category!r}: one of {', '.join(CATEGORIES)}.")
     if defect is None:
         if contrast is not None:
-            raise ValueError("A contrast needs a defect.")
+            raise InputError("A contrast needs a defect.")
         return
     if defect not in CATEGORIES[category].defects:
-        raise ValueError(f"Category {category!r} has no defect {defect!r}: {', '.join(CATEGORIES[category].defects)}.")
+        raise InputError(f"Category {category!r} has no defect {defect!r}: {', '.join(CATEGORIES[category].defects)}.")
     if contrast not in LEVELS:
-        raise ValueError(f"Unknown contrast {contrast!r}: one of {', '.join(LEVELS)}.")
+        raise InputError(f"Unknown contrast {contrast!r}: one of {', '.join(LEVELS)}.")
 
 
 def _camera(image: np.ndarray, rng: np.random.Generator, wide: bool) -> np.ndarray:
@@ -74,11 +76,11 @@ def render(
 
     The scene (pose, colours, light, noise) depends on (category, seed, index) only, so that images with and
     without a defect are a pair; seed and index are not negative; contrast is "low", "medium" or "high". Raises
-    ValueError on an unknown name, RuntimeError if no draw of the defect has an admissible area.
+    InputError on an unknown name, RuntimeError if no draw of the defect has an admissible area.
     """
     _check(category, defect, contrast)
     if min(seed, index) < 0 or size < 64:
-        raise ValueError("seed and index must not be negative, and size must be at least 64.")
+        raise InputError("seed and index must not be negative, and size must be at least 64.")
     wide = CATEGORIES[category].subset == "auxiliary"
 
     def draw(**fault) -> Canvas:
@@ -108,16 +110,16 @@ def render(
 def delta_e(image: np.ndarray, mask: np.ndarray, ring: tuple[float, float] = (1.5, 8)) -> float:
     """CIELAB distance (Delta-E 76) of the mean colours of a mask and of the ring around it.
 
-    image (H, W, 3) uint8 RGB, mask (H, W) bool, ring in pixels from the mask. Raises ValueError on an empty mask
+    image (H, W, 3) uint8 RGB, mask (H, W) bool, ring in pixels from the mask. Raises InputError on an empty mask
     or ring.
     """
     if not mask.any():
-        raise ValueError("The mask is empty.")
+        raise InputError("The mask is empty.")
     win = window(mask, ring[1] + 1)
     lab, inside = to_lab(image[win].astype(F).transpose(2, 0, 1).reshape(3, -1) / 255), mask[win].ravel()
     outside = around(mask[win], ring).ravel()
     if not outside.any():
-        raise ValueError("The mask leaves no ring within the image.")
+        raise InputError("The mask leaves no ring within the image.")
     return float(np.linalg.norm(lab[:, inside].mean(1) - lab[:, outside].mean(1)))
 
 
@@ -161,20 +163,20 @@ def write(
 
     train and good are normal images per category, per_defect images per defect (contrasts in turn). The set is
     built beside root and moved into place when complete; a root made by the same parameters and code is left as it
-    is. Raises ValueError on an unknown name, or if root holds something else than demo data.
+    is. Raises InputError on an unknown name, or if root holds something else than demo data.
     """
     root, known = Path(root), names(subset)
     chosen = known if categories is None else list(categories)
     for name in chosen:
         if name not in known:
-            raise ValueError(f"Unknown category {name!r} in subset {subset!r}: one of {', '.join(known)}.")
+            raise InputError(f"Unknown category {name!r} in subset {subset!r}: one of {', '.join(known)}.")
     made_by = {"parameters": {"subset": subset, "seed": seed, "train": train, "good": good,
                               "per_defect": per_defect, "categories": chosen}, "source": _source()}  # fmt: skip
     record = root / "demo.json"
     if record.is_file() and json.loads(record.read_text("utf-8")) == made_by:
         return root
     if root.exists() and not record.is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} exists and is not demo data: choose another folder.")
+        raise InputError(f"{root} exists and is not demo data: choose another folder.")
     root.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
