@@ -47,6 +47,13 @@ def test_missing_category(start):
     refused(job(categories=["plate", "clth"]), str(root), "'clth'", "cloth, plate")
 
 
+def test_category_without_test_images(start):
+    root, job = start
+    (root / "plate/test").rename(root / "plate-test")
+    (root / "plate/ground_truth").rename(root / "plate-masks")
+    refused(job(), str(root / "plate"), "add test/good")
+
+
 def test_unreadable_image(start):
     root, job = start
     (root / "plate/test/good/000.png").write_bytes(b"this is no image")

@@ -52,6 +52,9 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     if table.empty:
         raise InputError(f"{root} holds no images in the layout of its data set; see data/README.md.")
+    untested = sorted(set(table.category) - set(table[table.split == "test"].category))
+    if untested:
+        raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
     table.insert(0, "dataset", NAMES.get(profile.dataset, root.name))
     table["label"] = (table.defect != "good").astype(int)
     table["group"], table["class_name"] = _descriptions(table.category, profile, root)

@@ -43,7 +43,7 @@ class Settings:
     seed: int = 0
     scenes: int = 1200  # pairs a category
     pairs: int = 16  # a step
-    windows: int = 4  # a picture and step
+    windows: int = 3  # a picture and step
     minutes: float = 110.0
     rate: float = 1.0e-3
     decay: float = 0.05
