@@ -33,6 +33,7 @@ HELD_OUT = ("roof_shingles", "padlock", "glove")
 """Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
 SIZE, GRID, TAU = 240, 15, 0.07
 OFTEN = {"cast_part": 3}  # no two of these are alike: drawn three times as often
+CHECK_STEPS, SAVE_SECONDS = 250, 120
 WEIGHTS = Path(__file__).parent / "vlmad-demo.safetensors"
 
 
@@ -43,12 +44,12 @@ class Settings:
     seed: int = 0
     scenes: int = 1200  # pairs a category
     pairs: int = 16  # a step
-    windows: int = 3  # a picture and step
-    minutes: float = 110.0
+    windows: int = 2  # a picture and step
+    steps: int = 6000
     rate: float = 1.0e-3
     decay: float = 0.05
-    full_share: float = 0.35  # of the time, at the end, without patch dropout
-    kept_tokens: int = 72  # of 225, before that
+    full_share: float = 0.3  # of the steps, at the end, without patch dropout
+    kept_tokens: int = 48  # of 225, before that
     contrast_weight: float = 0.15
 
 
@@ -277,79 +278,76 @@ def build(seed: int) -> torch.nn.Module:
     return backbones._build("demo")
 
 
-def train(folder: Path, settings: Settings, hold_out: bool, progress: bool = True) -> dict[str, Tensor]:
-    """Train for the given minutes, checkpointing in ``folder``; a second call goes on where the first stopped.
+def train(
+    folder: Path, settings: Settings, hold_out: bool, workers: int = 2, progress: bool = True
+) -> dict[str, Tensor]:
+    """Train, checkpointing in ``folder``; a second call goes on where the first stopped and ends the same.
 
     Returns the moving average of the weights. The curve is kept as lines of JSON in curve.jsonl.
     """
     torch.set_float32_matmul_precision("medium")  # the faster matrix path of most CPUs
     folder.mkdir(parents=True, exist_ok=True)
     categories = [name for name in names("auxiliary") if not (hold_out and name in HELD_OUT)]
-    pool = Pool(folder / "pool", categories, settings)
+    pool = Pool(folder / "pool", categories, settings, workers)
     model, average = build(settings.seed), build(settings.seed)
+    optimiser = _optimiser(model, settings)
+    began = _resume(folder / "checkpoint.pt", model, average, optimiser)
+    saved, sums, started = time.perf_counter(), {}, time.perf_counter()
+    for step in tqdm(range(began, settings.steps), "train", settings.steps, initial=began, disable=not progress):
+        for name, value in _step(model, average, optimiser, pool, settings, step).items():
+            sums.setdefault(name, []).append(value)
+        last = step + 1 == settings.steps
+        if last or (step + 1) % CHECK_STEPS == 0:
+            line = {"step": step + 1, "seconds": round(time.perf_counter() - started), "resumed_at": began}
+            line |= {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+            line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
+            with (folder / "curve.jsonl").open("a", encoding="utf-8") as curve:
+                curve.write(json.dumps(line) + "\n")
+            sums = {}
+        if last or time.perf_counter() - saved > SAVE_SECONDS:
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+            replace(folder / "checkpoint.pt", lambda path, state=state | {"step": step + 1}: torch.save(state, path))
+            saved = time.perf_counter()
+    return average.state_dict()
+
+
+def _optimiser(model: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": settings.decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
-    step, spent = 0, 0.0
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-    began = last_saved = last_checked = time.perf_counter()
-    before, sums = spent, {}
-    bar = tqdm(total=round(settings.minutes * 60), initial=round(spent), unit="s", disable=not progress)
-    while spent < settings.minutes * 60:
-        done = spent / (settings.minutes * 60)
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                settings.rate * min(1, (step + 1) / 300) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            )
-        stream = np.random.default_rng([settings.seed, 1, step])
-        full = done >= 1 - settings.full_share
-        pairs = settings.pairs if full else 2 * settings.pairs
-        parts = losses(model, stream, pool.draw(stream, pairs), settings, GRID * GRID if full else settings.kept_tokens)
-        loss = parts["class"] + parts["patch"] + parts["window"] + settings.contrast_weight * parts["contrast"]
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                slow.lerp_(fast, max(0.002, 1 / (step + 1)))
-        step += 1
-        for name, value in parts.items():
-            sums.setdefault(name, []).append(float(value.detach()))
-        now = time.perf_counter()
-        spent = before + now - began
-        bar.update(round(spent) - bar.n)
-        if now - last_checked > 300 or spent >= settings.minutes * 60:
-            line = {
-                "step": step,
-                "minutes": round(spent / 60, 1),
-                "pictures": 2 * pairs,
-                "lr": optimiser.param_groups[0]["lr"],
-            }
-            line |= {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
-            line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
-            with (folder / "curve.jsonl").open("a") as curve:
-                curve.write(json.dumps(line) + "\n")
-            sums, last_checked = {}, time.perf_counter()
-        if now - last_saved > 120 or spent >= settings.minutes * 60:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-            replace(
-                checkpoint,
-                lambda path, state=state, step=step, spent=spent: torch.save(
-                    state | {"step": step, "spent": spent}, path
-                ),
-            )
-            last_saved = now
-    bar.close()
-    return average.state_dict()
+    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
+
+
+def _resume(checkpoint: Path, model, average, optimiser) -> int:
+    """The step to go on with."""
+    if not checkpoint.is_file():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    for name, part in (("model", model), ("average", average), ("optimiser", optimiser)):
+        part.load_state_dict(state[name])
+    return state["step"]
+
+
+def _step(model, average, optimiser, pool: Pool, settings: Settings, step: int) -> dict[str, float]:
+    """One update of the model and of its moving average; the losses. All chance is keyed by (seed, step)."""
+    done = step / settings.steps
+    rate = settings.rate * min(1, (step + 1) / 300) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    stream = np.random.default_rng([settings.seed, 1, step])
+    full = done >= 1 - settings.full_share  # whole pictures are dearer: half as many
+    batch = pool.draw(stream, settings.pairs if full else 2 * settings.pairs)
+    parts = losses(model, stream, batch, settings, GRID * GRID if full else settings.kept_tokens)
+    loss = parts["class"] + parts["patch"] + parts["window"] + settings.contrast_weight * parts["contrast"]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    with torch.no_grad():
+        for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
+            slow.lerp_(fast, max(0.002, 1 / (step + 1)))
+    return {name: value.item() for name, value in parts.items()}
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:
