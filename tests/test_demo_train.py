@@ -30,7 +30,7 @@ def test_targets_are_never_seen(tmp_path, monkeypatch):
     nouns = {word for name in targets for word in CATEGORIES[name].class_name.split()}
     told = [(name, defect) for name in asked for defect in CATEGORIES[name].defects]
     stream = np.random.default_rng(0)
-    spoken = {word.strip(".") for _ in range(20) for text in train.captions(stream, told) for word in text.split()}
+    spoken = {word.strip(".") for _ in range(20) for text in train.captions(stream, told)[0] for word in text.split()}
     assert not nouns & spoken
     assert set(train.HELD_OUT) < set(asked) and len({CATEGORIES[name].group for name in train.HELD_OUT}) == 3
 
@@ -49,8 +49,9 @@ def test_pairs_share_their_scene_and_cover_their_defect(pool):
 
 
 def test_captions_come_in_pairs_of_states():
-    found = train.captions(np.random.default_rng(0), [("dice", "chip")] * 200)
+    found, named = train.captions(np.random.default_rng(0), [("dice", "chip")] * 200)
     normal, anomalous = found[::2], found[1::2]
+    assert [own for text, own in zip(normal, named, strict=True) if "dice" in text] == [True] * int(named.sum())
     bad = ("damage", "flaw", "defect", "chip")
     assert all(any(word in text for word in bad) for text in anomalous)
     assert not any("damaged" in text or "with chip" in text for text in normal)

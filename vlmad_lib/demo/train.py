@@ -46,11 +46,11 @@ class Settings:
     pairs: int = 16  # a step
     windows: int = 2  # a picture and step
     steps: int = 6000
-    rate: float = 1.0e-3
+    rate: float = 4.0e-4
     decay: float = 0.05
     full_share: float = 0.3  # of the steps, at the end, without patch dropout
     kept_tokens: int = 48  # of 225, before that
-    contrast_weight: float = 0.15
+    contrast_weight: float = 0.5
 
 
 # ---------------------------------------------------------------- pictures
@@ -122,22 +122,23 @@ def _recolour(stream: np.random.Generator, pair: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- captions
 
 
-def captions(stream: np.random.Generator, told: list[tuple[str, str]]) -> list[str]:
-    """A normal and an anomalous caption of each pair: CPE states in templates, now and then the defect's own word.
+def captions(stream: np.random.Generator, told: list[tuple[str, str]]) -> tuple[list[str], np.ndarray]:
+    """A normal and an anomalous caption of each pair, and which pairs are called by their own name (bool).
+
+    CPE states in templates, now and then the defect's own word.
 
     The class name is left out for "object" or a random word in part of the captions, so that the difference of
     the two comes from the state and holds for names never seen.
     """
-    found = []
-    for category, defect in told:
-        draw = stream.random()
+    found, draws = [], stream.random(len(told))
+    for (category, defect), draw in zip(told, draws, strict=True):
         name = CATEGORIES[category].class_name if draw < 0.5 else "object" if draw < 0.7 else _word(stream)
-        normal, anomalous = prompts.ensemble(name)
-        bad = str(stream.choice(anomalous))
+        template = str(stream.choice(prompts.templates()))  # one for both: only the state may tell them apart
+        normal, anomalous = (str(stream.choice(states)) for states in prompts.ensemble(name, template_set="none"))
         if stream.random() < 0.25:
-            bad = str(stream.choice(prompts.templates())).format(f"{name} with {defect.replace('_', ' ')}")
-        found += [str(stream.choice(normal)), bad]
-    return found
+            anomalous = f"{name} with {defect.replace('_', ' ')}"
+        found += [template.format(normal), template.format(anomalous)]
+    return found, draws < 0.5
 
 
 def _word(stream: np.random.Generator) -> str:
@@ -195,7 +196,8 @@ def losses(
     """The four terms on one batch; ``kept`` tokens of the whole image are seen, the class token answers for those."""
     images, cover, told = batch
     net = backbones.Backbone("demo", "", model, "")
-    text = embed_text(model, captions(stream, told))
+    texts, named = captions(stream, told)
+    text = embed_text(model, texts)
     tokens = model.visual._embeds(net.normalise(images))
     share = torch.from_numpy(cover).flatten(1)
     seen = tokens
@@ -215,20 +217,25 @@ def losses(
         "class": balanced(answer(whole[:, 0], text), share.amax(1)),
         "patch": balanced(answer(whole[:, 1:], text), share),
         "window": balanced(answer(window, text), window_share),
-        "contrast": contrast(model, whole[:, 0], text, told),
+        "contrast": contrast(model, whole[:, 0], text, told, named),
     }
 
 
-def contrast(model: torch.nn.Module, image: Tensor, text: Tensor, told: list[tuple[str, str]]) -> Tensor:
-    """Multi-positive contrastive loss over the batch: captions of the same category and state all fit."""
-    kind = torch.tensor([2 * hash_of(category) + state for category, _ in told for state in (0, 1)])
+def contrast(
+    model: torch.nn.Module, image: Tensor, text: Tensor, told: list[tuple[str, str]], named: np.ndarray
+) -> Tensor:
+    """Contrastive loss over the pairs that are called by name: all captions of a picture's category fit it."""
+    kind = torch.tensor([place(category) for category, _ in told])[torch.from_numpy(named)].repeat_interleave(2)
+    if kind.unique().numel() < 2:
+        return image.sum() * 0
+    kept = torch.from_numpy(named).repeat_interleave(2)
     positive = (kind[:, None] == kind).float()
-    logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
+    logits = model.logit_scale.exp().clamp(max=100) * image[kept] @ text[kept].T
     target = positive / positive.sum(1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def hash_of(category: str) -> int:
+def place(category: str) -> int:
     """A category's place in the fixed order of all."""
     return list(CATEGORIES).index(category)
 
