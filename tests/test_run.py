@@ -93,7 +93,7 @@ class Interrupted(Exception):
 def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatch, place):
     """Stopped in the middle of any step; nothing finished is computed again, the numbers are the same."""
     root = make_mvtec(tmp_path / "data")
-    profile = small_profile(root, tmp_path / "cache", shots=[0, 1], seeds=[0], batch=3)
+    profile = small_profile(root, tmp_path / "cache", shots=[0, 1], seeds=[0])
     calls = {"n": 0}
     target, name, stop = {
         "encode": (features.Store, "_encode", 4),
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
     assert not list(cache.glob("units/.*")) and not list(cache.glob("runs/*/run.json"))
     again = run.run(profile)
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
-    fresh = run.run(small_profile(root, tmp_path / "other", shots=[0, 1], seeds=[0], batch=3))
+    fresh = run.run(small_profile(root, tmp_path / "other", shots=[0, 1], seeds=[0]))
     same(again.scores, fresh.scores)
     same(again.metrics, fresh.metrics)
 
