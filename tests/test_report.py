@@ -329,7 +329,7 @@ def test_run_folder_is_complete(finished, record):
     assert yaml.safe_load((folder / "profile.yml").read_text())["evaluation_size"] == 240
     profile, first = record["profile"], record["notebooks"][0]
     assert (record["schema"], profile["name"], profile["title"]) == (1, "tiny", "Tiny & small")
-    assert len(profile["digest"]) == 10 and profile["values"]["batch"] == 8
+    assert len(profile["digest"]) == 10 and profile["values"]["fpr_limit"] == 0.3
     assert record["facts"] == Results.facts
     assert record["headline"] == [{"Category": EVIL, "AUROC": 0.98765, "AUPRO": None}]
     assert record["overrides"] == {"count": 5} and "-p count=5" in record["command"]
