@@ -317,17 +317,6 @@ def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.n
     return np.asarray(mask.resize(frame(width, height, fit, size), Image.Resampling.BILINEAR)) > 127
 
 
-def defect_classes(dataset: str) -> pd.DataFrame:
-    """The study's defect class of each (category, defect) of a data set, from data/reference."""
-    files = {"MVTec AD": "mvtec_defects.csv", "VisA": "visa_defects.csv"}
-    if dataset not in files:
-        return pd.DataFrame(columns=["category", "defect", "defect_class"])
-    table = pd.read_csv(REFERENCE / files[dataset])
-    return table.rename(columns={"defect_type": "defect", "proposed_class": "defect_class"})[
-        ["category", "defect", "defect_class"]
-    ]
-
-
 def example(table: pd.DataFrame) -> pd.Series:
     """An index row good for showing: of the first category with masks, the image with the largest defect."""
     masked = table[table["mask"] != ""]

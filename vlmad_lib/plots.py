@@ -85,7 +85,7 @@ def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "p
     return figure
 
 
-def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None, shared: bool = True) -> Figure:
+def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None) -> Figure:
     """Small maps side by side on one colour scale, after the image they belong to."""
     count = len(maps) + bool(image)
     figure, panels = plt.subplots(1, count, figsize=(1.9 * count, 2.5), squeeze=False, layout="constrained")
@@ -96,15 +96,12 @@ def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None, sha
         first.set_title("image", fontsize=9)
         first.axis("off")
     values = np.concatenate([one.ravel() for one in maps.values()])
-    limits = {"vmin": values.min(), "vmax": max(values.max(), values.min() + 1e-6)} if shared else {}
+    limits = {"vmin": values.min(), "vmax": max(values.max(), values.min() + 1e-6)}
     for axes, (title, one) in zip(panels, maps.items(), strict=True):
         drawn = axes.imshow(one, cmap=MAP, **limits)
         axes.set_title(title, fontsize=9)
         axes.axis("off")
-        if not shared:
-            figure.colorbar(drawn, ax=axes, shrink=0.7)
-    if shared:
-        figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
+    figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
     return figure
 
 
