@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from vlmad_lib import backbones, data, prompts, winclip
+from vlmad_lib import anomalyclip, backbones, data, prompts, winclip
 
 EMBEDDING, SCORE = 2e-5, 2e-6
 
@@ -63,12 +64,12 @@ def backbone(short: dict, seed: int) -> backbones.Backbone:
         return backbones.load(str(path), f"random:{seed}")
 
 
-def view(net: backbones.Backbone, seed: int) -> torch.Tensor:
+def view(net: backbones.Backbone, seed: int, side: int = 0) -> torch.Tensor:
     """The seeded picture as the model's input, squashed, through the same code as a real image."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.png"
         Image.fromarray(image(seed)).save(path)
-        return net.normalise(data.views(path, "squash", net.image_size))
+        return net.normalise(data.views(path, "squash", side or net.image_size))
 
 
 def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
@@ -98,6 +99,78 @@ def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
     }
 
 
+SMALL = {"embed": 64, "res": 336, "v_layers": 24, "v_width": 128, "patch": 14, "ctx": 77, "vocab": 49408}
+SMALL |= {"t_width": 128, "t_layers": 12, "quick_gelu": True}  # the config "small" of the AnomalyCLIP oracles
+
+
+def learner(net: backbones.Backbone, seed: int = 0) -> anomalyclip.PromptLearner:
+    """Prompts drawn by name, as the oracles' were."""
+    found = anomalyclip.PromptLearner(net)
+    size = found.context.shape[-1]
+
+    def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        stream = np.random.default_rng([seed, zlib.crc32(f"prompt.{name}".encode())])
+        return torch.from_numpy(np.float32(0.1) * stream.standard_normal(shape, dtype=np.float32))
+
+    with torch.no_grad():
+        for row, sign in enumerate(("pos", "neg")):
+            found.context[row] = draw(f"ctx_{sign}", (12, size))
+        for i, deep in enumerate(found.deep):
+            deep.copy_(draw(f"compound_prompts_text.{i}", (4, size)))
+    return found
+
+
+def mask(seed: int = 0, size: int = 518, count: int = 2) -> torch.Tensor:
+    """The oracles' masks (count, size, size): the first empty, the others two rectangles."""
+    stream = np.random.default_rng([seed, 778])
+    found = np.zeros((count, size, size), np.float32)
+    for i in range(1, count):
+        for _ in range(2):
+            y, x = stream.integers(0, size - 120, 2)
+            found[i, y : y + int(stream.integers(20, 120)), x : x + int(stream.integers(20, 120))] = 1
+    return torch.from_numpy(found)
+
+
+def anomalyclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
+    """Everything an AnomalyCLIP oracle names, computed by this code, with its tolerance."""
+    net = backbone(oracle.get("config", SMALL), oracle.get("seed", 0))
+    own, layers = learner(net), (6, 12, 18, 24)
+    picture = view(net, 0, anomalyclip.SIDE)
+    batch = torch.cat([picture, picture.flip(-1)])  # normal, and its mirror image as anomalous
+    features = anomalyclip.encode(net, batch, layers)
+    first = {name: value[:1] for name, value in features.items()}
+    text = own(net)
+    raw = text.detach()
+    found = {
+        "tokens": (own.tokens, 0.0),
+        "text_features_raw": (raw, 1e-5),
+        "text_features": (torch.nn.functional.normalize(raw, dim=-1)[None], 1e-6),
+        "global_raw": (first["class"], EMBEDDING),
+    }
+    for layer in layers:
+        alone = anomalyclip.score({"class": first["class"], "local_": first[f"local_{layer}"]}, raw)
+        found[f"patchprob_L{layer}"] = (alone[1].flatten(1), SCORE)
+    score, total = anomalyclip.score(first, raw)
+    found |= {"image_score": (score, SCORE), "map_last": (anomalyclip.smooth(alone[1]), SCORE)}
+    found["map_sum"] = (anomalyclip.smooth(total), 4 * SCORE)
+    last = {"class": features["class"], "local_24": features["local_24"]}
+    parts = anomalyclip.loss(last, text, torch.tensor([0, 1]), mask())
+    optimiser = torch.optim.Adam(own.parameters(), 1e-3, (0.5, 0.999))
+    parts.total.backward()
+    named = {"ce": parts.cross_entropy, "focal": parts.focal, "dice_abn": parts.dice_anomalous}
+    named |= {"dice_norm": parts.dice_normal, "total": parts.total}
+    found |= {f"loss_{name}": (value.detach(), 1e-5) for name, value in named.items()}
+    for kind, tolerance in (("grad", 1e-4), ("after_step", 1e-5)):
+        if kind == "after_step":
+            optimiser.step()
+        value = (lambda one: one.grad) if kind == "grad" else (lambda one: one.detach())
+        for row, sign in enumerate(("pos", "neg")):
+            found[f"{kind}.ctx_{sign}"] = (value(own.context)[row][None, None], tolerance)
+        for i, deep in enumerate(own.deep):
+            found[f"{kind}.compound_prompts_text.{i}"] = (value(deep), 2e-3 if kind == "grad" else tolerance)
+    return found
+
+
 def difference(found: torch.Tensor, expected: dict) -> float:
     """The largest difference of the values an oracle keeps; the sum counts by element."""
     if list(found.shape) != expected["shape"]:
@@ -118,11 +191,13 @@ def difference(found: torch.Tensor, expected: dict) -> float:
 def compare(path: str | Path) -> list[tuple[str, float, float]]:
     """(quantity, largest difference, tolerance) of one oracle file."""
     oracle = json.loads(Path(path).read_text(encoding="utf-8"))
-    if "zero_shot_score" not in oracle:
-        raise SystemExit(f"{path} is no oracle this script knows; it needs the key 'zero_shot_score'.")
+    known = {"zero_shot_score": winclip_quantities, "map_last": anomalyclip_quantities}
+    quantities = next((known[key] for key in known if key in oracle), None)
+    if quantities is None:
+        raise SystemExit(f"{path} is no oracle this script knows; it needs one of the keys {', '.join(known)}.")
     return [
         (name, difference(found, oracle[name]), tolerance)
-        for name, (found, tolerance) in winclip_quantities(oracle).items()
+        for name, (found, tolerance) in quantities(oracle).items()
         if name in oracle
     ]
 

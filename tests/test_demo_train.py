@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from vlmad_lib.demo import train
 from vlmad_lib.demo.data import CATEGORIES, names
 
-SMALL = train.Settings(scenes=3, pairs=2, windows=2, kept_tokens=20, full_share=0.5, steps=4)
+SMALL = train.Settings(scenes=3, text_steps=2, captions=8, pairs=2, full_share=0.5, steps=4, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +36,48 @@ def test_targets_are_never_seen(tmp_path, monkeypatch):
     assert set(train.HELD_OUT) < set(asked) and len({CATEGORIES[name].group for name in train.HELD_OUT}) == 3
 
 
-def test_pairs_share_their_scene_and_cover_their_defect(pool):
-    images, cover, told = pool.draw(np.random.default_rng(1), 4)
-    assert images.shape == (8, 240, 240, 3) and images.dtype == np.uint8 and cover.shape == (8, 15, 15)
-    assert not cover[::2].any() and (cover[1::2].reshape(4, -1).max(1) > 0).all()
-    for normal, defective, share in zip(images[::2], images[1::2], cover[1::2], strict=True):
-        changed = np.abs(normal.astype(int) - defective).mean(-1).reshape(15, 16, 15, 16).mean((1, 3))
-        assert changed[share > 0.25].min(initial=9) > 0
-        untouched = np.kron(share, np.ones((3, 3)))  # far from the defect nothing differs
-        far = ~torch.nn.functional.max_pool2d(torch.tensor(share)[None, None].float(), 5, 1, 2)[0, 0].bool().numpy()
-        assert untouched.any() and changed[far].max(initial=0) == 0
-    assert {name for name, _ in told} <= {"dice", "mosaic"}
+def test_pairs_share_their_scene_and_cover_their_defect(pool, monkeypatch):
+    same = np.concatenate([np.eye(3), np.full((3, 1), 128)], 1).astype(np.float32)
+    monkeypatch.setattr(train, "_light", lambda stream: same)
+    monkeypatch.setattr(pool, "graft", 0.0)
+    crops = pool.draw(np.random.default_rng(1), 6, 15)
+    assert crops.images.shape == (6, 2, 3, 240, 240) and crops.cover.shape == (6, 15, 15)
+    assert (crops.pixels > 0).all() and {name for name, _ in crops.told} <= {"dice", "mosaic"}
+    changed = (crops.images[:, 1] - crops.images[:, 0]).abs().mean(1)
+    patches = torch.nn.functional.avg_pool2d(changed[:, None], 16)[:, 0]
+    assert (patches[crops.cover > 0.25] > 0).all()
+    far = torch.nn.functional.max_pool2d(crops.cover[:, None], 5, 1, 2)[:, 0] == 0  # far from it nothing differs
+    assert far.any() and patches[far].max() < 1e-3
+
+
+@pytest.mark.parametrize("k", [2, 7])
+def test_half_the_crops_lie_over_the_defect(pool, k):
+    crops = pool.draw(np.random.default_rng(0), 60, k)
+    assert 0.4 < (crops.pixels > 0).float().mean() < 0.95
+    assert crops.places.min() >= 0 and crops.places.max() <= 15 - k
+    assert crops.images.min() > -0.01 and crops.images.max() < 255.01 and crops.cover.max() < 1.01
+
+
+def test_a_graft_lays_the_defect_over_another_scene(pool, monkeypatch):
+    monkeypatch.setattr(pool, "graft", 1.0)
+    crops = pool.draw(np.random.default_rng(3), 20, 15)
+    known = set(CATEGORIES["dice"].defects) ^ set(CATEGORIES["mosaic"].defects)
+    crossed = [1 for name, defect in crops.told if defect in known and defect not in CATEGORIES[name].defects]
+    assert crossed
+
+
+def test_crops_are_embedded_as_winclip_embeds_windows():
+    """A crop at a place of the grid gives what the window there gives in the whole picture."""
+    model = train.build(0).eval()
+    net = train.backbones.Backbone("demo", "", model, "")
+    image = torch.rand(1, 3, 240, 240) * 255
+    crop = torch.stack([image[0, :, 32:80, 64:112]] * 2)[None]
+    crops = train.Crops(crop, torch.zeros(1, 3, 3), torch.zeros(1), np.array([[2, 4]]), [])
+    with torch.no_grad():
+        found = train.embed_crops(net, crops, 3)[-1][0, 0, 0]
+        windows = train.winclip.encode(net, net.standardise(image / 255), ["window_3"])["window_3"]
+    expected = torch.nn.functional.normalize(windows[0, 2 * 13 + 4], dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_captions_come_in_pairs_of_states():
@@ -58,30 +90,38 @@ def test_captions_come_in_pairs_of_states():
     assert 0.3 < np.mean(["object" in text or "dice" in text for text in normal]) < 0.9  # other names are random words
 
 
+def test_meanings_share_the_state_and_differ_in_the_name():
+    told, named = [("dice", "chip"), ("mosaic", "chip"), ("dice", "chip")], np.array([True, True, False])
+    found = train.meanings(told, named, 128, 0)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    difference = found[1::2] - found[::2]
+    torch.testing.assert_close(difference[0], difference[1])
+    assert difference[0].norm().item() == pytest.approx(2 * train.STATE)
+    assert found[0] @ found[2] < found[0] @ found[4] < 1
+
+
+def test_text_learns_and_unheard_words_are_blank():
+    model = train.build(0)
+    settings = train.Settings(text_steps=12, captions=16)
+    assert train.learn_text(model, ["dice", "mosaic"], settings, progress=False) > 0.2
+    table = model.token_embedding.weight
+    ids = train.open_clip.tokenize(["damaged", "coin"])[:, 1]
+    assert table[ids[0]].any() and not table[ids[1]].any()
+
+
 def test_answer_by_hand():
-    text = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])  # two pairs, the second turned round
-    features = torch.tensor([[1.0, 0.0]] * 4)
-    found = train.answer(features[:, None], text)[:, 0] * train.TAU
-    assert found.tolist() == pytest.approx([-1, -1, 1, 1])
+    text = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # two pairs, the second turned round
+    features = torch.tensor([1.0, 0.0]).expand(2, 2, 1, 2)
+    found = train.answer(features, text)[..., 0] * train.TAU
+    assert found.flatten().tolist() == pytest.approx([-1, -1, 1, 1])
 
 
 def test_balanced_loss_by_hand():
-    logits = torch.tensor([0.0, 0.0, 0.0, 100.0])
-    share = torch.tensor([0.0, 0.0, 1.0, 0.1])  # the last is neither
-    assert train.balanced(logits, share).item() == pytest.approx(np.log(2))
-    assert train.balanced(torch.tensor([5.0, 0.0]), torch.tensor([0.0, 0.5])).item() == pytest.approx(
-        (5.0067 + 0.6931) / 2, abs=1e-3
-    )
-
-
-@pytest.mark.parametrize("size", [1, 3, 7])
-def test_half_the_windows_lie_over_the_defect(size):
-    cover = np.zeros((4, 15, 15))
-    cover[1, 4, 5] = cover[3, 14, 14] = 1
-    members = train.winclip.window_tokens(15, size).numpy()
-    chosen = train.choose_windows(np.random.default_rng(0), cover, size, 6)
-    for row, token in ((0, 65), (1, 65), (2, 224), (3, 224)):  # the normal picture's windows lie in the same place
-        assert sum(token in members[number] for number in chosen[row, :3]) == 3
+    logits, amount = torch.tensor([[[0.0, 0.0], [0.0, 100.0]]]), torch.tensor([[0.5, 0.05]])
+    found = train.balanced(logits, amount, 0.1)  # the last is neither: too little to call it defective
+    assert found.item() == pytest.approx(np.log(2))
+    found = train.balanced(torch.tensor([[[5.0], [0.0]]]), torch.tensor([[0.5]]), 0.1)
+    assert found.item() == pytest.approx((5.0067 + 0.6931) / 2, abs=1e-3)
 
 
 class Interrupted(Exception):
@@ -90,7 +130,8 @@ class Interrupted(Exception):
 
 def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "names", lambda subset: ["dice"])
-    monkeypatch.setattr(train, "validate", lambda model, categories: {"image_auroc": 0.5})
+    told = {f"{name} {kind}": 0.5 for name in train.HELD_OUT for kind in ("image", "pixel")}
+    monkeypatch.setattr(train, "validate", lambda model, categories: told | {"image_auroc": 0.5, "pixel_auroc": 0.5})
     monkeypatch.setattr(train, "SAVE_SECONDS", -1)
     run = lambda folder: train.train(folder, SMALL, hold_out=False, workers=1, progress=False)  # noqa: E731
     whole = run(tmp_path / "whole")
@@ -110,7 +151,11 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0)
     line = json.loads((tmp_path / "parts/curve.jsonl").read_text().splitlines()[-1])
-    assert line["step"] == 4 and line["resumed_at"] == 2 and line["patch"] > 0
+    assert line["step"] == 4 and line["resumed_at"] == 2 and line["large patch"] > 0
     train.save(resumed, tmp_path / "weights.safetensors")
     found = train.backbones.load("demo", str(tmp_path / "weights.safetensors"))
-    assert not found.is_random and (tmp_path / "weights.safetensors").stat().st_size < 25e6
+    assert not found.is_random
+    (tmp_path / "weights.curve.jsonl").write_text((tmp_path / "parts/curve.jsonl").read_text())
+    text = train.card(tmp_path / "weights.safetensors", SMALL, hold_out=False)
+    digest = hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()
+    assert digest in text and "| macro mean | 0.500 | 0.500 |" in text

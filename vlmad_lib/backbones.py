@@ -23,6 +23,7 @@ from vlmad_lib import ROOT, InputError
 _REFUSALS = (SafetensorError, pickle.UnpicklingError)
 WEIGHTS = ROOT / "data" / "weights"
 DEMO_CONFIG = Path(__file__).parent / "demo" / "vlmad-demo.json"
+DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ class Backbone:
 
     def normalise(self, images: np.ndarray) -> Tensor:
         """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation."""
+        return self.standardise(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255)
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 less CLIP's mean, by its deviation."""
         mean = torch.tensor(getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
         std = torch.tensor(getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
         return (pixels - mean[:, None, None]) / std[:, None, None]
 
     @torch.inference_mode()
@@ -120,13 +124,13 @@ def config(name: str) -> dict:
     return found
 
 
-def load(name: str, weights: str, precision: str = "fp32", download: bool = False) -> Backbone:
+def load(name: str, weights: str = "demo", precision: str = "fp32", download: bool = False) -> Backbone:
     """A backbone in evaluation mode.
 
     ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a
-    safetensors or torch file, ``random:<seed>``, or a tag of open_clip, looked for in data/weights and in
-    the local hub cache and fetched only with ``download``. Raises InputError for an unknown name, missing
-    or unfit weights, and towers that are no ViT with a class token.
+    safetensors or torch file, ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of open_clip,
+    looked for in data/weights and in the local hub cache and fetched only with ``download``. Raises InputError
+    for an unknown name, missing or unfit weights, and towers that are no ViT with a class token.
     """
     seeded = weights.startswith("random:")
     read = None if seeded else _read(locate(name, weights, download))  # what is missing is said before work begins
@@ -180,6 +184,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def locate(name: str, weights: str, download: bool = False) -> Path:
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it."""
+    if name == weights == "demo":
+        return DEMO_WEIGHTS
     path = Path(weights).expanduser()
     for candidate in (path, ROOT / path):
         if candidate.is_file():
