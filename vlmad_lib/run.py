@@ -208,7 +208,7 @@ class View:
 
 def view(profile: Profile, row: pd.Series, spec: Method | None = None) -> View:
     """The view of an index row by a method of the profile (its first; the demo's where it has none)."""
-    spec = spec or (profile.methods or [Method(backbone="demo", weights="random:0")])[0]
+    spec = spec or (profile.methods or [Method(backbone="demo", weights="demo")])[0]
     backbone, chosen, cache = (
         _backbone(spec, profile),
         winclip.settings(spec.preset, spec.settings),

@@ -469,7 +469,7 @@ This card is written by that command.
   earlier layers, weight {early_weight}), binary cross-entropy at temperature {tau}, and which class name fits
   (weight {name_weight}). **The patch term and the two phases are not how CLIP was trained**; a model of this size
   needs them.
-- **Run**: {steps} steps, AdamW at {rate}, seed {seed}, {minutes:.0f} minutes after the pictures were drawn.
+- **Run**: {steps} steps, AdamW at {rate}, seed {seed}, about {minutes:.0f} minutes after the pictures were drawn.
 - **Chosen by**: the categories {held_out}, {how}.
 
 | | image AUROC | pixel AUROC |
@@ -490,6 +490,7 @@ def card(weights: Path, settings: Settings, hold_out: bool) -> str:
     """The model card of trained weights, from what the run recorded."""
     curve = [json.loads(line) for line in weights.with_suffix(".curve.jsonl").read_text().splitlines()]
     last = curve[-1]
+    seconds = {line["resumed_at"]: line["seconds"] for line in curve[1:]}  # of each part of an interrupted run
     rows = [("macro mean", last["image_auroc"], last["pixel_auroc"])]
     rows += [(name, last[f"{name} image"], last[f"{name} pixel"]) for name in HELD_OUT]
     return CARD.format(
@@ -501,7 +502,7 @@ def card(weights: Path, settings: Settings, hold_out: bool) -> str:
         categories=", ".join(name for name in names("auxiliary") if not (hold_out and name in HELD_OUT)),
         text=curve[0]["text"],
         tau=TAU,
-        minutes=last["seconds"] / 60,
+        minutes=sum(seconds.values()) / 60,
         held_out=", ".join(HELD_OUT),
         how="auxiliary too, kept out of training" if hold_out else "which were trained on as well",
         scores="\n".join(f"| {name} | {image:.3f} | {pixel:.3f} |" for name, image, pixel in rows),
