@@ -152,9 +152,7 @@ def read(backbone: Backbone, path: Path) -> tuple[PromptLearner, str]:
         state = found["prompt_learner"]
         deep = [state[f"compound_prompts_text.{i}"] for i in range(sum("prompts_text" in name for name in state))]
         context, prefix, suffix, tokens = (
-            torch.cat([state[f"{name}_{sign}"].flatten(0, -3) for sign in ("pos", "neg")])
-            if "tokenized" not in name
-            else torch.cat([state[f"{name}_{sign}"].flatten(0, -2) for sign in ("pos", "neg")])
+            torch.cat([state[f"{name}_{sign}"][0] for sign in ("pos", "neg")])
             for name in ("ctx", "token_prefix", "token_suffix", "tokenized_prompts")
         )
     except FileNotFoundError:
