@@ -239,13 +239,7 @@ def _schedule(step: int, steps: int) -> float:
 # ---------------------------------------------------------------- the image tower
 
 
-@lru_cache(maxsize=16)
-def _grid(k: int) -> Tensor:
-    """(k^2,) indices of a k x k window's patches at the grid's first corner, raster order."""
-    return (torch.arange(k)[:, None] * GRID + torch.arange(k)).flatten()
-
-
-def embed_crops(net: backbones.Backbone, crops: Crops, k: int) -> tuple[list[Tensor], Tensor]:
+def embed_crops(net: backbones.Backbone, crops: Crops, k: int) -> list[Tensor]:
     """Class and patch tokens (n, 2, 1 + k^2, D), L2-normalised, after each layer of the second half of the tower.
 
     A crop is embedded as WinCLIP's windows are: its patches keep their places on the grid.
@@ -254,7 +248,7 @@ def embed_crops(net: backbones.Backbone, crops: Crops, k: int) -> tuple[list[Ten
     patches = visual.conv1(net.standardise(crops.images.flatten(0, 1) / 255)).flatten(2).mT
     first = torch.from_numpy(crops.places @ [GRID, 1]).repeat_interleave(2)
     table = visual.positional_embedding
-    patches = patches + table[first[:, None] + _grid(k) + 1]
+    patches = patches + table[first[:, None] + winclip.window_tokens(GRID, k)[0] + 1]
     start = (visual.class_embedding + table[0]).expand(len(patches), 1, -1)
     tokens, found = visual.ln_pre(torch.cat([start, patches], 1)), []
     blocks = visual.transformer.resblocks
@@ -390,14 +384,11 @@ def _note(folder: Path, line: dict) -> None:
         curve.write(json.dumps(line) + "\n")
 
 
-@torch.no_grad()
 def name_texts(model: torch.nn.Module, categories: list[str]) -> Tensor:
     """(categories, D), unit: the mean of the normal and the anomalous prompts of each class name."""
-    found = []
-    for category in categories:
-        normal, anomalous = prompts.ensemble(CATEGORIES[category].class_name)
-        found.append(embed_text(model, normal).mean(0) + embed_text(model, anomalous).mean(0))
-    return F.normalize(torch.stack(found), dim=-1)
+    net = backbones.Backbone("demo", "", model, "")
+    pairs = [prompts.prototypes(net, *prompts.ensemble(CATEGORIES[name].class_name)) for name in categories]
+    return F.normalize(torch.stack(pairs).sum(1), dim=-1)
 
 
 def _optimiser(visual: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
