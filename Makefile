@@ -1,4 +1,4 @@
-# make report | test | lab | lint | clean: the environment is made on first use, in .venv
+# make report | test | test-slow | lab | lint | clean: the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= demo
@@ -10,13 +10,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test lab lint format clean
+.PHONY: report test test-slow lab lint format clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -32,7 +35,7 @@ format: $(READY)
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) data/cache data/demo reports/out build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) data/cache data/demo data/demo_auxiliary reports/out build *.egg-info .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from vlmad_lib import metrics
-
-
-def case(seed: int, n: int = 8, size: int = 96):
-    """Labels, image scores, masks and maps from a seeded stream, as the oracles draw them."""
-    stream = np.random.default_rng([seed, 779])
-    masks, maps = np.zeros((n, size, size), bool), np.zeros((n, size, size), np.float32)
-    labels = np.arange(n) % 2
-    for i in range(n):
-        maps[i] = stream.normal(0.3, 0.08, (size, size))
-        if labels[i]:
-            for _ in range(2):
-                y, x = stream.integers(0, size - 30, 2)
-                a, b = stream.integers(6, 30, 2)
-                masks[i, y : y + a, x : x + b] = True
-                maps[i, y + 2 : y + a + 2, x + 2 : x + b + 2] += stream.uniform(0.05, 0.3)
-    return labels, (0.4 + 0.2 * labels + stream.normal(0, 0.15, n)).astype(np.float32), masks, maps
 
 
 def brute_force_aupro(masks, maps, limit: float) -> float:
@@ -54,7 +39,7 @@ OFFICIAL = {
 
 @pytest.mark.parametrize("seed", OFFICIAL)
 def test_official_values(seed):
-    labels, scores, masks, maps = case(seed)
+    labels, scores, masks, maps = metric_case(seed)
     image = metrics.image_metrics(labels, scores)
     pixel = metrics.pixel_metrics(zip(maps, masks, strict=True))
     found = (image["image_auroc"], image["image_ap"], pixel["pixel_auroc"], pixel["aupro_200"])
@@ -64,7 +49,7 @@ def test_official_values(seed):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_against_scikit_learn(seed, ties):
-    _, _, masks, maps = case(seed)
+    _, _, masks, maps = metric_case(seed)
     if ties:
         maps = np.round(maps, 1)
     found = metrics.pixel_metrics(zip(maps, masks, strict=True))
@@ -82,14 +67,14 @@ def test_against_scikit_learn(seed, ties):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 def test_aupro_against_brute_force(limit, ties):
-    _, _, masks, maps = case(3, n=4, size=40)
+    _, _, masks, maps = metric_case(3, n=4, size=40)
     maps = np.round(maps, 1 if ties else 3)
     found = metrics.pixel_metrics(zip(maps, masks, strict=True), fpr_limit=limit)["aupro"]
     assert found == pytest.approx(brute_force_aupro(masks, maps, limit), abs=1e-9)
 
 
 def test_aupro_ignores_monotone_rescaling_and_the_coarse_one_does_not():
-    _, _, masks, maps = case(0)
+    _, _, masks, maps = metric_case(0)
     plain = metrics.pixel_metrics(zip(maps, masks, strict=True))
     bent = metrics.pixel_metrics(zip(np.exp(6 * maps), masks, strict=True))
     assert bent["aupro"] == pytest.approx(plain["aupro"], abs=1e-6)
@@ -98,7 +83,7 @@ def test_aupro_ignores_monotone_rescaling_and_the_coarse_one_does_not():
 
 @pytest.mark.parametrize(("detector", "value"), [("perfect", 1.0), ("constant", 0.5), ("inverted", 0.0)])
 def test_known_detectors(detector, value):
-    _, _, masks, _ = case(0)
+    _, _, masks, _ = metric_case(0)
     maps = {"perfect": masks, "constant": np.zeros_like(masks), "inverted": ~masks}[detector].astype(np.float32)
     found = metrics.pixel_metrics(zip(maps, masks, strict=True))
     assert found["pixel_auroc"] == pytest.approx(value)

@@ -188,7 +188,7 @@ def test_tile_t_meets_tile_t_of_the_references():
     values["class"] = torch.randn(4, 8)
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
-    scores, maps = run._tiled(values, tiles, text, chosen, grid, (values, tiles))
+    scores, maps = run._tiled(winclip.score, values, tiles, text, chosen, grid, (values, tiles))
     odd = {name: array[1::2] for name, array in values.items()}
     expected, expected_maps = winclip.score(odd, text, chosen, grid, odd)
     np.testing.assert_allclose(maps[1::2], expected_maps, atol=1e-6)
@@ -201,7 +201,7 @@ def test_study_preset_swaps_channels_of_test_images_only(tmp_path):
     method = TINY | {"preset": "study"}
     found = run.run(small_profile(root, tmp_path / "cache", methods=[method], shots=[0, 1]))
     folders = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache/features").glob("*/*")}
-    assert folders == {"winclip-squash-bgr", "winclip-squash-rgb"}
+    assert folders == {"winclip-squash-bgr-80", "winclip-squash-rgb-80"}
     assert set(found.scores.image_score) == {"map_max"}
 
 

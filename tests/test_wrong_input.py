@@ -139,8 +139,9 @@ def test_weights_of_another_model(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_truncated_weights(tmp_path, suffix):
-    (tmp_path / f"w{suffix}").write_bytes(b"PK\x03\x04 broken")
-    refused(lambda: backbones.load("demo", str(tmp_path / f"w{suffix}")), f"w{suffix}")
+    for content in (b"PK\x03\x04 broken", b"broken", b""):
+        (tmp_path / f"w{suffix}").write_bytes(content)
+        refused(lambda: backbones.load("demo", str(tmp_path / f"w{suffix}")), f"w{suffix}")
 
 
 class Hostile:

@@ -10,6 +10,7 @@ and height in pixels.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     if profile.dataset == "demo":
         from vlmad_lib.demo import data as demo
 
-        demo.write(root)
+        demo.write(root, profile.subset)
+    elif profile.subset != "target":
+        raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
     if not root.is_dir():
         raise InputError(
             f"The data folder {root} does not exist; set 'root' in the profile "
@@ -55,13 +58,34 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
         raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
-    table.insert(0, "dataset", NAMES.get(profile.dataset, root.name))
+    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
+    table.insert(0, "dataset", shown)
     table["label"] = (table.defect != "good").astype(int)
     table["group"], table["class_name"] = _descriptions(table.category, profile, root)
     table = _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
     notes += _count_notes(table, profile)
     table, held = _hold_out(table, max(profile.shots, default=0) if profile.methods else 0)
     return table, notes + held
+
+
+def identity(profile: Profile) -> str:
+    """What a profile's data set is called where prompts say what they were trained on."""
+    parts = {"demo": profile.subset, "folder": profile.path(profile.root).name}
+    return f"{profile.dataset} {parts.get(profile.dataset, '')}".strip()
+
+
+def known_name(text: str) -> str:
+    """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
+    spelt = re.sub("[^a-z0-9]", "", text.casefold())
+    return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())
+
+
+def overlaps(name: str, root: str, profile: Profile) -> bool:
+    """Whether data of a name (and of a folder, for own pictures) are those of a profile."""
+    if root:
+        own, other = profile.path(profile.root).resolve(), Path(root).resolve()
+        return own.is_relative_to(other) or other.is_relative_to(own)
+    return name == identity(profile)
 
 
 def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:

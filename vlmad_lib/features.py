@@ -1,6 +1,6 @@
 """Features kept on disk, a folder per image: what the encoder computed once, for every later question.
 
-Each array is one .npy file (fp16), written under a temporary name and moved into place, so an interrupted
+Each array is one .npy file (fp16 unless asked), written under a temporary name and moved into place, so an interrupted
 run leaves nothing half-written and goes on where it stopped.
 """
 
@@ -59,11 +59,17 @@ def replace(path: Path, write: Callable[[Path], None]) -> None:
 class Store:
     """The kept features of one encoder on one backbone and one way to fit images to its input."""
 
-    def __init__(self, cache: Path, backbone: Backbone, encode: Encode, code: Iterable, fit: str, channels: str):
-        self.backbone, self.encode, self.fit, self.channels = backbone, encode, fit, channels
+    def __init__(
+        self, cache: Path, backbone: Backbone, encode: Encode, code: Iterable,
+        size: int, fit: str, channels: str, exact: bool = False,
+    ):  # fmt: skip
+        """``size`` is the side of the input in pixels; ``exact`` keeps fp32, for training."""
+        self.backbone, self.encode, self.size = backbone, encode, size
+        self.fit, self.channels, self.exact = fit, channels, exact
         model = f"{Path(backbone.name).stem}-{backbone.fingerprint[:12]}-{backbone.precision}"
         steps = digest(*code, data.views, data.boxes, data.load_image, Backbone.normalise)
-        self.folder = cache / "features" / model / f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{steps[:8]}"
+        kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
+        self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 
     def _file(self, path: str, name: str) -> Path:
         return self.folder / stamp(path) / f"{name}.npy"
@@ -80,15 +86,18 @@ class Store:
         return len(todo)
 
     def _encode(self, paths: Sequence[str], names: Sequence[str]) -> None:
-        tiles = [data.views(path, self.fit, self.backbone.image_size) for path in paths]
+        tiles = [data.views(path, self.fit, self.size) for path in paths]
         pixels = np.concatenate(tiles)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
         found = self.encode(self.backbone, self.backbone.normalise(pixels), names)
         edges = np.cumsum([len(one) for one in tiles])[:-1]
         for name, values in found.items():
-            for path, part in zip(paths, np.split(values.numpy(), edges), strict=True):
-                replace(self._file(path, name), lambda file, part=part: _write(file, _half(part)))
+            values = values.numpy() if self.exact else _half(values.numpy())
+            for path, part in zip(paths, np.split(values, edges), strict=True):
+                replace(
+                    self._file(path, name), lambda file, part=part: _write(file, part if self.exact else _half(part))
+                )
 
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Arrays by name with one row per tile, and how many tiles each image has."""

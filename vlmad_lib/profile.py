@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vlmad_lib import ROOT, InputError
 
@@ -26,16 +26,38 @@ Record = TypeVar("Record", bound="Strict")
 Counts = list[Annotated[int, Field(ge=0)]]
 
 
-class Method(Strict):
-    """One method with its backbone; ``settings`` overrides single fields of the preset."""
+_USUAL = {
+    "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
+    "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
+}
 
-    method: Literal["winclip"] = "winclip"
-    name: str = "WinCLIP"
-    backbone: str = "ViT-B-16-plus-240"
-    weights: str = "laion400m_e31"
+
+class Method(Strict):
+    """One method with its backbone; ``settings`` overrides single fields of the preset.
+
+    AnomalyCLIP's learned prompts: ``checkpoint`` is their file (or ``demo``), ``trained_on`` the data set they were
+    trained on where the file does not say it, ``force_leak`` tests on that data all the same, marked as such.
+    """
+
+    method: Literal["winclip", "anomalyclip"] = "winclip"
+    name: str
+    backbone: str
+    weights: str
     precision: Literal["fp32", "bf16"] = "fp32"
     preset: str = "paper"
     settings: dict[str, Any] = {}
+    checkpoint: str = ""
+    trained_on: str = ""
+    force_leak: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        """Name, backbone and weights default to what each method was published with."""
+        if not isinstance(values, dict):
+            return values
+        method = values.get("method", "winclip")
+        return _USUAL.get(method if isinstance(method, str) else "", _USUAL["winclip"]) | values
 
 
 class Import(Strict):
@@ -52,6 +74,7 @@ class Profile(Strict):
     title: str
     dataset: Literal["demo", "mvtec", "visa", "folder"]
     root: str
+    subset: Literal["target", "auxiliary"] = "target"  # of the demo data: to test on, to train on
     categories: list[str] = []
     class_names: dict[str, str] = {}
     methods: list[Method] = []
@@ -98,6 +121,17 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
     return f"{source}: key {key!r} has the value {problem['input']!r}; {problem['msg'].lower()}."
+
+
+def override(pair: str) -> tuple[str, Any]:
+    """The key and the YAML value of ``key=value``; nothing after the sign is the empty string."""
+    key, sign, text = pair.partition("=")
+    if not (key and sign):
+        raise InputError(f"-p {pair}: write key=value, for instance -p shots=[0,1].")
+    try:
+        return key, yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        raise InputError(f"-p {key}: {text!r} is not a YAML value; quote it.") from None
 
 
 def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:

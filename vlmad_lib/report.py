@@ -94,7 +94,7 @@ class Report:
 
 def resolve(name: str, pairs: list[str], out: Path, command: str) -> Report:
     """The checked report of a profile and ``key=value`` overrides; runs and writes nothing."""
-    given = dict(_override(pair) for pair in pairs)
+    given = dict(profiles.override(pair) for pair in pairs)
     profile = profiles.load(name, {key: given[key] for key in given if key in Profile.model_fields})
     notebooks = [_read(_find(notebook, profile)) for notebook in profile.notebooks]
     names = ["index.html", *(notebook.page for notebook in notebooks)]
@@ -108,17 +108,6 @@ def resolve(name: str, pairs: list[str], out: Path, command: str) -> Report:
         _overlay(notebook, given)
     name = Path(name).name.removesuffix(".yml").removesuffix(".yaml")
     return Report(name, profile, given, notebooks, out.resolve(), command, _commit())
-
-
-def _override(pair: str) -> tuple[str, Any]:
-    """The key and the YAML value of ``key=value``; nothing after the sign is the empty string."""
-    key, sign, text = pair.partition("=")
-    if not (key and sign):
-        raise InputError(f"-p {pair}: write key=value, for instance -p shots=[0,1].")
-    try:
-        return key, yaml.safe_load(text) if text.strip() else ""
-    except yaml.YAMLError:
-        raise InputError(f"-p {key}: {text!r} is not a YAML value; quote it.") from None
 
 
 def _find(name: str, profile: Profile) -> Path:

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from vlmad_lib import InputError, breakdown, metrics, statistics, winclip
+from vlmad_lib import InputError, breakdown, metrics, statistics
+from vlmad_lib.methods import SETTINGS
 from vlmad_lib.profile import Profile
 
 KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
 """What names a variant in both tables."""
-SETTINGS = list(winclip.Settings.model_fields)
 
 _text = pa.Column(str)
 _share = pa.Column(float, pa.Check.in_range(0, 1), nullable=True)
@@ -69,7 +69,7 @@ class Results:
         """The maps of rows at the evaluation frame, (H, W) float32 each."""
         size = self.profile.evaluation_size
         pairs = zip(rows.itertuples(), self.maps(rows), strict=True)
-        return [metrics.framed_map(tiles, row.width, row.height, row.fit, size) for row, tiles in pairs]
+        return [metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for row, tiles in pairs]
 
     def headline(self) -> pd.DataFrame:
         """Macro means per method and shots, formatted for people, with the interval of the image AUROC."""

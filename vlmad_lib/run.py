@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,11 +22,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, data, features, imports, metrics, prompts, statistics, winclip
-from vlmad_lib.profile import Import, Method, Profile
-from vlmad_lib.results import KEYS, METRICS, SCORES, SETTINGS, SHARES, Results
+from vlmad_lib import InputError, backbones, data, features, imports, methods, metrics, prompts, statistics
+from vlmad_lib.methods import SETTINGS, Chosen
+from vlmad_lib.profile import Import, Method, Profile, Strict
+from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
-_DECIDING = ("backbones", "data", "features", "imports", "metrics", "prompts", "run", "statistics", "winclip")
+_DECIDING = ["backbones", "data", "features", "imports", "methods", "metrics", "prompt_learner", "prompts", "run"]
+_DECIDING += ["statistics", *methods.METHODS]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 
@@ -34,38 +37,30 @@ CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.F
 class Variant:
     """One method with all parameters fixed."""
 
-    spec: Method
-    chosen: winclip.Settings
+    chosen: Chosen
     shots: int
     seed: int
 
     def columns(self, backbone: backbones.Backbone) -> dict:
         """The variant as columns of the scores table."""
-        plain = {
-            name: "+".join(map(str, value)) if isinstance(value, list) else str(value)
-            for name, value in self.chosen.model_dump().items()
-        }
-        facts = {
-            "method": self.spec.name,
-            "backbone": backbone.label,
-            "weights": backbone.fingerprint[:12],
-            "preset": self.spec.preset,
-            "shots": self.shots,
-            "seed": self.seed,
-        }
-        return facts | plain | {"variant": features.digest(facts, plain)[:10]}
+        facts = self.chosen.columns(backbone) | {"shots": self.shots, "seed": self.seed}
+        return facts | {"variant": features.digest(facts)[:10]}
 
 
 def variants(profile: Profile) -> list[list[Variant]]:
-    """The variants of each method; zero-shot draws nothing and has one seed. InputError for wrong settings."""
+    """The variants of each method; zero-shot draws nothing and has one seed. InputError for wrong settings.
+
+    A method that uses no references has its zero-shot variant, whatever shots the profile asks for.
+    """
     found, named = [], [spec.name for spec in [*profile.methods, *profile.imports]]
     for name in named:
         if named.count(name) > 1:
             raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
     for spec in profile.methods:
-        chosen = winclip.settings(spec.preset, spec.settings)
-        draws = [(shots, seed) for shots in profile.shots for seed in (profile.seeds if shots else [0])]
-        found.append([Variant(spec, chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
+        chosen = methods.choose(spec, profile)
+        counts = profile.shots if chosen.module.FEW_SHOT else [0]
+        draws = [(shots, seed) for shots in counts for seed in (profile.seeds if shots else [0])]
+        found.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
     return found
 
 
@@ -79,7 +74,7 @@ def run(profile: Profile, progress: bool = False) -> Results:
         raise InputError("The profile names no methods and no imports; add one of them.")
     table, notes = data.index(profile)
     cache = profile.path(profile.cache)
-    folder = cache / "runs" / _digest(profile, table)
+    folder = cache / "runs" / _digest(profile, planned, table)
     if not (folder / "run.json").is_file():
         _compute(profile, planned, table, notes, folder, progress)
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -87,13 +82,18 @@ def run(profile: Profile, progress: bool = False) -> Results:
     return Results(profile, table, scores, found, facts, cache)
 
 
-def _digest(profile: Profile, table: pd.DataFrame) -> str:
+def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
     """What decides a run's tables: parameters, images, masks, weight files, outside results and code."""
     weights = [_weights_file(spec) for spec in profile.methods]
+    weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(exclude={"title", "notice", "notebooks", "workers", "batch", "cache", "download"})
     stamps = [features.stamp(path) for path in [*table.image, *table["mask"], *weights, *outside]]
     return features.digest(deciding, table.to_csv(), stamps, _code())
+
+
+def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
+    return [variants[0].chosen for variants in planned if variants]
 
 
 def _weights_file(spec: Method) -> str:
@@ -117,6 +117,9 @@ def _compute(
     profile: Profile, planned: list[list[Variant]], table: pd.DataFrame, notes: list[str], folder: Path, progress: bool
 ) -> None:
     """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
+    for spec in profile.methods:  # what is missing is said before the first method has worked for hours
+        if not spec.weights.startswith("random:"):
+            backbones.locate(spec.backbone, spec.weights, profile.download)
     started = time.perf_counter()
     categories = list(table.category.unique())
     jobs = [(job, category) for job in [*planned, *profile.imports] for category in categories]
@@ -128,11 +131,12 @@ def _compute(
         units += found
         remarks += said
     scores, measured = _gather(profile, units)
-    remarks += _uncovered(profile, scores, categories)
+    remarks += _uncovered(profile, scores, categories) + _zero_shot_only(profile, planned)
     facts = {
-        "warnings": _warnings(profile),
+        "warnings": _warnings(profile, planned),
         "notes": list(dict.fromkeys(remarks)),
         "backbones": [_backbone(spec, profile).facts() for spec in profile.methods],
+        "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
         "data": data.counts(table),
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
     }
@@ -172,14 +176,37 @@ def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) ->
     return notes
 
 
-def _warnings(profile: Profile) -> list[str]:
+def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     """What makes every number of this run meaningless or unfair, said in red."""
-    return [
+    random = [
         f"{spec.name}: the weights of {spec.backbone} are random ({spec.weights}), "
         "so its numbers say nothing about the method."
         for spec in profile.methods
         if spec.weights.startswith("random:")
     ]
+    leaked = [
+        f"{one.name}: its prompts were trained on the very data they are tested on ({one.prompts.trained_on}), "
+        "so its numbers are no zero-shot result and compare with nothing."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.leaked
+    ]
+    return random + leaked
+
+
+def _zero_shot_only(profile: Profile, planned: list[list[Variant]]) -> list[str]:
+    """Notes on methods that leave the profile's references unused."""
+    if not any(profile.shots):
+        return []
+    return [
+        f"{one.name} uses no reference images: zero-shot only." for one in _chosen(planned) if not one.module.FEW_SHOT
+    ]
+
+
+def _prompt_facts(chosen: Chosen) -> dict:
+    """What a report says of learned prompts, ready for JSON."""
+    prompts = chosen.prompts
+    return {"method": chosen.name, "checkpoint": _short(str(prompts.path)), "sha256": prompts.digest,
+            "trained_on": prompts.trained_on, "leaked": prompts.leaked}  # fmt: skip
 
 
 # ---------------------------------------------------------------- one image
@@ -187,38 +214,31 @@ def _warnings(profile: Profile) -> list[str]:
 
 @dataclass(frozen=True)
 class View:
-    """What a method sees of one image: its kept features (first tile), its prompts' prototypes and settings."""
+    """What a method sees of one image: its kept features (first tile), its text features and settings."""
 
     backbone: backbones.Backbone
-    chosen: winclip.Settings
+    method: str
+    chosen: Strict
+    grid: int
     features: dict[str, torch.Tensor]
     text: torch.Tensor
 
     def parts(self) -> dict[str, np.ndarray]:
-        """The zero-shot map of every scale and their fusion, (grid, grid) each, by name."""
-        grid, size = self.backbone.grid, "{0}x{0} windows"
-        alone = self.chosen.model_copy(update={"full_image": False})
-        found = {}
-        for window in self.chosen.windows:
-            one = alone.model_copy(update={"windows": [window]})
-            found[size.format(window)] = winclip.zero_shot(self.features, self.text, one, grid)[1][0].numpy()
-        whole, fused = winclip.zero_shot(self.features, self.text, self.chosen, grid)
-        return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].numpy()}
+        """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
+        return methods.METHODS[self.method].parts(self.features, self.text, self.chosen, self.grid)
 
 
-def view(profile: Profile, row: pd.Series, spec: Method | None = None) -> View:
-    """The view of an index row by a method of the profile (its first; the demo's where it has none)."""
-    spec = spec or (profile.methods or [Method(backbone="demo", weights="demo")])[0]
-    backbone, chosen, cache = (
-        _backbone(spec, profile),
-        winclip.settings(spec.preset, spec.settings),
-        profile.path(profile.cache),
-    )
-    store, names = _store(cache, backbone, chosen, chosen.channels), winclip.arrays(chosen)
+def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
+    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
+    demo = Method(method=method, backbone="demo", weights="demo", checkpoint="" if method == "winclip" else "demo")
+    spec = spec or next((one for one in profile.methods if one.method == method), demo)
+    chosen, backbone, cache = methods.choose(spec, profile), _backbone(spec, profile), profile.path(profile.cache)
+    store, names = chosen.store(cache, backbone), chosen.module.arrays(chosen.settings)
     store.fill([row.image], names)
     values, _ = store.load([row.image], names)
-    text = _prototypes(cache, backbone, _texts(chosen, row), chosen.normalise_prompts)
-    return View(backbone, chosen, {name: array[:1] for name, array in values.items()}, text)
+    text = chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))
+    first = {name: array[:1] for name, array in values.items()}
+    return View(backbone, spec.method, chosen.settings, chosen.grid(backbone), first, text)
 
 
 # ---------------------------------------------------------------- one category
@@ -241,55 +261,41 @@ def _category(profile: Profile, job: list[Variant] | Import, table: pd.DataFrame
 
 def _score(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> list[Path]:
     """The units of a method's variants on one category; images are encoded once for all of them."""
-    chosen, backbone = wanted[0].chosen, _backbone(wanted[0].spec, profile)
-    category, texts = table.category.iloc[0], _texts(chosen, table.iloc[0])
+    chosen = wanted[0].chosen
+    category, backbone = table.category.iloc[0], _backbone(chosen.spec, profile)
+    words = chosen.module.wording(chosen.settings, table.iloc[0])
     units, todo = [], []
     for one in wanted:
         rows, drawn = data.tested(table, one.shots), data.references(table, category, one.shots, one.seed)
-        unit = _unit(profile, one.columns(backbone), rows, [texts, *map(features.stamp, drawn.image)])
+        unit = _unit(profile, one.columns(backbone), rows, [words, *map(features.stamp, drawn.image)])
         units.append(unit)
         if not unit.is_dir():
             todo.append((one, unit, rows, drawn))
     if todo:
-        _score_missing(profile, backbone, texts, todo)
+        _score_missing(profile, backbone, words, todo)
     return units
 
 
-def _texts(chosen: winclip.Settings, row: pd.Series) -> tuple[list[str], list[str]]:
-    """The normal and anomalous prompts of a row's category."""
-    name = {"cleaned": row.class_name, "folder": row.category, "object": "object"}[chosen.names]
-    return prompts.ensemble(name, chosen.states, chosen.templates)
-
-
-def _score_missing(profile: Profile, backbone: backbones.Backbone, texts: tuple, todo: list[tuple]) -> None:
+def _score_missing(profile: Profile, backbone: backbones.Backbone, words: list, todo: list[tuple]) -> None:
     cache, chosen = profile.path(profile.cache), todo[0][0].chosen
-    shots = max(one.shots for one, *_ in todo)
-    store, memory = _store(cache, backbone, chosen, chosen.channels), _store(cache, backbone, chosen, "rgb")
-    store.fill([path for *_, rows, _ in todo for path in rows.image], winclip.arrays(chosen, shots), profile.batch)
-    memory.fill([path for *_, drawn in todo for path in drawn.image], winclip.arrays(chosen, shots), profile.batch)
-    text = _prototypes(cache, backbone, texts, chosen.normalise_prompts)
+    code, settings, grid = chosen.module, chosen.settings, chosen.grid(backbone)
+    text = chosen.text(cache, backbone, words)  # refuses unfit prompts before any image is encoded
+    needed = code.arrays(settings, max(one.shots for one, *_ in todo))
+    store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
+    store.fill([path for *_, rows, _ in todo for path in rows.image], needed, profile.batch)
+    memory.fill([path for *_, drawn in todo for path in drawn.image], needed, profile.batch)
     masks: dict[str, np.ndarray | None] = {}
     for one, unit, rows, drawn in todo:
-        names = winclip.arrays(chosen, one.shots)
+        names = code.arrays(settings, one.shots)
         values, tiles = store.load(list(rows.image), names)
         references = memory.load(list(drawn.image), names) if one.shots else None
-        scores, maps = _tiled(values, tiles, text, chosen, backbone.grid, references)
+        scores, maps = _tiled(code.score, values, tiles, text, settings, grid, references)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
 
 
-def _store(cache: Path, backbone: backbones.Backbone, chosen: winclip.Settings, channels: str) -> features.Store:
-    return features.Store(cache, backbone, winclip.encode, winclip.ENCODING, chosen.fit, channels)
-
-
-def _prototypes(cache: Path, backbone: backbones.Backbone, texts: tuple, normalise: bool) -> torch.Tensor:
-    """The (2, D) prompt means of a class name, kept by prompts and weights."""
-    key = features.digest(backbone.fingerprint, texts, normalise, prompts.prototypes)
-    return features.kept(cache / "text" / f"{key}.npy", lambda: prompts.prototypes(backbone, *texts, normalise))
-
-
 def _tiled(
-    values: dict, tiles: np.ndarray, text: torch.Tensor, chosen: winclip.Settings, grid: int, references
+    score: Callable, values: dict, tiles: np.ndarray, text: torch.Tensor, chosen: Strict, grid: int, references
 ) -> tuple:
     """Image scores (N,) and maps (tiles, grid, grid); tile t meets tile t of the references, scores are averaged."""
     position = np.concatenate([np.arange(count) for count in tiles])
@@ -304,7 +310,7 @@ def _tiled(
             kept = torch.from_numpy(same if same.any() else ~same)
             memory = {name: array[kept] for name, array in arrays.items()}
         part = {name: array[at] for name, array in values.items()}
-        scores[at], maps[at] = winclip.score(part, text, chosen, grid, memory)
+        scores[at], maps[at] = score(part, text, chosen, grid, memory)
     starts = np.r_[0, tiles.cumsum()[:-1]]
     return np.add.reduceat(scores.double().numpy(), starts) / tiles, maps.numpy()
 
@@ -342,7 +348,7 @@ def _short(path: str) -> str:
 
 def _write(unit: Path, profile: Profile, rows: pd.DataFrame, columns: dict, scores, maps, masks: dict) -> None:
     """A unit's scores, maps and metrics, complete or not at all; masks by path are read once."""
-    measured = _measure(profile, rows, columns["fit"], scores, maps, masks)
+    measured = _measure(profile, rows, columns, scores, maps, masks)
     table = rows.drop(columns="split").assign(score=scores, map_row=rows.tiles.cumsum() - rows.tiles, **columns)
     named = {key: columns[key] for key in KEYS} | {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
     partial = unit.with_name(f".{unit.name}.{os.getpid()}")
@@ -358,9 +364,9 @@ def _write(unit: Path, profile: Profile, rows: pd.DataFrame, columns: dict, scor
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _measure(profile: Profile, rows: pd.DataFrame, fit: str, scores: np.ndarray, maps, masks: dict) -> dict:
+def _measure(profile: Profile, rows: pd.DataFrame, columns: dict, scores: np.ndarray, maps, masks: dict) -> dict:
     """Image and pixel metrics of one unit, and the counts they rest on."""
-    labels, size = rows.label.to_numpy(), profile.evaluation_size
+    labels, size, fit = rows.label.to_numpy(), profile.evaluation_size, columns["fit"]
     for row in rows.itertuples():
         if row.image not in masks:  # an anomalous image without a mask has no pixels to count
             bare = row.label and not row.mask
@@ -371,7 +377,7 @@ def _measure(profile: Profile, rows: pd.DataFrame, fit: str, scores: np.ndarray,
     if maps is not None:
         parts = np.split(np.asarray(maps), rows.tiles.cumsum()[:-1])
         pairs = (
-            (metrics.framed_map(part, row.width, row.height, fit, size), masks[row.image])
+            (metrics.framed_map(part, row.width, row.height, fit, size, columns["sigma"]), masks[row.image])
             for row, part in zip(rows.itertuples(), parts, strict=True)
             if masks[row.image] is not None
         )

@@ -7,17 +7,20 @@ are a few matrix products on what it returns. Maps stay at the patch grid's own 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
+from vlmad_lib import InputError, prompts
 from vlmad_lib.backbones import Backbone, cosine
 from vlmad_lib.profile import Strict, check
 
+FEW_SHOT = True
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
 TOKENS_AT_ONCE = 4096  # bounds the memory of one pass over windows
 
@@ -27,6 +30,7 @@ PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "pat
 class Settings(Strict):
     """What the public implementations of WinCLIP differ in; the defaults are the preset ``paper``."""
 
+    learned: ClassVar[bool] = False  # whether its prompts come from a checkpoint
     windows: list[Annotated[int, Field(ge=1)]] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the map
     temperature: Annotated[float, Field(gt=0)] = 0.07
@@ -76,6 +80,11 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
 
 
 # ---------------------------------------------------------------- encode (section 4.2 of the paper)
+
+
+def side(chosen: Settings, backbone: Backbone) -> int:
+    """Side of the square input in pixels: the backbone's own."""
+    return backbone.image_size
 
 
 def arrays(chosen: Settings, shots: int = 0) -> list[str]:
@@ -144,6 +153,24 @@ def _embed(visual: torch.nn.Module, class_token: Tensor) -> Tensor:
 
 ENCODING = (encode, _full_image, _windows, _embed, window_tokens)
 """The code whose change makes kept features stale."""
+
+
+# ---------------------------------------------------------------- text side (section 4.1)
+
+
+def wording(chosen: Settings, row: pd.Series) -> list:
+    """What decides the text features of an index row, besides the backbone: prompts, and how they are averaged."""
+    name = {"cleaned": row.class_name, "folder": row.category, "object": "object"}[chosen.names]
+    return [*prompts.ensemble(name, chosen.states, chosen.templates), chosen.normalise_prompts]
+
+
+def text(backbone: Backbone, words: list, checkpoint: None = None) -> Tensor:
+    """(2, D) prototypes of a wording, normal first."""
+    return prompts.prototypes(backbone, *words)
+
+
+TEXT = (text, prompts.prototypes)
+"""The code whose change makes kept text features stale."""
 
 
 # ---------------------------------------------------------------- score
@@ -227,3 +254,14 @@ def score(
         whole = (whole + near.amax((1, 2))) / 2
         fused = (fused + near) / 2 if chosen.fusion == "mean" else fuse([fused, near]) / 2
     return (fused.amax((1, 2)) if chosen.image_score == "map_max" else whole), fused
+
+
+def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+    """The zero-shot map of every scale of the first image and their fusion, (grid, grid) each, by name."""
+    alone = chosen.model_copy(update={"full_image": False})
+    found = {}
+    for size in chosen.windows:
+        one = alone.model_copy(update={"windows": [size]})
+        found[f"{size}x{size} windows"] = zero_shot(features, text, one, grid)[1][0].numpy()
+    whole, fused = zero_shot(features, text, chosen, grid)
+    return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].numpy()}

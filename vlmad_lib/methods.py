@@ -1,0 +1,85 @@
+"""The methods by name, and what a run asks of each of them: the one place that knows which there are.
+
+A method is a module with ``Settings``, ``settings``, ``FEW_SHOT``; ``side``, ``arrays``, ``encode``, ``ENCODING`` for
+images; ``wording``, ``text``, ``TEXT`` for prompts; ``score`` and ``parts`` for what is read off both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from torch import Tensor
+
+from vlmad_lib import InputError, anomalyclip, features, winclip
+from vlmad_lib.backbones import Backbone
+from vlmad_lib.profile import Method, Profile
+from vlmad_lib.prompt_learner import Checkpoint, checkpoint
+
+METHODS = {"winclip": winclip, "anomalyclip": anomalyclip}
+SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
+"""The settings of all methods, in the order of their columns in the scores table."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method of a profile with its checked settings and, where it has them, its learned prompts."""
+
+    spec: Method
+    settings: winclip.Settings | anomalyclip.Settings
+    prompts: Checkpoint | None = None
+
+    @property
+    def module(self) -> ModuleType:
+        """The code of the method."""
+        return METHODS[self.spec.method]
+
+    @property
+    def name(self) -> str:
+        """What tables call it; tested on what its prompts were trained on, it says so everywhere."""
+        return f"{self.spec.name} LEAKED" if self.prompts and self.prompts.leaked else self.spec.name
+
+    def columns(self, backbone: Backbone) -> dict[str, str]:
+        """What names the method in the scores table, and all settings, empty where it has no such one."""
+        weights = [backbone.fingerprint, *([self.prompts.digest] if self.prompts else [])]
+        facts = {
+            "method": self.name,
+            "backbone": backbone.label,
+            "weights": "+".join(one[:12] for one in weights),
+            "preset": self.spec.preset,
+        }
+        return facts | dict.fromkeys(SETTINGS, "") | {k: _plain(v) for k, v in self.settings.model_dump().items()}
+
+    def grid(self, backbone: Backbone) -> int:
+        """Cells of the map along one side."""
+        return self.module.side(self.settings, backbone) // backbone.visual.patch_size[0]
+
+    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Store:
+        """The kept features of the method's encoder."""
+        code, chosen = self.module, self.settings
+        place = (code.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
+        return features.Store(cache, backbone, code.encode, code.ENCODING, *place)
+
+    def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor:
+        """(2, D) text features of a wording, kept by wording, weights and prompts."""
+        digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
+        key = features.digest(backbone.fingerprint, self.spec.method, words, digest, *self.module.TEXT)
+        return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone, words, file))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value))
+    return "default" if value is None else str(value)
+
+
+def choose(spec: Method, profile: Profile) -> Chosen:
+    """A method of a profile, its settings and prompts checked; InputError says what is wrong."""
+    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    if chosen.learned:
+        return Chosen(spec, chosen, checkpoint(spec, profile))
+    given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]
+    if given:
+        raise InputError(f"{spec.name}: {given[0]!r} belongs to learned prompts, which it does not use; leave it out.")
+    return Chosen(spec, chosen)
