@@ -150,6 +150,26 @@ def test_mistake_3_local_path_has_no_mlp_and_reads_the_original_path(net, images
     torch.testing.assert_close(found["vv_last"], local, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_other_seeds_against_a_plain_restatement(seed):
+    """In double precision, so that what is left is this code's own rounding."""
+    model, exact = (parity.backbone(parity.SMALL, seed) for _ in range(2))
+    picture, learner = parity.view(model, seed, 518), parity.learner(model, seed)
+    with torch.inference_mode():
+        text = learner(model)
+        exact.model.double()
+        whole, local = by_hand(exact, picture.double(), first=6)
+        expected_text = text_by_hand(learner.double(), exact)
+    torch.testing.assert_close(
+        F.normalize(text.double(), dim=-1), F.normalize(expected_text, dim=-1), atol=1e-6, rtol=0
+    )
+    found = {name: value.double() for name, value in encode(model, picture, ["class", "vv_last"]).items()}
+    expected = {"class": whole @ exact.visual.proj, "vv_last": local}
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    pairs = ((found, text), (expected, expected_text))
+    torch.testing.assert_close(*(anomalyclip.score(*pair, settings(), 37) for pair in pairs), atol=2e-6, rtol=0)
+
+
 @pytest.mark.parametrize(("layers", "first"), [(24, 6), (12, 3), (6, 2), (1, 1)])
 def test_mistake_4_the_same_share_of_blocks_is_refined(layers, first):
     assert anomalyclip.refined_from(layers) == first

@@ -93,7 +93,7 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
 
 
 def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
-    return [variants[0].chosen for variants in planned if variants]
+    return [one[0].chosen for one in planned if one]
 
 
 def _weights_file(spec: Method) -> str:
