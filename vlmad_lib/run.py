@@ -205,7 +205,7 @@ def _zero_shot_only(profile: Profile, planned: list[list[Variant]]) -> list[str]
 def _prompt_facts(chosen: Chosen) -> dict:
     """What a report says of learned prompts, ready for JSON."""
     prompts = chosen.prompts
-    return {"method": chosen.name, "checkpoint": _short(str(prompts.path)), "sha256": prompts.digest,
+    return {"method": chosen.name, "checkpoint": prompts.path.name, "sha256": prompts.digest,
             "trained_on": prompts.trained_on, "leaked": prompts.leaked}  # fmt: skip
 
 
