@@ -117,6 +117,8 @@ def test_a_training_can_go_on_to_more_epochs(profile, tmp_path):
     assert train(profile, tmp_path / "other.pth", Plan(epochs=3)) == more
     lines = path.with_suffix(".curve.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == more
+    with pytest.raises(InputError, match="has done 3 epochs, more than 2"):
+        train(profile, path, Plan(epochs=2))
     with pytest.raises(InputError, match="other data, settings or code; remove it"):
         train(profile, path, Plan(epochs=3, rate=1e-4))
     path.with_suffix(".state.pt").write_bytes(b"broken")

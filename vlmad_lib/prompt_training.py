@@ -157,6 +157,8 @@ def train(
     optimiser = torch.optim.Adam(learner.parameters(), plan.rate, (0.5, 0.999))
     state, key = out.with_suffix(".state.pt"), _key(chosen, backbone, found, plan)
     curve = _resume(state, key, learner, optimiser)
+    if len(curve) > plan.epochs:
+        raise InputError(f"{state} has done {len(curve)} epochs, more than {plan.epochs}; remove it, or change --out.")
     steps = -(-len(found.table) // plan.batch)
     bar = tqdm(total=plan.epochs * steps, initial=len(curve) * steps, desc="train", disable=not progress, leave=False)
     with bar:
