@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, make_mvtec, small_profile
+from conftest import TINY, make_mvtec, paint, small_profile
 from sklearn.metrics import roc_auc_score
 from test_wrong_input import Hostile, refused
 
@@ -107,6 +107,15 @@ def test_features_of_every_input_size_are_kept_apart(done, job):
     assert names == {"winclip-tiles-rgb-80", "anomalyclip-squash-rgb-128"}
     other = job({"settings": {"image_size": 80}})
     assert other.maps(other.scores)[0].shape == (1, 5, 5)
+
+
+def test_nothing_is_held_out_for_a_method_without_references(tmp_path, prompts):
+    for i in range(3):
+        paint(tmp_path / "parts/bolt/good" / f"{i}.png", i)
+        paint(tmp_path / "parts/bolt/bad" / f"{i}.png", 10 + i, spot=True)
+    own = small_profile(tmp_path / "parts", tmp_path / "c", methods=[OWN | {"checkpoint": str(prompts)}], shots=[2])
+    found = run.run(own)
+    assert len(found.scores) == 6 and set(found.index.split) == {"test"}
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def run(profile: Profile, progress: bool = False) -> Results:
     planned = variants(profile)
     if not planned and not profile.imports:
         raise InputError("The profile names no methods and no imports; add one of them.")
-    table, notes = data.index(profile)
+    few_shot = any(one.module.FEW_SHOT for one in _chosen(planned))  # nothing is held out for who uses no references
+    table, notes = data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
     if not (folder / "run.json").is_file():
