@@ -16,6 +16,7 @@ from conftest import shared
 
 from vlmad_lib import InputError, anomalyclip, backbones, metrics
 from vlmad_lib.anomalyclip import arrays, encode, settings
+from vlmad_lib.profile import Method
 
 ORACLE = Path(__file__).with_name("anomalyclip_small.json")
 
@@ -482,3 +483,33 @@ def test_a_checkpoint_without_prompts_is_refused(net, tmp_path):
     torch.save({"weights": torch.zeros(2)}, tmp_path / "prompts.pth")
     with pytest.raises(InputError, match="no AnomalyCLIP prompt checkpoint"):
         anomalyclip.read(net, tmp_path / "prompts.pth")
+
+
+# ---------------------------------------------------------------- what a notebook looks at
+
+
+def test_attention_of_a_patch_by_hand(net, images):
+    """The last block's weights of one patch; V-V attends most to the patch itself where values differ."""
+    visual = net.visual
+    with torch.inference_mode():
+        tokens = visual._embeds(images[:1])
+        *before, last = visual.transformer.resblocks
+        for block in before:
+            tokens = block(tokens)
+        _, weights = last.attn(*[last.ln_1(tokens)] * 3, need_weights=True)
+    found = anomalyclip.attention(net, images[:1], "none", (3, 5))
+    torch.testing.assert_close(found, weights[:, 1 + 3 * 15 + 5, 1:].unflatten(1, (15, 15)), atol=1e-6, rtol=1e-4)
+    alike = anomalyclip.attention(net, images[:1], "vv", (3, 5))
+    assert alike.argmax() == 3 * 15 + 5 and alike.sum() < 1 and not torch.allclose(alike, found)
+
+
+def test_ablations_change_one_part_each():
+    spec = Method(method="anomalyclip", backbone="demo", weights="demo", checkpoint="demo", settings={"sigma": 2.0})
+    found = anomalyclip.ablations(spec, 6)
+    assert found[0] == spec and len({one.name for one in found}) == len(found) >= 8
+    default = anomalyclip.settings("paper", spec.settings).model_dump()
+    for one in found[1:]:
+        values = anomalyclip.settings("paper", one.settings).model_dump()
+        assert sum(values[key] != default[key] for key in values) == 1, one.name
+        assert bool(one.checkpoint) == (values["prompts"] != "object")
+    assert [2, 3, 4, 6] in [one.settings.get("layers") for one in found]

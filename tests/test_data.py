@@ -185,3 +185,11 @@ def test_lossy_masks_are_cut_at_half(tmp_path):
     mask[16:48, 16:48] = 255
     Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
     assert abs(int(data.load_mask(tmp_path / "m.jpg").sum()) - 1024) < 40
+
+
+def test_central_cell_has_most_of_the_defect(mvtec, tmp_path):
+    table, _ = data.index(small_profile(mvtec, tmp_path))
+    row = table[table["mask"] != ""].iloc[0]  # the mask covers rows 20 to 40 and columns 10 to 40 of 60
+    assert data.central_cell(row, 3) == (1, 0) or data.central_cell(row, 3) == (1, 1)
+    assert data.central_cell(row, 6)[0] in (2, 3) and data.central_cell(row, 6)[1] in (1, 2, 3)
+    assert data.central_cell(table[table["mask"] == ""].iloc[0], 5) == (2, 2)

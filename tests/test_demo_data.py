@@ -77,7 +77,7 @@ def test_areas_are_in_range_and_varied(sample):
 def test_contrast_levels_are_ordered(sample):
     rows = [(CATEGORIES[c].defects[d], level, delta_e(i, m)) for (c, d, level), (i, m, _) in sample.items()]
     low, medium, high = (np.median([e for _, at, e in rows if at == level]) for level in CONTRASTS)
-    assert 3.5 < low < 8 < medium < 17 < high
+    assert 6 < low < 12 < medium < 26 < high
     ordered = 0
     for kind in CLASSES.values():
         means = [np.mean([e for k, at, e in rows if (k, at) == (kind, level)]) for level in CONTRASTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -117,6 +118,9 @@ def test_a_training_can_go_on_to_more_epochs(profile, tmp_path):
     assert train(profile, tmp_path / "other.pth", Plan(epochs=3)) == more
     lines = path.with_suffix(".curve.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == more
+    card = path.with_suffix(".md").read_text()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "3 epochs, batch 8" in card
+    assert f"| total | {more[0]['total']:.3f} | {more[-1]['total']:.3f} |" in card
     with pytest.raises(InputError, match="has done 3 epochs, more than 2"):
         train(profile, path, Plan(epochs=2))
     with pytest.raises(InputError, match="other data, settings or code; remove it"):

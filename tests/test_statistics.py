@@ -129,3 +129,34 @@ def test_nothing_to_rank_is_said():
 def test_consistency_names_worst_and_best():
     row = breakdown.consistency(metrics(GOOD_TEXTURES)).iloc[0]
     assert (row.worst, row.best, row.categories) == ("gear (0.600)", "linen (0.900)", 3)
+
+
+def test_paired_interval_is_students():
+    from scipy.stats import ttest_1samp
+
+    values = np.array([0.02, -0.01, 0.05, 0.03, 0.00])
+    mean, low, high = statistics.paired(values)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((values.mean(), expected.low, expected.high))
+    assert statistics.paired(values[:1]) == (0.02, float("-inf"), float("inf"))
+
+
+def ablated(**pixel: list[float]) -> pd.DataFrame:
+    rows = [
+        {"method": method, "category": f"c{i}", "image_auroc": 0.5, "pixel_auroc": value, "aupro": 0.4}
+        for method, values in pixel.items()
+        for i, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired_over_categories():
+    table = ablated(base=[0.9, 0.8, 0.7], worse=[0.8, 0.71, 0.6], other=[0.8, 0.9, 0.7])
+    found = breakdown.against(table, "base").set_index("method")
+    assert found.pixel_auroc.tolist() == pytest.approx([0.8, 0.7033, 0.8], abs=1e-4)
+    assert np.isnan(found.difference["base"]) and found.n.tolist() == [3, 3, 3]
+    expected = statistics.paired([-0.1, -0.09, -0.1])
+    assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
+    told = breakdown.against_findings(breakdown.against(table, "base"), "base").splitlines()
+    assert told[1].endswith("lower.") and told[2].endswith("no difference these categories can show.")
+    assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]

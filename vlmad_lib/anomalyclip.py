@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vlmad_lib import InputError
 from vlmad_lib.backbones import Backbone
-from vlmad_lib.profile import Strict, check
-from vlmad_lib.prompt_learner import PromptLearner, read, write  # noqa: F401  (write: for whoever trains)
+from vlmad_lib.profile import Method, Strict, check
+from vlmad_lib.prompt_learner import DEMO, PromptLearner, read, write  # noqa: F401  (for whoever trains or shows)
 from vlmad_lib.winclip import probability
 
 TEMPERATURE = 0.07
@@ -66,6 +66,27 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     return check(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
 
 
+def ablations(spec: Method, blocks: int) -> list[Method]:
+    """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
+    quarters = sorted({max(1, round(blocks * part / 4)) for part in (1, 2, 3, 4)})
+    changes = {
+        "plain attention": {"attention": "none"},
+        "Q-Q attention": {"attention": "qq"},
+        "K-K attention": {"attention": "kk"},
+        f"layers {'+'.join(map(str, quarters))} summed": {"layers": quarters},
+        "no deep prompts": {"deep": False},
+        "class names": {"prompts": "class"},
+        "hand-written words": {"prompts": "object"},
+        "diagonal boost (not official)": {"attention": "diagonal_boost"},
+    }
+    unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
+    found = [spec]
+    for name, change in changes.items():
+        more = unlearned if change.get("prompts") == "object" else {}
+        found.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | more))
+    return found
+
+
 # ---------------------------------------------------------------- image side
 
 
@@ -96,6 +117,14 @@ def positions(visual: torch.nn.Module, grid: int) -> Tensor:
     return torch.cat([table[:1], resized[0].flatten(1).T])
 
 
+def _start(visual: torch.nn.Module, images: Tensor) -> Tensor:
+    """(N, 1 + grid^2, width) tokens before the first block, the class token first."""
+    patches = visual.conv1(images)
+    first = visual.class_embedding.expand(len(images), 1, -1)
+    tokens = torch.cat([first, patches.flatten(2).mT.to(first.dtype)], 1)
+    return visual.ln_pre(tokens + positions(visual, patches.shape[-1]))
+
+
 @torch.inference_mode()
 def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
     """Features of normalised images (N, 3, S, S), fp32, none of them L2-normalised.
@@ -110,10 +139,7 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     asked = {name: _place(name, len(blocks), backbone) for name in wanted if name != "class"}
     kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
     with backbone.autocast():
-        patches = visual.conv1(images)
-        first = visual.class_embedding.expand(len(images), 1, -1)
-        tokens = torch.cat([first, patches.flatten(2).mT.to(first.dtype)], 1)
-        original = visual.ln_pre(tokens + positions(visual, patches.shape[-1]))
+        original = _start(visual, images)
         local = dict.fromkeys(kinds, original)
         for number, block in enumerate(blocks, 1):
             refined = kinds - {"none"} if number >= start else ()
@@ -140,17 +166,39 @@ def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
 
 def _attend(block: torch.nn.Module, tokens: Tensor, kind: str) -> Tensor:
     """A block's attention over (N, L, width) with chosen parts of its own projection as query and key."""
-    attn, (query, key) = block.attn, ATTENTION[kind]
-    parts = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-    heads = [part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts]
+    (query, key), heads = ATTENTION[kind], _heads(block, tokens)
     mixed = F.scaled_dot_product_attention(heads[query], heads[key], heads[2])
     if kind == "diagonal_boost":
         weights = (heads[query] @ heads[key].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
         mixed = mixed + (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
-    return attn.out_proj(mixed.transpose(1, 2).flatten(2))
+    return block.attn.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
-ENCODING = (encode, positions, refined_from, _attend, ATTENTION, BOOST)
+def _heads(block: torch.nn.Module, tokens: Tensor) -> list[Tensor]:
+    """Queries, keys and values of a block's own projection, (N, heads, L, width of a head) each."""
+    attn = block.attn
+    parts = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    return [part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts]
+
+
+@torch.inference_mode()
+def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, int]) -> Tensor:
+    """(N, grid, grid): how a patch (row, column) attends to all patches in the last block, mean over its heads.
+
+    ``kind`` as in the settings, "none" being CLIP's own Q-K attention; what goes to the class token is left out.
+    """
+    tokens, grid = _start(backbone.visual, images), images.shape[-1] // backbone.visual.patch_size[0]
+    *before, last = backbone.visual.transformer.resblocks
+    for block in before:
+        tokens = block(tokens)
+    query, key = ATTENTION.get(kind, (0, 1))
+    heads = _heads(last, tokens)
+    asking = heads[query][:, :, 1 + cell[0] * grid + cell[1]]
+    weights = (heads[key] @ asking[..., None] / asking.shape[-1] ** 0.5).softmax(2)
+    return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
+
+
+ENCODING = (encode, _start, positions, refined_from, _attend, _heads, ATTENTION, BOOST)
 """The code whose change makes kept features stale."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from vlmad_lib import statistics
+
 GROUPS = ("texture", "rigid", "flexible", "unknown")
 TITLES = {
     "image_auroc": "image AUROC",
@@ -165,7 +167,7 @@ def shot_findings(metrics: pd.DataFrame) -> str:
         low, high = means.index.min(), means.index.max()
         sentence = f"**{method}**: macro image AUROC {means[low]:.3f} {shots_name(low)}"
         if low == high:
-            lines.append(f"- {sentence}; the profile asks for no other number of references.")
+            lines.append(f"- {sentence}; no other number of references was run.")
             continue
         spread = draws[method][high].std(ddof=1) if counts[high] > 1 else float("nan")
         told = f", standard deviation {spread:.3f} over {counts[high]} draws" if counts[high] > 1 else ", one draw"
@@ -173,4 +175,32 @@ def shot_findings(metrics: pd.DataFrame) -> str:
         gains = metrics[metrics.method == method].pivot_table(index="category", columns="shots", values="image_auroc")
         better = int((gains[high] > gains[low]).sum())
         lines.append(f"- {sentence} References help in {better} of {len(gains)} categories.")
+    return "\n".join(lines)
+
+
+def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:
+    """Macro means by method, and the paired difference of ``column`` to the method ``base`` over *n* categories.
+
+    ``low`` and ``high`` are the ends of its 95 % interval (Student's t); nan for the base itself.
+    """
+    means = ["image_auroc", "pixel_auroc", "aupro"]
+    cells = metrics.groupby(["method", "category"], sort=False)[means].mean()
+    rows = []
+    for method, part in cells.groupby("method", sort=False):
+        row = {"method": method, "n": len(part)} | part.mean().to_dict()
+        if method != base:
+            apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
+            row |= dict(zip(("difference", "low", "high"), statistics.paired(apart), strict=True), n=len(apart))
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["method", "n", *means, "difference", "low", "high"])
+
+
+def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
+    """Which changes of ``against`` cost or gain, and which the categories cannot decide, as a Markdown list."""
+    reference = compared.set_index("method").loc[base]
+    lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {int(reference.n)} categories)."]
+    for row in compared[compared.method != base].itertuples():
+        verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "no difference these categories can show"
+        interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
+        lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
     return "\n".join(lines)

@@ -349,6 +349,15 @@ def example(table: pd.DataFrame) -> pd.Series:
     return first.iloc[int(np.argmax(areas))]
 
 
+def central_cell(row: pd.Series, grid: int) -> tuple[int, int]:
+    """Row and column of the patch with most of an index row's defect; the middle where it has no mask."""
+    if not row["mask"]:
+        return grid // 2, grid // 2
+    cover = Image.fromarray(framed_mask(row["mask"], row.width, row.height, "squash", 8 * grid).astype(np.uint8) * 255)
+    place = int(np.asarray(cover.resize((grid, grid), Image.Resampling.BOX)).argmax())
+    return divmod(place, grid)
+
+
 def counts(table: pd.DataFrame) -> list[dict]:
     """Images per category: train, good, defective and masks, ready for JSON."""
     rows = []

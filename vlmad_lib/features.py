@@ -93,11 +93,9 @@ class Store:
         found = self.encode(self.backbone, self.backbone.normalise(pixels), names)
         edges = np.cumsum([len(one) for one in tiles])[:-1]
         for name, values in found.items():
-            values = values.numpy() if self.exact else _half(values.numpy())
-            for path, part in zip(paths, np.split(values, edges), strict=True):
-                replace(
-                    self._file(path, name), lambda file, part=part: _write(file, part if self.exact else _half(part))
-                )
+            for path, part in zip(paths, np.split(values.numpy(), edges), strict=True):
+                part = part if self.exact else _half(part)
+                replace(self._file(path, name), lambda file, part=part: _write(file, part))
 
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Arrays by name with one row per tile, and how many tiles each image has."""

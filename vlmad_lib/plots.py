@@ -85,14 +85,17 @@ def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "p
     return figure
 
 
-def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None) -> Figure:
-    """Small maps side by side on one colour scale, after the image they belong to."""
+def grids(
+    maps: dict[str, np.ndarray], label: str, image: str | None = None, cell: tuple[int, int] | None = None
+) -> Figure:
+    """Small maps side by side on one colour scale, after the image they belong to; ``cell`` (row, column) is framed."""
     count = len(maps) + bool(image)
     figure, panels = plt.subplots(1, count, figsize=(1.9 * count, 2.5), squeeze=False, layout="constrained")
     panels = list(panels[0])
     if image:
         first = panels.pop(0)
-        first.imshow(picture(image))
+        shown = picture(image)
+        first.imshow(shown)
         first.set_title("image", fontsize=9)
         first.axis("off")
     values = np.concatenate([one.ravel() for one in maps.values()])
@@ -102,7 +105,19 @@ def grids(maps: dict[str, np.ndarray], label: str, image: str | None = None) -> 
         axes.set_title(title, fontsize=9)
         axes.axis("off")
     figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
+    if cell:
+        for axes in panels:
+            _frame(axes, cell, 1, 1)
+        if image:
+            rows, columns = one.shape
+            _frame(first, cell, shown.shape[0] / rows, shown.shape[1] / columns)
     return figure
+
+
+def _frame(axes: plt.Axes, cell: tuple[int, int], height: float, width: float) -> None:
+    """A frame around a cell (row, column) of a grid of cells of this height and width."""
+    corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
+    axes.add_patch(plt.Rectangle(corner, width, height, fill=False, edgecolor="#00c2d1", lw=1.5))
 
 
 def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str]) -> None:

@@ -7,6 +7,7 @@ anomalous, which must not be those the prompts are judged on later.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -171,7 +172,62 @@ def train(
     features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     own = profile.dataset == "folder"
     write(learner, out, data.identity(profile), str(profile.path(profile.root).resolve()) if own else "")
+    text = _card(out, profile, chosen, backbone, found.table, plan, curve)
+    features.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve
+
+
+CARD = """# Model card: {name}
+
+Learned prompts of AnomalyCLIP, written by `python -m vlmad_lib.anomalyclip train`, as this card is.
+
+- **Prompts**: `{file}`, SHA-256 `{sha256}`, {numbers:,} learned numbers; everything else of the model is frozen.
+- **Belongs to**: {backbone}, SHA-256 of the weights `{fingerprint}`; a run refuses them with other weights.
+- **Trained on**: {trained_on}, {images} test images ({anomalous} anomalous) of {categories}. A run refuses to test on
+  these data.
+- **Settings**: {settings}.
+- **Run**: {epochs} epochs, batch {batch}, Adam at {rate}, seed {seed}; cross entropy + 4 (focal + Dice + Dice).
+
+| | first epoch | last epoch |
+|---|---|---|
+{losses}
+
+The whole curve is in `{curve}`.
+"""
+
+
+def _card(
+    out: Path,
+    profile: Profile,
+    chosen: Chosen,
+    backbone: backbones.Backbone,
+    table: pd.DataFrame,
+    plan: Plan,
+    curve: list,
+) -> str:
+    """The model card of written prompts."""
+    size = {"image_size": anomalyclip.side(chosen.settings, backbone)}
+    values = chosen.settings.model_dump(exclude_none=True) | size
+    learned = ("ctx", "compound_prompts_text")
+    state = torch.load(out, weights_only=True)["prompt_learner"]
+    return CARD.format(
+        **plan.model_dump(),
+        name=out.stem,
+        file=out.name,
+        curve=out.with_suffix(".curve.jsonl").name,
+        sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
+        numbers=sum(value.numel() for name, value in state.items() if name.startswith(learned)),
+        backbone=backbone.label,
+        fingerprint=backbone.fingerprint,
+        trained_on=data.identity(profile),
+        images=len(table),
+        anomalous=int(table.label.sum()),
+        categories=", ".join(table.category.unique()),
+        settings=", ".join(f"{key} {value}" for key, value in values.items()),
+        losses="\n".join(
+            f"| {name.replace('_', ' ')} | {curve[0][name]:.3f} | {curve[-1][name]:.3f} |" for name in TERMS
+        ),
+    )
 
 
 def _method(profile: Profile, name: str) -> Chosen:

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, data, features, imports, methods, metrics, prompts, statistics
+from vlmad_lib import InputError, anomalyclip, backbones, data, features, imports, methods, metrics, prompts, statistics
 from vlmad_lib.methods import SETTINGS, Chosen
-from vlmad_lib.profile import Import, Method, Profile, Strict
+from vlmad_lib.profile import Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
 _DECIDING = ["backbones", "data", "features", "imports", "methods", "metrics", "prompt_learner", "prompts", "run"]
@@ -223,6 +223,14 @@ class View:
     grid: int
     features: dict[str, torch.Tensor]
     text: torch.Tensor
+    image: str
+    checkpoint: Path | None = None
+
+    def attention(self, kind: str, cell: tuple[int, int]) -> np.ndarray:
+        """(grid, grid) log10 of AnomalyCLIP's attention of one patch to all, over what even attention gives."""
+        pixels = data.views(self.image, self.chosen.fit, self.grid * self.backbone.visual.patch_size[0])
+        weights = anomalyclip.attention(self.backbone, self.backbone.normalise(pixels), kind, cell)[0]
+        return (weights * weights.numel()).clamp_min(1e-3).log10().numpy()
 
     def parts(self) -> dict[str, np.ndarray]:
         """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
@@ -231,15 +239,16 @@ class View:
 
 def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
-    demo = Method(method=method, backbone="demo", weights="demo", checkpoint="" if method == "winclip" else "demo")
-    spec = spec or next((one for one in profile.methods if one.method == method), demo)
+    known = [*profile.methods, *load("demo").methods]
+    spec = spec or next(one for one in known if one.method == method)
     chosen, backbone, cache = methods.choose(spec, profile), _backbone(spec, profile), profile.path(profile.cache)
     store, names = chosen.store(cache, backbone), chosen.module.arrays(chosen.settings)
     store.fill([row.image], names)
     values, _ = store.load([row.image], names)
     text = chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))
     first = {name: array[:1] for name, array in values.items()}
-    return View(backbone, spec.method, chosen.settings, chosen.grid(backbone), first, text)
+    place = chosen.prompts.path if chosen.prompts else None
+    return View(backbone, spec.method, chosen.settings, chosen.grid(backbone), first, text, row.image, place)
 
 
 # ---------------------------------------------------------------- one category

@@ -79,3 +79,15 @@ def macro_interval(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
     if not means:
         return float("nan"), float("nan")
     return _ends(np.mean(means, axis=0), int(np.sum(smallest)))
+
+
+def paired(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean of paired differences (n,) and its 95 % interval by Student's t; an infinite one where n is below 2."""
+    from scipy.stats import t
+
+    differences = np.asarray(differences, float)
+    n, mean = len(differences), float(differences.mean()) if len(differences) else float("nan")
+    if n < 2:
+        return mean, float("-inf"), float("inf")
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half

@@ -9,7 +9,7 @@ import numpy as np
 
 from .categories import category as _category
 from .categories import fill
-from .draw import TAU, Canvas, F, box, frac, length, rgb, seg, smin, step, text
+from .draw import TAU, Canvas, F, box, cells, frac, length, rgb, seg, smin, step, text
 
 category = partial(_category, subset="auxiliary")
 
@@ -441,3 +441,95 @@ def cast_part(c: Canvas) -> None:
         word = "".join(r.choice(list("ABEHKNPRSTUXZ0234689"), r.integers(1, 5)))
         size = r.uniform(10, 30)
         c.paint(np.maximum(text(word, u, v - F(r.uniform(-30, 30)), size), d + F(3)), c.any(), r.uniform(-1, 1), 1.5)
+
+
+def _random_pattern(c: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """A pattern of a kind, scale and direction drawn at random: an amount in 0..1 and cell numbers, (H, W) each."""
+    r, scale, warp = c.rng, np.exp(c.rng.uniform(np.log(5), np.log(42))), c.rng.uniform(0, 0.5)
+    a = r.uniform(0, TAU)
+    x, y = c.u * F(np.cos(a)) + c.v * F(np.sin(a)), c.v * F(np.cos(a)) - c.u * F(np.sin(a))
+    if r.random() < 0.6:
+        bumps = r.uniform(2, 9)
+        x, y = x + F(warp * scale) * c.noise(bumps, 2), y + F(warp * scale) * c.noise(bumps, 2)
+    p, q = x / F(scale), y / F(scale * r.uniform(0.4, 1.6))
+    i, j = np.floor(p).astype(int), np.floor(q).astype(int)
+    number, kind = i * 31 + j * 17, r.integers(9)
+    if kind == 0:  # smooth noise, often drawn out along one direction
+        n = 240 / scale
+        amount = 0.5 + 0.33 * c.noise((n * r.uniform(0.1, 1), n) if r.random() < 0.5 else (n, n * r.uniform(0.1, 1)), 3)
+    elif kind == 1:  # specks: noise cut at a level
+        amount = step(c.noise(240 / scale * 1.5, int(r.integers(1, 4))), r.uniform(-0.2, 1), r.uniform(1.05, 1.8))
+    elif kind == 2:  # irregular cells with seams
+        grain = F(r.uniform(0.4, 1.6))
+        edge, number = cells(c.u * grain, c.v * grain, int(r.choice([60, 140, 320])))
+        amount = step(edge / grain, 0.2, r.uniform(0.6, 3))
+    elif kind == 3:  # stripes
+        amount = 0.5 + 0.5 * np.cos(p * F(TAU))
+        number = i
+    elif kind == 4:  # courses of blocks
+        shift = p + F(r.uniform(0.2, 0.8)) * j
+        number = np.floor(shift).astype(int) * 31 + j * 17
+        amount = step(np.minimum(0.5 - np.abs(frac(shift) - F(0.5)), 0.5 - np.abs(frac(q) - F(0.5))), 0.01, 0.12)
+    elif kind == 5:  # dots or rings on a lattice
+        d = length(frac(p + F(0.5) * (j & 1)) - F(0.5), frac(q) - F(0.5))
+        amount = step(-d, -r.uniform(0.25, 0.48), -0.15) if r.random() < 0.6 else step(np.abs(d - F(0.3)), 0.15, 0.05)
+    elif kind == 6:  # a weave
+        over = (i + j) % 2 == 0
+        amount = np.where(over, np.sqrt(np.abs(np.sin(q * F(np.pi)))), np.sqrt(np.abs(np.sin(p * F(np.pi)))))
+    elif kind == 7:  # ridges that wander, as grain and veins do
+        bend = F(r.uniform(0.3, 2.5)) * c.noise((r.uniform(1, 4), 120 / scale), 2)
+        amount = np.square(np.sin(q * F(np.pi) + bend))
+    else:  # scales, each over the next
+        d = length(frac(p + F(0.5) * (j & 1)) - F(0.5), frac(q) * F(r.uniform(0.5, 1)))
+        amount = step(d, 0.7, 0.1)
+    return np.clip(amount, 0, 1).astype(F), number
+
+
+def _random_surface(c: Canvas) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (3, H, W) and relief (H, W) of one or two random patterns laid over one another."""
+    r = c.rng
+    color = np.broadcast_to(c.any((0.0, 0.8), (0.2, 0.95))[:, None, None], c.rgb.shape) * (1 + F(0.02) * c.noise(4, 3))
+    relief = F(r.uniform(0, 0.5)) * c.noise(r.uniform(20, 110), 2)
+    for _ in range(r.integers(1, 4)):
+        amount, number = _random_pattern(c)
+        other = c.any((0.0, 0.8), (0.15, 0.95))[:, None, None]
+        if r.random() < 0.4:  # every cell its own tone
+            spread = r.uniform(0.03, 0.3)
+            other = other * (1 + F(spread) * np.clip(r.standard_normal(61), -2, 2).astype(F)[number % 61])
+        cover = amount * F(r.uniform(0.1, 1) if r.random() < 0.75 else 0)
+        color = color + cover * (other - color)
+        relief = relief + F(r.uniform(-3, 3)) * amount
+    grain = F(r.uniform(0, 0.06)) * c.noise(r.uniform(30, 110), 2)
+    return np.clip(color * (1 + grain), 0, 1), relief
+
+
+@category("patterned surface", "texture", scratch="SD scratch", crack="SB crack", hole="MM hole",
+          stain="AC stain:grease", debris="FM debris", combined="MU gouge+drop")  # fmt: skip
+def surface(c: Canvas) -> None:
+    """No surface in particular, so that a mark is known from any ground."""
+    c.pose(180, 40, 0.15)
+    c.rgb[:], c.height[:] = _random_surface(c)
+    c.gloss[:] = F(c.rng.uniform(0, 0.5))
+
+
+@category("coated panel", "texture", pit="MM pit", paint="FM drop", thread="FM fibre", misprint="SP print",
+          dent="GD dent", damp="AC stain:damp")  # fmt: skip
+def panel(c: Canvas) -> None:
+    """The same, with the other marks."""
+    surface(c)
+
+
+@category("moulded pad", "flexible", hole="MM hole", abrasion="SD gouge", thread="FM fibre", misprint="SP print",
+          faded="AC stain:bleach", dent="GD dent")  # fmt: skip
+def pad(c: Canvas) -> None:
+    """A soft outline filled with any surface, on any ground."""
+    r = c.rng
+    c.ground()
+    if r.random() < 0.4:
+        c.rgb[:] = c.rgb * (1 - F(0.25)) + F(0.25) * _random_surface(c)[0]
+    c.pose(180, 10, 0.12)
+    bent = c.u + F(r.uniform(-14, 14)) * np.sin(c.v * F(r.uniform(0.01, 0.03)) + F(r.uniform(0, TAU)))
+    d = _random_shape(c, bent, c.v, r.uniform(80, 112))
+    color, relief = _random_surface(c)
+    c.paint(d, color, r.uniform(2, 12), r.uniform(4, 26), 2, r.uniform(0.05, 0.5))
+    c.height += relief * c.alpha

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from .draw import TAU, Canvas, F, box, fbm, grid, length, step
 
-LEVELS = {"low": (4.5, 7.0), "medium": (10.5, 15.5), "high": (23.0, 32.0)}  # wanted Delta-E 76
+LEVELS = {"low": (7.5, 11.0), "medium": (16.0, 23.0), "high": (32.0, 46.0)}  # wanted Delta-E 76
 AREA = (0.002, 0.10)  # least and largest mask, as a part of the image
 
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -274,8 +274,8 @@ def print_(s: Site, _: str) -> Mark:
 MARKS = {f.__name__.rstrip("_"): f for f in
          (stain, scratch, gouge, crack, hole, pit, debris, fibre, drop, dent, print_)}  # fmt: skip
 SPAN = {  # area of a mark as a part of the image; thin ones stay small
-    "scratch": (0.002, 0.012), "crack": (0.003, 0.016), "fibre": (0.003, 0.014), "gouge": (0.004, 0.04),
-    "debris": (0.003, 0.03), "hole": (0.003, 0.04), "pit": (0.003, 0.03), "drop": (0.004, 0.04),
+    "scratch": (0.003, 0.018), "crack": (0.004, 0.022), "fibre": (0.004, 0.02), "gouge": (0.008, 0.06),
+    "debris": (0.005, 0.045), "hole": (0.006, 0.06), "pit": (0.005, 0.045), "drop": (0.006, 0.06),
 }  # fmt: skip
 
 
@@ -363,7 +363,7 @@ def apply(recipe: str, name: str, canvas: Canvas, clean: np.ndarray, redraw, rng
     parts, reached, sign = recipe.split("+"), [], 0.0
     for part in parts:
         kind, _, option = part.partition(":")
-        lo, hi = SPAN.get(kind, (0.004, 0.06))
+        lo, hi = SPAN.get(kind, (0.007, 0.08))
         spot = place(canvas, rng, (lo, hi / len(parts)))
         if kind in MARKS:
             mark = MARKS[kind](Site(rng, canvas, spot), option)

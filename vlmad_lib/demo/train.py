@@ -1,11 +1,12 @@
 """Train the demo CLIP from scratch on the auxiliary categories: ``python -m vlmad_lib.demo.train``.
 
 First the text tower, on captions alone: captions that say the same, a class name and a state, get the same
-embedding. Then, against that locked text, the image tower. Pictures come in pairs, the same scene with and
-without a defect, each with two captions of its own, one normal and one anomalous, and everything that the methods
-read is asked "which of the two captions fits?": the class token of whole pictures and of windows, and every patch
-token (large CLIPs align their patches by themselves, a small one needs this term). A last term asks the class
-token which class name fits. Targets are never seen.
+embedding. Then, against that locked text, the image tower. Pictures come in twos, one with a defect and a clean one
+of the same category, often of the same scene, with two captions, one normal and one anomalous, and everything that
+the methods read is asked "which of the two captions fits?": the class token of whole pictures and of windows, and
+every patch token (large CLIPs align their patches by themselves, a small one needs this term). Two more terms ask
+which class name fits, and that a patch be near some patch of the clean picture unless it is defective. Targets are
+never seen.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import shutil
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,20 +29,24 @@ import torch
 import torch.nn.functional as F
 from joblib import Parallel, delayed
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, multiprocessing
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from vlmad_lib import ROOT, backbones, metrics, prompts, winclip
+from vlmad_lib import ROOT, anomalyclip, backbones, metrics, prompts, winclip
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
 from vlmad_lib.features import replace
 
 HELD_OUT = ("roof_shingles", "padlock", "glove")
 """Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07
-OFTEN = {"cast_part": 3}  # no two of these are alike: drawn three times as often
+ANY = {"surface": 5, "panel": 5, "pad": 4, "cast_part": 4}
+"""Categories of which no two pictures are alike, drawn that many times as often as the others."""
 STATE = 0.35  # cosine between a caption and its state: differences of up to 0.7, ten times the temperature
 LEAST = 0.1, 50  # share of a patch and pixels of a window that must be defective to call it so
-CHECK_STEPS, SAVE_SECONDS = 400, 120
+NEAR = 0.15, 0.04  # half cosine distances to the clean picture: where normal ends, and how sharply
+CAPTIONS = 48  # pairs of captions kept for each category
+NOTE_STEPS, CHECK_STEPS, SAVE_SECONDS = 100, 1500, 120
 
 
 @dataclass
@@ -52,14 +58,20 @@ class Settings:
     text_steps: int = 1000
     text_rate: float = 2.0e-3
     captions: int = 96  # a step of the text tower
-    steps: int = 4200
-    rate: float = 1.0e-3
+    crop_steps: int = 3000  # first steps, on crops; the others are on whole pictures
+    steps: int = 8500
+    warm: int = 300
+    rate: float = 4.0e-4
     decay: float = 0.05
-    pairs: int = 32  # of windows a step; of large crops fewer
-    full_share: float = 0.4  # of the steps, at the end, on whole pictures and nearly whole ones
-    graft: float = 0.35  # share of defects that are laid over another category's scene
+    tokens: int = 1800  # of pictures in half a step
+    windows: int = 48  # of each size in half a step
+    graft: float = 0.3  # share of defects that are laid over another category's scene
+    same_scene: float = 0.3  # share of clean pictures that show the defect's own scene
+    near_weight: float = 0.5
+    window_weight: float = 0.5
     name_weight: float = 0.1
     early_weight: float = 0.3  # patch tokens of the layers before the last
+    local_weight: float = 0.5  # patch tokens of AnomalyCLIP's V-V path
     bf16: bool = True
 
 
@@ -67,7 +79,7 @@ class Settings:
 
 
 def scenes(folder: Path, category: str, count: int, seed: int) -> Path:
-    """The pairs of a category, drawn once: (count, 2, 240, 240, 3) uint8, masks and the defects' names."""
+    """The pairs of a category, drawn once: (count, 2, 240, 240, 3) uint8, and the defects' masks."""
     place = folder / f"{category}-{count}-{seed}"
     if (place / "done").is_file():
         return place
@@ -75,72 +87,89 @@ def scenes(folder: Path, category: str, count: int, seed: int) -> Path:
     stream = np.random.default_rng([seed, zlib.crc32(category.encode())])
     pictures = np.lib.format.open_memmap(place / "pictures.npy", "w+", np.uint8, (count, 2, SIZE, SIZE, 3))
     masks = np.lib.format.open_memmap(place / "masks.npy", "w+", np.bool_, (count, SIZE, SIZE))
-    told = []
     for i in range(count):
-        defect, contrast = str(stream.choice(list(CATEGORIES[category].defects))), str(stream.choice(CONTRASTS))
         pictures[i, 0] = render(category, seed + 1, i)[0]
-        pictures[i, 1], masks[i] = render(category, seed + 1, i, defect, contrast)
-        told.append(defect)
+        while not masks[i].any():
+            defect, contrast = str(stream.choice(list(CATEGORIES[category].defects))), str(stream.choice(CONTRASTS))
+            with suppress(RuntimeError):  # this defect cannot show on this scene: another one
+                pictures[i, 1], masks[i] = render(category, seed + 1, i, defect, contrast)
     pictures.flush()
     masks.flush()
-    (place / "defects.json").write_text(json.dumps(told))
     (place / "done").touch()
     return place
 
 
 @dataclass
 class Crops:
-    """Square crops of pairs, both pictures of a pair cut alike."""
+    """Square crops of pairs of pictures, both of a pair cut alike."""
 
-    images: Tensor  # (n, 2, 3, side, side) float32 in 0..255, the clean one first
+    images: Tensor  # (n, 2, 3, side, side) float32 in 0..1, the clean one first
     cover: Tensor  # (n, k, k), the share of each patch that is defective in the second
-    pixels: Tensor  # (n,), defective pixels
-    places: np.ndarray  # (n, 2), row and column of the first patch on the grid
-    told: list[tuple[str, str]]  # category and defect
+    places: Tensor  # (n, 2), row and column of the first patch on the grid
+    category: Tensor  # (n,) of the scene, as its number in the pool
+    caption: Tensor  # (n,) which of the category's captions
+    alike: Tensor  # (n,) bool, whether the clean picture can serve as a reference
+
+    @property
+    def pixels(self) -> Tensor:
+        """(n,) defective pixels."""
+        return self.cover.sum((1, 2)) * PATCH**2
 
 
 class Pool:
     """All pairs of some categories, varied a little more on every draw."""
 
     def __init__(self, folder: Path, categories: list[str], settings: Settings, workers: int = 2):
-        counts = [settings.scenes * OFTEN.get(category, 1) for category in categories]
+        counts = [settings.scenes * ANY.get(category, 1) for category in categories]
         work = (delayed(scenes)(folder, *one, settings.seed) for one in zip(categories, counts, strict=True))
         places = Parallel(n_jobs=workers)(work)
-        self.categories, self.often = categories, np.cumsum([OFTEN.get(category, 1) for category in categories])
-        self.graft = settings.graft
+        self.categories, self.often = categories, np.cumsum([ANY.get(category, 1) for category in categories])
+        self.settings = settings
         self.pictures = [np.load(place / "pictures.npy", mmap_mode="r") for place in places]
         self.masks = [np.load(place / "masks.npy", mmap_mode="r") for place in places]
-        self.defects = [json.loads((place / "defects.json").read_text()) for place in places]
+
+    def batch(self, step: int, half: int) -> Crops:
+        """The crops of half a step; all chance is keyed by (seed, step, half)."""
+        chosen = self.settings
+        small = int(np.random.default_rng([chosen.seed, 5, step]).integers(4, 11))
+        k = small if step < chosen.crop_steps else GRID
+        count = max(1, chosen.tokens // (2 * (k * k + 1)))
+        return self.draw(np.random.default_rng([chosen.seed, 1, step, half]), count, k)
 
     def _pick(self, stream: np.random.Generator) -> tuple[int, int]:
         place = int(np.searchsorted(self.often, stream.integers(self.often[-1]), "right"))
         return place, int(stream.integers(len(self.pictures[place])))
 
     def draw(self, stream: np.random.Generator, count: int, k: int) -> Crops:
-        """``count`` crops of k x k patches, half of them over the defect, half anywhere, at one common zoom."""
+        """``count`` crops of k x k patches, most of them over the defect, at one common zoom."""
         side = k * PATCH
-        wide = min(SIZE, round(side * stream.uniform(0.7, 1.35)))
+        wide = SIZE if k == GRID and stream.random() < 0.5 else min(SIZE, round(side * stream.uniform(0.75, 1.3)))
         images = np.empty((count, 2, wide, wide, 3), np.uint8)
-        masks, tops, told = np.empty((count, wide, wide), bool), np.empty((count, 2), int), []
+        masks, tops = np.empty((count, wide, wide), bool), np.empty((count, 2), int)
+        category, alike = np.empty(count, int), np.empty(count, bool)
         for n in range(count):
             place, i = self._pick(stream)
             mask, top = self.masks[place][i], stream.integers(0, SIZE - wide + 1, 2)
-            if stream.random() < 0.5:
+            if stream.random() < 0.6:
                 at = np.unravel_index(stream.choice(np.flatnonzero(mask)), mask.shape)
                 top = np.clip(np.array(at) - stream.integers(0, wide, 2), 0, SIZE - wide)
             part = slice(top[0], top[0] + wide), slice(top[1], top[1] + wide)
-            pair, mask, host = self.pictures[place][i][:, *part], mask[part], place
-            if stream.random() < self.graft:
-                host, other = self._pick(stream)
-                ground, change = self.pictures[host][other][0][part], pair[1].astype(np.int16) - pair[0]
-                pair = np.stack([ground, np.clip(ground + change, 0, 255).astype(np.uint8)])
+            (clean, bad), mask, host, own = self.pictures[place][i][:, *part], mask[part], place, i
+            if stream.random() < self.settings.graft:
+                host, own = self._pick(stream)
+                change = bad.astype(np.int16) - clean
+                bad = np.clip(self.pictures[host][own][0][part] + change, 0, 255).astype(np.uint8)
+            other = own
+            if stream.random() >= self.settings.same_scene:
+                other = int(stream.integers(len(self.pictures[host])))
+            pair = np.stack([self.pictures[host][other][0][part], bad])
             turns, flip = int(stream.integers(4)), 1 - 2 * int(stream.integers(2))
             images[n] = np.rot90(pair, turns, (1, 2))[:, :, ::flip]
             masks[n], tops[n] = np.rot90(mask, turns)[:, ::flip], top
-            told.append((self.categories[host], self.defects[place][i]))
+            category[n], alike[n] = host, other == own or (k == GRID and self.categories[host] not in ANY)
         light = torch.from_numpy(np.stack([_light(stream) for _ in range(count)]))
         flat = torch.from_numpy(images).permute(0, 4, 1, 2, 3).float().flatten(2)
-        flat = torch.baddbmm(light[:, :, 3:], light[:, :, :3], flat.sub_(128)).clamp_(0, 255)
+        flat = torch.baddbmm(light[:, :, 3:], light[:, :, :3], flat.sub_(128)).clamp_(0, 255).div_(255)
         coloured = flat.unflatten(2, (2, wide, wide)).transpose(1, 2)
         cover = torch.from_numpy(masks).float()[:, None]
         if wide != side:
@@ -148,7 +177,8 @@ class Pool:
             coloured = coloured.unflatten(0, (count, 2))
             cover = F.interpolate(cover, (side, side), mode="bilinear")
         places = np.clip(np.rint(tops / PATCH).astype(int), 0, GRID - k)
-        return Crops(coloured, F.avg_pool2d(cover, PATCH)[:, 0], cover.sum((1, 2, 3)), places, told)
+        numbers = (places, category, stream.integers(CAPTIONS, size=count), alike)
+        return Crops(coloured, F.avg_pool2d(cover, PATCH)[:, 0], *map(torch.from_numpy, numbers))
 
 
 def _light(stream: np.random.Generator) -> np.ndarray:
@@ -220,7 +250,9 @@ def learn_text(model: torch.nn.Module, categories: list[str], settings: Settings
         heard[open_clip.tokenize(texts).unique()] = True
         goal = meanings(told, named, model.text_projection.shape[1], settings.seed)
         cosines = (embed_text(model, texts) * goal).sum(-1)
-        optimiser.param_groups[0]["lr"] = settings.text_rate * _schedule(step, settings.text_steps)
+        optimiser.param_groups[0]["lr"] = settings.text_rate * _schedule(
+            step, settings.text_steps, settings.text_steps / 10, 0.9
+        )
         optimiser.zero_grad(set_to_none=True)
         (1 - cosines).mean().backward()
         torch.nn.utils.clip_grad_norm_(text, 1.0)
@@ -231,34 +263,47 @@ def learn_text(model: torch.nn.Module, categories: list[str], settings: Settings
     return float(np.mean(found[-50:]))
 
 
-def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up over a tenth of the steps, then a cosine down to 2 %."""
-    return min(1, 10 * (step + 1) / steps) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
+def _schedule(step: int, steps: int, warm: int, decay: float = 0.4) -> float:
+    """Linear warm-up, a plateau, and a cosine down to 2 % in the last share: a run can be cut short on the plateau."""
+    down = max(0.0, 1 - (steps - step) / (decay * steps))
+    return min(1, (step + 1) / warm) * (0.02 + 0.49 * (1 + math.cos(math.pi * down)))
 
 
 # ---------------------------------------------------------------- the image tower
 
 
-def embed_crops(net: backbones.Backbone, crops: Crops, k: int) -> list[Tensor]:
-    """Class and patch tokens (n, 2, 1 + k^2, D), L2-normalised, after each layer of the second half of the tower.
-
-    A crop is embedded as WinCLIP's windows are: its patches keep their places on the grid.
-    """
-    visual = net.visual
-    patches = visual.conv1(net.standardise(crops.images.flatten(0, 1) / 255)).flatten(2).mT
-    first = torch.from_numpy(crops.places @ [GRID, 1]).repeat_interleave(2)
+def embed_crops(net: backbones.Backbone, crops: Crops) -> Tensor:
+    """(2 n, 1 + k^2, width) tokens at the tower's start; a crop's patches keep their places on the grid."""
+    visual, k = net.visual, crops.cover.shape[-1]
+    patches = visual.conv1(net.standardise(crops.images.flatten(0, 1))).flatten(2).mT
+    first = (crops.places * torch.tensor([GRID, 1])).sum(1).repeat_interleave(2)
     table = visual.positional_embedding
     patches = patches + table[first[:, None] + winclip.window_tokens(GRID, k)[0] + 1]
     start = (visual.class_embedding + table[0]).expand(len(patches), 1, -1)
-    tokens, found = visual.ln_pre(torch.cat([start, patches], 1)), []
-    blocks = visual.transformer.resblocks
+    return visual.ln_pre(torch.cat([start, patches], 1))
+
+
+def layers(net: backbones.Backbone, tokens: Tensor, local: bool = False) -> tuple[list[Tensor], Tensor | None]:
+    """(m, L, width) tokens after each layer of the second half of the tower, and at the end of the V-V path.
+
+    That path, where it is asked for, is of every second picture: in pairs, of the defective ones.
+    """
+    blocks, found, aside = net.visual.transformer.resblocks, [], None
     for number, block in enumerate(blocks, 1):
-        with net.autocast():
+        with net.autocast(), sdpa_kernel(SDPBackend.MATH):  # on a CPU and so few tokens the fastest to differentiate
+            if local and number >= anomalyclip.refined_from(len(blocks)):
+                aside = aside + anomalyclip._attend(block, tokens[1::2], "vv")
             tokens = block(tokens)
+        if aside is None or number < anomalyclip.refined_from(len(blocks)):
+            aside = tokens[1::2]
         if 2 * number >= len(blocks):
-            seen = F.normalize(visual.ln_post(tokens.float()) @ visual.proj, dim=-1)
-            found.append(seen.unflatten(0, (-1, 2)))
-    return found
+            found.append(tokens.float())
+    return found, aside.float() if local else None
+
+
+def project(visual: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """Embeddings (..., D) of tokens (..., width), L2-normalised."""
+    return F.normalize(visual.ln_post(tokens) @ visual.proj, dim=-1)
 
 
 def answer(features: Tensor, text: Tensor) -> Tensor:
@@ -269,29 +314,65 @@ def answer(features: Tensor, text: Tensor) -> Tensor:
 def balanced(logits: Tensor, amount: Tensor, least: float) -> Tensor:
     """Cross-entropy with normal and anomalous weighing the same; an amount between 0 and ``least`` is not asked.
 
-    ``logits`` (n, 2, ...) of clean and defective pictures, ``amount`` (n, ...) of the defect.
+    ``logits`` and the ``amount`` that is defective have one shape.
     """
-    amount = torch.stack([torch.zeros_like(amount), amount], 1)
     loss = F.binary_cross_entropy_with_logits(logits, (amount > 0).float(), reduction="none")
     sides = [loss[amount >= least], loss[amount == 0]]
     return sum(side.mean() for side in sides if side.numel()) / 2
 
 
-def losses(net: backbones.Backbone, pool: Pool, stream: np.random.Generator, count: int, k: int, text_names: Tensor):
-    """The terms on ``count`` pairs of crops of k x k patches."""
-    crops = pool.draw(stream, count, k)
-    with torch.no_grad():
-        text = embed_text(net.model, captions(stream, crops.told)[0]).unflatten(0, (-1, 2))
-    *early, last = embed_crops(net, crops, k)
-    cover = crops.cover.flatten(1)
+def nearness(tokens: Tensor) -> Tensor:
+    """Logits (n, P) of "unlike the clean picture": patch tokens (n, 2, P, width), the clean picture's first."""
+    clean, other = F.normalize(tokens, dim=-1).unbind(1)
+    nearest = (other @ clean.mT).amax(-1)
+    return ((1 - nearest) / 2 - NEAR[0]) / NEAR[1]
+
+
+def pick_windows(stream: np.random.Generator, crops: Crops, size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows of size x size tokens, about half of them defective: picture (0..2n), tokens and defective pixels."""
+    n, k = crops.cover.shape[:2]
+    members = winclip.window_tokens(k, size)
+    pixels = crops.cover.flatten(1)[:, members].sum(-1) * PATCH**2
+    pixels = torch.stack([torch.zeros_like(pixels), pixels], 1).flatten(0, 1)  # (2 n, windows)
+    sides = [np.flatnonzero(side.flatten().numpy()) for side in (pixels >= LEAST[1], pixels == 0)]
+    chosen = np.concatenate([stream.choice(side, count // 2) for side in sides if len(side)])
+    picture, window = np.divmod(chosen, len(members))
+    return torch.from_numpy(picture), members[window], pixels.flatten()[chosen]
+
+
+def losses(
+    net: backbones.Backbone, crops: Crops, stream: np.random.Generator, bank: Tensor, settings: Settings, local: bool
+) -> dict[str, Tensor]:
+    """The terms on crops; ``bank`` (categories, captions, 2, D) holds the captions, ``local`` adds the V-V path's."""
+    text, visual = bank[crops.category, crops.caption], net.visual
+    names = F.normalize(bank.mean((1, 2)), dim=-1)
+    start = embed_crops(net, crops)
+    states, aside = layers(net, start, local)
+    states = [tokens.unflatten(0, (-1, 2)) for tokens in states]
+    *early, last = [project(visual, tokens) for tokens in states]
+    zeros = torch.zeros_like(crops.cover.flatten(1))
+    cover = torch.stack([zeros, crops.cover.flatten(1)], 1)
     patches = [balanced(answer(seen[:, :, 1:], text), cover, LEAST[0]) for seen in (*early, last)]
-    which = torch.tensor([pool.categories.index(category) for category, _ in crops.told]).repeat_interleave(2)
-    return {
-        "class": balanced(answer(last[:, :, 0], text), crops.pixels, LEAST[1]),
+    whole, which = last[:, :, 0], crops.category.repeat_interleave(2)
+    found = {
+        "class": balanced(answer(whole, text), cover.sum(2) * PATCH**2, LEAST[1]),
         "patch": patches[-1],
         "early": sum(patches[:-1]) / max(1, len(early)),
-        "name": F.cross_entropy(last[:, :, 0].flatten(0, 1) @ text_names.T / TAU, which),
+        "name": F.cross_entropy(whole.flatten(0, 1) @ names.T / TAU, which),
     }
+    if local:
+        logits = torch.einsum("npd,nd->np", project(visual, aside[:, 1:]), text[:, 1] - text[:, 0]) / TAU
+        found["local"] = balanced(logits, crops.cover.flatten(1), LEAST[0])
+    if crops.alike.any():
+        far = nearness(states[-1][crops.alike, :, 1:])
+        found["near"] = balanced(far, crops.cover.flatten(1)[crops.alike], LEAST[0])
+    for size in (2, 3):
+        picture, members, pixels = pick_windows(stream, crops, size, settings.windows)
+        subset = torch.cat([torch.zeros(len(members), 1, dtype=torch.long), members + 1], 1)
+        seen = project(visual, layers(net, start[picture[:, None], subset])[0][-1][:, 0])
+        logits = (seen * (text[:, 1] - text[:, 0])[picture // 2]).sum(-1) / TAU
+        found[f"{size}x{size}"] = balanced(logits, pixels, LEAST[1])
+    return found
 
 
 # ---------------------------------------------------------------- validation
@@ -308,28 +389,28 @@ def sample(category: str, seed: int, good: int, bad: int) -> tuple[np.ndarray, n
 
 @torch.inference_mode()
 def validate(
-    model: torch.nn.Module, categories: list[str], seed: int = 7, good: int = 24, bad: int = 24
+    model: torch.nn.Module, categories: list[str], seed: int = 7, good: int = 24, bad: int = 24, shots: int = 4
 ) -> dict[str, float]:
-    """Zero-shot WinCLIP on fresh scenes of categories: macro image AUROC and pixel AUROC."""
-    was, chosen = model.training, winclip.settings()
-    net = backbones.Backbone("demo", "", model.eval(), "")
-    found = {}
+    """WinCLIP on fresh scenes of categories: image and pixel AUROC of each and their means, zero- and few-shot."""
+    was, threads, chosen = model.training, torch.get_num_threads(), winclip.settings()
+    torch.set_num_threads(2)  # what helps to train is waiting now
+    net, found = backbones.Backbone("demo", "", model.eval(), ""), {}
     for category in categories:
-        images, masks = sample(category, seed, good, bad)
+        images, masks = sample(category, seed, shots + good, bad)
         text = prompts.prototypes(net, *prompts.ensemble(CATEGORIES[category].class_name))
-        scores, maps = winclip.score(
-            winclip.encode(net, net.normalise(images), winclip.arrays(chosen)), text, chosen, GRID
-        )
-        image = metrics.image_metrics(masks.any((1, 2)), scores.numpy())["image_auroc"]
-        frames = ((metrics.upsample(one, SIZE, SIZE), mask) for one, mask in zip(maps.numpy(), masks, strict=True))
-        found[category] = (image, metrics.pixel_metrics(frames, coarse=False)["pixel_auroc"])
+        seen = winclip.encode(net, net.normalise(images), winclip.arrays(chosen, shots))
+        memory, seen = ({name: value[part] for name, value in seen.items()} for part in np.s_[:shots, shots:])
+        for few, references in (("", None), (f" {shots}-shot", memory)):
+            scores, maps = winclip.score(seen, text, chosen, GRID, references)
+            pairs = zip(maps.numpy(), masks[shots:], strict=True)
+            frames = ((metrics.upsample(one, SIZE, SIZE), mask) for one, mask in pairs)
+            found[f"{category} image{few}"] = metrics.image_metrics(masks[shots:].any((1, 2)), scores)["image_auroc"]
+            found[f"{category} pixel{few}"] = metrics.pixel_metrics(frames, coarse=False)["pixel_auroc"]
     model.train(was)
-    image, pixel = np.mean(list(found.values()), axis=0)
-    return {"image_auroc": float(image), "pixel_auroc": float(pixel)} | {
-        f"{category} {kind}": float(value)
-        for category, values in found.items()
-        for kind, value in zip(("image", "pixel"), values, strict=True)
-    }
+    torch.set_num_threads(threads)
+    kinds = [name.removeprefix(categories[0]) for name in list(found)[:4]]
+    means = {f"mean{kind}": float(np.mean([found[category + kind] for category in categories])) for kind in kinds}
+    return means | {name: float(value) for name, value in found.items()}
 
 
 # ---------------------------------------------------------------- the run
@@ -358,18 +439,23 @@ def train(
         replace(folder / "text.pt", lambda path: torch.save(model.state_dict(), path))
     for part in (model, average):
         part.load_state_dict(torch.load(folder / "text.pt", weights_only=True))
+    model.share_memory()
     optimiser = _optimiser(model.visual, settings)
     began = _resume(folder / "checkpoint.pt", model, average, optimiser)
-    text_names = name_texts(model, categories)
+    _forget(folder / "curve.jsonl", began)
+    bank = caption_bank(model, categories, settings.seed).share_memory_()
+    team = Team(model, folder / "pool", pool, bank, range(began, settings.steps), workers)
     saved, sums, started = time.perf_counter(), {}, time.perf_counter()
-    for step in tqdm(range(began, settings.steps), "train", settings.steps, initial=began, disable=not progress):
-        for name, value in _step(model, average, optimiser, pool, text_names, settings, step).items():
+    for step in tqdm(team.steps, "train", settings.steps, initial=began, disable=not progress):
+        for name, value in team.gradients(step).items():
             sums.setdefault(name, []).append(value)
+        _update(model, average, optimiser, settings, step)
         last = step + 1 == settings.steps
-        if last or (step + 1) % CHECK_STEPS == 0:
+        if last or (step + 1) % NOTE_STEPS == 0:
             line = {"step": step + 1, "seconds": round(time.perf_counter() - started), "resumed_at": began}
             line |= {name: round(float(np.mean(values)), 4) for name, values in sorted(sums.items())}
-            line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
+            if last or (step + 1) % CHECK_STEPS == 0:
+                line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
             _note(folder, line)
             sums = {}
         if last or time.perf_counter() - saved > SAVE_SECONDS:
@@ -379,16 +465,28 @@ def train(
     return average.state_dict()
 
 
+def _forget(curve: Path, began: int) -> None:
+    """Drop the lines of steps that were lost with an interruption and are done again."""
+    lines = curve.read_text(encoding="utf-8").splitlines()
+    kept = [line + "\n" for line in lines if json.loads(line).get("step", 0) <= began]
+    replace(curve, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+
+
 def _note(folder: Path, line: dict) -> None:
     with (folder / "curve.jsonl").open("a", encoding="utf-8") as curve:
         curve.write(json.dumps(line) + "\n")
 
 
-def name_texts(model: torch.nn.Module, categories: list[str]) -> Tensor:
-    """(categories, D), unit: the mean of the normal and the anomalous prompts of each class name."""
-    net = backbones.Backbone("demo", "", model, "")
-    pairs = [prompts.prototypes(net, *prompts.ensemble(CATEGORIES[name].class_name)) for name in categories]
-    return F.normalize(torch.stack(pairs).sum(1), dim=-1)
+@torch.no_grad()
+def caption_bank(model: torch.nn.Module, categories: list[str], seed: int) -> Tensor:
+    """(categories, CAPTIONS, 2, D) embeddings of caption pairs of each category, normal first: the text is locked."""
+    found = []
+    for number, category in enumerate(categories):
+        stream = np.random.default_rng([seed, 3, number])
+        defects = stream.choice(list(CATEGORIES[category].defects), CAPTIONS)
+        texts, _ = captions(stream, [(category, str(defect)) for defect in defects])
+        found.append(embed_text(model, texts).unflatten(0, (-1, 2)))
+    return torch.stack(found)
 
 
 def _optimiser(visual: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -409,33 +507,72 @@ def _resume(checkpoint: Path, model, average, optimiser) -> int:
     return state["step"]
 
 
-def _step(model, average, optimiser, pool: Pool, text_names: Tensor, settings: Settings, step: int) -> dict:
-    """One update of the image tower and of its moving average; the losses. All chance is keyed by (seed, step)."""
-    for group in optimiser.param_groups:
-        group["lr"] = settings.rate * _schedule(step, settings.steps)
-    stream = np.random.default_rng([settings.seed, 1, step])
+def _gradients(model, pool: Pool, bank: Tensor, step: int, half: int) -> dict[str, float]:
+    """Add the gradients of half a step to the image tower's; the losses."""
+    settings = pool.settings
     net = backbones.Backbone("demo", "", model, "", "bf16" if settings.bf16 else "fp32")
-    late = step >= (1 - settings.full_share) * settings.steps
-    large = int(stream.choice([10, 15, 15] if late else [4, 5, 7, 7, 10]))
-    optimiser.zero_grad(set_to_none=True)
-    found = {}
-    for kind, k, count in (
-        ("large", large, max(1, round(settings.pairs * min(1, 49 / large**2)))),
-        ("window", 2, 2 * settings.pairs),
-        ("window", 3, 2 * settings.pairs),
-    ):
-        parts = losses(net, pool, stream, count, k, text_names)
-        loss = parts["class"] + parts["patch"] + settings.early_weight * parts["early"]
-        if kind == "large":
-            loss = loss + settings.name_weight * parts["name"]
-        loss.backward()
-        found |= {f"{kind} {name}" if kind == "large" else f"{k}x{k} {name}": v.item() for name, v in parts.items()}
+    stream = np.random.default_rng([settings.seed, 4, step, half])
+    found = losses(net, pool.batch(step, half), stream, bank, settings, local=step % 2 == 0)
+    weights = {
+        "class": 1.0, "patch": 1.0, "early": settings.early_weight, "name": settings.name_weight,
+        "near": settings.near_weight, "2x2": settings.window_weight, "3x3": settings.window_weight,
+        "local": 2 * settings.local_weight,
+    }  # fmt: skip
+    (sum(weights[name] * value for name, value in found.items()) / 2).backward()
+    return {name: value.item() for name, value in found.items()}
+
+
+class Team:
+    """Two processes on one model in shared memory, half of every step each; one process does the same in turn."""
+
+    def __init__(self, model, folder: Path, pool: Pool, bank: Tensor, steps: range, workers: int):
+        self.model, self.pool, self.bank, self.steps, self.gate = model, pool, bank, steps, None
+        if workers > 1 and len(steps):
+            torch.set_num_threads(1)
+            context = multiprocessing.get_context("spawn")
+            self.gate = context.Barrier(2, timeout=900)
+            self.others = [torch.zeros_like(value).share_memory_() for value in model.visual.parameters()]
+            parts = (model, folder, pool.categories, pool.settings, bank, steps, self.gate, self.others)
+            context.Process(target=_assist, args=parts, daemon=True).start()
+
+    def gradients(self, step: int) -> dict[str, float]:
+        """Leave the mean gradients of both halves in the image tower; the losses of the first."""
+        self.model.zero_grad(set_to_none=True)
+        if self.gate is None:
+            found = _gradients(self.model, self.pool, self.bank, step, 0)
+            _gradients(self.model, self.pool, self.bank, step, 1)
+            return found
+        self.gate.wait()  # the weights are those of this step
+        found = _gradients(self.model, self.pool, self.bank, step, 0)
+        self.gate.wait()  # the other half is done
+        for value, other in zip(self.model.visual.parameters(), self.others, strict=True):
+            value.grad.add_(other)
+        return found
+
+
+def _assist(model, folder: Path, categories: list[str], settings: Settings, bank, steps: range, gate, grads) -> None:
+    """The second process of a team."""
+    torch.set_num_threads(1)
+    pool = Pool(folder, categories, settings, 1)
+    for step in steps:
+        gate.wait()
+        model.zero_grad(set_to_none=True)
+        _gradients(model, pool, bank, step, 1)
+        for kept, value in zip(grads, model.visual.parameters(), strict=True):
+            kept.copy_(value.grad)
+        gate.wait()
+
+
+def _update(model, average, optimiser, settings: Settings, step: int) -> None:
+    """One step of the image tower, and of its moving average."""
+    for group in optimiser.param_groups:
+        group["lr"] = settings.rate * _schedule(step, settings.steps, settings.warm)
     torch.nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
     optimiser.step()
     with torch.no_grad():
-        for slow, fast in zip(average.visual.parameters(), model.visual.parameters(), strict=True):
-            slow.lerp_(fast, max(0.001, 1 / (step + 1)))
-    return found
+        torch._foreach_lerp_(
+            list(average.visual.parameters()), list(model.visual.parameters()), max(0.001, 1 / (step + 1))
+        )
 
 
 def save(state: dict[str, Tensor], path: Path) -> None:
@@ -455,19 +592,21 @@ This card is written by that command.
 - **Captions**: the compositional prompt ensemble of WinCLIP, state words in templates, on class names, "object" and
   random words; now and then the defect's own word.
 - **Objective**: the text tower first learns on captions alone to put a name and a state where all captions of that
-  name and state are (cosine reached: {text}); it is then locked. The image tower answers which caption of its pair
-  fits, with the class token of crops of 2x2 and 3x3 to 15x15 patches and with every patch token (also those of
-  earlier layers, weight {early_weight}), binary cross-entropy at temperature {tau}, and which class name fits
-  (weight {name_weight}). **The patch term and the two phases are not how CLIP was trained**; a model of this size
-  needs them.
-- **Run**: {steps} steps, AdamW at {rate}, seed {seed}, about {minutes:.0f} minutes after the pictures were drawn.
+  name and state are (cosine reached: {text}); it is then locked. The image tower answers which of two captions, normal
+  or anomalous, fits, by binary cross-entropy at temperature {tau}: with the class token of pictures and of 2x2 and 3x3
+  windows (weight {window_weight}), and with every patch token (those of earlier layers with weight {early_weight},
+  those of AnomalyCLIP's V-V path with {local_weight}); which class name fits (weight {name_weight}); and that a patch
+  token be near one of a clean picture of its category unless it is defective (weight {near_weight}). **The patch
+  terms and the two phases are not how CLIP was trained**; a model of this size needs them.
+- **Run**: {crop_steps} steps on crops of 4x4 to 10x10 patches, then whole pictures, {steps} steps in all, AdamW at
+  {rate}, seed {seed}, {minutes:.0f} minutes on two shared cores after the pictures were drawn.
 - **Chosen by**: the categories {held_out}, {how}.
 
-| | image AUROC | pixel AUROC |
-|---|---|---|
+| | image AUROC | pixel AUROC | image, 4-shot | pixel, 4-shot |
+|---|---|---|---|---|
 {scores}
 
-Zero-shot WinCLIP, 24 good and 24 defective pictures each, on the moving average of the weights. The whole curve is
+WinCLIP on 24 good and 24 defective pictures each, on the moving average of the weights. The whole curve is
 in `{curve}`. The demo report gives the scores on the target categories.
 
 ## Limits
@@ -482,8 +621,8 @@ def card(weights: Path, settings: Settings, hold_out: bool) -> str:
     curve = [json.loads(line) for line in weights.with_suffix(".curve.jsonl").read_text().splitlines()]
     last = curve[-1]
     seconds = {line["resumed_at"]: line["seconds"] for line in curve[1:]}  # of each part of an interrupted run
-    rows = [("macro mean", last["image_auroc"], last["pixel_auroc"])]
-    rows += [(name, last[f"{name} image"], last[f"{name} pixel"]) for name in HELD_OUT]
+    kinds = ("image", "pixel", "image 4-shot", "pixel 4-shot")
+    rows = [[name, *(f"{last[f'{name} {kind}']:.3f}" for kind in kinds)] for name in ("mean", *HELD_OUT)]
     return CARD.format(
         **asdict(settings),
         file=weights.name,
@@ -496,7 +635,7 @@ def card(weights: Path, settings: Settings, hold_out: bool) -> str:
         minutes=sum(seconds.values()) / 60,
         held_out=", ".join(HELD_OUT),
         how="auxiliary too, kept out of training" if hold_out else "which were trained on as well",
-        scores="\n".join(f"| {name} | {image:.3f} | {pixel:.3f} |" for name, image, pixel in rows),
+        scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
     )
 
 
