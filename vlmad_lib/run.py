@@ -133,10 +133,11 @@ def _compute(
         remarks += said
     scores, measured = _gather(profile, units)
     remarks += _uncovered(profile, scores, categories) + _zero_shot_only(profile, planned)
+    used = [_backbone(spec, profile) for spec in profile.methods]
     facts = {
         "warnings": _warnings(profile, planned),
         "notes": list(dict.fromkeys(remarks)),
-        "backbones": [_backbone(spec, profile).facts() for spec in profile.methods],
+        "backbones": list({one.label: one.facts() for one in used}.values()),
         "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
         "data": data.counts(table),
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
