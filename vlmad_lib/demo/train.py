@@ -507,6 +507,10 @@ def _resume(checkpoint: Path, model, average, optimiser) -> int:
     return state["step"]
 
 
+TERMS = ("class", "2x2", "3x3", "patch", "early", "local", "near", "name")
+"""The losses, as the curve and the card name them."""
+
+
 def _gradients(model, pool: Pool, bank: Tensor, step: int, half: int) -> dict[str, float]:
     """Add the gradients of half a step to the image tower's; the losses."""
     settings = pool.settings
@@ -600,6 +604,7 @@ This card is written by that command.
   terms and the two phases are not how CLIP was trained**; a model of this size needs them.
 - **Run**: {crop_steps} steps on crops of 4x4 to 10x10 patches, then whole pictures, {steps} steps in all, AdamW at
   {rate}, seed {seed}, {minutes:.0f} minutes on two shared cores after the pictures were drawn.
+- **Losses** of the last {note_steps} steps (chance is 0.693 for all but near and name): {losses}.
 - **Chosen by**: the categories {held_out}, {how}.
 
 | | image AUROC | pixel AUROC | image, 4-shot | pixel, 4-shot |
@@ -633,6 +638,8 @@ def card(weights: Path, settings: Settings, hold_out: bool) -> str:
         text=curve[0]["text"],
         tau=TAU,
         minutes=sum(seconds.values()) / 60,
+        note_steps=NOTE_STEPS,
+        losses=", ".join(f"{name} {last[name]:.3f}" for name in TERMS if name in last),
         held_out=", ".join(HELD_OUT),
         how="auxiliary too, kept out of training" if hold_out else "which were trained on as well",
         scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
