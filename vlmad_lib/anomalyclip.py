@@ -143,7 +143,7 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
         local = dict.fromkeys(kinds, original)
         for number, block in enumerate(blocks, 1):
             refined = kinds - {"none"} if number >= start else ()
-            read_off = {kind: local[kind] + _attend(block, original, kind) for kind in refined}
+            read_off = {kind: local[kind] + attend(block, original, kind) for kind in refined}
             original = block(original)
             local = dict.fromkeys(kinds, original) | read_off
             for name, (kind, layer) in asked.items():
@@ -164,7 +164,7 @@ def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
     return kind, number
 
 
-def _attend(block: torch.nn.Module, tokens: Tensor, kind: str) -> Tensor:
+def attend(block: torch.nn.Module, tokens: Tensor, kind: str) -> Tensor:
     """A block's attention over (N, L, width) with chosen parts of its own projection as query and key."""
     (query, key), heads = ATTENTION[kind], _heads(block, tokens)
     mixed = F.scaled_dot_product_attention(heads[query], heads[key], heads[2])
@@ -198,7 +198,7 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
     return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
 
 
-ENCODING = (encode, _start, positions, refined_from, _attend, _heads, ATTENTION, BOOST)
+ENCODING = (encode, _start, positions, refined_from, attend, _heads, ATTENTION, BOOST)
 """The code whose change makes kept features stale."""
 
 

@@ -288,13 +288,14 @@ def layers(net: backbones.Backbone, tokens: Tensor, local: bool = False) -> tupl
 
     That path, where it is asked for, is of every second picture: in pairs, of the defective ones.
     """
-    blocks, found, aside = net.visual.transformer.resblocks, [], None
+    blocks, found, aside = net.visual.transformer.resblocks, [], tokens[1::2]
+    start = anomalyclip.refined_from(len(blocks))
     for number, block in enumerate(blocks, 1):
         with net.autocast(), sdpa_kernel(SDPBackend.MATH):  # on a CPU and so few tokens the fastest to differentiate
-            if local and number >= anomalyclip.refined_from(len(blocks)):
-                aside = aside + anomalyclip._attend(block, tokens[1::2], "vv")
+            if local and number >= start:
+                aside = aside + anomalyclip.attend(block, tokens[1::2], "vv")
             tokens = block(tokens)
-        if aside is None or number < anomalyclip.refined_from(len(blocks)):
+        if number < start:
             aside = tokens[1::2]
         if 2 * number >= len(blocks):
             found.append(tokens.float())
