@@ -116,6 +116,7 @@ def test_nothing_is_held_out_for_a_method_without_references(tmp_path, prompts):
     own = small_profile(tmp_path / "parts", tmp_path / "c", methods=[OWN | {"checkpoint": str(prompts)}], shots=[2])
     found = run.run(own)
     assert len(found.scores) == 6 and set(found.index.split) == {"test"}
+    assert run.index(own)[0].equals(found.index)  # what notebook 01 shows
 
 
 @pytest.mark.parametrize(

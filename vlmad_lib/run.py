@@ -67,13 +67,18 @@ def variants(profile: Profile) -> list[list[Variant]]:
 # ---------------------------------------------------------------- the run
 
 
+def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
+    """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
+    few_shot = any(methods.METHODS[spec.method].FEW_SHOT for spec in profile.methods)
+    return data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+
+
 def run(profile: Profile, progress: bool = False) -> Results:
     """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input."""
     planned = variants(profile)
     if not planned and not profile.imports:
         raise InputError("The profile names no methods and no imports; add one of them.")
-    few_shot = any(one.module.FEW_SHOT for one in _chosen(planned))  # nothing is held out for who uses no references
-    table, notes = data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    table, notes = index(profile)
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
     if not (folder / "run.json").is_file():
