@@ -160,3 +160,108 @@ def test_differences_are_paired_over_categories():
     told = breakdown.against_findings(breakdown.against(table, "base"), "base").splitlines()
     assert told[1].endswith("lower.") and told[2].endswith("no difference these categories can show.")
     assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]
+
+
+# ---------------------------------------------------------------- subsets, differences, ranks
+
+
+def test_wins_average_to_the_auroc():
+    labels, scores = sample(3)
+    scores = scores.round(1)  # ties
+    assert statistics.wins(labels, scores).mean() == pytest.approx(roc_auc_score(labels, scores))
+    assert np.isnan(statistics.wins(np.ones(3, int), np.arange(3.0))).all()
+
+
+def test_few_images_get_wilsons_interval():
+    labels, scores = np.r_[np.zeros(30, int), 1, 1], np.r_[np.arange(30.0), 50, 12.5]
+    assert statistics.auroc_interval(labels, scores) == pytest.approx(statistics.wilson(1 + 13 / 30, 2))
+
+
+def test_subset_interval_holds_the_truth_about_as_often_as_it_says():
+    from scipy.stats import norm
+
+    truth, inside = norm.cdf(1 / np.sqrt(2)), []
+    for seed in range(150):
+        stream = np.random.default_rng(seed)
+        parts = [(stream.normal(size=16), stream.normal(1, size=size)) for size in (1, 3, 6, 10)]
+        low, high = statistics.subset_interval(parts, 400)
+        inside.append(low <= truth <= high)
+    assert 0.88 <= np.mean(inside) <= 0.99
+
+
+def test_subset_interval_of_almost_nothing():
+    one = [(np.arange(10.0), np.array([4.5]))]
+    assert statistics.subset_interval(one) == pytest.approx(statistics.wilson(0.5, 1))
+    low, high = statistics.subset_interval([(np.arange(10.0), np.full(20, 99.0))])
+    assert (low, high) == pytest.approx(statistics.wilson(10, 10))  # ten normal images do not prove perfection
+    assert np.isnan(statistics.subset_interval([(np.empty(0), np.arange(3.0))])).all()
+
+
+def test_delong_against_its_formula_and_a_permutation():
+    labels, first = sample(5, 40, 40, 1.5)
+    second = first + np.random.default_rng(6).normal(0, 0.8, 80)
+    difference, low, high, p = statistics.delong(labels, first, second)
+    assert difference == pytest.approx(roc_auc_score(labels, first) - roc_auc_score(labels, second))
+    # structural components straight from the paper's definition
+    psi = [
+        (s[labels == 1][:, None] > s[labels == 0]) + 0.5 * (s[labels == 1][:, None] == s[labels == 0])
+        for s in (first, second)
+    ]
+    by_bad, by_good = np.cov([one.mean(1) for one in psi]), np.cov([one.mean(0) for one in psi])
+    spread = by_bad / 40 + by_good / 40
+    variance = spread[0, 0] + spread[1, 1] - 2 * spread[0, 1]
+    assert high - low == pytest.approx(2 * 1.959964 * np.sqrt(variance), rel=1e-5)
+    stream, larger = np.random.default_rng(7), 0
+    for _ in range(400):  # both are on one scale here, so their scores may change places
+        swap = stream.random(80) < 0.5
+        a, b = np.where(swap, second, first), np.where(swap, first, second)
+        larger += abs(roc_auc_score(labels, a) - roc_auc_score(labels, b)) >= abs(difference)
+    assert p == pytest.approx(larger / 400, abs=0.08)
+
+
+def test_delong_where_images_cannot_tell():
+    labels, scores = sample(0, 5, 30, 100.0)
+    difference, low, high, p = statistics.delong(labels, scores, scores * 2)
+    assert difference == 0 and p == 1 and high > 0.3 and low < -0.3
+    assert statistics.delong([0, 1, 1], np.arange(3.0), np.arange(3.0))[1:] == (-1.0, 1.0, 1.0)
+
+
+def scored(labels: np.ndarray, scores: np.ndarray, category: str, seed: int = 0) -> pd.DataFrame:
+    images = [f"{category}{i}" for i in range(len(labels))]
+    return pd.DataFrame({"category": category, "image": images, "label": labels, "seed": seed, "score": scores})
+
+
+def test_macro_difference_agrees_with_delong_on_one_category():
+    labels, first = sample(8, 60, 60, 1.2)
+    second = first + np.random.default_rng(9).normal(0, 1, 120)
+    found = statistics.macro_difference(scored(labels, first, "a"), scored(labels, second, "a"))
+    assert found == pytest.approx(statistics.delong(labels, first, second)[:3], abs=0.012)
+    weights = (0.25, 0.5)  # two categories count the same, whatever their size
+    small = sample(1, 10, 10, 5.0)
+    parts = [pd.concat([scored(labels, one, "a"), scored(*small, "b")]) for one in (first, second)]
+    assert statistics.macro_difference(*parts)[0] == pytest.approx(found[0] * weights[1])
+
+
+def test_macro_difference_of_the_same_scores_is_not_certain():
+    labels, scores = sample(0, 6, 20)
+    same = scored(labels, scores, "a")
+    difference, low, high = statistics.macro_difference(same, same)
+    assert difference == 0 and low == -high and high > 0.3
+    assert np.isnan(statistics.macro_difference(same, scored(labels, scores, "b"))[0])
+
+
+def test_rank_correlation_against_scipy_and_its_limits():
+    from scipy.stats import spearmanr
+
+    stream = np.random.default_rng(0)
+    x = stream.normal(size=60)
+    y = x + stream.normal(size=60)
+    found, low, high = statistics.rank_correlation(x, y)
+    assert found == pytest.approx(spearmanr(x, y).statistic) and low < found < high
+    again = [stream.choice(60, 60) for _ in range(800)]
+    spread = np.quantile([spearmanr(x[i], y[i]).statistic for i in again], [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(spread), abs=0.06)
+    assert statistics.rank_correlation(x[:3], y[:3])[1:] == (-1.0, 1.0)
+    perfect = statistics.rank_correlation(np.arange(6), np.arange(6))
+    assert perfect[0] == perfect[2] == 1 and perfect[1] < 0.8
+    assert statistics.rank_correlation([1, 2, np.nan, 4, 5], [1, 2, 9, 4, 5])[0] == 1
