@@ -1,0 +1,81 @@
+"""Contrast, area and sharpness of painted defects of known colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_mvtec, small_profile
+from PIL import Image
+
+from vlmad_lib import contrast, run
+from vlmad_lib.demo import delta_e, render
+
+
+def square(inside: int = 200, size: int = 240) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = np.full((size, size, 3), 119, np.uint8), np.zeros((size, size), bool)
+    mask[60:100, 60:90] = True
+    image[mask] = inside
+    return image, mask
+
+
+def test_known_greys():
+    found = contrast.defect(*square(255))
+    assert found["contrast"] == pytest.approx(100 - 50.03, abs=0.1)  # L* of white and of grey 119
+    assert found["area"] == pytest.approx(1200 / 240**2)
+    assert contrast.defect(*square(119))["contrast"] == pytest.approx(0, abs=1e-4)
+    assert contrast.defect(*square(119))["sharpness"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_blurred_outline_is_less_sharp():
+    image, mask = square(200)
+    soft = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BOX).resize((240, 240)))
+    assert contrast.defect(soft, mask)["sharpness"] < 0.7 * contrast.defect(image, mask)["sharpness"]
+
+
+def test_regions_weigh_by_area_and_do_not_mix():
+    image, mask = square(200)
+    alone = contrast.defect(image, mask)["contrast"]
+    image[150:160, 150:160], mask[150:160, 150:160] = 38, True  # dark where the first is bright: no cancelling out
+    dark = contrast.defect(np.where(mask[..., None], 38, image).astype(np.uint8), mask)["contrast"]
+    assert contrast.defect(image, mask)["contrast"] == pytest.approx((1200 * alone + 100 * dark) / 1300)
+
+
+def test_resolution_does_not_matter(tmp_path):
+    image, mask = square(200)
+    found = []
+    for times in (1, 2, 3):
+        Image.fromarray(image.repeat(times, 0).repeat(times, 1)).save(tmp_path / "image.png")
+        Image.fromarray(mask.astype(np.uint8).repeat(times, 0).repeat(times, 1)).save(tmp_path / "mask.png")
+        found.append(contrast._read(str(tmp_path / "image.png"), str(tmp_path / "mask.png"), 240 * times, 240 * times))
+    for other in found[1:]:
+        assert other.tolist() == pytest.approx(found[0].tolist(), rel=0.02)
+
+
+def test_agrees_with_what_the_demo_data_were_drawn_to():
+    for category, defect, level in (("linen", "stain", "low"), ("gear", "scratch", "high")):
+        image, mask = render(category, 0, 3, defect, level)
+        assert contrast.defect(image, mask)["contrast"] == pytest.approx(delta_e(image, mask), abs=1.5)
+
+
+def test_nothing_to_measure():
+    image, mask = square()
+    assert np.isnan(list(contrast.defect(image, np.zeros_like(mask)).values())).all()
+    whole = contrast.defect(image, np.ones_like(mask))
+    assert np.isnan(whole["contrast"]) and whole["area"] == 1
+
+
+def test_levels_are_thirds_and_leave_out_what_was_not_measured():
+    table = pd.DataFrame({"contrast": [1.0, 2, 3, 4, 5, 6, np.nan]}, index=range(10, 17))
+    found = contrast.levels(table)
+    assert found[:-1].tolist() == ["low"] * 2 + ["medium"] * 2 + ["high"] * 2 and found.isna().iloc[-1]
+    assert contrast.levels(table, (0.5, 0.9))[:3].tolist() == ["low"] * 3
+
+
+def test_measure_keeps_what_it_measured(tmp_path, monkeypatch):
+    profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cache")
+    results = run.run(profile)
+    first = contrast.measure(results)
+    assert len(first) == 8 and (first.contrast > 10).all() and set(first.defect) == {"spot"}
+    monkeypatch.setattr(contrast, "_read", lambda *a: pytest.fail("measured again"))
+    pd.testing.assert_frame_equal(contrast.measure(results), first)
