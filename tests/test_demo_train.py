@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlmad_lib import backbones
-from vlmad_lib.demo import train
+from vlmad_lib.demo import captions, card, train
 from vlmad_lib.demo.data import CATEGORIES, names
 
 SMALL = train.Settings(
@@ -53,9 +53,11 @@ def test_targets_are_never_seen(tmp_path, monkeypatch):
     nouns = {word for name in targets for word in CATEGORIES[name].class_name.split()}
     told = [(name, defect) for name in asked for defect in CATEGORIES[name].defects]
     stream = np.random.default_rng(0)
-    spoken = {word.strip(".") for _ in range(20) for text in train.captions(stream, told)[0] for word in text.split()}
+    spoken = {
+        word.strip(".") for _ in range(20) for text in captions.captions(stream, told)[0] for word in text.split()
+    }
     assert not nouns & spoken
-    assert set(train.HELD_OUT) < set(asked) and len({CATEGORIES[name].group for name in train.HELD_OUT}) == 3
+    assert set(card.HELD_OUT) < set(asked) and len({CATEGORIES[name].group for name in card.HELD_OUT}) == 3
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_nearness_by_hand():
 
 
 def test_captions_come_in_pairs_of_states():
-    found, named = train.captions(np.random.default_rng(0), [("dice", "chip")] * 200)
+    found, named = captions.captions(np.random.default_rng(0), [("dice", "chip")] * 200)
     normal, anomalous = found[::2], found[1::2]
     assert [own for text, own in zip(normal, named, strict=True) if "dice" in text] == [True] * int(named.sum())
     bad = ("damage", "flaw", "defect", "chip")
@@ -172,20 +174,20 @@ def test_captions_come_in_pairs_of_states():
 
 def test_meanings_share_the_state_and_differ_in_the_name():
     told, named = [("dice", "chip"), ("mosaic", "chip"), ("dice", "chip")], np.array([True, True, False])
-    found = train.meanings(told, named, 128, 0)
+    found = captions.meanings(told, named, 128, 0)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
     difference = found[1::2] - found[::2]
     torch.testing.assert_close(difference[0], difference[1])
-    assert difference[0].norm().item() == pytest.approx(2 * train.STATE)
+    assert difference[0].norm().item() == pytest.approx(2 * captions.STATE)
     assert found[0] @ found[2] < found[0] @ found[4] < 1
 
 
 def test_text_learns_and_unheard_words_are_blank():
     model = train.build(0)
     settings = train.Settings(text_steps=12, captions=16)
-    assert train.learn_text(model, ["dice", "mosaic"], settings, progress=False) > 0.2
+    assert captions.learn_text(model, ["dice", "mosaic"], settings, progress=False) > 0.2
     table = model.token_embedding.weight
-    ids = train.open_clip.tokenize(["damaged", "coin"])[:, 1]
+    ids = captions.open_clip.tokenize(["damaged", "coin"])[:, 1]
     assert table[ids[0]].any() and not table[ids[1]].any()
 
 
@@ -205,7 +207,7 @@ def test_balanced_loss_by_hand():
 
 
 def test_the_schedule_is_the_same_on_its_plateau_however_long_the_run():
-    pace = [[train._schedule(step, steps, 10) for step in range(steps)] for steps in (60, 100)]
+    pace = [[captions.schedule(step, steps, 10) for step in range(steps)] for steps in (60, 100)]
     assert pace[0][:36] == pace[1][:36] and pace[0][20] == 1 and pace[0][0] == 0.1
     assert pace[0][-1] < 0.03 and pace[1][59] == 1
 
@@ -213,7 +215,7 @@ def test_the_schedule_is_the_same_on_its_plateau_however_long_the_run():
 def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, one_thread):
     monkeypatch.setattr(train, "names", lambda subset: ["dice"])
     kinds = ("image", "pixel", "image 4-shot", "pixel 4-shot")
-    told = {f"{name} {kind}": 0.5 for name in ("mean", *train.HELD_OUT) for kind in kinds}
+    told = {f"{name} {kind}": 0.5 for name in ("mean", *card.HELD_OUT) for kind in kinds}
     monkeypatch.setattr(train, "validate", lambda model, categories: told)
     monkeypatch.setattr(train, "SAVE_SECONDS", -1)
     run = lambda folder: train.train(folder, SMALL, hold_out=False, workers=1, progress=False)  # noqa: E731
@@ -239,9 +241,14 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, o
     found = train.backbones.load("demo", str(tmp_path / "weights.safetensors"))
     assert not found.is_random
     (tmp_path / "weights.curve.jsonl").write_text((tmp_path / "parts/curve.jsonl").read_text())
-    text = train.card(tmp_path / "weights.safetensors", SMALL, hold_out=False)
+    text = card.card(tmp_path / "weights.safetensors", hold_out=False)
     digest = hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()
     assert digest in text and "| mean | 0.500 | 0.500 | 0.500 | 0.500 |" in text
+
+
+def test_the_card_tells_what_changed_on_the_way():
+    runs = [{"step": step, "settings": {"steps": steps, "rate": 0.1}} for step, steps in ((0, 5), (2, 5), (5, 9))]
+    assert card._parts(runs) == ["  - from step 0: steps 5, rate 0.1.", "  - from step 5: steps 9."]
 
 
 def test_steps_done_again_are_noted_once(tmp_path):
@@ -253,7 +260,7 @@ def test_steps_done_again_are_noted_once(tmp_path):
 
 def test_two_processes_find_the_gradients_of_one(pool, tmp_path, one_thread):
     alone, shared = train.build(0), train.build(0)
-    bank = train.caption_bank(alone, pool.categories, 0)
+    bank = captions.caption_bank(alone, pool.categories, 0)
     shared.share_memory()
     folder = tmp_path / "pool"
     train.Pool(folder, pool.categories, SMALL, workers=1)
@@ -277,5 +284,5 @@ def test_the_shipped_weights_are_those_of_the_model_card():
 
 def test_the_shipped_weights_see():
     """Zero-shot WinCLIP on a fixed small sample of targets stays above a floor well below what it reaches."""
-    found = train.validate(backbones.load("demo").model, ["cork", "coin", "leaf"], seed=11, good=8, bad=12)
+    found = card.validate(backbones.load("demo").model, ["cork", "coin", "leaf"], seed=11, good=8, bad=12)
     assert found["mean image"] > 0.65 and found["mean pixel"] > 0.8

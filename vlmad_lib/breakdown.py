@@ -20,6 +20,7 @@ TITLES = {
     "aupro": "AUPRO",
 }
 """The metrics of the tables, in their order."""
+SMALL = 20  # images below which a figure is shown as resting on few
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 

@@ -43,12 +43,13 @@ def defect(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     lab = rgb2lab(image)
     regions, count = ndimage.label(mask, EIGHT)
     apart, areas = [], []
-    for number in range(1, count + 1):
-        inside = regions == number
+    for number, (rows, columns) in enumerate(ndimage.find_objects(regions, count), 1):
+        near = tuple(slice(max(0, int(one.start - RING[1])), int(one.stop + RING[1])) for one in (rows, columns))
+        inside = regions[near] == number
         away = ndimage.distance_transform_edt(~inside)
-        ring = (away > RING[0]) & (away <= RING[1]) & ~mask
+        ring = (away > RING[0]) & (away <= RING[1]) & ~mask[near]
         if ring.any():
-            apart.append(np.linalg.norm(lab[inside].mean(0) - lab[ring].mean(0)))
+            apart.append(np.linalg.norm(lab[near][inside].mean(0) - lab[near][ring].mean(0)))
             areas.append(inside.sum())
     slopes = np.sqrt(sum(np.square(np.stack(np.gradient(lab[..., k]))).sum(0) for k in range(3)))
     outline = mask & ~ndimage.binary_erosion(mask, EIGHT, border_value=1)

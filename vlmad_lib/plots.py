@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Image, display
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from vlmad_lib import breakdown, data
@@ -180,3 +181,49 @@ def _limits(results: Results, variant: str, category: str) -> tuple[float, float
     values = np.concatenate([one.ravel() for one in results.maps(rows)])
     low, high = np.quantile(values, [0.01, 0.999])
     return float(low), float(max(high, low + 1e-6))
+
+
+def dots(
+    table: pd.DataFrame, label: str, value: str, title: str, n: str = "images", chance: float | None = 0.5
+) -> Figure:
+    """Points with their 95 % intervals (columns ``low``, ``high``) in rows by ``label``, one colour per method.
+
+    A row tells its n, where methods differ the smallest; points of fewer than ``breakdown.SMALL`` are hollow.
+    """
+    order, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table.method))
+    palette, places = colours(names), {one: place for place, one in enumerate(order)}
+    figure, axes = plt.subplots(figsize=(8, 1.1 + (0.24 + 0.14 * len(names)) * len(order)))
+    for number, (name, part) in enumerate(table.groupby("method", sort=False)):
+        at = part[label].map(places) + (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
+        axes.hlines(at, part.low, part.high, color=palette[name], lw=2, alpha=0.45)
+        axes.scatter(part[value], at, s=36, color=palette[name], label=name, zorder=3)
+        few = part[n] < breakdown.SMALL
+        axes.scatter(part[value][few], at[few], s=14, color="white", zorder=4)
+    counts = table.groupby(label)[n].min()
+    axes.set_yticks(range(len(order)), [f"{one}  (n = {counts[one]:.0f})" for one in order])
+    if chance is not None:
+        axes.axvline(chance, color="#30343b", lw=1, ls="--")
+    told = "; dashed: chance" if chance is not None else ""
+    axes.set(xlim=(-0.02, 1.02), xlabel=f"{title}; bars: 95 % interval{told}; hollow: n < {breakdown.SMALL}")
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
+def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
+    """The AUROC of every defect type against each measure (column: axis label), one colour per method."""
+    palette = colours(found.method)
+    figure, grid = plt.subplots(
+        1, len(measures), figsize=(3.9 * len(measures), 3.4), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, (column, title) in zip(grid[0], measures.items(), strict=True):
+        for name, part in found.groupby("method", sort=False):
+            axes.scatter(part[column], part.auroc, s=22, color=palette[name], alpha=0.65, label=name, lw=0)
+        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
+        axes.set(xlabel=title, xscale="log", ylim=(-0.03, 1.03))
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    grid[0, 0].set_ylabel("AUROC of a defect type")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure

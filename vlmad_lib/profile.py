@@ -79,6 +79,7 @@ class Profile(Strict):
     class_names: dict[str, str] = {}
     methods: list[Method] = []
     imports: list[Import] = []
+    taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
     shots: Counts = [0]
     seeds: Counts = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
@@ -87,7 +88,10 @@ class Profile(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False
     cache: str = "data/cache"
-    notebooks: list[str] = ["00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"]
+    notebooks: list[str] = [
+        *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
+        *("05_defect_contrast", "06_defect_type"),
+    ]
     notice: str = ""
 
     def path(self, value: str) -> Path:

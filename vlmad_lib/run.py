@@ -93,7 +93,9 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights = [_weights_file(spec) for spec in profile.methods]
     weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
-    deciding = profile.model_dump(exclude={"title", "notice", "notebooks", "workers", "batch", "cache", "download"})
+    deciding = profile.model_dump(
+        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download"}
+    )
     stamps = [features.stamp(path) for path in [*table.image, *table["mask"], *weights, *outside]]
     return features.digest(deciding, table.to_csv(), stamps, _code())
 

@@ -1,0 +1,92 @@
+"""The maps of a real WinCLIP run on ten categories of MVTec AD: figures of notebooks 04 to 06 by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import shared
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from vlmad_lib import breakdown, contrast, data, defects, profile, run
+
+TEN = ["bottle", "capsule", "carpet", "hazelnut", "leather", "metal_nut", "screw", "toothbrush", "transistor", "wood"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    values = {
+        "title": "real run", "dataset": "mvtec", "root": str(shared("data/mvtec_ad")), "categories": TEN,
+        "imports": [{"name": "outside", "path": str(shared("data/winclip_run"))}],
+        "cache": str(tmp_path_factory.mktemp("cache")),
+    }  # fmt: skip
+    return run.run(profile.check(profile.Profile, values, "test"))
+
+
+@pytest.fixture(scope="module")
+def raw(results):
+    """Label, defect and largest map value of every image, straight from the files."""
+    rows = []
+    for category in TEN:
+        with np.load(shared("data/winclip_run") / f"{category}.npz") as archive:
+            for key in archive.files:
+                defect, _, stem = key.rpartition("-")
+                rows.append((category, defect, stem, int(defect != "good"), float(archive[key].max())))
+    return pd.DataFrame(rows, columns=["category", "defect", "stem", "label", "score"])
+
+
+def test_category_table(results, raw):
+    cells = breakdown.per_category(results.metrics).set_index("category")
+    assert list(cells.index) == breakdown.ordered(results.metrics) and len(cells) == 10
+    for category in ("bottle", "carpet", "screw"):
+        part = raw[raw.category == category]
+        assert cells.image_auroc[category] == pytest.approx(roc_auc_score(part.label, part.score), abs=1e-9)
+    part = raw[raw.category == "wood"]
+    assert cells.image_ap["wood"] == pytest.approx(average_precision_score(part.label, part.score), abs=1e-9)
+
+
+def test_pixel_auroc(results):
+    rows = results.scores[results.scores.category == "toothbrush"]
+    frames = results.framed(rows)
+    masks = [
+        np.zeros((240, 240), bool)
+        if not row["mask"]
+        else np.asarray(Image.open(row["mask"]).convert("L").resize((240, 240), Image.Resampling.BILINEAR)) > 127
+        for _, row in rows.iterrows()
+    ]
+    expected = roc_auc_score(np.stack(masks).ravel(), np.stack(frames).ravel())
+    found = results.metrics.set_index("category").pixel_auroc["toothbrush"]
+    assert found == pytest.approx(expected, abs=2e-4)  # JPEG noise at the masks' edges is thresholded before, not after
+
+
+def by_hand(scores: pd.DataFrame, chosen: pd.Series) -> float:
+    """AUROC within every category, weighted by the number of chosen anomalous images."""
+    values, weights = [], []
+    for _, part in scores.groupby("category"):
+        kept = part[(part.label == 0) | chosen.loc[part.index]]
+        if kept.label.any():
+            values.append(roc_auc_score(kept.label, kept.score))
+            weights.append(kept.label.sum())
+    return float(np.average(values, weights=weights))
+
+
+def test_contrast_table(results):
+    measures = contrast.measure(results)
+    measures["level"] = contrast.levels(measures)
+    assert measures.contrast.notna().mean() > 0.99 and measures.groupby("level").size().min() > 200
+    scores = results.scores.merge(measures[["image", "level"]], on="image", how="left")
+    found = defects.by(scores, "level", contrast.LEVELS).set_index("level")
+    for level in contrast.LEVELS:
+        assert found.auroc[level] == pytest.approx(by_hand(scores, scores.level == level), abs=1e-9)
+        assert found.low[level] < found.auroc[level] < found.high[level]
+
+
+def test_defect_table(results, raw):
+    scores = results.scores.assign(defect_class=defects.classes(results.scores, results.profile))
+    found = defects.by(scores, "defect_class", defects.CLASSES).set_index("defect_class")
+    known = pd.read_csv(data.REFERENCE / "mvtec_defects.csv").set_index(["category", "defect_type"]).proposed_class
+    kinds = pd.Series([known.get((row.category, row.defect), "") for row in raw.itertuples()])
+    for one in ("Surface Damage", "Missing Material", "Logical Error"):
+        assert found.auroc[one] == pytest.approx(by_hand(raw, kinds == one), abs=1e-9)
+    assert found.images.sum() == raw.label.sum() and not defects.unknown(scores)
