@@ -12,19 +12,15 @@ never seen.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import math
 import shutil
 import time
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from joblib import Parallel, delayed
@@ -33,19 +29,17 @@ from torch import Tensor, multiprocessing
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from vlmad_lib import ROOT, anomalyclip, backbones, metrics, prompts, winclip
+from vlmad_lib import ROOT, anomalyclip, backbones, winclip
+from vlmad_lib.demo.captions import CAPTIONS, caption_bank, learn_text, schedule
+from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
 from vlmad_lib.features import replace
 
-HELD_OUT = ("roof_shingles", "padlock", "glove")
-"""Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07
 ANY = {"surface": 5, "panel": 5, "pad": 4, "cast_part": 4}
 """Categories of which no two pictures are alike, drawn that many times as often as the others."""
-STATE = 0.35  # cosine between a caption and its state: differences of up to 0.7, ten times the temperature
 LEAST = 0.1, 50  # share of a patch and pixels of a window that must be defective to call it so
 NEAR = 0.15, 0.04  # half cosine distances to the clean picture: where normal ends, and how sharply
-CAPTIONS = 48  # pairs of captions kept for each category
 NOTE_STEPS, CHECK_STEPS, SAVE_SECONDS = 100, 1500, 120
 
 
@@ -59,19 +53,22 @@ class Settings:
     text_rate: float = 2.0e-3
     captions: int = 96  # a step of the text tower
     crop_steps: int = 3000  # first steps, on crops; the others are on whole pictures
-    steps: int = 8500
+    steps: int = 15500
     warm: int = 300
     rate: float = 4.0e-4
     decay: float = 0.05
-    tokens: int = 1800  # of pictures in half a step
-    windows: int = 48  # of each size in half a step
+    tokens: int = 1812  # of pictures in half a step
+    windows: int = 32  # of each size in half a step
+    objects: int = 2  # times as often as textures: the class token finds their defects harder
     graft: float = 0.3  # share of defects that are laid over another category's scene
     same_scene: float = 0.3  # share of clean pictures that show the defect's own scene
+    class_weight: float = 2.0
     near_weight: float = 0.5
     window_weight: float = 0.5
     name_weight: float = 0.1
     early_weight: float = 0.3  # patch tokens of the layers before the last
-    local_weight: float = 0.5  # patch tokens of AnomalyCLIP's V-V path
+    local_weight: float = 0.5  # patch tokens of AnomalyCLIP's V-V path, in the first local_steps
+    local_steps: int = 8500
     bf16: bool = True
 
 
@@ -123,7 +120,9 @@ class Pool:
         counts = [settings.scenes * ANY.get(category, 1) for category in categories]
         work = (delayed(scenes)(folder, *one, settings.seed) for one in zip(categories, counts, strict=True))
         places = Parallel(n_jobs=workers)(work)
-        self.categories, self.often = categories, np.cumsum([ANY.get(category, 1) for category in categories])
+        times = [1 if CATEGORIES[category].group == "texture" else settings.objects for category in categories]
+        often = [ANY.get(category, 1) * count for category, count in zip(categories, times, strict=True)]
+        self.categories, self.often = categories, np.cumsum(often)
         self.settings = settings
         self.pictures = [np.load(place / "pictures.npy", mmap_mode="r") for place in places]
         self.masks = [np.load(place / "masks.npy", mmap_mode="r") for place in places]
@@ -188,85 +187,6 @@ def _light(stream: np.random.Generator) -> np.ndarray:
         mix = mix[stream.permutation(3)]
     mix = mix * stream.uniform(0.75, 1.15)
     return np.concatenate([mix, np.full((3, 1), 128 + stream.uniform(-20, 20))], 1).astype(np.float32)
-
-
-# ---------------------------------------------------------------- captions
-
-
-def captions(stream: np.random.Generator, told: list[tuple[str, str]]) -> tuple[list[str], np.ndarray]:
-    """A normal and an anomalous caption of each pair, and which pairs are called by their own name (bool).
-
-    CPE states in templates, now and then the defect's own word. The class name is left out for "object" or a
-    random word in part of the captions, so that a state means the same for names never seen.
-    """
-    found, draws = [], stream.random(len(told))
-    for (category, defect), draw in zip(told, draws, strict=True):
-        name = CATEGORIES[category].class_name if draw < 0.5 else "object" if draw < 0.7 else _word(stream)
-        template = str(stream.choice(prompts.templates()))  # one for both: only the state may tell them apart
-        normal, anomalous = (str(stream.choice(states)) for states in prompts.ensemble(name, template_set="none"))
-        if stream.random() < 0.25:
-            anomalous = f"{name} with {defect.replace('_', ' ')}"
-        found += [template.format(normal), template.format(anomalous)]
-    return found, draws < 0.5
-
-
-def _word(stream: np.random.Generator) -> str:
-    return " ".join(
-        "".join(stream.choice(list("aeioubcdfghklmnprst"), stream.integers(3, 9))) for _ in range(stream.integers(1, 3))
-    )
-
-
-# ---------------------------------------------------------------- the text tower
-
-
-def embed_text(model: torch.nn.Module, texts: list[str]) -> Tensor:
-    """(n, D), L2-normalised, gradients kept."""
-    return F.normalize(backbones.Backbone("demo", "", model, "")._text(open_clip.tokenize(texts)), dim=-1)
-
-
-def meanings(told: list[tuple[str, str]], named: np.ndarray, width: int, seed: int) -> Tensor:
-    """(2 n, D), unit: what the captions of ``captions`` mean, a direction per name, and plus or minus one of state."""
-    basis = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))[0]
-    state, thing, own = basis[0], basis[1], basis[2:]
-    order = names("auxiliary")
-    which = torch.tensor([order.index(category) for category, _ in told])
-    subject = torch.where(torch.from_numpy(named)[:, None], 0.5 * thing + 0.75**0.5 * own[which], thing)
-    subject = subject * (1 - STATE**2) ** 0.5
-    return torch.stack([subject - STATE * state, subject + STATE * state], 1).flatten(0, 1)
-
-
-def learn_text(model: torch.nn.Module, categories: list[str], settings: Settings, progress: bool = True) -> float:
-    """Teach the text tower what captions mean; words that no caption held are blank. Returns the last mean cosine."""
-    text = [value for name, value in model.named_parameters() if not name.startswith("visual.")]
-    table = model.token_embedding.weight
-    optimiser = torch.optim.AdamW(text, lr=settings.text_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    heard, found = torch.zeros(len(table), dtype=torch.bool), []
-    for step in tqdm(range(settings.text_steps), "text", disable=not progress):
-        stream = np.random.default_rng([settings.seed, 2, step])
-        told = []
-        for category in stream.choice(categories, settings.captions // 2):
-            told.append((str(category), str(stream.choice(list(CATEGORIES[category].defects)))))
-        texts, named = captions(stream, told)
-        heard[open_clip.tokenize(texts).unique()] = True
-        goal = meanings(told, named, model.text_projection.shape[1], settings.seed)
-        cosines = (embed_text(model, texts) * goal).sum(-1)
-        optimiser.param_groups[0]["lr"] = settings.text_rate * _schedule(
-            step, settings.text_steps, settings.text_steps / 10, 0.9
-        )
-        optimiser.zero_grad(set_to_none=True)
-        (1 - cosines).mean().backward()
-        torch.nn.utils.clip_grad_norm_(text, 1.0)
-        optimiser.step()
-        found.append(cosines.mean().item())
-    with torch.no_grad():
-        table[~heard] = 0
-    return float(np.mean(found[-50:]))
-
-
-def _schedule(step: int, steps: int, warm: int, decay: float = 0.4) -> float:
-    """Linear warm-up, a plateau, and a cosine down to 2 % in the last share: a run can be cut short on the plateau."""
-    down = max(0.0, 1 - (steps - step) / (decay * steps))
-    return min(1, (step + 1) / warm) * (0.02 + 0.49 * (1 + math.cos(math.pi * down)))
 
 
 # ---------------------------------------------------------------- the image tower
@@ -376,44 +296,6 @@ def losses(
     return found
 
 
-# ---------------------------------------------------------------- validation
-
-
-@lru_cache(maxsize=32)
-def sample(category: str, seed: int, good: int, bad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fresh scenes of a category, the good ones first, and their masks."""
-    defects = list(CATEGORIES[category].defects)
-    pictures = [render(category, seed, i) for i in range(good)]
-    pictures += [render(category, seed, good + i, defects[i % len(defects)], CONTRASTS[i % 3]) for i in range(bad)]
-    return tuple(np.stack(part) for part in zip(*pictures, strict=True))
-
-
-@torch.inference_mode()
-def validate(
-    model: torch.nn.Module, categories: list[str], seed: int = 7, good: int = 24, bad: int = 24, shots: int = 4
-) -> dict[str, float]:
-    """WinCLIP on fresh scenes of categories: image and pixel AUROC of each and their means, zero- and few-shot."""
-    was, threads, chosen = model.training, torch.get_num_threads(), winclip.settings()
-    torch.set_num_threads(2)  # what helps to train is waiting now
-    net, found = backbones.Backbone("demo", "", model.eval(), ""), {}
-    for category in categories:
-        images, masks = sample(category, seed, shots + good, bad)
-        text = prompts.prototypes(net, *prompts.ensemble(CATEGORIES[category].class_name))
-        seen = winclip.encode(net, net.normalise(images), winclip.arrays(chosen, shots))
-        memory, seen = ({name: value[part] for name, value in seen.items()} for part in np.s_[:shots, shots:])
-        for few, references in (("", None), (f" {shots}-shot", memory)):
-            scores, maps = winclip.score(seen, text, chosen, GRID, references)
-            pairs = zip(maps.numpy(), masks[shots:], strict=True)
-            frames = ((metrics.upsample(one, SIZE, SIZE), mask) for one, mask in pairs)
-            found[f"{category} image{few}"] = metrics.image_metrics(masks[shots:].any((1, 2)), scores)["image_auroc"]
-            found[f"{category} pixel{few}"] = metrics.pixel_metrics(frames, coarse=False)["pixel_auroc"]
-    model.train(was)
-    torch.set_num_threads(threads)
-    kinds = [name.removeprefix(categories[0]) for name in list(found)[:4]]
-    means = {f"mean{kind}": float(np.mean([found[category + kind] for category in categories])) for kind in kinds}
-    return means | {name: float(value) for name, value in found.items()}
-
-
 # ---------------------------------------------------------------- the run
 
 
@@ -444,6 +326,7 @@ def train(
     optimiser = _optimiser(model.visual, settings)
     began = _resume(folder / "checkpoint.pt", model, average, optimiser)
     _forget(folder / "curve.jsonl", began)
+    _note(folder, {"step": began, "settings": asdict(settings)})
     bank = caption_bank(model, categories, settings.seed).share_memory_()
     team = Team(model, folder / "pool", pool, bank, range(began, settings.steps), workers)
     saved, sums, started = time.perf_counter(), {}, time.perf_counter()
@@ -463,6 +346,7 @@ def train(
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
             replace(folder / "checkpoint.pt", lambda path, state=state | {"step": step + 1}: torch.save(state, path))
             saved = time.perf_counter()
+    team.close()
     return average.state_dict()
 
 
@@ -476,18 +360,6 @@ def _forget(curve: Path, began: int) -> None:
 def _note(folder: Path, line: dict) -> None:
     with (folder / "curve.jsonl").open("a", encoding="utf-8") as curve:
         curve.write(json.dumps(line) + "\n")
-
-
-@torch.no_grad()
-def caption_bank(model: torch.nn.Module, categories: list[str], seed: int) -> Tensor:
-    """(categories, CAPTIONS, 2, D) embeddings of caption pairs of each category, normal first: the text is locked."""
-    found = []
-    for number, category in enumerate(categories):
-        stream = np.random.default_rng([seed, 3, number])
-        defects = stream.choice(list(CATEGORIES[category].defects), CAPTIONS)
-        texts, _ = captions(stream, [(category, str(defect)) for defect in defects])
-        found.append(embed_text(model, texts).unflatten(0, (-1, 2)))
-    return torch.stack(found)
 
 
 def _optimiser(visual: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -508,18 +380,16 @@ def _resume(checkpoint: Path, model, average, optimiser) -> int:
     return state["step"]
 
 
-TERMS = ("class", "2x2", "3x3", "patch", "early", "local", "near", "name")
-"""The losses, as the curve and the card name them."""
-
-
 def _gradients(model, pool: Pool, bank: Tensor, step: int, half: int) -> dict[str, float]:
     """Add the gradients of half a step to the image tower's; the losses."""
     settings = pool.settings
     net = backbones.Backbone("demo", "", model, "", "bf16" if settings.bf16 else "fp32")
     stream = np.random.default_rng([settings.seed, 4, step, half])
-    found = losses(net, pool.batch(step, half), stream, bank, settings, local=step % 2 == 0)
+    found = losses(
+        net, pool.batch(step, half), stream, bank, settings, local=settings.local_weight > 0 and step % 2 == 0
+    )
     weights = {
-        "class": 1.0, "patch": 1.0, "early": settings.early_weight, "name": settings.name_weight,
+        "class": settings.class_weight, "patch": 1.0, "early": settings.early_weight, "name": settings.name_weight,
         "near": settings.near_weight, "2x2": settings.window_weight, "3x3": settings.window_weight,
         "local": 2 * settings.local_weight,
     }  # fmt: skip
@@ -532,6 +402,7 @@ class Team:
 
     def __init__(self, model, folder: Path, pool: Pool, bank: Tensor, steps: range, workers: int):
         self.model, self.pool, self.bank, self.steps, self.gate = model, pool, bank, steps, None
+        self.threads = torch.get_num_threads()
         if workers > 1 and len(steps):
             torch.set_num_threads(1)
             context = multiprocessing.get_context("spawn")
@@ -539,6 +410,10 @@ class Team:
             self.others = [torch.zeros_like(value).share_memory_() for value in model.visual.parameters()]
             parts = (model, folder, pool.categories, pool.settings, bank, steps, self.gate, self.others)
             context.Process(target=_assist, args=parts, daemon=True).start()
+
+    def close(self) -> None:
+        """Give this process its threads back."""
+        torch.set_num_threads(self.threads)
 
     def gradients(self, step: int) -> dict[str, float]:
         """Leave the mean gradients of both halves in the image tower; the losses of the first."""
@@ -571,7 +446,7 @@ def _assist(model, folder: Path, categories: list[str], settings: Settings, bank
 def _update(model, average, optimiser, settings: Settings, step: int) -> None:
     """One step of the image tower, and of its moving average."""
     for group in optimiser.param_groups:
-        group["lr"] = settings.rate * _schedule(step, settings.steps, settings.warm)
+        group["lr"] = settings.rate * schedule(step, settings.steps, settings.warm)
     torch.nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
     optimiser.step()
     with torch.no_grad():
@@ -584,67 +459,6 @@ def save(state: dict[str, Tensor], path: Path) -> None:
     """Write weights as fp16 safetensors."""
     half = {name: value.half().contiguous() for name, value in state.items()}
     replace(path, lambda file: save_file(half, file))
-
-
-CARD = """# Model card: vlmad-demo
-
-An open_clip ViT trained from scratch by `python -m vlmad_lib.demo.train`, for the demo of this workbook only.
-This card is written by that command.
-
-- **Weights**: `{file}`, fp16, SHA-256 `{sha256}`, {parameters:,} parameters.
-- **Data**: drawn by `vlmad_lib.demo`, pairs of the same scene with and without a defect, from the auxiliary
-  categories {categories}. The target categories of the demo, their names and their pictures are never seen.
-- **Captions**: the compositional prompt ensemble of WinCLIP, state words in templates, on class names, "object" and
-  random words; now and then the defect's own word.
-- **Objective**: the text tower first learns on captions alone to put a name and a state where all captions of that
-  name and state are (cosine reached: {text}); it is then locked. The image tower answers which of two captions, normal
-  or anomalous, fits, by binary cross-entropy at temperature {tau}: with the class token of pictures and of 2x2 and 3x3
-  windows (weight {window_weight}), and with every patch token (those of earlier layers with weight {early_weight},
-  those of AnomalyCLIP's V-V path with {local_weight}); which class name fits (weight {name_weight}); and that a patch
-  token be near one of a clean picture of its category unless it is defective (weight {near_weight}). **The patch
-  terms and the two phases are not how CLIP was trained**; a model of this size needs them.
-- **Run**: {crop_steps} steps on crops of 4x4 to 10x10 patches, then whole pictures, {steps} steps in all, AdamW at
-  {rate}, seed {seed}, {minutes:.0f} minutes on two shared cores after the pictures were drawn.
-- **Losses** of the last {note_steps} steps (chance is 0.693 for all but near and name): {losses}.
-- **Chosen by**: the categories {held_out}, {how}.
-
-| | image AUROC | pixel AUROC | image, 4-shot | pixel, 4-shot |
-|---|---|---|---|---|
-{scores}
-
-WinCLIP on 24 good and 24 defective pictures each, on the moving average of the weights. The whole curve is
-in `{curve}`. The demo report gives the scores on the target categories.
-
-## Limits
-
-It knows drawn pictures and a handful of nouns. All state words mean the same to it, so that prompts hardly matter;
-words it never read are blank. Its numbers say how the methods behave, never how good they are on real parts.
-"""
-
-
-def card(weights: Path, settings: Settings, hold_out: bool) -> str:
-    """The model card of trained weights, from what the run recorded."""
-    curve = [json.loads(line) for line in weights.with_suffix(".curve.jsonl").read_text().splitlines()]
-    last = curve[-1]
-    seconds = {line["resumed_at"]: line["seconds"] for line in curve[1:]}  # of each part of an interrupted run
-    kinds = ("image", "pixel", "image 4-shot", "pixel 4-shot")
-    rows = [[name, *(f"{last[f'{name} {kind}']:.3f}" for kind in kinds)] for name in ("mean", *HELD_OUT)]
-    return CARD.format(
-        **asdict(settings),
-        file=weights.name,
-        curve=weights.with_suffix(".curve.jsonl").name,
-        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        parameters=sum(value.numel() for value in build(0).state_dict().values()),
-        categories=", ".join(name for name in names("auxiliary") if not (hold_out and name in HELD_OUT)),
-        text=curve[0]["text"],
-        tau=TAU,
-        minutes=sum(seconds.values()) / 60,
-        note_steps=NOTE_STEPS,
-        losses=", ".join(f"{name} {last[name]:.3f}" for name in TERMS if name in last),
-        held_out=", ".join(HELD_OUT),
-        how="auxiliary too, kept out of training" if hold_out else "which were trained on as well",
-        scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
-    )
 
 
 def main() -> None:
@@ -661,7 +475,7 @@ def main() -> None:
     settings = Settings(**options)
     save(train(folder, settings, not everything), weights)
     shutil.copy(folder / "curve.jsonl", weights.with_suffix(".curve.jsonl"))
-    weights.with_suffix(".md").write_text(card(weights, settings, not everything), encoding="utf-8")
+    weights.with_suffix(".md").write_text(card(weights, not everything), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""What trained demo weights are worth: their scores on held-out auxiliary categories, and their model card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from vlmad_lib import backbones, metrics, prompts, winclip
+from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
+
+HELD_OUT = ("roof_shingles", "padlock", "glove")
+"""Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
+TERMS = ("class", "2x2", "3x3", "patch", "early", "local", "near", "name")
+"""The losses, as the curve and the card name them."""
+
+
+@lru_cache(maxsize=32)
+def sample(category: str, seed: int, good: int, bad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fresh scenes of a category, the good ones first, and their masks."""
+    defects = list(CATEGORIES[category].defects)
+    pictures = [render(category, seed, i) for i in range(good)]
+    pictures += [render(category, seed, good + i, defects[i % len(defects)], CONTRASTS[i % 3]) for i in range(bad)]
+    return tuple(np.stack(part) for part in zip(*pictures, strict=True))
+
+
+@torch.inference_mode()
+def validate(
+    model: torch.nn.Module, categories: list[str], seed: int = 7, good: int = 24, bad: int = 24, shots: int = 4
+) -> dict[str, float]:
+    """WinCLIP on fresh scenes of categories: image and pixel AUROC of each and their means, zero- and few-shot."""
+    was, threads, chosen = model.training, torch.get_num_threads(), winclip.settings()
+    torch.set_num_threads(2)  # what helps to train is waiting now
+    net, found = backbones.Backbone("demo", "", model.eval(), ""), {}
+    for category in categories:
+        images, masks = sample(category, seed, shots + good, bad)
+        text = prompts.prototypes(net, *prompts.ensemble(CATEGORIES[category].class_name))
+        seen = winclip.encode(net, net.normalise(images), winclip.arrays(chosen, shots))
+        memory, seen = ({name: value[part] for name, value in seen.items()} for part in np.s_[:shots, shots:])
+        for few, references in (("", None), (f" {shots}-shot", memory)):
+            scores, maps = winclip.score(seen, text, chosen, net.grid, references)
+            pairs = zip(maps.numpy(), masks[shots:], strict=True)
+            frames = ((metrics.upsample(one, *mask.shape[::-1]), mask) for one, mask in pairs)
+            found[f"{category} image{few}"] = metrics.image_metrics(masks[shots:].any((1, 2)), scores)["image_auroc"]
+            found[f"{category} pixel{few}"] = metrics.pixel_metrics(frames, coarse=False)["pixel_auroc"]
+    model.train(was)
+    torch.set_num_threads(threads)
+    kinds = [name.removeprefix(categories[0]) for name in list(found)[:4]]
+    means = {f"mean{kind}": float(np.mean([found[category + kind] for category in categories])) for kind in kinds}
+    return means | {name: float(value) for name, value in found.items()}
+
+
+CARD = """# Model card: vlmad-demo
+
+An open_clip ViT trained from scratch by `python -m vlmad_lib.demo.train`, for the demo of this workbook only.
+This card is written by that command.
+
+- **Weights**: `{file}`, fp16, SHA-256 `{sha256}`, {parameters:,} parameters.
+- **Data**: drawn by `vlmad_lib.demo`, pairs of the same scene with and without a defect, from the auxiliary
+  categories {categories}. The target categories of the demo, their names and their pictures are never seen.
+- **Captions**: the compositional prompt ensemble of WinCLIP, state words in templates, on class names, "object" and
+  random words; now and then the defect's own word.
+- **Objective**: the text tower first learns on captions alone to put a name and a state where all captions of that
+  name and state are (cosine reached: {text}); it is then locked. The image tower answers which of two captions, normal
+  or anomalous, fits, by binary cross-entropy at the methods' own temperature: with the class token of pictures and of
+  2x2 and 3x3 windows, with every patch token of the last and of earlier layers, and, in the first steps only, with
+  those of AnomalyCLIP's V-V path. Two more terms ask which class name fits, and that a patch token be near one of a
+  clean picture of its category unless it is defective. Their weights are below. **The patch terms and the two phases
+  are not how CLIP was trained**; a model of this size needs them.
+- **Run**: AdamW, seed {seed}, {minutes:.0f} minutes on two shared cores after the pictures were drawn.
+{parts}
+- **Losses** at the end (chance is 0.693 for all but near and name): {losses}.
+- **Chosen by**: the categories {held_out}, {how}.
+
+| | image AUROC | pixel AUROC | image, 4-shot | pixel, 4-shot |
+|---|---|---|---|---|
+{scores}
+
+WinCLIP on 24 good and 24 defective pictures each, on the moving average of the weights. The whole curve is
+in `{curve}`. The demo report gives the scores on the target categories.
+
+## Limits
+
+It knows drawn pictures and a handful of nouns. All state words mean the same to it, so that prompts hardly matter;
+words it never read are blank. Its numbers say how the methods behave, never how good they are on real parts.
+"""
+
+
+def card(weights: Path, hold_out: bool) -> str:
+    """The model card of trained weights, from what the run recorded in the curve beside them."""
+    curve = [json.loads(line) for line in weights.with_suffix(".curve.jsonl").read_text().splitlines()]
+    last, runs = curve[-1], [line for line in curve if "settings" in line]
+    seconds = {line["resumed_at"]: line["seconds"] for line in curve if "seconds" in line}  # of each part of a run
+    kinds = ("image", "pixel", "image 4-shot", "pixel 4-shot")
+    rows = [[name, *(f"{last[f'{name} {kind}']:.3f}" for kind in kinds)] for name in ("mean", *HELD_OUT)]
+    return CARD.format(
+        **runs[-1]["settings"],
+        file=weights.name,
+        curve=weights.with_suffix(".curve.jsonl").name,
+        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        parameters=sum(value.numel() for value in load_file(weights).values()),
+        categories=", ".join(name for name in names("auxiliary") if not (hold_out and name in HELD_OUT)),
+        text=curve[0]["text"],
+        minutes=sum(seconds.values()) / 60,
+        parts="\n".join(_parts(runs)),
+        losses=", ".join(f"{name} {last[name]:.3f}" for name in TERMS if name in last),
+        held_out=", ".join(HELD_OUT),
+        how="auxiliary too, kept out of training" if hold_out else "which were trained on as well",
+        scores="\n".join(f"| {' | '.join(row)} |" for row in rows),
+    )
+
+
+def _parts(runs: list[dict]) -> list[str]:
+    """A line for the first settings of a run, and one for every resumption with others."""
+    told, before = [], {}
+    for line in runs:
+        changed = {name: value for name, value in line["settings"].items() if before.get(name) != value}
+        if changed:
+            told.append(f"  - from step {line['step']}: " + ", ".join(f"{n} {v}" for n, v in changed.items()) + ".")
+        before = line["settings"]
+    return told
