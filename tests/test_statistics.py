@@ -160,3 +160,12 @@ def test_differences_are_paired_over_categories():
     told = breakdown.against_findings(breakdown.against(table, "base"), "base").splitlines()
     assert told[1].endswith("lower.") and told[2].endswith("no difference these categories can show.")
     assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]
+
+
+def test_spread_has_every_measured_metric_with_its_range():
+    found = breakdown.spread(metrics(GOOD_TEXTURES).assign(aupro=np.nan)).set_index("metric")
+    assert list(found.index) == [title for title in breakdown.TITLES.values() if title != "AUPRO"]
+    row = found.loc["pixel F1-max"]
+    assert (row["range"], row["worst"]) == (pytest.approx(0.3), "gear (0.600)")
+    empty = breakdown.spread(metrics({"part": ("unknown", np.nan)}))
+    assert empty.empty and "metric" in empty

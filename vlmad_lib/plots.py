@@ -180,3 +180,43 @@ def _limits(results: Results, variant: str, category: str) -> tuple[float, float
     values = np.concatenate([one.ravel() for one in results.maps(rows)])
     low, high = np.quantile(values, [0.01, 0.999])
     return float(low), float(max(high, low + 1e-6))
+
+
+MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
+
+
+def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
+    """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
+
+    ``points`` has the columns of ``reference.points``.
+    """
+    order, methods = breakdown.ordered(points), list(dict.fromkeys(points.method))
+    figure, panels = plt.subplots(
+        1, len(methods), figsize=(8.6, 1.7 + 0.27 * len(order)), sharey=True, squeeze=False, layout="constrained"
+    )
+    marks = _marks(points)
+    for axes, method in zip(panels[0], methods, strict=True):
+        for who, part in points[points.method == method].groupby("who", sort=False):
+            places, (shape, colour) = part.category.map(order.index), marks[who]
+            axes.hlines(places, part.low, part.high, color=colour, lw=2, alpha=0.45)
+            hollow = {"ms": 7, "mfc": "none"} if who == "paper" else {"ms": 5}
+            axes.plot(part.value, places, shape, color=colour, label=who, **hollow)
+        axes.axvline(0.5, color="#30343b", lw=1, ls="--")
+        axes.set(xlim=(0, 1.02), xlabel=f"{label}; dashed: chance", yticks=range(len(order)), yticklabels=order)
+        axes.set_title(method, fontsize=10)
+        _separate_groups(axes, points, order)
+    panels[0, 0].invert_yaxis()
+    found = {name: handle for axes in panels[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, fontsize=8)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Shape and colour by source: re-implementations in grey shapes, ours as dots in the methods' colours."""
+    others = [who for who in dict.fromkeys(points.who) if who.endswith("reimpl)") or who.endswith("rerun)")]
+    ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
+    shapes = dict(
+        zip(others, [("s", "#9aa1ab"), ("^", "#9aa1ab"), ("v", "#9aa1ab"), ("<", "#9aa1ab")] * 9, strict=False)
+    )
+    return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
