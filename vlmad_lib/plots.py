@@ -220,3 +220,32 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
         zip(others, [("s", "#9aa1ab"), ("^", "#9aa1ab"), ("v", "#9aa1ab"), ("<", "#9aa1ab")] * 9, strict=False)
     )
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
+
+
+def differences(changes: pd.DataFrame) -> Figure:
+    """Paired differences with their 95 % intervals: a row a change, a panel a metric, a colour a direction.
+
+    ``changes`` has the columns fault, direction, metric, difference, low, high (infinite where one category was run)
+    and n; the rows keep the order of the first panel's first direction, most harmful first.
+    """
+    metrics, directions = list(dict.fromkeys(changes.metric)), list(dict.fromkeys(changes.direction))
+    first = changes[(changes.metric == metrics[0]) & (changes.direction == directions[0])]
+    order = list(first.sort_values("difference", kind="stable").fault)
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(8.6, 1.6 + 0.42 * len(order)), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for number, (direction, colour) in enumerate(zip(directions, (OTHERS[2], OTHERS[0]), strict=False)):
+            part = changes[(changes.metric == metric) & (changes.direction == direction)]
+            places = part.fault.map(order.index) + (number - (len(directions) - 1) / 2) * 0.32
+            axes.hlines(places, part.low.clip(-1, 1), part.high.clip(-1, 1), color=colour, lw=2, alpha=0.45)
+            axes.plot(part.difference, places, "o", color=colour, label=direction, ms=5)
+        axes.axvline(0, color="#30343b", lw=1, ls="--")
+        ends = changes.loc[changes.metric == metric, ["low", "high"]].abs().clip(upper=1)
+        reach = max(0.02, 1.05 * ends.max(axis=None))
+        axes.set(xlim=(-reach, reach), yticks=range(len(order)), yticklabels=order)
+        axes.set_xlabel(f"difference in {breakdown.TITLES[metric]} (n = {part.n.max()} categories)")
+    panels[0, 0].invert_yaxis()
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=2)
+    return figure
