@@ -64,7 +64,9 @@ def run_cells(name: str, path, monkeypatch) -> list:
     for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
         tags = cell["metadata"].get("tags", [])
         if cell["cell_type"] == "code" and "skip-execution" not in tags:
-            exec(f"profile = {str(path)!r}" if "parameters" in tags else "".join(cell["source"]), space)
+            exec("".join(cell["source"]), space)
+            if "parameters" in tags:
+                space["profile"] = str(path)
     return shown
 
 

@@ -88,7 +88,14 @@ class Profile(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False
     cache: str = "data/cache"
-    notebooks: list[str] = ["00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"]
+    notebooks: list[str] = [
+        "00_start_here",
+        "01_the_data",
+        "02_winclip",
+        "03_anomalyclip",
+        "04_category_type",
+        "16_the_study_rechecked",
+    ]
     notice: str = ""
 
     def path(self, value: str) -> Path:
