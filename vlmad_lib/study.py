@@ -398,7 +398,7 @@ def _tile(tables: Tables) -> Finding:
     found = f"paper {part['paper']:.3f}; re-implementations {others.min():.3f} to {others.max():.3f}"
     why = (
         f"The same prompts rank tile well elsewhere (n = {len(others) + 1}), and turned round {part['study']:.3f} is "
-        f"{1 - part['study']:.3f}: a wrong sign in the program explains that, words do not."
+        f"{1 - part['study']:.3f}: that points to a wrong sign in the program rather than to the words."
     )
     inverted = part["study"] < 0.5 < others.min()
     return Finding(f"{part['study']:.3f}, poorly suited prompts", found, FALSE if inverted else TRUE, why)
