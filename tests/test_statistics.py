@@ -265,3 +265,12 @@ def test_rank_correlation_against_scipy_and_its_limits():
     perfect = statistics.rank_correlation(np.arange(6), np.arange(6))
     assert perfect[0] == perfect[2] == 1 and perfect[1] < 0.8
     assert statistics.rank_correlation([1, 2, np.nan, 4, 5], [1, 2, 9, 4, 5])[0] == 1
+
+
+def test_spread_has_every_measured_metric_with_its_range():
+    found = breakdown.spread(metrics(GOOD_TEXTURES).assign(aupro=np.nan)).set_index("metric")
+    assert list(found.index) == [title for title in breakdown.TITLES.values() if title != "AUPRO"]
+    row = found.loc["pixel F1-max"]
+    assert (row["range"], row["worst"]) == (pytest.approx(0.3), "gear (0.600)")
+    empty = breakdown.spread(metrics({"part": ("unknown", np.nan)}))
+    assert empty.empty and "metric" in empty

@@ -205,3 +205,21 @@ def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_aur
         interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
         lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
     return "\n".join(lines)
+
+
+def spread(metrics: pd.DataFrame) -> pd.DataFrame:
+    """``consistency`` of every metric that has values, with the range between the worst and the best category."""
+    parts = []
+    for column, title in TITLES.items():
+        if metrics[column].notna().any():
+            values = per_category(metrics, [column]).dropna().groupby("name", sort=False)[column]
+            found = consistency(metrics, column)
+            found.insert(1, "metric", title)
+            found.insert(5, "range", (values.max() - values.min()).to_numpy())
+            parts.append(found)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "metric"])
+
+
+def titled(found: pd.DataFrame) -> pd.DataFrame:
+    """A long table with the metrics' titles in its column ``metric``."""
+    return found.assign(metric=found.metric.map(TITLES))

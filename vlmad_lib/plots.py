@@ -227,3 +227,72 @@ def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
     grid[0, 0].set_ylabel("AUROC of a defect type")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
+
+
+MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
+
+
+def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
+    """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
+
+    ``points`` has the columns of ``reference.points``.
+    """
+    order, methods = breakdown.ordered(points), list(dict.fromkeys(points.method))
+    figure, panels = plt.subplots(
+        1, len(methods), figsize=(8.6, 1.7 + 0.27 * len(order)), sharey=True, squeeze=False, layout="constrained"
+    )
+    marks = _marks(points)
+    for axes, method in zip(panels[0], methods, strict=True):
+        for who, part in points[points.method == method].groupby("who", sort=False):
+            places, (shape, colour) = part.category.map(order.index), marks[who]
+            axes.hlines(places, part.low, part.high, color=colour, lw=2, alpha=0.45)
+            hollow = {"ms": 7, "mfc": "none"} if who == "paper" else {"ms": 5}
+            axes.plot(part.value, places, shape, color=colour, label=who, **hollow)
+        axes.axvline(0.5, color="#30343b", lw=1, ls="--")
+        axes.set(xlim=(0, 1.02), xlabel=f"{label}; dashed: chance", yticks=range(len(order)), yticklabels=order)
+        axes.set_title(method, fontsize=10)
+        _separate_groups(axes, points, order)
+    panels[0, 0].invert_yaxis()
+    found = {name: handle for axes in panels[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, fontsize=8)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Shape and colour by source: re-implementations in grey shapes, ours as dots in the methods' colours."""
+    others = [who for who in dict.fromkeys(points.who) if who.endswith("reimpl)") or who.endswith("rerun)")]
+    ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
+    shapes = dict(
+        zip(others, [("s", "#9aa1ab"), ("^", "#9aa1ab"), ("v", "#9aa1ab"), ("<", "#9aa1ab")] * 9, strict=False)
+    )
+    return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
+
+
+def differences(changes: pd.DataFrame) -> Figure:
+    """Paired differences with their 95 % intervals: a row a change, a panel a metric, a colour a direction.
+
+    ``changes`` has the columns fault, direction, metric, difference, low, high (infinite where one category was run)
+    and n; the rows keep the order of the first panel's first direction, most harmful first.
+    """
+    metrics, directions = list(dict.fromkeys(changes.metric)), list(dict.fromkeys(changes.direction))
+    first = changes[(changes.metric == metrics[0]) & (changes.direction == directions[0])]
+    order = list(first.sort_values("difference", kind="stable").fault)
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(8.6, 1.6 + 0.42 * len(order)), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for number, (direction, colour) in enumerate(zip(directions, (OTHERS[2], OTHERS[0]), strict=False)):
+            part = changes[(changes.metric == metric) & (changes.direction == direction)]
+            places = part.fault.map(order.index) + (number - (len(directions) - 1) / 2) * 0.32
+            axes.hlines(places, part.low.clip(-1, 1), part.high.clip(-1, 1), color=colour, lw=2, alpha=0.45)
+            axes.plot(part.difference, places, "o", color=colour, label=direction, ms=5)
+        axes.axvline(0, color="#30343b", lw=1, ls="--")
+        ends = changes.loc[changes.metric == metric, ["low", "high"]].abs().clip(upper=1)
+        reach = max(0.02, 1.05 * ends.max(axis=None))
+        axes.set(xlim=(-reach, reach), yticks=range(len(order)), yticklabels=order)
+        axes.set_xlabel(f"difference in {breakdown.TITLES[metric]} (n = {part.n.max()} categories)")
+    panels[0, 0].invert_yaxis()
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=2)
+    return figure

@@ -26,10 +26,11 @@ Record = TypeVar("Record", bound="Strict")
 Counts = list[Annotated[int, Field(ge=0)]]
 
 
-_USUAL = {
+USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
     "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
 }
+"""What each method was published with: its name in tables, backbone and weights."""
 
 
 class Method(Strict):
@@ -57,7 +58,7 @@ class Method(Strict):
         if not isinstance(values, dict):
             return values
         method = values.get("method", "winclip")
-        return _USUAL.get(method if isinstance(method, str) else "", _USUAL["winclip"]) | values
+        return USUAL.get(method if isinstance(method, str) else "", USUAL["winclip"]) | values
 
 
 class Import(Strict):
@@ -90,7 +91,7 @@ class Profile(Strict):
     cache: str = "data/cache"
     notebooks: list[str] = [
         *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
-        *("05_defect_contrast", "06_defect_type"),
+        *("05_defect_contrast", "06_defect_type", "16_the_study_rechecked"),
     ]
     notice: str = ""
 

@@ -1,0 +1,165 @@
+"""Published figures beside ours: one vocabulary, a verdict only where the setup is the published one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from conftest import shared
+
+from vlmad_lib import breakdown, plots, profile, reference, run
+
+GROUPS = pd.read_csv(reference.data.REFERENCE / "categories.csv").query("dataset == 'MVTec AD'").set_index("category")
+COUNTS = reference._tested("MVTec AD")
+
+
+def chosen(**changes) -> profile.Profile:
+    values = {"title": "test", "dataset": "mvtec", "root": "nowhere", "methods": [{}]} | changes
+    return profile.check(profile.Profile, values, "test")
+
+
+def ours(
+    method="WinCLIP", categories=tuple(COUNTS), shift=0.0, shots=0, seeds=(0,), dataset="MVTec AD"
+) -> pd.DataFrame:
+    """A metrics table that has the paper's image AUROC of every category, shifted, and 0.5 for all else."""
+    paper = reference.published().query("who == 'paper' and shots == 0 and kind == 'winclip' and dataset == 'MVTec AD'")
+    paper = paper[paper.metric == "image_auroc"].set_index("category").value
+    rows = []
+    for name in categories:
+        values = dict.fromkeys(breakdown.TITLES, 0.5) | {"image_auroc": paper.get(name, 0.5) + shift}
+        values |= dict(zip(("n_good", "n_defective"), COUNTS.get(name, (1, 1)), strict=True))
+        facts = {"dataset": dataset, "category": name, "group": GROUPS.group.get(name, "unknown"), "method": method}
+        rows += [facts | values | {"shots": shots, "seed": seed} for seed in seeds]
+    return pd.DataFrame(rows)
+
+
+def of(found: pd.DataFrame, category="mean", metric="image_auroc") -> pd.Series:
+    return found[(found.category == category) & (found.metric == metric)].iloc[0]
+
+
+def test_figures_are_fractions_in_our_vocabulary():
+    found = reference.figures()
+    assert set(found.metric) <= set(breakdown.TITLES) and {"image_f1_max", "pixel_f1_max"} <= set(found.metric)
+    assert found.value.between(0, 1).all()
+    assert not found.duplicated(["dataset", "kind", "shots", "category", "metric", "who"]).any()
+
+
+@pytest.mark.parametrize(
+    ("kind", "shots", "metric", "value"),
+    [  # as printed in the papers' tables
+        ("winclip", 0, "image_auroc", 0.918),
+        ("winclip", 0, "aupro", 0.646),
+        ("winclip", 4, "pixel_auroc", 0.962),
+        ("anomalyclip", 0, "image_auroc", 0.916),
+        ("anomalyclip", 0, "pixel_auroc", 0.911),
+    ],
+)
+def test_means_of_the_papers(kind, shots, metric, value):
+    found = reference.published().query("who == 'paper' and category == 'mean' and dataset == 'MVTec AD'")
+    found = found[(found.kind == kind) & (found.shots == shots) & (found.metric == metric)]
+    assert len(found) == 1 and found.value.iloc[0] == pytest.approx(value, abs=6e-4)
+    assert found.trust.iloc[0] in reference.TRUSTED
+
+
+def test_the_study_keeps_its_tables_not_the_rounded_prose():
+    found = reference.of_study()
+    tile = found[(found.category == "tile") & (found.metric == "image_auroc") & (found.kind == "winclip")]
+    assert tile.value.tolist() == [0.149] and set(found.shots) == {0}
+
+
+def test_a_matching_setup_is_judged_by_its_distance():
+    found = reference.beside(ours(shift=-0.03), chosen())
+    mean, bottle = of(found), of(found, "bottle")
+    assert (mean.verdict, bottle.verdict) == ("outside", "within")  # 0.03 is more than 0.02, less than 0.05
+    assert bottle.difference == pytest.approx(-0.03) and bottle.trust == "paper-quoted"
+    assert (mean.study, mean["no verdict because"]) == (0.612, "")
+    assert mean["re-implementations"] == "0.702 to 0.906 (n = 5)"
+    assert of(reference.beside(ours(shift=-0.03), chosen(), mean_tolerance=0.04)).verdict == "within"
+    assert list(found.category[:7]) == ["mean"] * 7 and found.category.iloc[7] == "carpet"
+
+
+LEAKED = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "mvtec", "force_leak": True}
+FROM_OWN = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "my parts"}
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "reason"),
+    [
+        ({"dataset": "demo", "categories": ["gear"]}, {"dataset": "demo"}, "nothing is published"),
+        ({}, {"methods": [{"weights": "random:0"}]}, "random weights"),
+        ({}, {"methods": [{"weights": "laion400m_e32"}]}, "other backbone or weights than ViT-B-16-plus-240"),
+        ({}, {"methods": [{"preset": "study"}]}, "other settings"),
+        ({}, {"methods": [{"settings": {"temperature": 0.01}}]}, "other settings"),
+        ({"method": "AnomalyCLIP LEAKED"}, {"methods": [LEAKED]}, "LEAKED"),
+        ({"method": "AnomalyCLIP"}, {"methods": [FROM_OWN]}, "prompts not known to be trained on visa"),
+        ({"categories": ["bottle", "tile"]}, {}, "2 of 15 categories"),
+        ({"shots": 1, "seeds": (0, 1)}, {}, "2 draws of references"),
+        ({"method": "WinCLIP of others"}, {"methods": [], "imports": [{"name": "WinCLIP of others", "path": "x"}]},
+         "imported"),
+    ],
+)  # fmt: skip
+def test_no_verdict_and_the_reason(table, changes, reason):
+    row = of(reference.beside(ours(**table), chosen(**changes)))
+    assert row.verdict == "" and reason in row["no verdict because"]
+
+
+def test_figures_stand_beside_an_import_all_the_same():
+    profiled = chosen(methods=[], imports=[{"name": "winclip of others", "path": "x"}])
+    row = of(reference.beside(ours("winclip of others"), profiled), "tile")
+    assert (row.paper, row.study, row.verdict) == (1.0, 0.149, "")
+    unnamed = chosen(methods=[], imports=[{"name": "other tool", "path": "x"}])
+    assert pd.isna(of(reference.beside(ours("other tool"), unnamed), "tile").paper)
+
+
+def test_missing_images_and_unpublished_metrics():
+    table = ours()
+    table.loc[table.category == "tile", "n_good"] -= 1
+    found = reference.beside(table, chosen())
+    assert of(found, "tile").verdict == "" and of(found, "bottle").verdict == "within"
+    assert of(found).verdict == "" and pd.isna(of(found).difference)  # a mean of other images is another mean
+    assert of(found, "tile", "aupro")["no verdict because"] == "not published"
+    narrow = of(reference.beside(ours(), chosen(fpr_limit=0.1)), metric="aupro")
+    assert narrow["no verdict because"] == "AUPRO up to 0.1, published up to 0.3"
+
+
+def test_findings_change_with_the_table():
+    near, far = (reference.findings(reference.beside(ours(shift=shift), chosen())) for shift in (-0.01, -0.3))
+    assert near != far and "n = " in near
+    other = reference.findings(reference.beside(ours(dataset="demo", categories=["gear"]), chosen(dataset="demo")))
+    assert "14 of n = 14 figures have no verdict" in other and "data set demo (14)" in other
+
+
+def test_points_hold_ours_only_on_a_benchmark():
+    table = ours().assign(image_auroc_low=0.4, image_auroc_high=0.9)
+    found = reference.points(table, chosen())
+    assert len(found[found.who == "WinCLIP"]) == 15 and "this run's WinCLIP" in reference.heading(found, chosen())
+    assert found[found.who == "paper"].low.isna().all()
+    demo = chosen(dataset="demo")
+    found = reference.points(ours(dataset="demo", categories=["gear"]), demo)
+    assert set(found.who) >= {"paper", "study"} and "WinCLIP" not in set(found.who)
+    assert "no point of this run" in reference.heading(found, demo)
+
+
+def test_the_figure_has_a_panel_a_method_and_every_category():
+    found = reference.points(ours(), chosen())
+    figure = plots.beside(found, "title")
+    assert [axes.get_title() for axes in figure.axes] == ["WinCLIP", "AnomalyCLIP"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == breakdown.ordered(found)
+    plots.plt.close(figure)
+
+
+def test_the_imported_run_agrees_with_what_it_reported(tmp_path):
+    outside = shared("data/winclip_run")
+    changes = {
+        "imports": [{"name": "WinCLIP (imported)", "path": str(outside)}],
+        "categories": ["bottle", "toothbrush"],
+    }
+    changes |= {"root": str(shared("data/mvtec_ad")), "cache": str(tmp_path)}
+    found = run.run(profile.load("winclip_run", changes)).metrics.set_index("category")
+    reported = pd.read_csv(outside / "metrics.csv").set_index("category").loc[found.index]
+    assert (100 * found.image_auroc - reported.image_auroc).abs().max() < 1
+    assert (100 * found.pixel_auroc - reported.pixel_auroc).abs().max() < 0.1
+
+
+def test_nothing_measured_is_said():
+    empty = reference.beside(ours().assign(**dict.fromkeys(breakdown.TITLES, float("nan"))), chosen())
+    assert empty.empty and reference.findings(empty) == breakdown.NO_AUROC

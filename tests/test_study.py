@@ -1,0 +1,140 @@
+"""The study's claims: the verdicts on its own tables, and that each flips when the tables change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vlmad_lib import ROOT, profile, study
+
+TABLES = study.Tables()
+PLANNED = ["07_window_size", "08_shot_count", "09_prompts"]
+
+
+def verdicts(tables: study.Tables = TABLES, claims=study.CLAIMS) -> dict[str, str]:
+    found = study.checked(claims, tables)
+    return dict(zip(found["the study says"], found.verdict, strict=True))
+
+
+def changed(item: str, metric: str, value, method="AnomalyCLIP", table="") -> study.Tables:
+    """The study's tables with one number changed."""
+    mended = TABLES.study.copy()
+    rows = (mended.item == item) & (mended.metric == metric) & (mended.method == method)
+    rows &= mended.table.str.startswith(table)
+    assert rows.any()
+    mended.loc[rows, "value"] = str(value)
+    return study.Tables(study=mended)
+
+
+def test_the_index_names_notebooks_that_exist():
+    known = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} | set(PLANNED)
+    assert {notebook for *_, notebook in study.INDEX} <= known
+    assert {notebook for *_, notebook in study.WORDS} <= known
+    listed = {item.split(",")[0]: notebook[:2] for item, _, notebook in study.INDEX}
+    wanted = {"Tables 1 and 2": "04", "Table 5": "05", "Table 6": "06", "Figures 3 and 4": "08", "Figure 5": "07"}
+    assert wanted.items() <= listed.items()
+    assert "| [02 WinCLIP]" not in study.index() and "[07 Window size](07_window_size.ipynb)" in study.index()
+
+
+def test_every_title_is_the_notebooks_own():
+    for name in profile.Profile.model_fields["notebooks"].default:
+        assert f'"# {study.title(name)}' in (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("says", "verdict", "other", "change"),
+    [
+        ("AnomalyCLIP, mean pixel AUROC", "false", "true", ("mean", "pixel_auroc", 0.911)),
+        ("AnomalyCLIP, mean image AUROC", "true", "false", ("bottle", "image_auroc", 0.5)),
+        ("WinCLIP, mean image AUROC", "true", "false", ("tile", "image_auroc", 0.9, "WinCLIP", "Table")),
+        ("AnomalyCLIP's gain over WinCLIP in pixel AUROC, %", "false", "true",
+         ("relative_gain_percent", "pixel_auroc", 25.3, "claim")),
+        ("AnomalyCLIP's gain over WinCLIP in image AUROC, %", "true", "false",
+         ("relative_gain_percent", "image_auroc", 55, "claim")),
+        ("AnomalyCLIP, mean image AUROC, rigid", "false", "true", ("rigid", "image_auroc", 0.880)),
+        ("AnomalyCLIP, mean image AUROC, texture", "true", "false", ("wood", "image_auroc", 0.5)),
+        ("WinCLIP's range of image AUROC", "true", "false", ("cable", "image_auroc", 0.1, "WinCLIP")),
+        ("Both methods struggle with flexible objects", "false", "true", ("zipper", "image_auroc", 0.6)),
+        ("High contrast is 17.1 points above low contrast", "true", "false", ("Low", "auroc", 0.9)),
+        ("Medium contrast suggests a threshold effect", "cannot be checked", "false", ("Medium", "auroc", 0.8)),
+        ("Missing components are the most difficult", "cannot be checked", "false",
+         ("Missing Component", "auroc", 0.9)),
+        ("Both tables rest on the same defect types", "true", "false", ("High", "auroc", 0.9)),
+        ("Capsule, grid and hazelnut gain from one reference image", "false", "cannot be checked",
+         ("hazelnut", "image_auroc", 0.7, "WinCLIP")),
+        ("Total test images", "true", "false", ("mean", "n_test_images", 1700)),
+    ],
+)  # fmt: skip
+def test_verdicts_follow_the_tables(says, verdict, other, change):
+    assert verdicts()[says] == verdict
+    assert verdicts(changed(*change))[says] == other
+
+
+def test_a_certain_hardest_type_would_be_true():
+    sure = TABLES.study.copy()
+    sure.loc[(sure.group == "defect_type") & (sure.metric == "auroc_std"), "value"] = "0.001"
+    assert verdicts(study.Tables(study=sure))["Missing components are the most difficult"] == "true"
+
+
+def test_all_annotations_and_one_grouping_would_be_true():
+    fewer = TABLES.defects.head(52)
+    assert verdicts(study.Tables(defects=fewer))["Uses MVTec AD's rich annotations"] == "true"
+    groups = TABLES.categories.copy()
+    groups.loc[groups.category == "transistor", "group"] = "rigid"
+    says = "Transistor is a rigid object; transistor is a flexible object"
+    assert (verdicts()[says], verdicts(study.Tables(categories=groups))[says]) == ("false", "true")
+
+
+def test_a_number_on_visa_or_with_references_would_count():
+    row = {"table": "Table 7", "method": "WinCLIP", "shots": "1", "group": "VisA", "item": "candle", "metric": "fps"}
+    more = study.Tables(study=pd.concat([TABLES.study, pd.DataFrame([row | {"value": "0.9"}])]))
+    for says in ("The study evaluates VisA", "One-shot and few-shot results are in the appendix"):
+        assert (verdicts()[says], verdicts(more)[says]) == ("false", "true")
+
+
+def test_published_figures_decide():
+    found = verdicts(claims=study.CONTRADICTIONS)
+    assert list(found.values()) == ["false", "false", "false", "true", "false"]
+    figures = TABLES.figures.copy()
+    ours = (figures.kind == "winclip") & ~figures.who.isin(["paper", "study"]) & (figures.shots == 0)
+    figures.loc[ours, "value"] = 0.4
+    other = verdicts(study.Tables(figures=figures), study.CONTRADICTIONS)
+    assert list(other.values())[:3] == ["true", "true", "true"]
+    assert "29 of n = 30" in study.checked(study.CONTRADICTIONS, changed("cable", "image_auroc", 0.7)).recomputed[3]
+
+
+def test_correlation_is_pearsons_with_fishers_interval():
+    from scipy.stats import pearsonr
+
+    first, second = (pd.Series(np.random.default_rng(seed).normal(size=15), range(15)) for seed in (0, 1))
+    expected = pearsonr(first, second)
+    interval = expected.confidence_interval(0.95)
+    assert study.correlation(first, second) == pytest.approx((15, expected.statistic, interval.low, interval.high))
+    assert study.correlation(first[:3], second)[2:] == (-1, 1)  # three points say nothing
+    assert study.correlation(first[:5], first)[2:] == (-1, 1)
+    assert np.isnan(study.correlation(first[:2], second)[1])
+
+
+def test_the_study_goes_its_own_way_and_a_good_reimplementation_does_not():
+    from vlmad_lib import reference
+
+    figures = reference.published().assign(method="WinCLIP", group="texture")
+    part = pd.concat([figures, reference.of_study().assign(method="WinCLIP", group="texture")])
+    part = part[(part.dataset == "MVTec AD") & (part.shots == 0) & (part.metric == "image_auroc")]
+    found = study.agreement(part[(part.kind == "winclip") & (part.category != "mean")])
+    r = found[found.against == "paper"].set_index("figures of").r
+    assert r["study"] == pytest.approx(0.24, abs=0.005) and r["WinCLIP (zqhang reimpl)"] == pytest.approx(
+        0.96, abs=0.005
+    )
+    told = study.agreement_findings(found)
+    assert "study against the paper: r = 0.24; its interval holds 0" in told and "n = 15" in told
+
+
+def test_claim_sentences_change_with_the_tables():
+    one, other = (
+        study.claim_findings(study.checked(study.CLAIMS, tables), "its tables")
+        for tables in (TABLES, changed("mean", "pixel_auroc", 0.911))
+    )
+    assert "*AnomalyCLIP, mean pixel AUROC* (Tables 1 to 4); stated 0.907, recomputed 0.9107" in one
+    assert "mean pixel AUROC* (Tables" not in other and one.splitlines()[0] != other.splitlines()[0]
