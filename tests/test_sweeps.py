@@ -43,6 +43,8 @@ def test_the_study_is_quoted_as_printed():
 def test_sizes_beyond_the_grid_are_said():
     assert sweeps.fitting([3, 1, 3, 6, 0], 5) == ([3, 1], "Left out: sizes 6, 0 do not fit the 5 x 5 tokens.")
     assert sweeps.fitting([1, 5], 5) == ([1, 5], "")
+    with pytest.raises(InputError, match="choose 1 to 5"):
+        sweeps.fitting([7], 5)
 
 
 def test_costs_by_hand():
@@ -155,6 +157,13 @@ def test_claims_of_the_study_are_tested():
     assert "k = 1 is poor (it has 0.55 on average)" in told[0] and told[0].count("n = 4: agrees") == 2
     assert told[1].count("n = 4: contradicts it") == 2
     assert "structural" not in told[0]  # no rigid category, nothing to say
+    args = (
+        pd.DataFrame(),
+        compared([0.5] * 4, **{f"{k} x {k}, windows alone": [0.6] * 4 for k in range(1, 8)}),
+        "WinCLIP",
+    )
+    assert "The study" in sweeps.window_findings(poor, *args)
+    assert "The study" not in sweeps.window_findings(poor, *args, shots=1)
 
 
 def test_a_size_without_any_auroc_is_said():

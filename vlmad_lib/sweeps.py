@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vlmad_lib import breakdown, data, metrics, statistics
+from vlmad_lib import InputError, breakdown, data, metrics, statistics
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -82,8 +82,13 @@ MEASURES = {
 
 
 def fitting(sizes: Sequence[int], grid: int) -> tuple[list[int], str]:
-    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do)."""
+    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do).
+
+    InputError where none does.
+    """
     kept = [size for size in dict.fromkeys(sizes) if 1 <= size <= grid]
+    if not kept:
+        raise InputError(f"None of the window sizes {list(sizes)} fits the {grid} x {grid} tokens; choose 1 to {grid}.")
     out = [str(size) for size in dict.fromkeys(sizes) if size not in kept]
     return kept, f"Left out: sizes {', '.join(out)} do not fit the {grid} x {grid} tokens." if out else ""
 
@@ -217,8 +222,13 @@ def best_sizes(images: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def window_findings(table: pd.DataFrame, images: pd.DataFrame, compared: pd.DataFrame, base: str) -> str:
-    """What the window sizes do, as a Markdown list; ``compared``: ``breakdown.against`` of ``base``, pixel AUROC."""
+def window_findings(
+    table: pd.DataFrame, images: pd.DataFrame, compared: pd.DataFrame, base: str, shots: int = 0
+) -> str:
+    """What the window sizes do, as a Markdown list; ``compared``: ``breakdown.against`` of ``base``, pixel AUROC.
+
+    The study's claims are of zero-shot runs and tested on those alone.
+    """
     known = table.dropna(subset="auroc")
     if known.empty:
         return breakdown.NO_AUROC
@@ -235,7 +245,7 @@ def window_findings(table: pd.DataFrame, images: pd.DataFrame, compared: pd.Data
             f"Inside an image, one size is told from all others for {single} of "
             f"{count(len(sizes), 'category', 'categories')} (n = {spanned(sizes.images)} images)."
         )
-    return "\n".join(f"- {line}" for line in [*lines, *_claim_lines(known)])
+    return "\n".join(f"- {line}" for line in [*lines, *([] if shots else _claim_lines(known))])
 
 
 def _image_lines(wide: dict[str, pd.DataFrame]) -> list[str]:
@@ -246,7 +256,7 @@ def _image_lines(wide: dict[str, pd.DataFrame]) -> list[str]:
         moved = float((token.max(axis=1) - token.min(axis=1)).max())
         told = "does not depend on the window size" if moved < 1e-9 else "moves with the window size"
         lines.append(
-            f"The image AUROC of the method's own image score {told}: no category moves by more than {moved:.3f} "
+            f"The image AUROC of the method's own image score {told}: by up to {moved:.3f} in a category "
             f"(macro mean {token.mean().mean():.3f}, n = {len(token)})."
         )
     if top is not None:
