@@ -31,7 +31,7 @@ def reported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write(folder / "demo", categories=["gear", "linen"], train=2, good=4, per_defect=3)
     path = write_profile(folder, dataset="mvtec", root=str(folder / "demo"), notice="Only a test.")
-    code = report.main([str(path), "--out", str(folder / "out")])
+    code = report.main([str(path), "--out", str(folder / "out"), "-p", "sweep=true"])
     return code, folder / "out" / "latest"
 
 
@@ -64,7 +64,8 @@ def run_cells(name: str, path, monkeypatch) -> list:
     for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
         tags = cell["metadata"].get("tags", [])
         if cell["cell_type"] == "code" and "skip-execution" not in tags:
-            exec(f"profile = {str(path)!r}" if "parameters" in tags else "".join(cell["source"]), space)
+            exec("".join(cell["source"]), space)
+            space |= {"profile": str(path)} if "parameters" in tags else {}
     return shown
 
 

@@ -87,7 +87,10 @@ class Profile(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False
     cache: str = "data/cache"
-    notebooks: list[str] = ["00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"]
+    notebooks: list[str] = [
+        *["00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"],
+        *["07_window_size", "08_shot_count", "09_prompts"],
+    ]
     notice: str = ""
 
     def path(self, value: str) -> Path:
