@@ -342,6 +342,8 @@ def test_diagonal_boost_is_plain_attention_with_a_factor(net, images, monkeypatc
 def test_prompts_can_be_hand_written_or_name_the_class(net, tmp_path):
     row = type("Row", (), {"class_name": "steel bracket"})
     assert anomalyclip.wording(settings("paper", {"prompts": "object"}), row) == ["object", "damaged object"]
+    broken = settings("paper", {"prompts": "object", "word": "broken"})
+    assert anomalyclip.wording(broken, row) == ["object", "broken object"]
     assert anomalyclip.wording(settings("paper", {"prompts": "class"}), row) == ["steel bracket", True]
     assert anomalyclip.wording(settings("paper", {"deep": False}), row) == ["object", False]
     learner, path = anomalyclip.PromptLearner(net), tmp_path / "prompts.pth"
@@ -362,6 +364,8 @@ def test_wrong_settings_are_refused(net, images):
         settings("accurate")
     with pytest.raises(InputError, match="'attention'"):
         settings("paper", {"attention": "qk"})
+    with pytest.raises(InputError, match="'word' belongs to hand-written prompts"):
+        settings("paper", {"word": "broken"})
     with pytest.raises(InputError, match="250 is no multiple"):
         anomalyclip.side(settings("paper", {"image_size": 250}), net)
 

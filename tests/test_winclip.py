@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pandas as pd
 import parity
 import pytest
 import torch
@@ -29,6 +32,17 @@ def test_prompt_counts():
     assert "a cropped photo of the metal nut with damage." in anomalous
     assert prompts.templates("21").count("a jpeg corrupted photo of the {}.") == 2
     assert not any(text.endswith(".") for text in prompts.templates("22 no stop"))
+
+
+OWN = {"states": "own", "own_normal": ["a {} in order", "all good"], "own_anomalous": ["a broken {}"]}
+
+
+def test_own_prompts_take_the_place_of_the_states():
+    row = pd.Series({"class_name": "metal nut", "category": "metal_nut"})
+    alone, framed = (winclip.settings("paper", OWN | {"templates": name}) for name in ("none", "one"))
+    assert winclip.wording(alone, row) == [["a metal nut in order", "all good"], ["a broken metal nut"], True]
+    assert winclip.wording(framed, row)[1] == ["a photo of a a broken metal nut."]
+    assert winclip.wording(winclip.settings(), row)[:2] == list(prompts.ensemble("metal nut"))
 
 
 def test_unknown_prompt_set_is_refused():
@@ -229,10 +243,20 @@ def test_study_preset_turns_the_polarity(demo_backbone, pictures):
         ("paper", {"temperature": 0.0}, "greater than 0"),
         ("paper", {"windows": [], "full_image": False}, "keep at least one scale"),
         ("paper", {"fit": "crop"}, "'tiles' or 'squash'"),
+        ("paper", {"states": "own", "own_normal": ["a {}"]}, "go together with 'states: own'"),
+        ("paper", {"own_normal": ["a {}"], "own_anomalous": ["a bad {}"]}, "go together with 'states: own'"),
+        (
+            "paper",
+            OWN | {"own_normal": ["a {name}"]},
+            "'own_normal': 'a {name}' is no prompt; write words, {} at most once",
+        ),
+        ("paper", OWN | {"own_anomalous": ["a {} like {}"]}, "'own_anomalous': 'a {} like {}' is no prompt"),
+        ("paper", OWN | {"own_anomalous": ["fine", "a broken {"]}, "'a broken {' is no prompt"),
+        ("paper", OWN | {"own_normal": [" "]}, "' ' is no prompt"),
     ],
 )
 def test_wrong_settings_are_refused(preset, override, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(message)):
         winclip.settings(preset, override)
 
 

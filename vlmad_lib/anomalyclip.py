@@ -38,13 +38,14 @@ class Settings(Strict):
     ``attention``: "vv" is the method; "qq" and "kk" are in the paper only; "none" is plain CLIP. "diagonal_boost" is
     the wording of the study this workbook analyses, neither paper nor official code: plain attention whose diagonal
     is multiplied by a fixed factor. ``prompts``: "learned", "class" (learned, with the class name in the place of
-    "object"), or "object" (the hand-written "object" and "damaged object").
+    "object"), or "object" (the hand-written "object" and "damaged object"; ``word`` stands for "damaged").
     """
 
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
     layers: Annotated[list[int], Field(min_length=1)] | None = None  # from 1, maps summed; none: the last alone
     attention: Literal["vv", "qq", "kk", "none", "diagonal_boost"] = "vv"
     prompts: Literal["learned", "class", "object"] = "learned"
+    word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
     deep: bool = True
     sigma: Annotated[float, Field(ge=0)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
@@ -63,7 +64,10 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """A preset with single fields changed; InputError names an unknown preset, field or value."""
     if preset not in PRESETS:
         raise InputError(f"AnomalyCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    return check(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
+    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
+    if chosen.learned and chosen.word != Settings().word:
+        raise InputError("AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it.")
+    return chosen
 
 
 def ablations(spec: Method, blocks: int) -> list[Method]:
@@ -208,7 +212,7 @@ ENCODING = (encode, _start, positions, refined_from, attend, _heads, ATTENTION, 
 def wording(chosen: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides backbone and checkpoint."""
     if chosen.prompts == "object":
-        return list(HAND_WRITTEN)
+        return [HAND_WRITTEN[0], f"{chosen.word} {HAND_WRITTEN[0]}"]
     return [row.class_name if chosen.prompts == "class" else "object", chosen.deep]
 
 

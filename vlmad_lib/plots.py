@@ -13,7 +13,7 @@ from IPython.display import Image, display
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from vlmad_lib import breakdown, data
+from vlmad_lib import breakdown, data, statistics
 from vlmad_lib.results import Results
 
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
@@ -269,30 +269,116 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
 
 
-def differences(changes: pd.DataFrame) -> Figure:
-    """Paired differences with their 95 % intervals: a row a change, a panel a metric, a colour a direction.
+# ---------------------------------------------------------------- sweeps
 
-    ``changes`` has the columns fault, direction, metric, difference, low, high (infinite where one category was run)
-    and n; the rows keep the order of the first panel's first direction, most harmful first.
+GROUPS = dict(zip(breakdown.GROUPS, OTHERS, strict=False)) | {"all": "#30343b"}
+
+
+def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
+    """Macro mean AUROC against the window size, a line a group with 95 % intervals over its categories (n).
+
+    ``table`` as made by ``sweeps.window_table``; ``own`` has the image and pixel AUROC of the method's own fusion.
     """
-    metrics, directions = list(dict.fromkeys(changes.metric)), list(dict.fromkeys(changes.direction))
-    first = changes[(changes.metric == metrics[0]) & (changes.direction == directions[0])]
-    order = list(first.sort_values("difference", kind="stable").fault)
-    figure, panels = plt.subplots(
-        1, len(metrics), figsize=(8.6, 1.6 + 0.42 * len(order)), sharey=True, squeeze=False, layout="constrained"
+    known = table.dropna(subset="auroc")
+    panels = {name: part for name, part in known.groupby("measure", sort=False) if name != "image, class token"}
+    size = (3.6 * len(panels), 3.8)
+    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (measure, part) in zip(grid.flat, panels.items(), strict=True):
+        value = own["image_auroc" if measure.startswith("image") else "pixel_auroc"]
+        axes.axhline(value, color=GROUPS["all"], lw=1, ls=":", label="the method as it is")
+        found = [name for name in breakdown.GROUPS if name in set(part.group)]
+        groups = {name: part[part.group == name] for name in found if len(found) > 1} | {"all": part}
+        for number, (name, rows) in enumerate(groups.items()):
+            _line(axes, rows, name, 0.12 * (number - (len(groups) - 1) / 2))
+        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
+        axes.set(xlabel="window size k; dashed: chance", title=measure, xticks=sorted(part.k.unique()))
+    grid[0, 0].set(ylabel="AUROC", ylim=(0, 1.02))
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+    return figure
+
+
+def _line(axes: plt.Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
+    """The means of a group's categories over window sizes, with their intervals where there are two categories."""
+    found = rows.groupby("k").auroc.apply(lambda values: statistics.paired(values.to_numpy()))
+    means, lows, highs = np.array(found.tolist()).T
+    places, colour = found.index + shift, GROUPS[name]
+    if np.isfinite(lows).all():
+        axes.vlines(places, lows.clip(0, 1), highs.clip(0, 1), color=colour, lw=1.5, alpha=0.35)
+    axes.plot(places, means, "o-", color=colour, ms=4, lw=1.5, label=f"{name} (n = {rows.category.nunique()})")
+
+
+def best_sizes(table: pd.DataFrame) -> Figure:
+    """Category by window size: mean pixel AUROC inside an image, the best framed, those not told from it dotted.
+
+    ``table`` as made by ``sweeps.best_sizes``.
+    """
+    columns = [name for name in table if name.startswith("k = ")]
+    values = table[columns].to_numpy(float)
+    figure, axes = plt.subplots(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.36 * len(table)), layout="constrained")
+    drawn = axes.imshow(values, cmap="viridis", aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for place, row in enumerate(table.to_dict("records")):
+        untold = row["not told from it"].split(", ")
+        for column, name in enumerate(columns):
+            size = name.removeprefix("k = ")
+            ink = "white" if row[name] < middle else "black"
+            axes.text(column, place, f"{row[name]:.3f}{' •' if size in untold else ''}", ha="center", va="center",
+                      fontsize=8, color=ink)  # fmt: skip
+            if size == str(row["best"]):
+                axes.add_patch(plt.Rectangle((column - 0.48, place - 0.46), 0.96, 0.92, fill=False, ec="#ff2d55", lw=2))
+    labels = [f"{row.category}  (n = {row.images})" for row in table.itertuples()]
+    axes.set_yticks(range(len(table)), labels)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.grid(False)
+    _separate_groups(axes, table, list(table.category))
+    figure.colorbar(drawn, ax=axes, label="pixel AUROC inside an image", shrink=0.8)
+    return figure
+
+
+def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = COLOURS["WinCLIP"]) -> Figure:
+    """Differences with their 95 % intervals, a panel a measure and a line for each value of the column ``rows``.
+
+    ``table`` has the columns measure, difference, low, high (cut at 1) and n; lines in order of appearance, a colour
+    for each value of the column ``hue`` where one is named.
+    """
+    known = table.dropna(subset="difference")
+    names, panels = list(dict.fromkeys(known[rows])), list(known.groupby("measure", sort=False))
+    shades = dict(zip(sorted(known[hue].unique()), (OTHERS[2], OTHERS[0], *OTHERS[3:]), strict=False)) if hue else {}
+    height = 1.4 + (0.33 + 0.1 * max(0, len(shades) - 1)) * len(names)
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(2 + 3.4 * len(panels), height), sharey=True, squeeze=False, layout="constrained"
     )
-    for axes, metric in zip(panels[0], metrics, strict=True):
-        for number, (direction, colour) in enumerate(zip(directions, (OTHERS[2], OTHERS[0]), strict=False)):
-            part = changes[(changes.metric == metric) & (changes.direction == direction)]
-            places = part.fault.map(order.index) + (number - (len(directions) - 1) / 2) * 0.32
-            axes.hlines(places, part.low.clip(-1, 1), part.high.clip(-1, 1), color=colour, lw=2, alpha=0.45)
-            axes.plot(part.difference, places, "o", color=colour, label=direction, ms=5)
+    for axes, (measure, part) in zip(grid.flat, panels, strict=True):
+        part = part.assign(low=part.low.clip(-1, 1), high=part.high.clip(-1, 1))
+        for number, name in enumerate(shades or [""]):
+            some = part[part[hue] == name] if shades else part
+            places = some[rows].map(names.index) + (number - (len(shades or [""]) - 1) / 2) * 0.32
+            axes.hlines(places, some.low, some.high, color=shades.get(name, colour), lw=2, alpha=0.45)
+            axes.plot(some.difference, places, "o", color=shades.get(name, colour), ms=5, label=name)
         axes.axvline(0, color="#30343b", lw=1, ls="--")
-        ends = changes.loc[changes.metric == metric, ["low", "high"]].abs().clip(upper=1)
-        reach = max(0.02, 1.05 * ends.max(axis=None))
-        axes.set(xlim=(-reach, reach), yticks=range(len(order)), yticklabels=order)
-        axes.set_xlabel(f"difference in {breakdown.TITLES[metric]} (n = {part.n.max()} categories)")
-    panels[0, 0].invert_yaxis()
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=2)
+        told = " to ".join(str(int(n)) for n in sorted({part.n.min(), part.n.max()}))
+        reach = 1.08 * max(0.01, part[["low", "high", "difference"]].abs().to_numpy().max())
+        axes.set(xlim=(-reach, reach), yticks=range(len(names)), yticklabels=names)
+        axes.set_xlabel(f"difference in {breakdown.TITLES[measure]}\nbars: 95 % interval, n = {told}")
+        axes.locator_params(axis="x", nbins=5)
+    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    if shades:
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    return figure
+
+
+def cosines(table: pd.DataFrame) -> Figure:
+    """Cosines between texts, every pair once over, as a picture with its numbers."""
+    count = len(table)
+    figure, axes = plt.subplots(figsize=(2.4 + 0.5 * count, 1 + 0.42 * count), layout="constrained")
+    drawn = axes.imshow(table.to_numpy(), cmap="viridis")
+    middle = (table.to_numpy().min() + 1) / 2
+    for row, column in np.ndindex(count, count):
+        value = table.iloc[row, column]
+        ink = "white" if value < middle else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    axes.set_yticks(range(count), table.index)
+    axes.set_xticks(range(count), table.columns, rotation=45, ha="right")
+    axes.grid(False)
+    figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8)
     return figure

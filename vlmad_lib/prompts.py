@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from string import Formatter
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +39,25 @@ def templates(key: str = "22") -> list[str]:
     return [text.rstrip(found.get("strip", "")) for text in base] + found.get("and", [])
 
 
-def ensemble(class_name: str, states: str = "all", template_set: str = "22") -> tuple[list[str], list[str]]:
-    """Normal and anomalous prompts of a class name: 154 and 88 for the full ensemble."""
-    chosen = _choose("states", states)
+def refuse_unfit(texts: Sequence[str], setting: str) -> None:
+    """InputError for an empty prompt of one's own, and for a placeholder other than ``{}``, the class name."""
+    for text in texts:
+        try:
+            fields = [field for _, *field in Formatter().parse(text) if field[0] is not None]
+        except ValueError:  # a single brace
+            fields = [None]
+        if not text.strip() or fields not in ([], [["", "", None]]):
+            raise InputError(f"{setting}: {text!r} is no prompt; write words, {{}} at most once for the class name.")
+
+
+def ensemble(
+    class_name: str, states: str | dict[str, list[str]] = "all", template_set: str = "22"
+) -> tuple[list[str], list[str]]:
+    """Normal and anomalous prompts of a class name: 154 and 88 for the full ensemble.
+
+    ``states`` is the name of a set, or one's own: lists under ``normal`` and ``anomalous``.
+    """
+    chosen = states if isinstance(states, dict) else _choose("states", states)
     described = [[state.format(class_name) for state in chosen[side]] for side in ("normal", "anomalous")]
     normal, anomalous = (
         [text.format(state) for state in side for text in templates(template_set)] for side in described

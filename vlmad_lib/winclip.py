@@ -34,7 +34,9 @@ class Settings(Strict):
     windows: list[Annotated[int, Field(ge=1)]] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the map
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    states: str = "all"
+    states: str = "all"  # a set of prompts.json, or "own": the two lists below, put into the templates like any state
+    own_normal: list[str] = []
+    own_anomalous: list[str] = []
     templates: str = "22"
     names: Literal["cleaned", "folder", "object"] = "cleaned"
     normalise_prompts: bool = True
@@ -76,6 +78,11 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     chosen = check(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
     if not chosen.windows and not chosen.full_image:
         raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
+    own = {"own_normal": chosen.own_normal, "own_anomalous": chosen.own_anomalous}
+    if [bool(texts) for texts in own.values()] != [chosen.states == "own"] * 2:
+        raise InputError("WinCLIP settings: 'own_normal' and 'own_anomalous' go together with 'states: own'; give all.")
+    for name, texts in own.items():
+        prompts.refuse_unfit(texts, f"WinCLIP settings: '{name}'")
     return chosen
 
 
@@ -161,7 +168,9 @@ ENCODING = (encode, _full_image, _windows, _embed, window_tokens)
 def wording(chosen: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides the backbone: prompts, and how they are averaged."""
     name = {"cleaned": row.class_name, "folder": row.category, "object": "object"}[chosen.names]
-    return [*prompts.ensemble(name, chosen.states, chosen.templates), chosen.normalise_prompts]
+    own = {"normal": chosen.own_normal, "anomalous": chosen.own_anomalous}
+    states = own if chosen.states == "own" else chosen.states
+    return [*prompts.ensemble(name, states, chosen.templates), chosen.normalise_prompts]
 
 
 def text(backbone: Backbone, words: list, checkpoint: None = None) -> Tensor:
