@@ -16,7 +16,7 @@ report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

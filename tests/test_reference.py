@@ -36,6 +36,14 @@ def of(found: pd.DataFrame, category="mean", metric="image_auroc") -> pd.Series:
     return found[(found.category == category) & (found.metric == metric)].iloc[0]
 
 
+def test_a_table_shows_what_has_a_figure_beside_it_and_one_row_of_what_has_none():
+    named = {"dataset": "demo", "categories": ("a", "b")}
+    both = pd.concat([reference.beside(ours(), chosen()), reference.beside(ours(**named), chosen())])
+    found = reference.shown(both.assign(method=["WinCLIP"] * (len(both) - 21) + ["other"] * 21))
+    assert (found.method == "other").sum() == 1 and of(found[found.method == "other"])["no verdict because"]
+    assert found[found.method == "WinCLIP"][["paper", "study"]].notna().any(axis=1).all()
+
+
 def test_figures_are_fractions_in_our_vocabulary():
     found = reference.figures()
     assert set(found.metric) <= set(breakdown.TITLES) and {"image_f1_max", "pixel_f1_max"} <= set(found.metric)
@@ -142,7 +150,7 @@ def test_points_hold_ours_only_on_a_benchmark():
 def test_the_figure_has_a_panel_a_method_and_every_category():
     found = reference.points(ours(), chosen())
     figure = plots.beside(found, "title")
-    assert [axes.get_title() for axes in figure.axes] == ["WinCLIP", "AnomalyCLIP"]
+    assert [axes.get_title("left") for axes in figure.axes] == ["WinCLIP", "AnomalyCLIP"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == breakdown.ordered(found)
     plots.plt.close(figure)
 

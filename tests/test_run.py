@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, make_mvtec, shared, small_profile
+from conftest import TINY, make_mvtec, paint, shared, small_profile
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import data, features, metrics, results, run, winclip
+from vlmad_lib import data, features, methods, metrics, results, run, winclip
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,18 @@ def test_a_second_run_computes_nothing(done, monkeypatch):
     for target, name in [(features.Store, "_encode"), (winclip, "score"), (run, "_compute")]:
         monkeypatch.setattr(target, name, lambda *_: pytest.fail("computed again"))
     same(run.run(done.profile).scores, done.scores)
+
+
+def test_arrays_that_are_kept_are_not_encoded_again(tmp_path, tiny_backbone):
+    chosen = methods.choose(small_profile(tmp_path, tmp_path).methods[0], small_profile(tmp_path, tmp_path))
+    paint(tmp_path / "a.png", 1)
+    store, asked = chosen.store(tmp_path / "cache", tiny_backbone), []
+    encode = store.encode
+    store.encode = lambda backbone, images, names: asked.append(list(names)) or encode(backbone, images, names)
+    assert store.fill([str(tmp_path / "a.png")], ["class", "window_2"]) == 1
+    assert store.fill([str(tmp_path / "a.png")], ["class", "window_3"]) == 1
+    assert store.fill([str(tmp_path / "a.png")], ["window_2", "window_3"]) == 0
+    assert asked == [["class", "window_2"], ["window_3"]]
 
 
 def test_a_changed_image_is_scored_again(tmp_path):

@@ -395,3 +395,8 @@ def test_figures_show_what_the_tables_say():
     some = pd.DataFrame({"name": ["x", "y"], "measure": "image_auroc", "difference": [0.1, -0.2], "n": 3})
     axes = plots.differences(some.assign(low=[-0.1, -1.0], high=[0.3, 1.0]), "name").axes[0]
     assert axes.get_xlim()[0] < -1 < 1 < axes.get_xlim()[1] and "n = 3" in axes.get_xlabel()
+
+
+def test_some_categories_of_each_group():
+    table = pd.DataFrame({"category": list("abcdef"), "group": ["texture"] * 3 + ["rigid"] * 2 + ["flexible"]})
+    assert sweeps.some(table, 2) == ["a", "b", "d", "e", "f"] and sweeps.some(table, 0) == list("abcdef")

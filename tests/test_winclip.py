@@ -101,6 +101,19 @@ def test_window_of_the_whole_grid_is_the_whole_image(demo_backbone, pictures):
     torch.testing.assert_close(found["class"], demo_backbone.model.encode_image(pictures), atol=2e-5, rtol=0)
 
 
+def test_tokens_that_nobody_reads_can_be_left_out(demo_backbone, pictures):
+    """The last block for the class token alone gives what all blocks on all tokens of a window give."""
+    visual, members = demo_backbone.visual, winclip.window_tokens(15, 3)
+    with torch.inference_mode():
+        tokens = visual._embeds(pictures[:1])
+        part = tokens[0, torch.cat([torch.zeros(len(members), 1, dtype=torch.long), members + 1], 1)]
+        for block in visual.transformer.resblocks:
+            part = block(part)
+        plain = visual.ln_post(part[:, 0]) @ visual.proj
+    found = winclip.encode(demo_backbone, pictures[:1], ["window_3"])["window_3"][0]
+    torch.testing.assert_close(found, plain, atol=2e-6, rtol=1e-5)
+
+
 def test_chunks_of_windows_change_nothing(demo_backbone, pictures, monkeypatch):
     whole = winclip.encode(demo_backbone, pictures, ["window_2"])["window_2"]
     monkeypatch.setattr(winclip, "TOKENS_AT_ONCE", 37)

@@ -86,6 +86,7 @@ class Store:
         return len(todo)
 
     def _encode(self, paths: Sequence[str], names: Sequence[str]) -> None:
+        names = [name for name in names if self.missing(paths, [name])]  # what another method kept is not redone
         tiles = [data.views(path, self.fit, self.size) for path in paths]
         pixels = np.concatenate(tiles)
         if self.channels == "bgr":

@@ -250,7 +250,7 @@ def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figu
             axes.plot(part.value, places, shape, color=colour, label=who, **hollow)
         axes.axvline(0.5, color="#30343b", lw=1, ls="--")
         axes.set(xlim=(0, 1.02), xlabel=f"{label}; dashed: chance", yticks=range(len(order)), yticklabels=order)
-        axes.set_title(method, fontsize=10)
+        axes.set_title(method, fontsize=10, loc="left")
         _separate_groups(axes, points, order)
     panels[0, 0].invert_yaxis()
     found = {name: handle for axes in panels[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -298,11 +298,11 @@ def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
 
 
 def _line(axes: plt.Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
-    """The means of a group's categories over window sizes, with their intervals where there are two categories."""
+    """The means of a group's categories over window sizes, with intervals; those of two would hide the rest."""
     found = rows.groupby("k").auroc.apply(lambda values: statistics.paired(values.to_numpy()))
     means, lows, highs = np.array(found.tolist()).T
     places, colour = found.index + shift, GROUPS[name]
-    if np.isfinite(lows).all():
+    if np.isfinite(lows).all() and rows.category.nunique() > 2:
         axes.vlines(places, lows.clip(0, 1), highs.clip(0, 1), color=colour, lw=1.5, alpha=0.35)
     axes.plot(places, means, "o-", color=colour, ms=4, lw=1.5, label=f"{name} (n = {rows.category.nunique()})")
 

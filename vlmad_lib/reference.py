@@ -225,6 +225,14 @@ def _cell_reason(row, figure: float, lacking: str, profile: Profile) -> str:
     return lacking
 
 
+def shown(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none."""
+    known = compared[["paper", "study"]].notna().any(axis=1)
+    keys = ["method", "shots"]
+    alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
+    return compared[known | alone]
+
+
 def findings(compared: pd.DataFrame) -> str:
     """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
     if compared.empty:

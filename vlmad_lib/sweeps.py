@@ -120,6 +120,15 @@ def cost_findings(costs: pd.DataFrame, usual: Sequence[int], images: int) -> str
     )
 
 
+def some(table: pd.DataFrame, most: int) -> list[str]:
+    """The first ``most`` categories of every group of an index, in the tables' order; all where it is 0."""
+    order = breakdown.ordered(table)
+    if not most:
+        return order
+    groups = table.drop_duplicates("category").set_index("category").group
+    return [name for name in order if order.index(name) - [groups[one] for one in order].index(groups[name]) < most]
+
+
 def of_sizes(spec: Method, sizes: Sequence[int]) -> Method:
     """A method with other window sizes, all of them fused."""
     return spec.model_copy(update={"settings": spec.settings | {"windows": list(sizes)}})

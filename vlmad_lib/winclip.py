@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlmad_lib import InputError, prompts
 from vlmad_lib.backbones import Backbone, cosine
@@ -145,12 +146,27 @@ def _windows(visual: torch.nn.Module, tokens: Tensor, members: Tensor) -> Tensor
     """(N, n, D) embeddings of token subsets; windows are a batch of their own and never see each other."""
     members = F.pad(members + 1, (1, 0))  # the class token, index 0, goes first
     subsets = tokens[:, members].flatten(0, 1)
+    *blocks, last = visual.transformer.resblocks
     found = []
-    for part in subsets.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
-        for block in visual.transformer.resblocks:
-            part = block(part)
-        found.append(_embed(visual, part[:, 0]))
+    with sdpa_kernel(SDPBackend.MATH):  # the fastest on a CPU for so few tokens
+        for part in subsets.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
+            for block in blocks:
+                part = block(part)
+            found.append(_embed(visual, _class_token(last, part)))
     return torch.cat(found).unflatten(0, (tokens.shape[0], -1))
+
+
+def _class_token(block: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """(n, width): the class token after a block of tokens (n, L, width); the others, which nobody reads, stay out."""
+    attn, normed, first = block.attn, block.ln_1(tokens), tokens[:, 0]
+    width, heads = tokens.shape[-1], attn.num_heads
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
+    asked = F.linear(normed[:, :1], weight[:width], bias[:width])
+    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
+    asked, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (asked, key, value))
+    mixed = F.scaled_dot_product_attention(asked, key, value)[:, :, 0].flatten(1)
+    first = first + block.ls_1(attn.out_proj(mixed))
+    return first + block.ls_2(block.mlp(block.ln_2(first)))
 
 
 def _embed(visual: torch.nn.Module, class_token: Tensor) -> Tensor:
@@ -158,7 +174,7 @@ def _embed(visual: torch.nn.Module, class_token: Tensor) -> Tensor:
     return embedded if visual.proj is None else embedded @ visual.proj
 
 
-ENCODING = (encode, _full_image, _windows, _embed, window_tokens)
+ENCODING = (encode, _full_image, _windows, _class_token, _embed, window_tokens)
 """The code whose change makes kept features stale."""
 
 
