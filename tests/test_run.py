@@ -142,6 +142,25 @@ def test_arrays_that_are_kept_are_not_encoded_again(tmp_path, tiny_backbone):
     assert asked == [["class", "window_2"], ["window_3"]]
 
 
+def test_methods_that_share_a_store_encode_an_image_once(tmp_path, monkeypatch):
+    alike = [TINY | {"name": f"k = {size}", "settings": {"windows": [size]}} for size in (1, 2, 3)]
+    other = TINY | {"name": "swapped", "settings": {"windows": [2], "channels": "bgr"}}
+    chosen = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache", methods=[*alike, other])
+    seen = []
+    encode = winclip.encode
+    monkeypatch.setattr(winclip, "encode", lambda *asked: seen.append(sorted(asked[2])) or encode(*asked))
+    monkeypatch.setattr(features, "digest", _plain_digest(features.digest))
+    scores = run.run(chosen.model_copy(update={"shots": [0]})).scores
+    together = ["class", "window_1", "window_2", "window_3"]
+    assert scores.groupby("method").size().tolist() == [8] * 4
+    assert seen == [together] * 8 + [["class", "window_2"]] * 8
+
+
+def _plain_digest(digest):
+    """Digests that do not read the source of a function put in another's place."""
+    return lambda *facts: digest(*(str(fact) if callable(fact) else fact for fact in facts))
+
+
 def test_a_changed_image_is_scored_again(tmp_path):
     from conftest import paint
 

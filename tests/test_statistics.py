@@ -274,3 +274,27 @@ def test_spread_has_every_measured_metric_with_its_range():
     assert (row["range"], row["worst"]) == (pytest.approx(0.3), "gear (0.600)")
     empty = breakdown.spread(metrics({"part": ("unknown", np.nan)}))
     assert empty.empty and "metric" in empty
+
+
+def test_holm_by_hand():
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]  # 0.03 > 0.05 / 2 stops it
+    assert statistics.holm([]) == []
+
+
+def test_methods_are_told_apart_by_images_and_by_category():
+    rows = []
+    for category in ("a", "b", "c"):
+        labels, scores = sample(3, 40, 40, 0.0)
+        better = scores + (3.0 if category != "c" else 0.0) * labels
+        for method, values in (("one", better), ("other", scores)):
+            rows.append(scored(labels, values, category).assign(method=method, shots=0))
+    table = pd.concat(rows)
+    row = breakdown.apart(table).iloc[0]
+    assert (row.method, row.against, row["better in"], row["worse in"], row.n) == ("one", "other", 2, 0, 3)
+    assert row.low > 0 and "ahead" in breakdown.apart_findings(breakdown.apart(table))
+    turned = breakdown.apart(table.assign(score=-table.score))
+    assert turned["worse in"].iloc[0] == 2 and "behind" in breakdown.apart_findings(turned)
+    same = breakdown.apart(table[table.category == "c"])
+    assert same.difference.iloc[0] == 0 and "not told apart" in breakdown.apart_findings(same)
+    alone = breakdown.apart(table[table.method == "one"])
+    assert alone.empty and breakdown.apart_findings(alone) == ""

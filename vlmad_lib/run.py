@@ -298,8 +298,8 @@ def _score_missing(profile: Profile, backbone: backbones.Backbone, words: list, 
     cache, chosen = profile.path(profile.cache), todo[0][0].chosen
     code, settings, grid = chosen.module, chosen.settings, chosen.grid(backbone)
     text = chosen.text(cache, backbone, words)  # refuses unfit prompts before any image is encoded
-    needed = code.arrays(settings, max(one.shots for one, *_ in todo))
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
+    needed = _arrays(profile, chosen.spec, backbone, store, max(one.shots for one, *_ in todo))
     store.fill([path for *_, rows, _ in todo for path in rows.image], needed, profile.batch)
     memory.fill([path for *_, drawn in todo for path in drawn.image], needed, profile.batch)
     masks: dict[str, np.ndarray | None] = {}
@@ -310,6 +310,15 @@ def _score_missing(profile: Profile, backbone: backbones.Backbone, words: list, 
         scores, maps = _tiled(code.score, values, tiles, text, settings, grid, references)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
+
+
+def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store: features.Store, shots: int) -> list:
+    """The arrays of all methods of a profile that share one's store: an image is encoded once for all of them."""
+    network = ("method", "backbone", "weights", "precision")
+    alike = [one for one in profile.methods if all(getattr(one, key) == getattr(spec, key) for key in network)]
+    chosen = [methods.choose(one, profile) for one in alike]
+    shared = [one for one in chosen if one.store(profile.path(profile.cache), backbone).folder == store.folder]
+    return list(dict.fromkeys(name for one in shared for name in one.module.arrays(one.settings, shots)))
 
 
 def _tiled(

@@ -227,3 +227,13 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, floa
     half = norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + found**2 / 2) / (n - 3))
     low, high = np.tanh(z - half), np.tanh(z + half)
     return found, min(found, float(low)), max(found, float(high))
+
+
+def holm(probabilities: list[float], level: float = 1 - LEVEL) -> list[bool]:
+    """Which of several tests decide at ``level`` all together (Holm 1979)."""
+    order, decided = np.argsort(probabilities, kind="stable"), [False] * len(probabilities)
+    for rank, place in enumerate(order):
+        if probabilities[place] > level / (len(order) - rank):
+            break
+        decided[place] = True
+    return decided
