@@ -42,6 +42,8 @@ def test_a_table_shows_what_has_a_figure_beside_it_and_one_row_of_what_has_none(
     found = reference.shown(both.assign(method=["WinCLIP"] * (len(both) - 21) + ["other"] * 21))
     assert (found.method == "other").sum() == 1 and of(found[found.method == "other"])["no verdict because"]
     assert found[found.method == "WinCLIP"][["paper", "study"]].notna().any(axis=1).all()
+    alone = reference.shown(reference.beside(ours(**named), chosen()))
+    assert "paper" not in alone and "no verdict because" in alone and len(alone) == 1
 
 
 def test_figures_are_fractions_in_our_vocabulary():

@@ -226,11 +226,15 @@ def _cell_reason(row, figure: float, lacking: str, profile: Profile) -> str:
 
 
 def shown(compared: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none."""
+    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none.
+
+    Without the columns that say nothing in any of these rows.
+    """
     known = compared[["paper", "study"]].notna().any(axis=1)
     keys = ["method", "shots"]
     alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
-    return compared[known | alone]
+    found = compared[known | alone]
+    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()]
 
 
 def findings(compared: pd.DataFrame) -> str:
