@@ -23,7 +23,6 @@ CLASSES = (
 )
 """The study's ten defect classes, in the order of its Table 6."""
 UNKNOWN = "unknown"
-
 _LABEL = {"visa": "label_token_in_image_anno_csv"}  # the column that holds the data set's own defect names
 
 
@@ -102,6 +101,15 @@ def _variants(scores: pd.DataFrame, shots: int) -> Iterator[tuple[str, pd.DataFr
         yield name, part[part.seed == part.seed.min()]
 
 
+def _won(part: pd.DataFrame) -> pd.DataFrame:
+    """The anomalous images of one variant with ``win``: the share of their category's normal images they outscore."""
+    found = [
+        one[one.label == 1].assign(win=statistics.wins(one.label.to_numpy(), one.score.to_numpy()))
+        for _, one in part.groupby("category")
+    ]
+    return pd.concat(found) if found else part.assign(win=0.0)
+
+
 def _values(column: pd.Series, order: tuple[str, ...]) -> list[str]:
     """The values of a column, those of ``order`` first."""
     present = set(column.dropna())
@@ -116,13 +124,11 @@ def by(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), shots: in
     """
     rows = []
     for name, part in _variants(scores, shots):
-        for value in _values(part[part.label == 1][column], order):
-            chosen = part[column] == value
-            pairs = _parts(part, chosen)
-            bad = part[chosen & (part.label == 1)]
-            wins = [statistics.wins(np.repeat([0, 1], [len(n), len(b)]), np.r_[n, b]) for n, b in pairs]
+        won = _won(part)
+        for value in _values(won[column], order):
+            bad, pairs = won[won[column] == value], _parts(part, part[column] == value)
             low, high = statistics.subset_interval(pairs)
-            auroc = float(np.concatenate(wins).mean()) if wins else float("nan")
+            auroc = float(bad.win.mean())
             counts = {"images": sum(len(b) for _, b in pairs), "types": bad.groupby(["category", "defect"]).ngroups}
             rows.append(
                 {"method": name, column: value, "auroc": auroc, "low": low, "high": high}
@@ -206,8 +212,7 @@ def _within(part: pd.DataFrame) -> pd.DataFrame:
     """Wins and measures of the anomalous images as ranks within their category, between -0.5 and 0.5."""
     found = []
     columns = ["win", *contrast.MEASURES]
-    for _, one in part.groupby("category"):
-        bad = one[one.label == 1].assign(win=statistics.wins(one.label.to_numpy(), one.score.to_numpy()))
+    for _, bad in _won(part).groupby("category"):
         ranks = bad[columns].rank()
         found.append((ranks - 0.5) / ranks.count() - 0.5)
     return pd.concat(found) if found else pd.DataFrame(columns=columns)
@@ -218,13 +223,8 @@ def missed(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.Data
     rows = []
     for name, part in _variants(scores, shots):
         hardest = found[found.method == name].dropna(subset="auroc").sort_values("auroc").defect_class[:3]
-        for one in hardest:
-            ranked = []
-            for category, bad in part[part.defect_class == one].groupby("category"):
-                normal = part[(part.category == category) & (part.label == 0)].score
-                labels, values = np.repeat([0, 1], [len(normal), len(bad)]), np.r_[normal, bad.score]
-                ranked.append(bad.assign(win=statistics.wins(labels, values)))
-            rows.append(pd.concat(ranked).sort_values("win")[:2])
+        won = _won(part)
+        rows += [won[won.defect_class == one].sort_values("win")[:2] for one in hardest]
         break
     return pd.concat(rows) if rows else scores.iloc[:0].assign(win=0.0)
 
