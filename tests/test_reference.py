@@ -43,6 +43,7 @@ def test_a_table_shows_what_has_a_figure_beside_it_and_one_row_of_what_has_none(
     assert (found.method == "other").sum() == 1 and of(found[found.method == "other"])["no verdict because"]
     assert found[found.method == "WinCLIP"][["paper", "study"]].notna().any(axis=1).all()
     alone = reference.shown(reference.beside(ours(**named), chosen()))
+    assert list(reference.shown(alone.iloc[:0].reindex(columns=both.columns))) == list(both)  # nothing ranked
     assert "paper" not in alone and "no verdict because" in alone and len(alone) == 1
 
 

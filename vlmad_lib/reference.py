@@ -234,7 +234,7 @@ def shown(compared: pd.DataFrame) -> pd.DataFrame:
     keys = ["method", "shots"]
     alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
     found = compared[known | alone]
-    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()]
+    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()] if len(found) else found
 
 
 def findings(compared: pd.DataFrame) -> str:
