@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vlmad_lib import InputError
 from vlmad_lib.backbones import Backbone
+from vlmad_lib.blocks import BLOCKS, attend
 from vlmad_lib.profile import Method, Strict, check
 from vlmad_lib.prompt_learner import DEMO, PromptLearner, read, write  # noqa: F401  (for whoever trains or shows)
 from vlmad_lib.winclip import probability
@@ -138,22 +139,26 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     first refined block on it adds each block's attention, with one of Q, K, V in the place of both Q and K, and no
     MLP; it reads the original path and never feeds back. ``none_l`` are those of the original path.
     """
-    visual = backbone.visual
-    blocks = visual.transformer.resblocks
+    visual, blocks = backbone.visual, backbone.blocks
     asked = {name: _place(name, len(blocks), backbone) for name in wanted if name != "class"}
+    plain_to_end = ("none", len(blocks)) in asked.values()
     kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
-    with backbone.autocast():
-        original = _start(visual, images)
-        local = dict.fromkeys(kinds, original)
-        for number, block in enumerate(blocks, 1):
-            refined = kinds - {"none"} if number >= start else ()
-            read_off = {kind: local[kind] + attend(block, original, kind) for kind in refined}
-            original = block(original)
-            local = dict.fromkeys(kinds, original) | read_off
-            for name, (kind, layer) in asked.items():
-                if layer == number:
-                    found[name] = (visual.ln_post(local[kind][:, 1:]) @ visual.proj).float()
-        found["class"] = (original[:, 0] @ visual.proj).float()
+    original = _start(visual, images)
+    local = dict.fromkeys(kinds, original)
+    for number, block in enumerate(blocks, 1):
+        heads = block.heads(block.project(original))
+        for kind in kinds:
+            if kind != "none" and number >= start:
+                local[kind] = block.add(local[kind], mix(heads, kind))
+        if number < len(blocks) or plain_to_end:
+            original = block.finish(original, attend(*heads))
+        elif "class" in wanted:  # nobody reads the last patches of the original path
+            original = block.finish(original[:, :1].contiguous(), attend(heads[0][:, :, :1], *heads[1:]))
+        local |= {kind: original for kind in kinds if kind == "none" or number < start}
+        for name, (kind, layer) in asked.items():
+            if layer == number:
+                found[name] = visual.ln_post(local[kind][:, 1:]) @ visual.proj
+    found["class"] = original[:, 0] @ visual.proj
     return {name: found[name] for name in wanted}
 
 
@@ -168,21 +173,15 @@ def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
     return kind, number
 
 
-def attend(block: torch.nn.Module, tokens: Tensor, kind: str) -> Tensor:
-    """A block's attention over (N, L, width) with chosen parts of its own projection as query and key."""
-    (query, key), heads = ATTENTION[kind], _heads(block, tokens)
-    mixed = F.scaled_dot_product_attention(heads[query], heads[key], heads[2])
+def mix(heads: list[Tensor], kind: str) -> Tensor:
+    """(N, L, width) a block's attention with chosen ones of its own queries, keys and values as query and key."""
+    query, key = ATTENTION[kind]
+    mixed = attend(heads[query], heads[key], heads[2])
     if kind == "diagonal_boost":
         weights = (heads[query] @ heads[key].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
-        mixed = mixed + (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
-    return block.attn.out_proj(mixed.transpose(1, 2).flatten(2))
-
-
-def _heads(block: torch.nn.Module, tokens: Tensor) -> list[Tensor]:
-    """Queries, keys and values of a block's own projection, (N, heads, L, width of a head) each."""
-    attn = block.attn
-    parts = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
-    return [part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts]
+        more = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
+        mixed = mixed + more.transpose(1, 2).flatten(2)
+    return mixed
 
 
 @torch.inference_mode()
@@ -192,17 +191,17 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
     ``kind`` as in the settings, "none" being CLIP's own Q-K attention; what goes to the class token is left out.
     """
     tokens, grid = _start(backbone.visual, images), images.shape[-1] // backbone.visual.patch_size[0]
-    *before, last = backbone.visual.transformer.resblocks
+    *before, last = backbone.blocks
     for block in before:
         tokens = block(tokens)
     query, key = ATTENTION.get(kind, (0, 1))
-    heads = _heads(last, tokens)
+    heads = last.heads(last.project(tokens).float())
     asking = heads[query][:, :, 1 + cell[0] * grid + cell[1]]
     weights = (heads[key] @ asking[..., None] / asking.shape[-1] ** 0.5).softmax(2)
     return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
 
 
-ENCODING = (encode, _start, positions, refined_from, attend, _heads, ATTENTION, BOOST)
+ENCODING = (encode, _start, positions, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
 """The code whose change makes kept features stale."""
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor
 
 from vlmad_lib import ROOT, InputError
+from vlmad_lib.blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
 DEMO_CONFIG = Path(__file__).parent / "demo" / "vlmad-demo.json"
@@ -69,9 +71,11 @@ class Backbone:
             "random": self.is_random,
         }
 
-    def autocast(self) -> torch.autocast:
-        """bf16 for the matrix products of a forward pass; cosines and softmax stay outside, in fp32."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The image tower's residual blocks for inference; bf16 is for their matrix products alone."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return [Block(block, dtype) for block in self.visual.transformer.resblocks]
 
     def normalise(self, images: np.ndarray) -> Tensor:
         """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation."""

@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor, nn
 
 from vlmad_lib import InputError, prompts
 from vlmad_lib.backbones import Backbone, cosine
+from vlmad_lib.blocks import BLOCKS, Block
 from vlmad_lib.profile import Strict, check
 
 FEW_SHOT = True
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
-TOKENS_AT_ONCE = 4096  # bounds the memory of one pass over windows
+TOKENS_AT_ONCE = 2048  # bounds the memory of one pass over windows
 
 PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "patch_penultimate", "none": None}
 
@@ -118,63 +118,61 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     in the whole image, the other tokens left out. ``patch``, ``patch_ln_post`` and ``patch_penultimate``
     are (N, grid^2, width) patch tokens of the full forward pass before the projection.
     """
-    visual = backbone.visual
-    with backbone.autocast():
-        tokens = visual._embeds(images)  # class token first, all positions added, after ln_pre
-        found = _full_image(visual, tokens, wanted)
-        for name in wanted:
-            if name.startswith("window_"):
-                found[name] = _windows(visual, tokens, window_tokens(backbone.grid, int(name.removeprefix("window_"))))
+    visual, blocks = backbone.visual, backbone.blocks
+    tokens = visual._embeds(images)  # class token first, all positions added, after ln_pre
+    projected = blocks[0].project(tokens)  # by the first block, which is the same for a token in every window
+    found = _full_image(visual, blocks, tokens, projected, wanted)
+    for name in wanted:
+        if name.startswith("window_"):
+            members = window_tokens(backbone.grid, int(name.removeprefix("window_")))
+            found[name] = _windows(visual, blocks, tokens, projected, members)
     return {name: found[name].float() for name in wanted}
 
 
-def _full_image(visual: torch.nn.Module, tokens: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-    if all(name.startswith("window_") for name in wanted):
+def _full_image(
+    visual: nn.Module, blocks: list[Block], tokens: Tensor, projected: Tensor, wanted: Collection[str]
+) -> dict[str, Tensor]:
+    asked = [name for name in wanted if not name.startswith("window_")]
+    if not asked:
         return {}
-    before, last = None, tokens
-    for block in visual.transformer.resblocks:
-        before, last = last, block(last)
-    return {
+    before = _before_last(blocks, tokens, projected)
+    found = {"patch_penultimate": before[:, 1:]}
+    if {"patch", "patch_ln_post"}.isdisjoint(asked):
+        return found | {"class": _embed(visual, blocks[-1].class_token(before))}
+    last = blocks[-1](before)
+    return found | {
         "class": _embed(visual, last[:, 0]),
         "patch": last[:, 1:],
         "patch_ln_post": visual.ln_post(last[:, 1:]),
-        "patch_penultimate": before[:, 1:],
     }
 
 
-def _windows(visual: torch.nn.Module, tokens: Tensor, members: Tensor) -> Tensor:
+def _windows(visual: nn.Module, blocks: list[Block], tokens: Tensor, projected: Tensor, members: Tensor) -> Tensor:
     """(N, n, D) embeddings of token subsets; windows are a batch of their own and never see each other."""
     members = F.pad(members + 1, (1, 0))  # the class token, index 0, goes first
-    subsets = tokens[:, members].flatten(0, 1)
-    *blocks, last = visual.transformer.resblocks
+    images, length = tokens.shape[:2]
+    rows = (torch.arange(images)[:, None, None] * length + members).flatten(0, 1)
+    tokens, projected = tokens.flatten(0, 1), projected.flatten(0, 1)
     found = []
-    with sdpa_kernel(SDPBackend.MATH):  # the fastest on a CPU for so few tokens
-        for part in subsets.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
-            for block in blocks:
-                part = block(part)
-            found.append(_embed(visual, _class_token(last, part)))
-    return torch.cat(found).unflatten(0, (tokens.shape[0], -1))
+    for part in rows.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
+        before = _before_last(blocks, tokens[part], projected[part])
+        found.append(_embed(visual, blocks[-1].class_token(before)))
+    return torch.cat(found).unflatten(0, (images, -1))
 
 
-def _class_token(block: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """(n, width): the class token after a block of tokens (n, L, width); the others, which nobody reads, stay out."""
-    attn, normed, first = block.attn, block.ln_1(tokens), tokens[:, 0]
-    width, heads = tokens.shape[-1], attn.num_heads
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    asked = F.linear(normed[:, :1], weight[:width], bias[:width])
-    key, value = F.linear(normed, weight[width:], bias[width:]).chunk(2, -1)
-    asked, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (asked, key, value))
-    mixed = F.scaled_dot_product_attention(asked, key, value)[:, :, 0].flatten(1)
-    first = first + block.ls_1(attn.out_proj(mixed))
-    return first + block.ls_2(block.mlp(block.ln_2(first)))
+def _before_last(blocks: list[Block], tokens: Tensor, projected: Tensor) -> Tensor:
+    """(n, L, width) tokens as the last block meets them, from those at the start and their first projection."""
+    for block in blocks[:-1]:
+        tokens, projected = block(tokens, projected), None
+    return tokens
 
 
-def _embed(visual: torch.nn.Module, class_token: Tensor) -> Tensor:
+def _embed(visual: nn.Module, class_token: Tensor) -> Tensor:
     embedded = visual.ln_post(class_token)
     return embedded if visual.proj is None else embedded @ visual.proj
 
 
-ENCODING = (encode, _full_image, _windows, _class_token, _embed, window_tokens)
+ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, *BLOCKS)
 """The code whose change makes kept features stale."""
 
 

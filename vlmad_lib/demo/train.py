@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from vlmad_lib import ROOT, anomalyclip, backbones, winclip
+from vlmad_lib.blocks import Block
 from vlmad_lib.demo.captions import CAPTIONS, caption_bank, learn_text, schedule
 from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
@@ -211,9 +212,11 @@ def layers(net: backbones.Backbone, tokens: Tensor, local: bool = False) -> tupl
     blocks, found, aside = net.visual.transformer.resblocks, [], tokens[1::2]
     start = anomalyclip.refined_from(len(blocks))
     for number, block in enumerate(blocks, 1):
-        with net.autocast(), sdpa_kernel(SDPBackend.MATH):  # on a CPU and so few tokens the fastest to differentiate
+        # the plain kernel is the fastest to differentiate on a CPU for so few tokens
+        with torch.autocast("cpu", torch.bfloat16, net.precision == "bf16"), sdpa_kernel(SDPBackend.MATH):
             if local and number >= start:
-                aside = aside + anomalyclip.attend(block, tokens[1::2], "vv")
+                plain = Block(block, packed=False)  # differentiable
+                aside = plain.add(aside, anomalyclip.mix(plain.heads(plain.project(tokens[1::2])), "vv"))
             tokens = block(tokens)
         if number < start:
             aside = tokens[1::2]
