@@ -148,6 +148,12 @@ def load(name: str, weights: str = "demo", precision: str = "fp32", download: bo
     return Backbone(name, weights, model, _fingerprint(model), precision)
 
 
+def skeleton(name: str) -> Backbone:
+    """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
+    with torch.device("meta"):
+        return Backbone(name, "", _build(name).eval(), "")
+
+
 def _build(name: str) -> torch.nn.Module:
     settings = copy.deepcopy(config(name))
     custom = settings.pop("custom_text", False)

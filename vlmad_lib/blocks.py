@@ -78,7 +78,7 @@ class Block:
 
     def __init__(self, block: ResidualAttentionBlock, dtype: torch.dtype = torch.float32, packed: bool = True):
         attn, mlp = block.attn, block.mlp
-        self.number, self.kind = attn.num_heads, (dtype, packed and packs(dtype))
+        self.number, self.kind = attn.num_heads, (dtype, packed and not attn.in_proj_weight.is_meta and packs(dtype))
         self.ln_1, self.ln_2, self.act = block.ln_1, block.ln_2, mlp.gelu
         self.weight, self.bias = attn.in_proj_weight, attn.in_proj_bias
         self.inside = Linear(self.weight, self.bias, *self.kind)

@@ -382,3 +382,27 @@ def cosines(table: pd.DataFrame) -> Figure:
     axes.grid(False)
     figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8)
     return figure
+
+
+def latencies(costs: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Milliseconds per image on a log axis: measured here with the range of the timings, and published ones below."""
+    here = [(f"{row.method} ({row.backbone}, {row.precision}), here", row.encode, row) for row in costs.itertuples()]
+    known = published[published["ms per image"] > 0]
+    labels = known.method + " (" + known.backbone.where(known.backbone != "", "?") + ", " + known.input_px.map(_pixels)
+    papers = list(zip(labels + known.hardware.map("{}), published".format), known["ms per image"], strict=True))
+    palette = colours(costs.method)
+    figure, axes = plt.subplots(figsize=(8.5, 0.8 + 0.3 * (len(here) + len(papers))))
+    for place, (_, value, row) in enumerate(here):
+        axes.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
+        axes.plot(value, place, "o", color=palette[row.method], ms=7)
+    axes.plot([value for _, value in papers], np.arange(len(papers)) + len(here), "D", color="#6b7785", ms=5)
+    axes.set_yticks(range(len(here) + len(papers)), [label for label, *_ in [*here, *papers]], fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("ms per image (log scale)")
+    axes.invert_yaxis()
+    return figure
+
+
+def _pixels(value: object) -> str:
+    return f"{float(value):.0f} px, " if value not in ("", 0) else ""

@@ -27,7 +27,7 @@ from vlmad_lib.methods import SETTINGS, Chosen
 from vlmad_lib.profile import Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
-_DECIDING = ["backbones", "data", "features", "imports", "methods", "metrics", "prompt_learner", "prompts", "run"]
+_DECIDING = ["backbones", "blocks", "data", "features", "imports", "methods", "metrics", "prompt_learner", "prompts", "run"]
 _DECIDING += ["statistics", *methods.METHODS]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""

@@ -1,0 +1,285 @@
+"""What a method costs on this machine: arithmetic, time, memory and disk; and what bf16 changes (notebook 10)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlmad_lib import backbones, data, methods, metrics
+from vlmad_lib.backbones import Backbone
+from vlmad_lib.blocks import Linear, packs
+from vlmad_lib.methods import Chosen
+from vlmad_lib.profile import Method, Profile
+from vlmad_lib.prompt_learner import read
+from vlmad_lib.results import Results
+from vlmad_lib.sweeps import count, difference, signed, verdict
+
+PUBLISHED = data.REFERENCE / "efficiency_published.csv"
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
+
+
+def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+    """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
+    backbone, code = backbones.skeleton(name), chosen.module
+    size = code.side(chosen.settings, backbone)
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        code.encode(backbone, torch.empty(1, 3, size, size), code.arrays(chosen.settings, shots))
+    return counter.get_total_flops() / 1e9
+
+
+def peak(precision: str = "fp32", repeats: int = 5) -> float:
+    """GFLOP/s of the fastest large matrix product that PyTorch offers here: what encoding can be measured against."""
+    dtype, best = KINDS[precision], 0.0
+    for rows, inner, columns in SHAPES:
+        x, weight, bias = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner), torch.ones(columns)
+        ways: list[Callable] = [Linear(weight, bias, dtype, packed) for packed in (False, packs(dtype))]
+        for way in ways:
+            seconds = min(_seconds(lambda way=way, x=x: way(x)) for _ in range(repeats))
+            best = max(best, 2 * rows * inner * columns / seconds / 1e9)
+    return best
+
+
+def _seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    with torch.inference_mode():
+        call()
+    return time.perf_counter() - began
+
+
+def peak_memory(profile: Profile, spec: Method, image: str) -> float:
+    """MB that a process of its own holds at its peak, from its start to one encoded image; nan except on Linux."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_encode_once, profile, spec, image).result()
+
+
+def _encode_once(profile: Profile, spec: Method, image: str) -> float:
+    chosen, backbone = methods.choose(spec, profile), backbones.load(spec.backbone, spec.weights, spec.precision)
+    pixels = data.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
+    chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    except (OSError, TypeError):
+        return float("nan")
+
+
+# ---------------------------------------------------------------- one method
+
+
+def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float], repeats: int = 3) -> dict:
+    """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
+
+    ``encode``, ``decode`` and the rest are medians in ms per image, on all cores of this process, nothing else
+    running; with references the score is that with as many as the profile's largest number of shots.
+    """
+    chosen = methods.choose(spec, profile)
+    code, settings = chosen.module, chosen.settings
+    backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
+    size, grid = code.side(settings, backbone), chosen.grid(backbone)
+    shots = max(profile.shots) if code.FEW_SHOT else 0
+    names = code.arrays(settings, shots)
+    pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
+    inputs = [backbone.normalise(one) for one in pictures]
+    packing = _seconds(lambda: backbone.blocks)
+    encode = [_seconds(lambda one=one: code.encode(backbone, one, names)) for one in inputs * repeats]
+    arrays = [code.encode(backbone, one, names) for one in inputs]
+    words = code.wording(settings, rows.iloc[0])
+    file = chosen.prompts.path if chosen.prompts else None
+    text = code.text(backbone, words, file)
+    references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
+    maps = [code.score(one, text, settings, grid, references)[1] for one in arrays]
+    place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
+    sigma = getattr(settings, "sigma", 0)
+    parts = {
+        "decode": [_seconds(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
+        "encode": encode,
+        "score": [_seconds(lambda one=one: code.score(one, text, settings, grid, references)) for one in arrays],
+        "upsample": [
+            _seconds(lambda one=one, at=at: metrics.framed_map(one.numpy(), *at, sigma))
+            for one, at in zip(maps, place, strict=True)
+        ],
+    }
+    found = {name: float(np.median(values)) * 1e3 for name, values in parts.items()}
+    work = gflop(chosen, spec.backbone, shots)
+    rate = work / found["encode"] * 1e3
+    return {
+        "method": chosen.name,
+        "backbone": Path(spec.backbone).stem,
+        "precision": spec.precision,
+        "pixels": size,
+        "shots": shots,
+        **found,
+        "low": min(encode) * 1e3,
+        "high": max(encode) * 1e3,
+        "n": len(encode),
+        "gflop": work,
+        "rate": rate,
+        "share": rate / peaks[spec.precision],
+        "text": _seconds(lambda: code.text(backbone, words, file)) * 1e3,
+        "pack": packing * 1e3,
+        "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
+        "learned": _learned(chosen, backbone),
+        "memory": peak_memory(profile, spec, rows.image.iloc[0]),
+        "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
+    }
+
+
+def _learned(chosen: Chosen, backbone: Backbone) -> float:
+    """Millions of learned parameters in the prompts' file."""
+    if chosen.prompts is None:
+        return 0.0
+    return sum(value.numel() for value in read(backbone, chosen.prompts.path)[0].parameters()) / 1e6
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """The cost rows for people: what a user asks first."""
+    return pd.DataFrame(
+        {
+            "method": costs.method,
+            "backbone": costs.backbone,
+            "precision": costs.precision,
+            "encode, ms per image": [_span(row) for row in costs.itertuples()],
+            "images per second": (1e3 / costs[["decode", "encode", "score", "upsample"]].sum(axis=1)).round(1),
+            "GFLOP per image": costs.gflop.round(1),
+            "of this machine's matrix peak": [f"{value:.0%}" for value in costs.share],
+            "parameters, M": [_parameters(row) for row in costs.itertuples()],
+            "peak memory, MB": costs.memory.round(0),
+            "kept, kB per image": costs.disk.round(0),
+        }
+    )
+
+
+def _parameters(row) -> str:
+    return f"{row.parameters:.1f}" + (f" + {row.learned:.2g} learned" if row.learned else "")
+
+
+def _span(row) -> str:
+    return f"{row.encode:.0f} ({row.low:.0f} to {row.high:.0f}, n = {row.n})"
+
+
+def time_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Where the time goes: ms of each step of an image, and what is paid once."""
+    kept = {"decode": "decode and fit", "encode": "encode", "score": "score", "upsample": "map to pixels"}
+    once = {"text": "prompts, once a category", "pack": "prepare weights, once"}
+    wide = costs[["method", "precision", "shots", *kept, *once]].rename(columns=kept | once)
+    return wide.round(dict.fromkeys([*kept.values(), *once.values()], 1))
+
+
+def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
+    """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks."""
+    rows = []
+    for kind in dict.fromkeys(kinds):
+        spec, code = Method(method=kind), methods.METHODS[kind]
+        chosen = Chosen(spec, code.settings())
+        work, size = gflop(chosen, spec.backbone), code.side(chosen.settings, backbones.skeleton(spec.backbone))
+        least = {f"least s per image, {name}": round(work / value, 2) for name, value in peaks.items()}
+        row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}
+        rows.append(row | least)
+    return pd.DataFrame(rows)
+
+
+def published() -> pd.DataFrame:
+    """Published latencies of the two methods and their kin, with the hardware where it is known."""
+    table = pd.read_csv(PUBLISHED)
+    seconds = 1 / pd.to_numeric(table.fps, errors="coerce")
+    table["ms per image"] = table.ms_per_image.fillna(1e3 * seconds).round(1)
+    known = table[table.method.str.contains("WinCLIP|AnomalyCLIP")].dropna(subset="ms per image")
+    kept = ["method", "backbone", "input_px", "shots", "ms per image", "hardware", "source"]
+    return known[kept].fillna("").reset_index(drop=True)
+
+
+# ---------------------------------------------------------------- what bf16 changes
+
+
+def halved(spec: Method) -> Method:
+    """A method with its image encoder's matrix products in bf16."""
+    return spec.model_copy(update={"name": f"{spec.name}, bf16", "precision": "bf16"})
+
+
+def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
+    """Per method, scores in bf16 beside those in fp32 of the same run: zero-shot or the variant's first draw.
+
+    ``largest``: the largest difference of an image score; ``order``: Spearman's correlation of the scores within a
+    category, its smallest; ``image_auroc`` and ``pixel_auroc``: macro differences with 95 % intervals over *n*
+    categories.
+    """
+    rows = []
+    for spec in specs:
+        pair = [results.scores[results.scores.method == name] for name in (spec.name, halved(spec).name)]
+        both = pair[0].merge(pair[1], on=["category", "image", "shots", "seed"], suffixes=("", "_half"))
+        order = both.groupby("category").apply(lambda part: part.score.corr(part.score_half, method="spearman"))
+        row = {"method": spec.name, "largest": (both.score - both.score_half).abs().max(), "order": order.min()}
+        row |= {"n": both.category.nunique(), "images": both.image.nunique()}
+        for name in ("image_auroc", "pixel_auroc"):
+            wide = results.metrics.pivot_table(index="category", columns="method", values=name)
+            apart = (wide[halved(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
+            row[name] = difference(apart.to_numpy())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
+    """The effect of bf16 for people."""
+    return pd.DataFrame(
+        {
+            "method": effect.method,
+            "categories": effect.n,
+            "images": effect.images,
+            "largest change of an image score": effect.largest.map("{:.4f}".format),
+            "least rank correlation in a category": effect.order.map("{:.4f}".format),
+            "image AUROC, bf16 less fp32": [signed(*value) for value in effect.image_auroc],
+            "pixel AUROC, bf16 less fp32": [signed(*value) for value in effect.pixel_auroc],
+        }
+    )
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
+    """What the costs say, as a Markdown list."""
+    lines = []
+    plain = costs[costs.precision == "fp32"]
+    for row in plain.itertuples():
+        total = row.decode + row.encode + row.score + row.upsample
+        lines.append(
+            f"{row.method} on {row.backbone}: encoding is {row.encode / total:.0%} of an image's {total:.0f} ms and "
+            f"done once; scoring it anew takes {row.score:.1f} ms with {count(row.shots, 'shot', 'shots')} "
+            f"(n = {row.n} timings)."
+        )
+        half = costs[(costs.precision == "bf16") & (costs.method == f"{row.method}, bf16")]
+        if len(half):
+            best = half.low.iloc[0]
+            lines.append(
+                f"{row.method} in bf16 encodes in {best:.0f} ms, {row.low / best:.1f} times as fast as in fp32 "
+                f"({row.low:.0f} ms; the fastest of n = {row.n} timings each)."
+            )
+    lines += [_effect_line(row) for row in effect.itertuples()]
+    uneven = [row.method for row in costs.itertuples() if row.high > 2 * row.low]
+    if uneven:
+        lines.append(
+            f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy; run this alone."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _effect_line(row) -> str:
+    told = []
+    for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc)):
+        if not np.isnan(value[0]):
+            word = {"higher": "better", "lower": "worse"}.get(verdict(*value[1:]), "not told apart")
+            told.append(f"{name} AUROC {signed(*value)}: {word}")
+    return f"{row.method} in bf16 moves an image score by {row.largest:.4f} at most (n = {row.images} images); " + (
+        "; ".join(told) + f", n = {row.n}." if told else "no AUROC can be measured here."
+    )
