@@ -48,12 +48,15 @@ def pairs(maps: np.ndarray):
     return ((one.astype(np.float32), mask) for one, mask in zip(maps, MASKS, strict=True))
 
 
-@pytest.mark.parametrize("window", [2**16, 2**22, levels.WINDOW])
+@pytest.mark.parametrize(("few", "window"), [(0, 2**22), (1000, 2**20), (0, levels.WINDOW)])
 @pytest.mark.parametrize("name", SCORES)
-def test_exact_whatever_the_scores(name, window, monkeypatch):
-    """Also where most scores lie outside the window that is counted."""
+def test_exact_whatever_the_scores(name, few, window, monkeypatch):
+    """Sorted, as so few pixels are, or counted in one window or several."""
+    by_sorting = metrics.pixel_metrics(pairs(SCORES[name]))
+    monkeypatch.setattr(levels, "FEW", few)
     monkeypatch.setattr(levels, "WINDOW", window)
     found = metrics.pixel_metrics(pairs(SCORES[name]))
+    assert found == pytest.approx(by_sorting, abs=1e-12, nan_ok=True)
     flat, scores = MASKS.ravel(), SCORES[name].astype(np.float32).ravel()
     assert found["pixel_auroc"] == pytest.approx(roc_auc_score(flat, scores), abs=1e-9)
     assert found["pixel_ap"] == pytest.approx(average_precision_score(flat, scores), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Scores by level: how many normal samples lie above each anomalous score, without sorting the pixels.
+"""Scores by level: how many normal samples lie above each anomalous score, without sorting millions of pixels.
 
 Pixels are counted by the bits of their scores, which is exact and takes four bytes a pixel, or in bins, which takes the
 same memory for any number of images and says how far every value can be from the exact one.
@@ -16,6 +16,7 @@ from scipy import ndimage
 EIGHT = np.ones((3, 3), bool)  # regions touch at corners too
 NAN = float("nan")
 WINDOW = 2**25  # neighbouring float32 values that are counted one by one: four powers of two, 128 MiB
+FEW = 2**22  # so many scores are sorted as fast as a window is counted
 BEND = np.float32(2**-10)  # bins are of one width for scores below it and grow with the score above
 
 
@@ -143,7 +144,7 @@ def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarra
     evenly = np.arange(low, high, (high - low) / np.float32(thresholds)) if thresholds and high > low else np.empty(0)
     evenly = _down(evenly)
     total, sums = sum(map(len, keys)), np.r_[0, hits.cumsum()]
-    below, upto = _ranks(keys, int(_keys(low)), int(_keys(high)), _keys(np.r_[values, evenly]))
+    below, upto = _ranks(keys, _keys(np.r_[values, evenly]))
     # All pixels were counted, without a look at their masks: the normal ones are what the anomalous ones leave.
     normal, at = total - int(sums[-1]), np.searchsorted(values, evenly, "right")
     through, above = normal - (below[: values.size] - sums[:-1]), normal - (upto[: values.size] - sums[1:])
@@ -164,36 +165,41 @@ def _keys(scores: np.ndarray) -> np.ndarray:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _ranks(chunks: list[np.ndarray], low: int, high: int, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the keys in chunks, from low to high, are below each key of ``at`` (K,), and how many not above it.
+def _ranks(chunks: list[np.ndarray], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the keys in chunks are below each key of ``at`` (K,), and how many not above it; empties the list.
 
-    The window that holds most keys is counted, what lies outside of it is sorted.
+    Keys are counted in one window after the other, where most are first, until the few that are left are sorted.
     """
-    size = min(high - low + 1, WINDOW) if chunks else 0
-    start = low if high - low < WINDOW else _densest(chunks)
-    table = np.zeros(size + 1, np.int32 if sum(map(len, chunks)) < 2**31 else np.int64)
-    outside = [np.empty(0, np.int32)]
-    for keys in chunks:
-        place = np.subtract(keys, start - 1, dtype=np.intp)
-        if high - low >= WINDOW:
+    below, upto = np.zeros((2, at.size), np.int64)
+    while (left := sum(map(len, chunks))) > FEW:
+        start, size = _window(chunks)
+        table = np.zeros(size + 1, np.int32 if left < 2**31 else np.int64)
+        outside = []
+        while chunks:
+            keys = chunks.pop()
+            place = np.subtract(keys, start - 1, dtype=np.intp)
             inside = (place > 0) & (place <= size)
-            outside.append(keys[~inside])
-            place = place[inside]
-        np.add.at(table, place, table.dtype.type(1))
-    table.cumsum(out=table)
-    rest = np.sort(np.concatenate(outside))
-    place = np.subtract(at, start, dtype=np.intp)
-    below = table[place.clip(0, size)].astype(np.int64) + np.searchsorted(rest, at, "left")
-    upto = table[(place + 1).clip(0, size)].astype(np.int64) + np.searchsorted(rest, at, "right")
-    return below, upto
+            if not inside.all():
+                outside.append(keys[~inside])
+                place = place[inside]
+            np.add.at(table, place, table.dtype.type(1))
+        table.cumsum(out=table)
+        place = np.subtract(at, start, dtype=np.intp)
+        below += table[place.clip(0, size)]
+        upto += table[(place + 1).clip(0, size)]
+        chunks = outside
+    rest = np.sort(np.concatenate([np.empty(0, np.int32), *chunks]))
+    return below + np.searchsorted(rest, at, "left"), upto + np.searchsorted(rest, at, "right")
 
 
-def _densest(chunks: list[np.ndarray]) -> int:
-    """The first key of the window that holds most keys."""
+def _window(chunks: list[np.ndarray]) -> tuple[int, int]:
+    """First key and length of the window that holds most keys; of all keys where they fit into one."""
+    low, high = int(min(keys.min() for keys in chunks)), int(max(keys.max() for keys in chunks))
+    if high - low < WINDOW:
+        return low, high - low + 1
     pages = sum(np.bincount((keys >> 16) + 2**15, minlength=2**16) for keys in chunks)
-    sums = np.r_[0, pages.cumsum()]
-    width = WINDOW >> 16
-    return (int(np.argmax(sums[width:] - sums[:-width])) - 2**15) << 16
+    sums, width = np.r_[0, pages.cumsum()], WINDOW >> 16
+    return (int(np.argmax(sums[width:] - sums[:-width])) - 2**15) << 16, WINDOW
 
 
 # ---------------------------------------------------------------- binned
