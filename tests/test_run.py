@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,21 @@ def test_metrics_follow_from_scores_and_maps(done):
     flat = roc_auc_score(np.ravel(masks), np.ravel(maps))
     assert part.pixel_auroc == pytest.approx(flat, abs=1e-9)
     assert part.aupro == pytest.approx(metrics.pixel_metrics(zip(maps, masks, strict=True))["aupro"])
+
+
+def test_binned_pixel_metrics_state_their_error(done):
+    """In the table beside the values, and in a note of the report; exact results in the same cache are not taken."""
+    root, cache = Path(done.profile.root), Path(done.profile.cache)
+    binned = run.run(small_profile(root, cache, shots=[0], pixel_metrics="binned"))
+    exact = done.metrics[done.metrics.shots == 0]
+    for value, bound in zip(metrics.COUNTED, metrics.BOUNDS, strict=True):
+        off = np.abs(binned.metrics[value].to_numpy() - exact[value].to_numpy())
+        assert (off <= binned.metrics[bound] + 1e-12).all() and (exact[bound] == 0).all()
+    assert binned.metrics.image_auroc.tolist() == exact.image_auroc.tolist()
+    assert binned.metrics.pixel_auroc_bound.min() > 0
+    largest = f"pixel AUROC {binned.metrics.pixel_auroc_bound.max():.1e}, pixel AP"
+    assert [largest in note for note in binned.facts["notes"] if "bins" in note] == [True]
+    assert not any("bins" in note for note in done.facts["notes"])
 
 
 def test_maps_stay_at_the_grids_size(done):

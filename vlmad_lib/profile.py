@@ -85,6 +85,7 @@ class Profile(Strict):
     seeds: Counts = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
     fpr_limit: Annotated[float, Field(gt=0, le=1)] = 0.3
+    pixel_metrics: Literal["exact", "binned"] = "exact"  # binned: memory that does not grow with the images
     batch: Annotated[int, Field(ge=1)] = 1  # one by one: fastest on a CPU, and independent of what was kept before
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False

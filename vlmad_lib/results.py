@@ -39,11 +39,15 @@ METRICS = pa.DataFrameSchema(
     {
         **dict.fromkeys(["dataset", "category", "group", *KEYS], pa.Column()),
         **dict.fromkeys([*metrics.IMAGE, *metrics.PIXEL, "image_auroc_low", "image_auroc_high"], _share),
+        **dict.fromkeys(metrics.BOUNDS, _share),
         **dict.fromkeys(["n_good", "n_defective", "n_masks", "n_lost_masks", "evaluation_size"], _whole),
     },
     strict=True,
 )
-"""The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing."""
+"""The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing.
+
+``pixel_auroc_bound`` and so on: how far the value can be from the exact one, 0 unless pixels were counted in bins.
+"""
 SHARES = [name for name, column in METRICS.columns.items() if column.checks == _share.checks]
 
 

@@ -23,12 +23,13 @@ import torch
 from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, anomalyclip, backbones, data, features, imports, methods, metrics, prompts, statistics
+from vlmad_lib.breakdown import TITLES
 from vlmad_lib.methods import SETTINGS, Chosen
 from vlmad_lib.profile import Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
-_DECIDING = ["backbones", "blocks", "data", "features", "imports", "methods", "metrics", "prompt_learner", "prompts", "run"]
-_DECIDING += ["statistics", *methods.METHODS]
+_DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
+_DECIDING += ["prompts", "run", "statistics", *methods.METHODS]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 
@@ -139,7 +140,7 @@ def _compute(
         units += found
         remarks += said
     scores, measured = _gather(profile, units)
-    remarks += _uncovered(profile, scores, categories) + _zero_shot_only(profile, planned)
+    remarks += _uncovered(profile, scores, categories) + _zero_shot_only(profile, planned) + _in_bins(profile, measured)
     used = [_backbone(spec, profile) for spec in profile.methods]
     facts = {
         "warnings": _warnings(profile, planned),
@@ -209,6 +210,16 @@ def _zero_shot_only(profile: Profile, planned: list[list[Variant]]) -> list[str]
     return [
         f"{one.name} uses no reference images: zero-shot only." for one in _chosen(planned) if not one.module.FEW_SHOT
     ]
+
+
+def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
+    """A note on how far binned pixel metrics can be from the exact ones, over all categories and variants."""
+    bounds = measured[list(metrics.BOUNDS)].max()
+    if profile.pixel_metrics == "exact" or bounds.isna().all():
+        return []
+    pairs = zip(metrics.COUNTED, metrics.BOUNDS, strict=True)
+    largest = ", ".join(f"{TITLES[name]} {bounds[bound]:.1e}" for name, bound in pairs)
+    return [f"Pixel metrics were counted in bins; no exact value differs by more than: {largest}."]
 
 
 def _prompt_facts(chosen: Chosen) -> dict:
@@ -364,7 +375,8 @@ def _unit(profile: Profile, columns: dict, rows: pd.DataFrame, more: list) -> Pa
     """The folder of a unit: its name is a digest of all that decides its numbers."""
     stamps = [features.stamp(path) for path in [*rows.image, *rows["mask"]]]
     facts = rows.to_csv(index=False)
-    key = features.digest(columns, stamps, facts, more, profile.evaluation_size, profile.fpr_limit, _code())
+    measures = profile.evaluation_size, profile.fpr_limit, profile.pixel_metrics
+    key = features.digest(columns, stamps, facts, more, *measures, _code())
     return profile.path(profile.cache) / "units" / key
 
 
@@ -400,7 +412,7 @@ def _measure(profile: Profile, rows: pd.DataFrame, columns: dict, scores: np.nda
             masks[row.image] = None if bare else data.framed_mask(row.mask, row.width, row.height, fit, size)
     found = metrics.image_metrics(labels, scores)
     found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
-    found |= dict.fromkeys(metrics.PIXEL, float("nan"))
+    found |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
     if maps is not None:
         parts = np.split(np.asarray(maps), rows.tiles.cumsum()[:-1])
         pairs = (
@@ -408,7 +420,8 @@ def _measure(profile: Profile, rows: pd.DataFrame, columns: dict, scores: np.nda
             for row, part in zip(rows.itertuples(), parts, strict=True)
             if masks[row.image] is not None
         )
-        found |= metrics.pixel_metrics(pairs, profile.fpr_limit)
+        bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
+        found |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
     lost = [row.mask and not masks[row.image].any() for row in rows.itertuples()]
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
     counts |= {"n_lost_masks": sum(map(bool, lost)), "evaluation_size": size}

@@ -1,0 +1,265 @@
+"""Scores by level: how many normal samples lie above each anomalous score, without sorting millions of pixels.
+
+Pixels are counted by the bits of their scores, which is exact and takes four bytes a pixel, or in bins, which takes the
+same memory for any number of images and says how far every value can be from the exact one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+EIGHT = np.ones((3, 3), bool)  # regions touch at corners too
+NAN = float("nan")
+WINDOW = 2**25  # neighbouring float32 values that are counted one by one: four powers of two, 128 MiB
+FEW = 2**22  # so many scores are sorted as fast as a window is counted
+BEND = np.float32(2**-10)  # bins are of one width for scores below it and grow with the score above
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The distinct scores of the anomalous samples from the highest down, (L,) each, beside all normal samples.
+
+    ``above`` and ``through``: normal samples above the level, and above or at it. ``hits``: anomalous samples at it.
+    ``weights``: what these are of their regions, summed (a region has 1 in all). ``normal``: all normal samples.
+    """
+
+    above: np.ndarray
+    through: np.ndarray
+    hits: np.ndarray
+    weights: np.ndarray
+    normal: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether a class is missing, so that nothing can be ranked."""
+        return not (self.normal and self.hits.size)
+
+    def ranking(self) -> tuple[float, float, float]:
+        """AUROC, average precision and F1-max, ties as in scikit-learn; nan where a class is missing."""
+        if self.empty:
+            return NAN, NAN, NAN
+        found = self.hits.cumsum()
+        auroc = 1 - (self.hits * (self.above + self.through)).sum() / (2.0 * self.normal * found[-1])
+        ap = (self.hits * (found / (found + self.through))).sum() / found[-1]
+        # Recall only rises, and F1 is only best, at the score of an anomalous sample: those are the thresholds.
+        f1_max = (2 * found / (found + self.through + found[-1])).max()
+        return float(auroc), float(ap), float(f1_max)
+
+    def aupro(self, limit: float) -> float:
+        """Exact area to the limit: a level's weights rise evenly between the false positive rates above and at it."""
+        if self.empty:
+            return NAN
+        start, end = self.above / self.normal, self.through / self.normal
+        width = end - start
+        ramp = np.clip(limit - start, 0, width)
+        rising = np.divide(ramp**2, 2 * width, out=np.zeros_like(ramp), where=width > 0)
+        return self._area(rising + np.maximum(limit - end, 0), limit)
+
+    def _area(self, lengths: np.ndarray, limit: float) -> float:
+        return min(1.0, float((self.weights * lengths).sum() / self.weights.sum() / limit))
+
+    def bounds(self, limit: float) -> tuple[float, float, float, float]:
+        """How far AUROC, AP, F1-max and AUPRO can be from the truth where a level holds different scores.
+
+        The truth lies between all anomalous samples of a level above its normal ones and all of them below.
+        """
+        if self.empty:
+            return NAN, NAN, NAN, NAN
+        found = self.hits.cumsum()
+        total, first = found[-1], found - self.hits + 1
+        auroc = (self.hits * (self.through - self.above)).sum() / (2.0 * self.normal * total)
+        _, ap, f1_max = self.ranking()
+        ap_high = (self.hits * (found / (found + self.above))).sum() / total
+        ap_low = (self.hits * (first / (first + self.through))).sum() / total
+        f1_high = (2 * found / (found + self.above + total)).max()
+        aupro = self.aupro(limit)
+        high, low = (self._area(np.maximum(limit - x / self.normal, 0), limit) for x in (self.above, self.through))
+        return (
+            float(auroc),
+            float(max(ap_high - ap, ap - ap_low)),
+            float(f1_high - f1_max),  # every level's end is a true threshold: the value can only be too low
+            max(high - aupro, aupro - low),
+        )
+
+
+def of(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
+    """The levels of two samples of scores of any shape and type; each anomalous sample is a region of its own."""
+    normal = np.sort(normal, axis=None)
+    values, hits = np.unique(anomalous, return_counts=True)
+    above, through = (normal.size - np.searchsorted(normal, values[::-1], side) for side in ("right", "left"))
+    return Levels(above, through, hits[::-1], hits[::-1], normal.size)
+
+
+class Part(NamedTuple):
+    """One image: the scores of all its pixels (P,), those of anomalous ones (A,), 1 / (area of its region) of each."""
+
+    scores: np.ndarray
+    anomalous: np.ndarray
+    weights: np.ndarray
+    low: np.float32
+    high: np.float32
+
+
+def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[Part]:
+    """The images of (map, mask) pairs of one shape (H, W) each, with 8-connected regions.
+
+    ValueError where the shapes differ or a score is not finite.
+    """
+    for scores, mask in pairs:
+        scores = np.asarray(scores, np.float32)
+        if scores.shape != mask.shape:
+            raise ValueError(f"A map has shape {scores.shape}, its mask {mask.shape}; give both the same frame.")
+        low, high = scores.min(), scores.max()
+        if not np.isfinite([low, high]).all():
+            raise ValueError("A map holds a score that is no finite number; correct what made it.")
+        rows = np.flatnonzero(mask.any(1))
+        crop = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
+        inside = mask[crop]
+        region = ndimage.label(inside, EIGHT)[0][inside]
+        yield Part(scores.ravel(), scores[crop][inside], 1 / np.bincount(region)[region], low, high)
+
+
+# ---------------------------------------------------------------- exact
+
+
+def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """The levels of all images; and the false positive rate and the mean overlap above so many even thresholds.
+
+    The thresholds start at the lowest score; there are none where all scores are equal.
+    """
+    keys, anomalous, weights = [], [np.empty(0, np.float32)], [np.empty(0)]
+    low, high = np.float32(np.inf), np.float32(-np.inf)
+    for part in found:
+        keys.append(_keys(part.scores))
+        anomalous.append(part.anomalous)
+        weights.append(part.weights)
+        low, high = min(low, part.low), max(high, part.high)
+    values, place, hits = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
+    weights = np.bincount(place, np.concatenate(weights), values.size)
+    evenly = np.arange(low, high, (high - low) / np.float32(thresholds)) if thresholds and high > low else np.empty(0)
+    evenly = _down(evenly)
+    total, sums = sum(map(len, keys)), np.r_[0, hits.cumsum()]
+    below, upto = _ranks(keys, _keys(np.r_[values, evenly]))
+    # All pixels were counted, without a look at their masks: the normal ones are what the anomalous ones leave.
+    normal, at = total - int(sums[-1]), np.searchsorted(values, evenly, "right")
+    through, above = normal - (below[: values.size] - sums[:-1]), normal - (upto[: values.size] - sums[1:])
+    rates = 1 - (upto[values.size :] - sums[at]) / max(normal, 1)
+    overlaps = 1 - np.r_[0, weights.cumsum()][at] / max(weights.sum(), 1)
+    return Levels(above[::-1], through[::-1], hits[::-1], weights[::-1], normal), rates, overlaps
+
+
+def _down(values: np.ndarray) -> np.ndarray:
+    """The next float32 values that are not higher."""
+    near = values.astype(np.float32)
+    return np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def _keys(scores: np.ndarray) -> np.ndarray:
+    """The bits of float32 scores as int32 in the order of the scores; 0 and -0 are one."""
+    bits = (scores + np.float32(0)).view(np.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _ranks(chunks: list[np.ndarray], at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the keys in chunks are below each key of ``at`` (K,), and how many not above it; empties the list.
+
+    Keys are counted in one window after the other, where most are first, until the few that are left are sorted.
+    """
+    below, upto = np.zeros((2, at.size), np.int64)
+    while (left := sum(map(len, chunks))) > FEW:
+        start, size = _window(chunks)
+        table = np.zeros(size + 1, np.int32 if left < 2**31 else np.int64)
+        outside = []
+        while chunks:
+            keys = chunks.pop()
+            place = np.subtract(keys, start - 1, dtype=np.intp)
+            inside = (place > 0) & (place <= size)
+            if not inside.all():
+                outside.append(keys[~inside])
+                place = place[inside]
+            np.add.at(table, place, table.dtype.type(1))
+        table.cumsum(out=table)
+        place = np.subtract(at, start, dtype=np.intp)
+        below += table[place.clip(0, size)]
+        upto += table[(place + 1).clip(0, size)]
+        chunks = outside
+    rest = np.sort(np.concatenate([np.empty(0, np.int32), *chunks]))
+    return below + np.searchsorted(rest, at, "left"), upto + np.searchsorted(rest, at, "right")
+
+
+def _window(chunks: list[np.ndarray]) -> tuple[int, int]:
+    """First key and length of the window that holds most keys; of all keys where they fit into one."""
+    low, high = int(min(keys.min() for keys in chunks)), int(max(keys.max() for keys in chunks))
+    if high - low < WINDOW:
+        return low, high - low + 1
+    pages = sum(np.bincount((keys >> 16) + 2**15, minlength=2**16) for keys in chunks)
+    sums, width = np.r_[0, pages.cumsum()], WINDOW >> 16
+    return (int(np.argmax(sums[width:] - sums[:-width])) - 2**15) << 16, WINDOW
+
+
+# ---------------------------------------------------------------- binned
+
+
+def binned(found: Iterable[Part], bins: int) -> Levels:
+    """The levels of all images where scores of one bin count as tied; memory is that of one image and the bins."""
+    table = Bins(bins)
+    for part in found:
+        table.add(part)
+    return table.levels()
+
+
+class Bins:
+    """Counts of scores in at most ``size`` bins, which double their width where the range of scores needs it.
+
+    A bin is a range of bent scores (see ``_bent``) that starts at a multiple of its width, so that two bins make
+    exactly one of the next width: the bins follow from the range of all scores, in whatever order these come.
+    """
+
+    def __init__(self, size: int):
+        if size < 2:
+            raise ValueError(f"There are {size} bins; give at least 2.")
+        self.size, self.shift, self.low, self.high = size, 0, 2**31, -(2**31)
+        self.counts = np.zeros((3, size))  # all pixels, anomalous ones, their weights
+
+    def add(self, part: Part) -> None:
+        """Count one image."""
+        self._cover(int(_bent(part.low)), int(_bent(part.high)))
+        self.counts[0] += np.bincount(self._places(part.scores), minlength=self.size)
+        places = self._places(part.anomalous)
+        self.counts[1] += np.bincount(places, minlength=self.size)
+        self.counts[2] += np.bincount(places, part.weights, self.size)
+
+    def _places(self, scores: np.ndarray) -> np.ndarray:
+        return (_bent(scores) >> self.shift) - (self.low >> self.shift)
+
+    def _cover(self, low: int, high: int) -> None:
+        """Widen and move the bins until these bent scores have a place too."""
+        used = np.arange(self.low >> self.shift, (self.high >> self.shift) + 1)
+        low, high, shift = min(low, self.low), max(high, self.high), self.shift
+        while (high >> shift) - (low >> shift) >= self.size:
+            shift += 1
+        if used.size and (shift, low >> shift) != (self.shift, self.low >> self.shift):
+            places = (used >> (shift - self.shift)) - (low >> shift)
+            self.counts = np.stack([np.bincount(places, row[: used.size], self.size) for row in self.counts])
+        self.low, self.high, self.shift = low, high, shift
+
+    def levels(self) -> Levels:
+        """The bins that hold anomalous pixels as levels."""
+        pixels, hits, weights = self.counts[:, ::-1]
+        through = (pixels - hits).cumsum()
+        above, at = through - (pixels - hits), hits > 0
+        return Levels(above[at], through[at], hits[at], weights[at], int(through[-1]))
+
+
+def _bent(scores: np.ndarray) -> np.ndarray:
+    """Scores as int32 in their order: the bits of a score plus ``BEND``, mirrored for negative ones.
+
+    Steps are even near zero (1e-10) and in proportion to the score beyond, so that an outlier costs few bins.
+    """
+    bits = (np.abs(scores) + BEND).view(np.int32) - BEND.view(np.int32)
+    return np.where(scores < 0, -bits, bits)
