@@ -406,3 +406,74 @@ def latencies(costs: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 def _pixels(value: object) -> str:
     return f"{float(value):.0f} px, " if value not in ("", 0) else ""
+
+
+# ---------------------------------------------------------------- thresholds
+
+
+def by_rule(
+    table: pd.DataFrame, x: str, panels: dict[str, str], label: str, marks: dict[str, float] | None = None
+) -> Figure:
+    """Values against ``x``, a panel a column (title), a colour a method and a stroke a rule.
+
+    Bars are the intervals (``_low``, ``_high``); ``marks`` are levels of the first panel, named in the legend.
+    """
+    names, rules, places = (list(dict.fromkeys(table[column])) for column in ("method", "rule", x))
+    palette, strokes = colours(names), dict(zip(rules, ("--", "-", ":", "-."), strict=False))
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.9), squeeze=False, layout="constrained")
+    for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
+        for number, ((name, rule), part) in enumerate(table.groupby(["method", "rule"], sort=False)):
+            at = part[x].map(places.index) + 0.08 * (number - (len(names) * len(rules) - 1) / 2)
+            axes.vlines(at, part[f"{value}_low"], part[f"{value}_high"], color=palette[name], lw=1.5, alpha=0.3)
+            axes.plot(at, part[value], "o", ls=strokes[rule], color=palette[name], ms=4, label=f"{name}, {rule}")
+        axes.set(xlabel=f"{label}; bars: 95 % interval", ylabel=title, xticks=range(len(places)))
+        axes.set_xticklabels([f"{place:g}" for place in places])
+        axes.set_ylim(bottom=0)
+    for number, (told, level) in enumerate((marks or {}).items()):
+        grid[0, 0].axhline(level, color="#30343b", lw=1, ls=("-.", ":")[number % 2], label=told)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    return figure
+
+
+def reliability(curves: dict[tuple[str, str], pd.DataFrame]) -> Figure:
+    """Share of defective images against the mean score of a bin, by (method, version); a panel a method."""
+    methods = list(dict.fromkeys(name for name, _ in curves))
+    versions = list(dict.fromkeys(version for _, version in curves))
+    shades = dict(zip(versions, (GROUPS["all"], OTHERS[0], OTHERS[1]), strict=False))
+    size = (4.3 * len(methods), 4.4)
+    figure, grid = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, method in zip(grid[0], methods, strict=True):
+        axes.plot([0, 1], [0, 1], color="#8a8f98", lw=1, ls="--")
+        for (name, version), bins in curves.items():
+            if name == method:
+                axes.vlines(bins.score, bins.low, bins.high, color=shades[version], lw=1.5, alpha=0.35)
+                axes.plot(bins.score, bins.share, "o-", color=shades[version], ms=4, lw=1.2, label=version)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="mean score of a bin; dashed: calibrated")
+        count = next(int(bins.n.sum()) for (name, _), bins in curves.items() if name == method)
+        axes.set_title(f"{method}  (n = {count} images)", fontsize=10, loc="left")
+    grid[0, 0].set_ylabel("share of defective images; bars: 95 % interval")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    return figure
+
+
+def lent(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
+    """Heat maps of ``decisions.transfer``: categories judged (columns) by thresholds of others (rows); own framed."""
+    given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
+    size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))
+    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
+        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy()
+        drawn = axes.imshow(wide, cmap=MAP, vmin=0, vmax=1, aspect="auto")
+        for row, column in np.ndindex(wide.shape):
+            ink = "white" if wide[row, column] < 0.6 else "black"
+            told = f"{100 * wide[row, column]:.0f}"
+            axes.text(column, row, told, ha="center", va="center", fontsize=7, color=ink)
+            if given[row] == judged[column]:
+                _frame(axes, (row, column), 1, 1)
+        axes.set(title=title, xlabel="judged category", xticks=range(len(judged)), yticks=range(len(given)))
+        axes.set_xticklabels(judged, rotation=60, ha="right")
+        axes.set_yticklabels(given)
+        axes.grid(False)
+    grid[0, 0].set_ylabel("category of the threshold")
+    figure.colorbar(drawn, ax=list(grid[0]), label="share; numbers in %", shrink=0.8)
+    return figure

@@ -74,12 +74,15 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     return data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
 
 
-def run(profile: Profile, progress: bool = False) -> Results:
-    """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input."""
+def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None) -> Results:
+    """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input.
+
+    ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
+    """
     planned = variants(profile)
     if not planned and not profile.imports:
         raise InputError("The profile names no methods and no imports; add one of them.")
-    table, notes = index(profile)
+    table, notes = index(profile) if table is None else (table, [])
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
     if not (folder / "run.json").is_file():

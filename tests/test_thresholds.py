@@ -1,0 +1,359 @@
+"""Thresholds, costs and calibration: a simulation of the promise, cases by hand, scikit-learn as oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_mvtec, small_profile
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, f1_score
+
+from vlmad_lib import InputError, calibration, decisions, metrics, run, statistics, thresholds
+from vlmad_lib.thresholds import ORACLE, OTHERS, Part
+
+
+def part(good, bad, train=(), category: str = "plate", method: str = "A") -> Part:
+    return Part(method, "rigid", category, *(np.asarray(one, float) for one in (good, bad, train)))
+
+
+def rates(rule, k: int, alpha: float, runs: int = 20_000) -> np.ndarray:
+    """True false-alarm rates of thresholds from k exponential scores each: exp(-threshold)."""
+    draws = np.random.default_rng(k).exponential(size=(runs, k))
+    return np.array([np.exp(-rule(one, alpha)) for one in draws])
+
+
+# ---------------------------------------------------------------- the promise
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(9, 0.1), (12, 0.1), (25, 0.1), (19, 0.05), (60, 0.02), (6, 0.3)])
+def test_conformal_thresholds_keep_their_promise(k, alpha):
+    found = rates(thresholds.conformal, k, alpha, 6000)
+    error = 4 * found.std() / np.sqrt(len(found))
+    assert found.mean() <= alpha + error
+    assert found.mean() == pytest.approx((k + 1 - thresholds.rank(k, alpha)) / (k + 1), abs=error)
+    low, high = thresholds.conditional(k, alpha)
+    assert np.quantile(found, [0.025, 0.975]) == pytest.approx([low, high], abs=0.02)
+    assert ((found >= low) & (found <= high)).mean() == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("k", [3, 5, 12])
+def test_a_quantile_of_few_images_promises_nothing(k):
+    stream = np.random.default_rng(0)
+    found = np.array([1 - thresholds.quantile(one, 0.1) for one in stream.random((6000, k))])  # uniform scores
+    error = 4 * found.std() / np.sqrt(len(found))
+    assert found.mean() > 0.1 + error
+    assert found.mean() == pytest.approx((1 + (k - 1) * 0.1) / (k + 1), abs=error)
+
+
+def test_ties_only_make_the_promise_safer():
+    stream = np.random.default_rng(0)
+    scores = stream.integers(0, 4, (6000, 20))
+    alarms = np.mean([one[-1] > thresholds.conformal(one[:-1], 0.1) for one in scores])
+    assert alarms < 0.1
+
+
+def test_too_few_images_promise_nothing_but_silence():
+    assert thresholds.conformal(np.arange(8), 0.1) == np.inf and thresholds.conditional(8, 0.1) == (0.0, 0.0)
+    assert thresholds.conformal(np.arange(9), 0.1) == 8 and thresholds.conformal(np.arange(19), 0.1) == 17
+    table = thresholds.promises([0.1], [8, 19]).set_index("k")
+    assert table.threshold.tolist() == ["none: too few images", "18 of 19"]
+    assert table["mean"].tolist() == [0.0, pytest.approx(0.1)]
+    for alpha in (0.0, 1.0, -0.1):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            thresholds.quantile(np.arange(9), alpha)
+
+
+def test_allowance_is_what_alike_images_stay_within():
+    judged = pd.DataFrame({"k": [12, 9, 5], "n_good": [16, 20, 10]})  # five images cannot calibrate at 10 %
+    stream = np.random.default_rng(0)
+    counts = np.zeros(4000)
+    for k, n in ((12, 16), (9, 20)):
+        normal = stream.normal(size=(4000, k + n))
+        counts += (normal[:, k:] > normal[:, :k].max(1)[:, None]).sum(1)
+    allowed = thresholds.allowance(judged, 0.1)
+    assert (counts <= allowed).mean() >= 0.94 and (counts <= allowed - 1).mean() < 0.96
+    assert thresholds.allowance(judged[judged.k == 5], 0.1) == 0
+
+
+# ---------------------------------------------------------------- thresholds from labels
+
+
+def test_f1_max_by_brute_force():
+    stream = np.random.default_rng(0)
+    for digits in (1, 6):
+        good, bad = stream.normal(size=30).round(digits), stream.normal(1, size=20).round(digits)
+        scores, labels = np.r_[good, bad], np.repeat([0, 1], [30, 20])
+        limit = thresholds.f1_max(good, bad)
+        best = max(f1_score(labels, scores > one) for one in np.r_[-np.inf, scores])
+        assert f1_score(labels, scores > limit) == pytest.approx(best)
+        assert best == pytest.approx(metrics.ranking(good, bad)["f1_max"])
+    assert thresholds.f1_max(np.array([0.2, 0.4]), np.array([0.6, 0.9])) == pytest.approx(0.5)  # half way
+    assert thresholds.f1_max(np.array([0.5]), np.array([0.1])) == -np.inf
+
+
+def test_overkill_by_hand():
+    good, bad = np.arange(10) / 10 + 0.05, np.r_[0.1, 0.3, np.full(18, 0.97)]  # of 20 defects 5 % is one, 10 % two
+    table = thresholds.overkill([part(good, bad)], [0.02, 0.05, 0.1]).set_index("share")
+    assert table.allowed.tolist() == [0, 1, 2] and table.escapes.tolist() == [0, 1, 2]
+    assert table.alarms.tolist() == [9, 7, 0] and table.false_alarm.tolist() == [0.9, 0.7, 0.0]
+    assert tuple(table.loc[0.02, ["escape_low", "escape_high"]]) == pytest.approx(statistics.wilson(0, 20))
+    tied = thresholds.overkill([part([0.5, 0.1], [0.5] * 20)], [0.1])  # tied defects escape together or not at all
+    assert tied.escapes.tolist() == [0] and tied.alarms.tolist() == [1]
+    assert thresholds.overkill([part(good, [])], [0.1]).empty
+
+
+def test_counts_by_hand():
+    parts = [
+        part([0.1, 0.2, 0.35, 0.5], [0.3, 0.4, 0.9], np.arange(1, 10) / 30),  # train: up to 0.3
+        part([0.1, 0.7], [0.6, 0.8], np.arange(1, 10) / 10, "cloth"),  # up to 0.9
+    ]
+    judged = thresholds.compared(parts, 0.1)
+    conformal = judged[judged.rule == "conformal"].set_index("category")
+    assert conformal.threshold.tolist() == pytest.approx([0.3, 0.9])
+    assert conformal.loc["plate", ["alarms", "n_good", "escapes", "n_bad"]].tolist() == [2, 4, 1, 3]
+    assert conformal.loc["cloth", ["alarms", "n_good", "escapes", "n_bad"]].tolist() == [0, 2, 2, 2]
+    row = conformal.loc["plate"]
+    assert (row.false_alarm_low, row.false_alarm_high) == pytest.approx(statistics.wilson(2, 4))
+    others = judged[judged.rule == OTHERS].set_index("category").threshold
+    assert others["plate"] == thresholds.f1_max(parts[1].good, parts[1].bad)
+    total = thresholds.totals(judged).set_index("rule").loc["conformal"]
+    assert (total.n, total.alarms, total.n_good, total.escapes, total.n_bad) == (2, 2, 6, 3, 5)
+    assert total.macro_false_alarm == pytest.approx(0.25) and total.macro_escape == pytest.approx((1 / 3 + 1) / 2)
+    alike = thresholds.totals(conformal[conformal.index == "cloth"].reset_index()).iloc[0]
+    ends = alike.macro_false_alarm_low, alike.macro_false_alarm_high
+    assert alike.macro_false_alarm == 0 and ends == pytest.approx(statistics.wilson(0, 2))  # not 0 to 0
+    shown = decisions.shown(judged[judged.rule == "conformal"])
+    assert shown["false alarms"].iloc[0].startswith("2 of 4: 50.0% (15.0 to 85.0)")
+
+
+def test_halves_take_turns_where_no_training_image_is_scored():
+    good = np.arange(21.0)
+    drawn = list(part(good, [1.0]).draws())
+    assert len(drawn) == thresholds.REPEATS
+    assert all(sorted(np.r_[normal, rest]) == good.tolist() and len(normal) == 10 for normal, rest in drawn)
+    few = list(part(good, []).draws(3))
+    assert all(len(normal) == 3 and len(rest) == 11 and not set(normal) & set(rest) for normal, rest in few)
+    table = thresholds.calibrated([part(good, [])], 0.1).set_index("rule")
+    assert table.false_alarm["conformal"] == pytest.approx(1 / 11, abs=0.03)  # over halves as over draws
+    assert table.escape.isna().all() and (table.k == 10).all()
+    assert not list(part([1.0], [2.0]).draws()) and thresholds.calibrated([part([1.0], [2.0])], 0.1).empty
+
+
+def test_training_images_calibrate_once_or_in_random_subsets():
+    normal = part([1.0, 2.0], [3.0], np.arange(12))
+    (only,) = normal.draws()
+    assert sorted(only[0]) == list(range(12)) and only[1].tolist() == [1.0, 2.0]
+    assert {len(one) for one, _ in normal.draws(5)} == {5} and len(list(normal.draws(5))) == thresholds.REPEATS
+    grown = thresholds.over_counts([normal], 0.1, [5, 9, 40])
+    assert grown.k.unique().tolist() == [5, 9, 12]
+    assert grown[(grown.rule == "conformal") & (grown.k == 5)].escape.item() == 1.0
+    assert thresholds.over_counts([], 0.1, [5]).empty
+
+
+# ---------------------------------------------------------------- scoring training images
+
+
+def test_training_images_are_scored_like_test_images(tmp_path):
+    chosen = small_profile(make_mvtec(tmp_path / "data", train=4), tmp_path / "cache", shots=[0, 1])
+    results = run.run(chosen)
+    for shots, spare in ((0, 4), (1, 3)):
+        table = thresholds.calibration_index(results.index, shots, 0)
+        changes = {"shots": [shots], "seeds": [0]}
+        scored = run.run(chosen.model_copy(update=changes), table=table)
+        assert scored.scores.groupby("category").size().to_dict() == {"cloth": spare, "plate": spare}
+        assert scored.scores.image.str.contains("/train/").all() and (scored.scores.label == 0).all()
+        own = results.scores[results.scores.shots == shots]
+        assert set(scored.scores.references) == set(own.references)  # of the same draw
+        assert set(scored.scores.variant) == set(own.variant)
+        found = thresholds.parts(results.scores, scored.scores, shots)
+        assert [(one.category, len(one.train), len(one.good), len(one.bad)) for one in found] == [
+            ("cloth", spare, 4, 4), ("plate", spare, 4, 4),
+        ]  # fmt: skip
+    assert [len(one.train) for one in thresholds.parts(results.scores)] == [0, 0]
+    few = thresholds.calibration_index(results.index, most=2)
+    assert few.groupby("category").size().tolist() == [2, 2] and set(few.split) == {"test"}
+    assert thresholds.calibration_index(results.index[results.index.split == "test"]).empty
+    assert thresholds.calibration_index(results.index, shots=4).empty  # all of them are references
+
+
+# ---------------------------------------------------------------- transfer and cost
+
+
+def test_transfer_by_hand():
+    parts = [part([0.1, 0.2], [0.4, 0.6], [0.3] * 9), part([0.5, 0.7], [0.8, 0.9], [0.85] * 9, "cloth")]
+    moved = decisions.transfer(parts, "A").set_index(["source", "target"])
+    assert moved.loc[("plate", "plate"), "balanced"] == 0 and moved.loc[("cloth", "cloth"), "balanced"] == 0
+    assert moved.loc[("plate", "cloth"), ["false_alarm", "escape"]].tolist() == [1, 0]  # 0.3 rejects all cloth
+    assert moved.loc[("cloth", "plate"), ["false_alarm", "escape"]].tolist() == [0, 1]
+    conformal = decisions.transfer(parts, "A", 0.1).set_index(["source", "target"])
+    assert conformal.loc[("cloth", "cloth"), ["false_alarm", "escape"]].tolist() == [0, 0.5]
+    lent = decisions.lending(parts, 0.1).set_index("rule")
+    assert lent.loc["F1-max", ["own", "another's", "difference", "n"]].tolist() == [0, 0.5, 0.5, 2]
+    assert lent.loc["conformal", ["own", "another's"]].tolist() == [0.125, 0.5]
+    bare = [part([0.1], [0.2]), part([0.3], [0.4], category="cloth")]
+    assert decisions.lending(bare, 0.1).rule.tolist() == ["F1-max"]  # no training images, no conformal to lend
+    assert decisions.lending(parts[:1], 0.1).empty and decisions.transfer([part([0.1], [])], "A").empty
+
+
+def test_costs_by_hand():
+    prices = decisions.Prices(escape=100, false_alarm=2, defect_rate=0.01)
+    assert prices.cost(0.1, 0.5) == pytest.approx(1000 * (0.01 * 0.5 * 100 + 0.99 * 0.1 * 2))
+    assert prices.trivial == ("accept all", pytest.approx(1000.0))
+    assert decisions.Prices(1000, 2, 0.01).trivial == ("reject all", pytest.approx(1980.0))
+    parts = [part([0.1, 0.5], [0.3, 0.9], [0.2] * 9), part([0.1, 0.2], [0.3, 0.4], [0.2] * 9, "cloth")]
+    judged = thresholds.calibrated(parts, 0.1)
+    found = decisions.costs(judged[judged.rule == "conformal"], prices)
+    each = [prices.cost(0.5, 0), 0.0]
+    mean, _, high = statistics.paired(each)
+    assert found.cost.item() == pytest.approx(mean) and found.n.item() == 2
+    assert found.cost_low.item() == 0 and found.cost_high.item() == pytest.approx(min(high, prices.cost(1, 1)))
+    one = decisions.costs(judged[judged.category == "plate"], prices).iloc[0]  # nothing varies: Wilson's ends
+    ends = [prices.cost(*pair) for pair in zip(statistics.wilson(1, 2), statistics.wilson(0, 2), strict=True)]
+    assert (one.cost_low, one.cost_high) == pytest.approx(tuple(ends))
+    assert decisions.costs(thresholds.calibrated([part(np.arange(20), [])], 0.1), prices).empty
+
+
+@pytest.mark.parametrize("values", [(-1, 1, 0.1), (1, -1, 0.1), (1, 1, 1.1), (1, 1, -0.1)])
+def test_wrong_prices_are_refused(values):
+    with pytest.raises(InputError, match="defect_rate|cost_escape"):
+        decisions.Prices(*values)
+
+
+def test_the_cheapest_threshold_by_brute_force():
+    stream, prices = np.random.default_rng(0), decisions.Prices(30, 1, 0.05)
+    for gap in (0.0, 0.5, 2.0):
+        good, bad = stream.normal(size=25).round(1), stream.normal(gap, size=15).round(1)
+        found = decisions.cheapest([part(good, bad)], prices)
+        least = min(prices.cost((good > t).mean(), (bad <= t).mean()) for t in np.r_[-np.inf, good, bad, np.inf])
+        assert decisions.costs(found, prices).cost.item() == pytest.approx(least)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_calibration_error_by_hand():
+    scores, labels = np.array([0.1, 0.1, 0.3, 0.3, 0.8, 0.8]), np.array([0, 0, 0, 1, 1, 1])
+    # three bins: 0.1 against 0, 0.3 against 0.5, 0.8 against 1
+    assert calibration.error(labels, scores, 3) == pytest.approx((0.1 + 0.2 + 0.2) / 3)
+    table = calibration.reliability(labels, scores, 3)
+    assert table.share.tolist() == [0, 0.5, 1] and table.score.tolist() == pytest.approx([0.1, 0.3, 0.8])
+    assert table.n.tolist() == [2, 2, 2] and (table.low[1], table.high[1]) == pytest.approx(statistics.wilson(1, 2))
+    assert calibration.brier(labels, scores) == pytest.approx(brier_score_loss(labels, scores))
+    order = np.random.default_rng(0).permutation(6)  # ties share a bin, so the order of the rows is nothing
+    assert calibration.error(labels[order], scores[order], 2) == pytest.approx(calibration.error(labels, scores, 2))
+    assert calibration.error(np.array([0, 1]), np.array([0.5, 0.5])) == 0
+    many = np.arange(95) / 95
+    assert len(calibration.reliability(many > 0.5, many)) == 9 and len(calibration.reliability(labels, scores)) == 2
+
+
+def made_up(sharpen: float, images: int = 400, categories: int = 3) -> pd.DataFrame:
+    """Labels drawn from a probability; the score is that probability with its log odds stretched."""
+    stream, rows = np.random.default_rng(0), []
+    for number in range(categories):
+        odds = stream.normal(0, 1.5, images)
+        labels = stream.random(images) < 1 / (1 + np.exp(-odds))
+        names = {"category": f"c{number}", "image": [f"{number}-{i}" for i in range(images)]}
+        rows.append(pd.DataFrame(names | {"label": labels.astype(int), "score": 1 / (1 + np.exp(-sharpen * odds))}))
+    return pd.concat(rows).assign(method="A", shots=0, seed=0)
+
+
+def test_calibration_is_told_from_its_absence():
+    told = {}
+    for sharpen in (1.0, 6.0):
+        found = calibration.table(made_up(sharpen)).set_index("version")
+        told[sharpen] = calibration.findings(found.reset_index(), ["A"]).partition("; logistic")[0]
+        assert (found.low <= found.error).all() and (found.error <= found.high).all()
+        assert (found.loc["isotonic"].error < found.loc["isotonic"].chance) and (found.n == 1200).all()
+    assert "not told from calibrated" in told[1.0] and "n = 1200 images" in told[1.0]
+    assert "as published: error 0." in told[6.0] and ", not calibrated" in told[6.0]
+
+
+def test_curves_are_fitted_on_other_categories():
+    scores = made_up(3.0, 60, 2).reset_index(drop=True)
+    found = calibration.elsewhere(scores, "logistic")
+    fit, own = (scores[scores.category == name] for name in ("c0", "c1"))
+    z = lambda values: ((values - fit.score.mean()) / fit.score.std(ddof=0)).to_numpy()[:, None]  # noqa: E731
+    oracle = LogisticRegression(C=1e3).fit(z(fit.score), fit.label).predict_proba(z(own.score))[:, 1]
+    assert found[own.index] == pytest.approx(oracle)
+    swapped = scores.assign(label=scores.label.where(scores.category == "c0", 1 - scores.label))
+    assert calibration.elsewhere(swapped, "logistic")[own.index] == pytest.approx(oracle)  # its own labels are unseen
+    steps = calibration.elsewhere(scores, "isotonic")[own.index]
+    assert (np.diff(steps[np.argsort(own.score.to_numpy())]) >= 0).all() and steps.min() >= 0 and steps.max() <= 1
+    assert calibration.elsewhere(fit, "logistic") is None
+
+
+def test_scores_outside_the_unit_interval_are_no_probabilities():
+    found = calibration.table(made_up(2.0, 100).assign(score=lambda table: 10 * table.score))
+    assert found.version.tolist() == list(calibration.CURVES)
+    assert "leave [0, 1]" in calibration.findings(found, ["A"])
+    alone = made_up(2.0, 50, 1)
+    assert calibration.table(alone).version.tolist() == ["as published"]
+    normal = calibration.table(alone.assign(label=0))
+    assert normal.empty and "no calibration without both labels" in calibration.findings(normal, ["A"])
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def test_rule_findings_follow_the_data():
+    stream = np.random.default_rng(0)
+    told = {}
+    for shift in (0.0, 2.0):
+        parts = [
+            part(stream.normal(shift, 1, 40), stream.normal(4, 1, 30), stream.normal(size=19), name) for name in "abcd"
+        ]
+        told[shift] = decisions.rule_findings(thresholds.compared(parts, 0.1), 0.1)
+    assert ": kept" in told[0.0] and "n = 160" in told[0.0] and "n = 120" in told[0.0]
+    assert "broken, so test and training images are not alike" in told[2.0] and "kept" not in told[2.0]
+    assert "That is more than the 10%" in told[2.0] and f"{ORACLE} (an oracle)" in told[2.0]
+    few = thresholds.calibrated([part([0.1, 0.2], [0.3], np.arange(5))], 0.1)
+    assert "In 1 of 1 categories k is too small for 10% (it takes 9)" in decisions.rule_findings(few, 0.1)
+    assert "The promise" not in decisions.rule_findings(few, 0.1)
+    assert "n = 0" in decisions.rule_findings(few.iloc[:0], 0.1)
+
+
+def test_overkill_findings_say_what_cannot_be_resolved():
+    good = np.arange(50) / 50
+    told = decisions.overkill_findings(thresholds.overkill([part(good, np.full(20, 0.5))], [0.02, 0.05]))
+    assert "(no escape allowed in 1 category with too few defective images for 2%)" in told and "for 5%" not in told
+    assert "rejects 50.0% (36.6 to 63.4, n = 50) at 2% escape" in told
+    many = decisions.overkill_findings(thresholds.overkill([part(good, np.full(50, 2.0))], [0.02]))
+    assert "rejects 0.0% (0.0 to 7.1, n = 50) at 2%" in many and "too few" not in many
+    assert "n = 0" in decisions.overkill_findings(thresholds.overkill([], [0.02]))
+
+
+def test_transfer_findings_follow_the_data():
+    lent = pd.DataFrame(
+        [("A", "F1-max", 0.1, 0.4, 0.3, 0.2, 0.4, 9), ("A", "conformal", 0.2, 0.21, 0.01, -0.1, 0.12, 9),
+         ("B", "F1-max", 0.4, 0.2, -0.2, -0.3, -0.1, 5)],
+        columns=["method", "rule", "own", "another's", "difference", "low", "high", "n"],
+    )  # fmt: skip
+    first, second, third = decisions.transfer_findings(lent).splitlines()
+    assert "0.100 with" in first and "0.400 with another's: +0.300" in first and first.endswith("n = 9, worse.")
+    assert second.endswith("not told from its own.") and third.endswith("n = 5, better.")
+    assert "only be lent between two" in decisions.transfer_findings(lent.iloc[:0])
+
+
+def test_cost_findings_follow_the_data():
+    prices = decisions.Prices(50, 1, 0.02)
+    table = pd.DataFrame(
+        [("A", "conformal", 300.0, 200, 400, 8), ("A", OTHERS, 1500.0, 1200, 1800, 8), ("A", ORACLE, 1.0, 0, 2, 8),
+         ("A", "quantile", 900.0, 800, 1000, 8), ("A", decisions.CHEAPEST, 250.0, 100, 300, 8)],
+        columns=["method", "rule", "cost", "cost_low", "cost_high", "n"],
+    )  # fmt: skip
+    told = decisions.cost_findings(table, prices)
+    assert "to reject all without looking costs 980" in told and "n = 8" in told
+    assert "conformal 300 (200 to 400): cheaper" in told and f"{OTHERS} 1500 (1200 to 1800): dearer" in told
+    assert "quantile 900 (800 to 1000): not decided" in told and "better than 250" in told and ORACLE not in told
+    assert "n = 0" in decisions.cost_findings(table.iloc[:0], prices)
+
+
+def test_gaps_say_what_is_missing():
+    whole = [part([1, 2], [3], [1.0], "a"), part([1, 2], [3], [1.0], "b")]
+    assert decisions.gaps(whole) == ""
+    assert "1 category no training image was scored" in decisions.gaps([part([1, 2], [3]), whole[0]])
+    assert "No test image is defective" in decisions.gaps([part([1, 2], [], [1.0])])
+    assert "With one category" in decisions.gaps(whole[:1]) and "With one category" not in decisions.gaps(whole)
+    assert "Without two good images" in decisions.gaps([part([1], [3]), whole[0]])
+    assert "n = 0" in decisions.gaps([])

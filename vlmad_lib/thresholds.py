@@ -1,0 +1,276 @@
+"""Thresholds: how to call a part good or bad, with and without labelled defects, what it misses and what it costs.
+
+A part is rejected where its score exceeds the threshold. False alarm (overkill): a good part rejected; escape: a
+defective part accepted. Calibration images are normal training images that were scored like test images; where there
+are none, random halves of the good test images take turns: one half sets the threshold, the other is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vlmad_lib import InputError, breakdown, data, statistics
+
+REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
+TRAIN, HALVES = "training images", "halves of the good test images"
+ORACLE, OTHERS = "F1-max, own labels", "F1-max, other categories"
+NUMBERS = {"k": int, "draws": int, "threshold": float, "alarms": float, "n_good": int, "escapes": float, "n_bad": int}
+COLUMNS = ["method", "group", "category", "source", "rule", *NUMBERS]
+
+
+# ---------------------------------------------------------------- thresholds
+
+
+def rank(k: int, alpha: float) -> int:
+    """Which of k sorted normal scores is the conformal threshold at level alpha; k + 1 where k is too small."""
+    if not 0 < alpha < 1:
+        raise InputError(f"The level alpha is {alpha}; choose a share between 0 and 1, for instance 0.1.")
+    return int(np.ceil((k + 1) * (1 - alpha) - 1e-9))
+
+
+def conformal(normal: np.ndarray, alpha: float) -> float:
+    """Split-conformal threshold of k normal scores: a new normal image exceeds it with probability at most alpha.
+
+    The promise is for one new image that is exchangeable with the k, over draws of all of them. Infinite, no promise
+    but that of rejecting nothing, where k < 1 / alpha - 1.
+    """
+    place = rank(len(normal), alpha)
+    return float(np.sort(normal)[place - 1]) if place <= len(normal) else float("inf")
+
+
+def quantile(normal: np.ndarray, alpha: float) -> float:
+    """The empirical quantile at 1 - alpha, interpolated; with few images more than alpha of new ones exceed it."""
+    rank(len(normal), alpha)
+    return float(np.quantile(normal, 1 - alpha))
+
+
+def conditional(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[float, float]:
+    """Where the false-alarm rate of one calibration by k images lies with probability ``level``.
+
+    Given the k images the rate of a continuous score is Beta(k + 1 - r, r), r their ``rank``. (0, 0) without a promise.
+    """
+    from scipy.stats import beta
+
+    place = rank(k, alpha)
+    if place > k:
+        return 0.0, 0.0
+    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], k + 1 - place, place)
+    return float(low), float(high)
+
+
+def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVEL) -> int:
+    """The most false alarms, over all rows, that conformal thresholds give with probability ``level``.
+
+    For continuous scores and good images exchangeable with those that calibrated: a sum of beta-binomial counts.
+    """
+    from scipy.stats import betabinom
+
+    chances = np.ones(1)
+    for k, n in zip(judged.k, judged.n_good, strict=True):
+        place = rank(k, alpha)
+        if place <= k:
+            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, k + 1 - place, place))
+    return int(np.searchsorted(np.cumsum(chances), level))
+
+
+def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
+    """What k normal images can promise: the rank of the threshold, the mean rate, and how far one draw may be off."""
+    rows = []
+    for alpha in alphas:
+        for k in counts:
+            place, (low, high) = rank(k, alpha), conditional(k, alpha)
+            told = f"{place} of {k}" if place <= k else "none: too few images"
+            mean = (k + 1 - place) / (k + 1)
+            rows.append({"alpha": alpha, "k": k, "threshold": told, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _under(score: float, scores: np.ndarray) -> float:
+    """A threshold that ``score`` just exceeds, half way to the next lower score; -inf where there is none."""
+    lower = scores[scores < score]
+    return min((lower.max() + score) / 2, np.nextafter(score, -np.inf)) if len(lower) else float("-inf")
+
+
+def f1_max(good: np.ndarray, bad: np.ndarray) -> float:
+    """The threshold of the largest F1 on labelled scores: an oracle, for it has seen the answers."""
+    candidates = np.unique(bad)  # F1 is only best at the score of a defective image
+    hits = len(bad) - np.searchsorted(np.sort(bad), candidates, "left")
+    alarms = len(good) - np.searchsorted(np.sort(good), candidates, "left")
+    best = candidates[np.argmax(2 * hits / (hits + alarms + len(bad)))]
+    return _under(best, np.r_[good, bad])
+
+
+def at_escape(good: np.ndarray, bad: np.ndarray, share: float) -> float:
+    """The highest threshold that at most this share of the defective images escape."""
+    allowed = int(np.floor(share * len(bad) + 1e-9))
+    return _under(np.sort(bad)[allowed], np.r_[good, bad]) if allowed < len(bad) else float("inf")
+
+
+RULES = {"quantile": quantile, "conformal": conformal}
+"""The rules that need normal images only."""
+
+
+# ---------------------------------------------------------------- scores
+
+
+def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: int = 0) -> pd.DataFrame:
+    """An index for ``run.run`` on which normal training images are the ones tested, at most ``most`` a category.
+
+    The references of a draw stay references. Categories without training images to spare are left out.
+    """
+    train = index[(index.split == "train") & (index.label == 0)]
+    drawn = [data.references(train, name, shots, seed) for name in train.category.unique()]
+    drawn = pd.concat(drawn) if drawn else train
+    spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
+    spare = spare.groupby("category").head(most) if most else spare
+    return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of one method on one category: good and defective test images, and normal training images."""
+
+    method: str
+    group: str
+    category: str
+    good: np.ndarray
+    bad: np.ndarray
+    train: np.ndarray
+
+    @property
+    def source(self) -> str:
+        """Where its calibration images come from."""
+        return TRAIN if len(self.train) else HALVES
+
+    @property
+    def spare(self) -> int:
+        """How many normal images can calibrate."""
+        return len(self.train) or len(self.good) // 2
+
+    def draws(self, k: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Scores of k calibration images (all to spare for 0) and of the good images to judge, draw by draw."""
+        k = min(k or self.spare, self.spare)
+        stream = np.random.default_rng(0)
+        for _ in range(0 if not k else 1 if k == len(self.train) else REPEATS):
+            order = stream.permutation(len(self.train) or len(self.good))
+            if len(self.train):
+                yield self.train[order[:k]], self.good
+            else:  # the judged half is the same size for every k
+                yield self.good[order[:k]], self.good[order[self.spare :]]
+
+
+def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int = 0) -> list[Part]:
+    """The parts of a scores table at a number of shots, first reference draw, in the tables' order of categories.
+
+    ``normal``: the scores table of training images, run with that draw.
+    """
+    found = []
+    rows = scores[scores.shots == shots]
+    for name, some in rows.groupby("method", sort=False):
+        first = some[some.seed == some.seed.min()]
+        spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else some.iloc[:0]
+        for category in breakdown.ordered(first):
+            part = first[first.category == category]
+            sides = (part[part.label == label].score.to_numpy() for label in (0, 1))
+            train = spare[spare.category == category].score.to_numpy()
+            found.append(Part(name, part.group.iloc[0], category, *sides, train))
+    return found
+
+
+# ---------------------------------------------------------------- false alarms and escapes
+
+
+def judge(part: Part, rule: str, k: int, trials: list[tuple[float, np.ndarray]]) -> dict:
+    """The counts of a rule, means over trials of a threshold and the good images it judges."""
+    limits = np.array([limit for limit, _ in trials])
+    alarms = np.mean([(good > limit).sum() for limit, good in trials])
+    escapes = np.mean([(part.bad <= limit).sum() for limit in limits])
+    facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
+    named = {"method": part.method, "group": part.group, "category": part.category, "source": part.source}
+    counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(part.bad)}
+    return named | facts | counts
+
+
+def rated(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
+    """Counts with their rates and Wilson's 95 % intervals; nan where there is no image to judge."""
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=COLUMNS)
+    table = table.astype({name: kind for name, kind in NUMBERS.items() if name in table})  # also where there is no row
+    for rate, hits, n in (("false_alarm", "alarms", "n_good"), ("escape", "escapes", "n_bad")):
+        ends = [statistics.wilson(*pair) for pair in zip(table[hits], table[n], strict=True)]
+        table[rate] = table[hits] / table[n].where(table[n] > 0)
+        table[[f"{rate}_low", f"{rate}_high"]] = pd.DataFrame(ends, table.index, columns=[0, 1], dtype=float)
+    return table
+
+
+def calibrated(found: Sequence[Part], alpha: float, k: int = 0) -> pd.DataFrame:
+    """The rules that need normal images only, by category: counts (means over draws), rates, Wilson's intervals."""
+    rows = []
+    for part in found:
+        drawn = list(part.draws(k))
+        for rule, limit in RULES.items():
+            if drawn:
+                trials = [(limit(normal, alpha), good) for normal, good in drawn]
+                rows.append(judge(part, rule, len(drawn[0][0]), trials))
+    return rated(rows)
+
+
+def labelled(found: Sequence[Part]) -> pd.DataFrame:
+    """The F1-max threshold of a category's own test labels, and that of all other categories' pooled labels."""
+    rows = []
+    for part in found:
+        others = [one for one in found if one.method == part.method and one.category != part.category]
+        for rule, some in ((ORACLE, [part]), (OTHERS, others)):
+            good, bad = (np.concatenate([[], *(getattr(one, side) for one in some)]) for side in ("good", "bad"))
+            if len(good) and len(bad):
+                rows.append(judge(part, rule, 0, [(f1_max(good, bad), part.good)]))
+    return rated(rows)
+
+
+def compared(found: Sequence[Part], alpha: float) -> pd.DataFrame:
+    """All rules side by side: ``calibrated`` with all images to spare, then ``labelled``, method by method."""
+    table = pd.concat([calibrated(found, alpha), labelled(found)], ignore_index=True)
+    places = {name: place for place, name in enumerate(dict.fromkeys(part.method for part in found))}
+    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def totals(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
+    """All categories together: pooled rates with Wilson's intervals, macro means with Student's over *n* categories.
+
+    Where all categories agree, Wilson's interval serves the macro mean too: that they do is no certainty.
+    """
+    grouped = judged.groupby(list(keys), sort=False)
+    pooled = grouped[["alarms", "n_good", "escapes", "n_bad"]].sum()
+    pooled.insert(0, "n", grouped.size())
+    table = rated(pooled.reset_index())
+    for rate in ("false_alarm", "escape"):
+        ends = [(*statistics.paired(part[rate].dropna()), np.ptp(part[rate])) for _, part in grouped]
+        found = pd.DataFrame(ends, table.index, columns=["", "_low", "_high", "range"], dtype=float)
+        for end in ("", "_low", "_high"):
+            known = found[end].clip(0, 1)
+            table[f"macro_{rate}{end}"] = known.where(found["range"] != 0, table[f"{rate}{end}"])
+    return table
+
+
+def over_counts(found: Sequence[Part], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
+    """``totals`` by rule and number k of calibration images, for those of ``counts`` that every category has."""
+    most = min((part.spare for part in found), default=0)
+    tables = [calibrated(found, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
+    return totals(pd.concat(tables) if tables else rated([]), ("method", "rule", "k"))
+
+
+def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
+    """False alarms at thresholds that let at most a share of the defective images escape, by category.
+
+    ``allowed`` escapes of ``n_bad``: 0 where the share is less than one image, which ``n_bad`` images cannot resolve;
+    ``escape_high`` is the end of Wilson's interval: what the same threshold may let escape among other images.
+    """
+    rows = []
+    for part in found:
+        for share in shares if len(part.good) and len(part.bad) else ():
+            row = judge(part, f"{share:.0%} escape", 0, [(at_escape(part.good, part.bad, share), part.good)])
+            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(part.bad) + 1e-9))})
+    return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
