@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from common import row, show
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -129,15 +130,5 @@ def _rows(grids: np.ndarray, masks: np.ndarray) -> Iterator[dict]:
         yield row(f"binned, error of {name}", abs(binned[name] - exact[name]), "", most=binned[bound])
 
 
-def row(name: str, value: float, unit: str, least: float | None = None, most: float | None = None) -> dict:
-    """A figure with its bar in words, and whether it is kept."""
-    bar = f"at least {least:.3g}" if least is not None else f"at most {most:.3g}" if most is not None else ""
-    ok = (least is None or value >= least) and (most is None or value <= most)
-    return {"name": name, "value": float(value), "unit": unit, "bar": bar, "ok": bool(ok)}
-
-
 if __name__ == "__main__":
-    rows = measure()
-    for one in rows:
-        print(f"{one['name']:52} {one['value']:10.3g} {one['unit']:6} {one['bar']:16} {'' if one['ok'] else 'MISSED'}")
-    sys.exit(not all(one["ok"] for one in rows))
+    sys.exit(show(measure()))
