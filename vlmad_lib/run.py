@@ -131,15 +131,19 @@ def _compute(
     started = time.perf_counter()
     categories = list(table.category.unique())
     of = dict(list(table.groupby("category", sort=False)))
-    jobs = [(job, category) for job in [*planned, *profile.imports] for category in categories]
-    encoding = _encoding(profile, [(wanted, of[category]) for wanted in planned for category in categories])
+    plans = [_plan(profile, wanted, of[category]) for wanted in planned for category in categories]
+    encoding = _encoding(profile, plans)
     total = sum(len(paths) for *_, paths in encoding)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         for count in _parallel(profile, _encode, encoding):
             bar.update(count)
-    units, remarks = [], list(notes)
-    done = _parallel(profile, _category, [(job, of[category]) for job, category in jobs])
-    for found, said in tqdm(done, "score", total=len(jobs), unit="category", disable=not progress, leave=False):
+    jobs = [(plan.chosen, plan.row, plan.todo) for plan in plans if plan.todo]
+    shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
+    units, remarks = [unit for plan in plans for unit in plan.units], list(notes)
+    for _ in tqdm(_parallel(profile, _score, jobs), "score", **shown):
+        pass  # the units are on disk now
+    outside = [(spec, of[category]) for spec in profile.imports for category in categories]
+    for found, said in _parallel(profile, _import, outside):
         units += found
         remarks += said
     scores, measured = _gather(profile, units)
@@ -285,16 +289,21 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
     return _loaded(spec.backbone, spec.weights, spec.precision, profile.download)
 
 
-def _category(profile: Profile, job: list[Variant] | Import, table: pd.DataFrame) -> tuple[list[Path], list[str]]:
-    """The units of one method on one category, and notes; computes the units that are not kept."""
-    return _import(profile, job, table) if isinstance(job, Import) else (_score(profile, job, table), [])
+@dataclass(frozen=True)
+class Plan:
+    """The units of a method's variants on one category, and what those that are not kept are computed from.
 
-
-def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> tuple[list[Path], list[tuple]]:
-    """The units of a method's variants on one category, and of each that is not kept what it is computed from.
-
-    That is the variant, its unit, the rows it tests and those of its references.
+    That is the variant, its unit, the rows it tests and those of its references. ``row`` is one of the category.
     """
+
+    chosen: Chosen
+    row: pd.Series
+    units: list[Path]
+    todo: list[tuple[Variant, Path, pd.DataFrame, pd.DataFrame]]
+
+
+def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> Plan:
+    """What a run has to do for a method's variants on one category."""
     chosen = wanted[0].chosen
     category, backbone = table.category.iloc[0], _backbone(chosen.spec, profile)
     words = chosen.module.wording(chosen.settings, table.iloc[0])
@@ -305,20 +314,18 @@ def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> tuple
         units.append(unit)
         if not unit.is_dir():
             todo.append((one, unit, rows, drawn))
-    return units, todo
+    return Plan(chosen, table.iloc[0], units, todo)
 
 
-def _encoding(profile: Profile, jobs: list[tuple[list[Variant], pd.DataFrame]]) -> list[tuple]:
+def _encoding(profile: Profile, plans: list[Plan]) -> list[tuple]:
     """The images that the units to compute need encoded, ``PART`` by ``PART``, as arguments of ``_encode``.
 
     Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
     """
     found, taken = [], set()
-    for wanted, table in jobs:
-        _, todo = _plan(profile, wanted, table)
-        if not todo:
-            continue
-        chosen, cache = wanted[0].chosen, profile.path(profile.cache)
+    cache = profile.path(profile.cache)
+    for plan in (plan for plan in plans if plan.todo):
+        chosen, todo = plan.chosen, plan.todo
         backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
         store = chosen.store(cache, backbone)
         names = _arrays(profile, chosen.spec, backbone, store, max(one.shots for one, *_ in todo))
@@ -331,7 +338,7 @@ def _encoding(profile: Profile, jobs: list[tuple[list[Variant], pd.DataFrame]]) 
             taken |= {(store.folder, path) for path in paths}
             size = max(PART, profile.batch)
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-            found += [(chosen, table.iloc[0], channels, names, part) for part in parts]
+            found += [(chosen, plan.row, channels, names, part) for part in parts]
     return found
 
 
@@ -343,14 +350,11 @@ def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, nam
     return len(paths)
 
 
-def _score(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> list[Path]:
-    """The units of a method's variants on one category, from kept features."""
-    units, todo = _plan(profile, wanted, table)
-    if not todo:
-        return units
-    chosen, cache = wanted[0].chosen, profile.path(profile.cache)
-    backbone, code, settings = _backbone(chosen.spec, profile), chosen.module, chosen.settings
-    text = chosen.text(cache, backbone, code.wording(settings, table.iloc[0]))
+def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) -> None:
+    """Compute a plan's missing units from kept features."""
+    cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
+    code, settings = chosen.module, chosen.settings
+    text = chosen.text(cache, backbone, code.wording(settings, row))
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
     masks: dict[str, np.ndarray | None] = {}
     for one, unit, rows, drawn in todo:
@@ -360,7 +364,6 @@ def _score(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> list
         scores, maps, tiles = _tiled(code.score, images, text, settings, chosen.grid(backbone), references)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
-    return units
 
 
 def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store: features.Store, shots: int) -> list:
