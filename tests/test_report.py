@@ -1,11 +1,15 @@
 """The report builder on tiny notebooks, with a stub in the place of the run."""
 
 import json
+import os
 import re
 import sys
+import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
+import joblib
 import nbformat
 import pandas as pd
 import pytest
@@ -13,7 +17,8 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vlmad_lib import InputError, report
+from vlmad_lib import ROOT, InputError, kernels, report
+from vlmad_lib import pages as pages_module
 
 EVIL = "<script>alert(1)</script>"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -354,14 +359,59 @@ def test_interrupted_report_can_be_read(tmp_path, capsys):
 
 def test_index_is_kept_up_to_date(tmp_path, monkeypatch):
     seen = []
+    write_index = pages_module.write_index
 
-    def execute(notebook, folder):
-        seen.append([entry["status"] for entry in json.loads((folder / "run.json").read_text())["notebooks"]])
-        notebook.status = "ok"
-        return []
+    def seeing(found):
+        write_index(found)
+        seen.append([entry["status"] for entry in json.loads((found.folder / "run.json").read_text())["notebooks"]])
 
-    monkeypatch.setattr(report, "_execute", execute)
+    monkeypatch.setattr(pages_module, "write_index", seeing)
+    monkeypatch.setattr(report, "_execute", lambda notebook, folder: (replace(notebook, status="ok"), []))
     found = resolve(write(tmp_path, {"01_a": [code("1")], "02_b": [code("1")]}))
     report.build(found)
-    assert seen == [["not run", "not run"], ["ok", "not run"]]
+    assert seen == [["not run", "not run"], ["ok", "not run"], ["ok", "ok"], ["ok", "ok"]]
     assert found.status == "ok"
+
+
+def test_workers_run_notebooks_at_once_and_the_index_keeps_their_order(tmp_path):
+    """Each waits for the other's file, so neither ends alone; the second ends first."""
+    meet = "import os, time\nfrom pathlib import Path\nfolder = Path({folder!r})\n(folder / '{own}').touch()\n"
+    meet += "while not (folder / '{other}').exists():\n    time.sleep(0.05)\n{after}\n"
+    meet += "os.environ['OMP_NUM_THREADS'], os.environ['LOKY_MAX_CPU_COUNT'], os.getcwd()"
+    books = {
+        "01_a": [code(meet.format(folder=str(tmp_path), own="a", other="b", after="time.sleep(2)"))],
+        "02_b": [code(meet.format(folder=str(tmp_path), own="b", other="a", after=""))],
+    }
+    found = resolve(write(tmp_path, books), "workers=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        patch.setenv("LOKY_MAX_CPU_COUNT", "6")  # said by someone: it stays
+        here, share = Path.cwd(), str(max(1, joblib.cpu_count() // 2))
+        report.build(found)
+        assert Path.cwd() == here and "OMP_NUM_THREADS" not in os.environ
+    assert [(book.path.stem, book.status) for book in found.notebooks] == [("01_a", "ok"), ("02_b", "ok")]
+    index = BeautifulSoup((found.folder / "index.html").read_text(), "html.parser")
+    assert [row.a["href"] for row in index.select(".notebooks tbody tr")] == ["01_a.html", "02_b.html"]
+    for name in books:
+        cell = nbformat.read(found.folder / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1]
+        assert cell.outputs[0].data["text/plain"] == str((share, "6", str(ROOT / "notebooks")))
+
+
+def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
+    stop = "import os, signal, time\nfrom pathlib import Path\nwait = Path({folder!r}) / 'out/latest/01_done.html'\n"
+    stop += "while 'finished here' not in (wait.read_text() if wait.exists() else ''):\n    time.sleep(0.1)\n"
+    stop += "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    books = {
+        "01_done": [code("'finished ' + 'here'")],
+        "02_stop": [code(stop.format(folder=str(tmp_path)))],
+        "03_long": [code("import time\ntime.sleep(60)")],
+        "04_rest": [code("1")],
+    }
+    found = resolve(write(tmp_path, books), "workers=2")
+    began = time.perf_counter()
+    report.build(found)
+    assert time.perf_counter() - began < 40
+    assert [book.status for book in found.notebooks] == ["ok", "not run", "not run", "not run"]
+    assert found.status == "interrupted" and not kernels.Kernel.running
+    assert "finished here" in (found.folder / "01_done.html").read_text()
+    assert "not been run" in (found.folder / "02_stop.html").read_text()

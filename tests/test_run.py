@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +214,86 @@ def test_workers_change_nothing(tmp_path, done):
     np.testing.assert_allclose(merged.score_x, merged.score_y, atol=1e-4)  # threads differ, so do sums
 
 
+def fake_features(store: features.Store, folder: Path, count: int) -> list[str]:
+    """Kept features of as many images, half a megabyte each, without images worth decoding or a backbone."""
+    paths, generator = [], np.random.default_rng(0)
+    for number in range(count):
+        paths.append(str(folder / f"{number}.png"))
+        Path(paths[-1]).write_text(str(number))
+        for name, shape in {"class": (1, 512), "window_2": (1, 144, 512), "patch": (1, 169, 896)}.items():
+            file = store._file(paths[-1], name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, generator.standard_normal(shape).astype(np.float16))
+    return paths
+
+
+def test_memory_and_scores_do_not_depend_on_the_number_of_images(tmp_path, tiny_backbone):
+    """All features of a hundred images at once would be ten times the peak of ten."""
+    settings = {"windows": [2]}
+    chosen = methods.choose(small_profile(tmp_path, tmp_path, methods=[TINY | {"settings": settings}]).methods[0], None)
+    store = chosen.store(tmp_path / "cache", tiny_backbone)
+    paths = fake_features(store, tmp_path, 100)
+    names, text = ["class", "window_2", "patch"], torch.randn(2, 512, generator=torch.Generator().manual_seed(0))
+    references = store.load(paths[:1], names)
+    peaks, found = {}, {}
+    for count in (10, 100):
+        tracemalloc.start()
+        images = store.each(paths[:count], names)
+        found[count] = run._tiled(winclip.score, images, text, chosen.settings, 13, references)
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[100] < 1.1 * peaks[10]
+    assert peaks[10] < 5 * sum(array.numel() * 4 for array in references[0].values())
+    for ten, hundred in zip(found[10], found[100], strict=True):
+        np.testing.assert_array_equal(ten, hundred[:10])
+
+
+def test_a_batch_is_bounded_and_the_next_is_read_ahead(tmp_path, tiny_backbone, monkeypatch):
+    """Four images of 25 tokens fit 100 tokens at once; while the first four are encoded the rest may be read."""
+    paths = [str(tmp_path / f"{number}.png") for number in range(6)]
+    for number, path in enumerate(paths):
+        paint(Path(path), number)
+    chosen = methods.choose(small_profile(tmp_path, tmp_path).methods[0], None)
+    together, single = (chosen.store(tmp_path / name, tiny_backbone) for name in ("together", "single"))
+    sizes, read, encode = [], threading.Event(), together.encode
+    views = data.views
+
+    def seeing(path, *how):
+        if path == paths[-1]:
+            read.set()
+        return views(path, *how)
+
+    def encoding(backbone, images, names):
+        sizes.append(len(images))
+        assert len(sizes) > 1 or read.wait(30)  # the last image is read before the first four are done
+        return encode(backbone, images, names)
+
+    monkeypatch.setattr(data, "views", seeing)
+    monkeypatch.setattr(features, "TOKENS_AT_ONCE", 100)
+    together.encode = encoding
+    assert together.fill(paths, ["class"], batch=32) == 6 and sizes == [4, 2]
+    assert single.fill(paths, ["class"], batch=1) == 6
+    for one, other in zip(together.each(paths, ["class"]), single.each(paths, ["class"]), strict=True):
+        torch.testing.assert_close(one["class"], other["class"], atol=1e-2, rtol=1e-2)  # kept as fp16
+
+
+def test_the_bar_counts_the_images_that_are_left_to_encode(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(run.tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"file": io.StringIO(), "disable": False})
+            bars.append(self)
+
+    monkeypatch.setattr(run, "tqdm", Bar)
+    profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cache", shots=[0])
+    run.run(profile.model_copy(update={"categories": ["plate"]}), progress=True)
+    run.run(profile, progress=True)
+    assert [(bar.unit, bar.total, bar.n) for bar in bars] == [
+        ("image", 8, 8), ("category", 1, 1), ("image", 8, 8), ("category", 1, 1),
+    ]  # fmt: skip
+
+
 def test_non_square_images_are_tiled_and_averaged(tmp_path, tiny_backbone):
     root = make_visa(tmp_path / "visa")
     profile = small_profile(root, tmp_path / "cache", dataset="visa", shots=[0, 1], categories=["candle"])
@@ -236,7 +319,9 @@ def test_tile_t_meets_tile_t_of_the_references():
     values["class"] = torch.randn(4, 8)
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
-    scores, maps = run._tiled(winclip.score, values, tiles, text, chosen, grid, (values, tiles))
+    images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
+    scores, maps, counts = run._tiled(winclip.score, images, text, chosen, grid, (values, tiles))
+    assert counts.tolist() == [2, 2]
     odd = {name: array[1::2] for name, array in values.items()}
     expected, expected_maps = winclip.score(odd, text, chosen, grid, odd)
     np.testing.assert_allclose(maps[1::2], expected_maps, atol=1e-6)

@@ -66,7 +66,7 @@ def measure(results: Results) -> pd.DataFrame:
     rows = results.scores[results.scores["mask"] != ""].drop_duplicates("image")
     cache = results.cache / "contrast"
     work = (delayed(_kept)(row.image, row.mask, row.width, row.height, cache) for row in rows.itertuples())
-    found = Parallel(n_jobs=results.profile.workers)(work)
+    found = Parallel(n_jobs=results.profile.processes)(work)
     table = pd.DataFrame(found, columns=list(MEASURES), index=rows.index)
     return pd.concat([rows[["image", "category", "group", "defect"]], table], axis=1).reset_index(drop=True)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from vlmad_lib import InputError, data
 from vlmad_lib.backbones import Backbone
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
+TOKENS_AT_ONCE = 16384  # patch tokens of one batch: bounds the memory of a forward pass whatever batch is asked for
 
 
 def digest(*facts: Any) -> str:
@@ -45,10 +47,15 @@ def stamp(path: str) -> str:
     return digest(path, status.st_size, status.st_mtime_ns)
 
 
+def beside(path: Path) -> Path:
+    """A hidden name beside a path that no thread, process or machine on the same storage takes as well."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+
+
 def replace(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a file beside ``path`` and move it into place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         write(temporary)
         temporary.replace(path)
@@ -79,15 +86,30 @@ class Store:
         return [path for path in paths if not all(self._file(path, name).is_file() for name in names)]
 
     def fill(self, paths: Sequence[str], names: Sequence[str], batch: int = 8, progress: bool = False) -> int:
-        """Encode the images that lack one of the arrays; returns how many there were."""
+        """Encode the images that lack one of the arrays; returns how many there were.
+
+        ``batch`` images at once, or as many as have ``TOKENS_AT_ONCE`` patches if they are one tile each and that is
+        less. The next ones are read while the encoder works.
+        """
         todo = self.missing(dict.fromkeys(paths), names)
-        for start in tqdm(range(0, len(todo), batch), "encode", unit="batch", disable=not progress, leave=False):
-            self._encode(todo[start : start + batch], names)
+        side = self.size // self.backbone.visual.patch_size[0]
+        batch = min(batch, max(1, TOKENS_AT_ONCE // side**2))
+        parts = [todo[start : start + batch] for start in range(0, len(todo), batch)]
+        bar = tqdm(total=len(todo), desc="encode", unit="image", disable=not progress, leave=False)
+        with ThreadPoolExecutor(1) as reader, bar:
+            coming = [reader.submit(self._read, part) for part in parts[:1]]
+            for number, part in enumerate(parts):
+                tiles = coming.pop().result()
+                coming += [reader.submit(self._read, following) for following in parts[number + 1 : number + 2]]
+                self._encode(part, tiles, names)
+                bar.update(len(part))
         return len(todo)
 
-    def _encode(self, paths: Sequence[str], names: Sequence[str]) -> None:
+    def _read(self, paths: Sequence[str]) -> list[np.ndarray]:
+        return [data.views(path, self.fit, self.size) for path in paths]
+
+    def _encode(self, paths: Sequence[str], tiles: list[np.ndarray], names: Sequence[str]) -> None:
         names = [name for name in names if self.missing(paths, [name])]  # what another method kept is not redone
-        tiles = [data.views(path, self.fit, self.size) for path in paths]
         pixels = np.concatenate(tiles)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
@@ -98,11 +120,16 @@ class Store:
                 part = part if self.exact else _half(part)
                 replace(self._file(path, name), lambda file, part=part: _write(file, part))
 
+    def each(self, paths: Iterable[str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """The fp32 arrays by name of one image after the other, a row a tile: only one image is in memory."""
+        for path in paths:
+            yield {name: torch.from_numpy(_load(self._file(path, name)).astype(np.float32)) for name in names}
+
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
-        """Arrays by name with one row per tile, and how many tiles each image has."""
-        found = {name: [_load(self._file(path, name)) for path in paths] for name in names}
-        counts = np.array([len(one) for one in found[names[0]]])
-        return {name: torch.from_numpy(np.concatenate(parts)).float() for name, parts in found.items()}, counts
+        """Arrays by name of a few images together, with one row per tile, and how many tiles each image has."""
+        found = list(self.each(paths, names))
+        counts = np.array([len(one[names[0]]) for one in found])
+        return {name: torch.cat([one[name] for one in found]) for name in names}, counts
 
 
 def _half(values: np.ndarray) -> np.ndarray:

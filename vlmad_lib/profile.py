@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import joblib
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -101,6 +102,11 @@ class Profile(Strict):
         """A path of this profile as an absolute one; relative paths start at the workbook's folder."""
         path = Path(value).expanduser()
         return path if path.is_absolute() else (ROOT / path).resolve()
+
+    @property
+    def processes(self) -> int:
+        """Workers on this machine: no more than the cores that this process may use."""
+        return min(self.workers, joblib.cpu_count())
 
     @property
     def digest(self) -> str:

@@ -1,7 +1,7 @@
-"""Reports: a profile's notebooks run one after another into a folder of pages that need no network.
+"""Reports: a profile's notebooks run into a folder of pages that need no network.
 
-``python -m vlmad_lib.report demo -p shots=[0,1]`` checks everything, computes the scores once, runs the
-notebooks by papermill and keeps an index up to date, so that an interrupted report can still be read.
+``python -m vlmad_lib.report demo -p shots=[0,1]`` checks everything, computes the scores once, runs as many
+notebooks at once as the profile has workers and keeps an index up to date, so that an interrupted report can be read.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ import json
 import logging
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 import yaml
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
-from vlmad_lib import ROOT, InputError, pages
+from vlmad_lib import ROOT, InputError, kernels, pages
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
@@ -195,9 +194,7 @@ def build(report: Report, progress: bool = False) -> None:
         _open(report)
         results.scores.to_parquet(report.folder / "scores.parquet")
         results.metrics.to_parquet(report.folder / "metrics.parquet")
-        for notebook in report.notebooks:
-            pages.write_page(report, notebook, _execute(notebook, report.folder))
-            pages.write_index(report)
+        _run(report)
         report.status = "failed" if "failed" in [one.status for one in report.notebooks] else "ok"
     except KeyboardInterrupt:
         report.status = "interrupted"
@@ -226,15 +223,25 @@ def _open(report: Report) -> None:
         latest.symlink_to(folder.name, target_is_directory=True)
 
 
-def _execute(notebook: Notebook, folder: Path) -> list[NotebookNode]:
-    """Run one notebook, note what came of it, and return its cells, down to the failing one."""
+def _run(report: Report) -> None:
+    """Run the notebooks, several at once, and write the page of each and the index as it ends."""
+    # on copies: one that is stopped half-way stays as it was
+    jobs = [partial(_execute, replace(notebook), report.folder) for notebook in report.notebooks]
+
+    def ended(place: int, found: tuple[Notebook, list[NotebookNode]]) -> None:
+        report.notebooks[place] = found[0]
+        pages.write_page(report, *found)
+        pages.write_index(report)
+
+    kernels.run(jobs, report.profile.workers, ended)
+
+
+def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookNode]]:
+    """Run one notebook, note what came of it, and return it with its cells, down to the failing one."""
     output = folder / "notebooks" / notebook.path.name
-    paths = [re.sub(r"([{}])", r"\1\1", str(path)) for path in (notebook.path, output)]  # it formats
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
-    where = {"kernel_name": "python3", "language": "python", "cwd": ROOT / "notebooks"}
     began = time.perf_counter()
     try:
-        papermill.execute_notebook(*paths, notebook.parameters, **where, **quiet)
+        kernels.execute(notebook.path, output, notebook.parameters, ROOT / "notebooks")
         notebook.status = "ok"
     except Exception as error:  # whatever a kernel dies of must not stop the other notebooks
         notebook.status = "failed"
@@ -249,7 +256,7 @@ def _execute(notebook: Notebook, folder: Path) -> list[NotebookNode]:
         cells = cells[: begun[-1] + 1] if begun else []
         if cells:
             cells[-1].metadata["failed"] = True
-    return cells
+    return notebook, cells
 
 
 def main(arguments: list[str] | None = None) -> int:

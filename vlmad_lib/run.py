@@ -8,10 +8,9 @@ recomputes nothing finished, and two runs that share a unit share its result.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +31,7 @@ _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "me
 _DECIDING += ["prompts", "run", "statistics", *methods.METHODS]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
+PART = 8  # images a worker encodes before it takes others
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,20 @@ def _compute(
             backbones.locate(spec.backbone, spec.weights, profile.download)
     started = time.perf_counter()
     categories = list(table.category.unique())
-    jobs = [(job, category) for job in [*planned, *profile.imports] for category in categories]
-    work = (joblib.delayed(_category)(profile, job, table[table.category == category]) for job, category in jobs)
-    # One worker stays in this process: the backbone is loaded once and its matrix products use every core.
-    done = joblib.Parallel(n_jobs=profile.workers, return_as="generator")(work)
-    units, remarks = [], list(notes)
-    for found, said in tqdm(done, "categories", total=len(jobs), disable=not progress, leave=False):
+    of = dict(list(table.groupby("category", sort=False)))
+    plans = [_plan(profile, wanted, of[category]) for wanted in planned for category in categories]
+    encoding = _encoding(profile, plans)
+    total = sum(len(paths) for *_, paths in encoding)
+    with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
+        for count in _parallel(profile, _encode, encoding):
+            bar.update(count)
+    jobs = [(plan.chosen, plan.row, plan.todo) for plan in plans if plan.todo]
+    shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
+    units, remarks = [unit for plan in plans for unit in plan.units], list(notes)
+    for _ in tqdm(_parallel(profile, _score, jobs), "score", **shown):
+        pass  # the units are on disk now
+    outside = [(spec, of[category]) for spec in profile.imports for category in categories]
+    for found, said in _parallel(profile, _import, outside):
         units += found
         remarks += said
     scores, measured = _gather(profile, units)
@@ -156,6 +164,15 @@ def _compute(
     for name, frame in (("scores", scores), ("metrics", measured)):
         features.replace(folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
     features.replace(folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=1), encoding="utf-8"))
+
+
+def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
+    """What ``work(profile, *job)`` returns for each job, in order, by the profile's workers or a joblib backend's.
+
+    One worker stays in this process: the backbone is loaded once and its matrix products use every core.
+    """
+    tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
+    return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
 
 
 def _gather(profile: Profile, units: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -286,13 +303,21 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
     return _loaded(spec.backbone, spec.weights, spec.precision, profile.download)
 
 
-def _category(profile: Profile, job: list[Variant] | Import, table: pd.DataFrame) -> tuple[list[Path], list[str]]:
-    """The units of one method on one category, and notes; computes the units that are not kept."""
-    return _import(profile, job, table) if isinstance(job, Import) else (_score(profile, job, table), [])
+@dataclass(frozen=True)
+class Plan:
+    """The units of a method's variants on one category, and what those that are not kept are computed from.
+
+    That is the variant, its unit, the rows it tests and those of its references. ``row`` is one of the category.
+    """
+
+    chosen: Chosen
+    row: pd.Series
+    units: list[Path]
+    todo: list[tuple[Variant, Path, pd.DataFrame, pd.DataFrame]]
 
 
-def _score(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> list[Path]:
-    """The units of a method's variants on one category; images are encoded once for all of them."""
+def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> Plan:
+    """What a run has to do for a method's variants on one category."""
     chosen = wanted[0].chosen
     category, backbone = table.category.iloc[0], _backbone(chosen.spec, profile)
     words = chosen.module.wording(chosen.settings, table.iloc[0])
@@ -303,25 +328,54 @@ def _score(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> list
         units.append(unit)
         if not unit.is_dir():
             todo.append((one, unit, rows, drawn))
-    if todo:
-        _score_missing(profile, backbone, words, todo)
-    return units
+    return Plan(chosen, table.iloc[0], units, todo)
 
 
-def _score_missing(profile: Profile, backbone: backbones.Backbone, words: list, todo: list[tuple]) -> None:
-    cache, chosen = profile.path(profile.cache), todo[0][0].chosen
-    code, settings, grid = chosen.module, chosen.settings, chosen.grid(backbone)
-    text = chosen.text(cache, backbone, words)  # refuses unfit prompts before any image is encoded
+def _encoding(profile: Profile, plans: list[Plan]) -> list[tuple]:
+    """The images that the units to compute need encoded, ``PART`` by ``PART``, as arguments of ``_encode``.
+
+    Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
+    """
+    found, taken = [], set()
+    cache = profile.path(profile.cache)
+    for plan in (plan for plan in plans if plan.todo):
+        chosen, todo = plan.chosen, plan.todo
+        backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
+        store = chosen.store(cache, backbone)
+        names = _arrays(profile, chosen.spec, backbone, store, max(one.shots for one, *_ in todo))
+        tested = [path for *_, rows, _ in todo for path in rows.image]
+        drawn = [path for *_, drawn in todo for path in drawn.image]
+        for channels, paths in ((own, tested), ("rgb", drawn)):
+            store = chosen.store(cache, backbone, channels)
+            # an image that another method's part encodes, with the arrays of both, is left to it
+            paths = [path for path in store.missing(dict.fromkeys(paths), names) if (store.folder, path) not in taken]
+            taken |= {(store.folder, path) for path in paths}
+            size = max(PART, profile.batch)
+            parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+            found += [(chosen, plan.row, channels, names, part) for part in parts]
+    return found
+
+
+def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str]) -> int:
+    """Encode images for a method; returns how many."""
+    cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
+    chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))  # unfit prompts are refused first
+    chosen.store(cache, backbone, channels).fill(paths, names, profile.batch)
+    return len(paths)
+
+
+def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) -> None:
+    """Compute a plan's missing units from kept features."""
+    cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
+    code, settings = chosen.module, chosen.settings
+    text = chosen.text(cache, backbone, code.wording(settings, row))
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
-    needed = _arrays(profile, chosen.spec, backbone, store, max(one.shots for one, *_ in todo))
-    store.fill([path for *_, rows, _ in todo for path in rows.image], needed, profile.batch)
-    memory.fill([path for *_, drawn in todo for path in drawn.image], needed, profile.batch)
     masks: dict[str, np.ndarray | None] = {}
     for one, unit, rows, drawn in todo:
         names = code.arrays(settings, one.shots)
-        values, tiles = store.load(list(rows.image), names)
         references = memory.load(list(drawn.image), names) if one.shots else None
-        scores, maps = _tiled(code.score, values, tiles, text, settings, grid, references)
+        images = store.each(rows.image, names)
+        scores, maps, tiles = _tiled(code.score, images, text, settings, chosen.grid(backbone), references)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
 
@@ -336,24 +390,33 @@ def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store:
 
 
 def _tiled(
-    score: Callable, values: dict, tiles: np.ndarray, text: torch.Tensor, chosen: Strict, grid: int, references
-) -> tuple:
-    """Image scores (N,) and maps (tiles, grid, grid); tile t meets tile t of the references, scores are averaged."""
-    position = np.concatenate([np.arange(count) for count in tiles])
-    scores, maps = torch.empty(len(position)), torch.empty(len(position), grid, grid)
-    for place in np.unique(position):
-        at = torch.from_numpy(np.flatnonzero(position == place))
-        memory = None
-        if references is not None:
-            arrays, counts = references
-            same = np.concatenate([np.arange(count) for count in counts]) == place
-            # references of another shape may have fewer tiles: then all of theirs serve
-            kept = torch.from_numpy(same if same.any() else ~same)
-            memory = {name: array[kept] for name, array in arrays.items()}
-        part = {name: array[at] for name, array in values.items()}
-        scores[at], maps[at] = score(part, text, chosen, grid, memory)
-    starts = np.r_[0, tiles.cumsum()[:-1]]
-    return np.add.reduceat(scores.double().numpy(), starts) / tiles, maps.numpy()
+    score: Callable, images: Iterable[dict], text: torch.Tensor, chosen: Strict, grid: int, references: tuple | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image scores (N,), maps (tiles, grid, grid) and the number of tiles of each image.
+
+    Tile t meets tile t of the references, scores are averaged. Images are scored one by one: memory does not grow with
+    their number, nor does a score depend, in its last digit, on the company it was computed in.
+    """
+    scores, maps, memories = [], [], {}
+    for values in images:
+        count = len(next(iter(values.values())))
+        found = []
+        for place in range(count):
+            if place not in memories:
+                memories[place] = references and _of_tile(*references, place)
+            tile = {name: array[place : place + 1] for name, array in values.items()}
+            value, one = score(tile, text, chosen, grid, memories[place])
+            found.append(float(value))
+            maps.append(one[0].numpy())
+        scores.append(found)
+    return np.array([np.mean(found) for found in scores]), np.stack(maps), np.array([len(found) for found in scores])
+
+
+def _of_tile(arrays: dict[str, torch.Tensor], tiles: np.ndarray, place: int) -> dict[str, torch.Tensor]:
+    """Tile ``place`` of every reference; all tiles where none has so many, being of another shape."""
+    same = np.concatenate([np.arange(count) for count in tiles]) == place
+    kept = torch.from_numpy(same if same.any() else ~same)
+    return {name: array[kept] for name, array in arrays.items()}
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Path], list[str]]:
@@ -393,8 +456,7 @@ def _write(unit: Path, profile: Profile, rows: pd.DataFrame, columns: dict, scor
     measured = _measure(profile, rows, columns, scores, maps, masks)
     table = rows.drop(columns="split").assign(score=scores, map_row=rows.tiles.cumsum() - rows.tiles, **columns)
     named = {key: columns[key] for key in KEYS} | {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
-    partial = unit.with_name(f".{unit.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = features.beside(unit)
     partial.mkdir(parents=True)
     table.to_parquet(partial / "scores.parquet", index=False)
     if maps is not None:

@@ -1,0 +1,90 @@
+"""Notebooks several at a time: a thread and a kernel each, which shares the machine's cores and stops on Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, ClassVar
+
+import joblib
+import papermill
+from jupyter_client import AsyncKernelManager
+
+CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
+"""What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
+
+
+class Kernel(AsyncKernelManager):
+    """A kernel that another thread than its notebook's can stop."""
+
+    running: ClassVar[set[Kernel]] = set()
+
+    async def start_kernel(self, **kwargs: Any) -> None:
+        """Start the kernel and list it among those running."""
+        self.running.add(self)
+        await super().start_kernel(**kwargs)
+
+    async def cleanup_resources(self, restart: bool = False) -> None:
+        """Forget the kernel, which has ended."""
+        await super().cleanup_resources(restart)
+        self.running.discard(self)
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, Any], folder: Path) -> None:
+    """Run a notebook in ``folder`` by papermill and write it as it runs; raises what its kernel dies of."""
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]  # it formats
+    named = {"kernel_name": "python3", "language": "python", "kernel_manager_class": Kernel}
+    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
+    # not papermill's cwd: it changes that of this process, which all threads share
+    where = {"resources": {"metadata": {"path": str(folder)}}}
+    papermill.execute_notebook(*paths, parameters, **named, **quiet, **where)
+
+
+def run(jobs: Sequence[Callable[[], Any]], at_once: int, ended: Callable[[int, Any], None]) -> None:
+    """Do the jobs, ``at_once`` at a time and in their order, and hand over each one's number and result as it ends.
+
+    When anything is raised here, as by Ctrl-C, what has not begun is left out and the kernels of the rest are stopped.
+    """
+    at_once = max(1, min(at_once, len(jobs)))
+    with _shared(at_once), ThreadPoolExecutor(at_once) as pool:
+        numbers = {pool.submit(job): number for number, job in enumerate(jobs)}
+        try:
+            for done in as_completed(numbers):
+                ended(numbers[done], done.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(numbers)
+            raise
+
+
+@contextlib.contextmanager
+def _shared(at_once: int) -> Iterator[None]:
+    """Kernels started meanwhile take an even share of the cores, where nobody has said how many."""
+    before = dict(os.environ)
+    for name in CORES:
+        os.environ.setdefault(name, str(max(1, joblib.cpu_count() // at_once)))
+    try:
+        yield
+    finally:
+        for name in CORES:
+            if name not in before:
+                del os.environ[name]
+
+
+def _stop(jobs: Iterable[Future]) -> None:
+    """Interrupt the kernels until all jobs have ended; kill those that do not heed it."""
+    for kill in chain([False] * 3, repeat(True)):
+        left = [job for job in jobs if not job.done()]
+        if not left:
+            return
+        for kernel in tuple(Kernel.running):
+            if kernel.provisioner:  # none before its process exists
+                with contextlib.suppress(ProcessLookupError):
+                    asyncio.run(kernel.provisioner.send_signal(signal.SIGKILL if kill else signal.SIGINT))
+        wait(left, timeout=1)
