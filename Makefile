@@ -1,16 +1,18 @@
-# make report | test | test-slow | lab | lint | clean: the environment is made on first use, in .venv
+# make report | test | test-slow | bench | lab | lint | clean: the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= demo
 # DATA=/path sets the profile's root; PARAMS='-p shots=[0,1]' passes any parameter on
 DATA ?=
 PARAMS ?=
+# BENCH='encode metrics' runs these benchmarks only
+BENCH ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow lab lint format clean
+.PHONY: report test test-slow bench lab lint format clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
@@ -20,6 +22,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks $(BENCH)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -1,4 +1,4 @@
-"""What a run and its report cost besides the encoder: ``python tests/benchmarks/report.py [--second-run]``.
+"""What a run and its report cost besides the encoder: ``python tests/benchmarks/report_speed.py [--second-run]``.
 
 Exits 1 where a bar is missed. Images are painted and weights are the demo's, so that every machine measures the same
 work.
@@ -11,12 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
-import pandas as pd
+from common import row, seconds, show
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import make_mvtec, paint, small_profile
@@ -27,25 +25,12 @@ SECOND_RUN = 90  # seconds of a demo report when everything is kept
 CATEGORIES = ("plate", "cloth", "bolt", "cable")
 
 
-def row(name: str, value: float, unit: str, most: float | None = None) -> dict:
-    """One measured value with its bar in words, and whether it is kept."""
-    bar = "" if most is None else f"at most {most:g}"
-    return {"name": name, "value": round(value, 3), "unit": unit, "bar": bar, "ok": most is None or value <= most}
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
 def start_up(repeats: int = 3) -> list[dict]:
     """The fastest of a few fresh processes that import the library, and PyTorch alone."""
     rows = []
     for module in ("torch", "open_clip", "vlmad_lib.run"):
         command = [sys.executable, "-c", f"import {module}"]
-        taken = min(seconds(lambda command=command: subprocess.run(command, check=True)) for _ in range(repeats))
+        taken = seconds(lambda command=command: subprocess.run(command, check=True), repeats)[0]
         rows.append(row(f"start Python and import {module}", taken, "s"))
     return rows
 
@@ -56,7 +41,7 @@ def notebook(folder: Path) -> list[dict]:
     for name, source in {"does nothing": "1", "imports run and plots": "from vlmad_lib import plots, run"}.items():
         book = folder / "book.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), book)
-        taken = seconds(lambda book=book: kernels.execute(book, folder / "out.ipynb", {}, folder))
+        taken = seconds(lambda book=book: kernels.execute(book, folder / "out.ipynb", {}, folder))[0]
         rows.append(row(f"a notebook that {name}", taken, "s"))
     return rows
 
@@ -86,22 +71,22 @@ def growth(folder: Path, specs: list[profile.Method]) -> list[dict]:
     def timed(name: str, **changes) -> dict:
         for part in ("units", "runs"):
             shutil.rmtree(folder / "cache" / part, ignore_errors=True)
-        return row(name, seconds(lambda: run.run(base.model_copy(update=changes))), "s")
+        return row(name, seconds(lambda: run.run(base.model_copy(update=changes)))[0], "s")
 
     run._backbone(specs[0], base)  # its weights are read outside the clock
     rows = [timed("encode and score 4 categories of 8 + 4 images, 0 and 4 shots")]
     for count in (1, 2, 4):
         rows.append(timed(f"score {count} of them, 1 shot", categories=list(CATEGORIES[:count]), shots=[1]))
     rows += [timed(f"score 4 categories, {shots} shots", shots=[shots]) for shots in (0, 1, 4)]
-    rows.append(row("the same run again", seconds(lambda: run.run(base.model_copy(update={"shots": [4]}))), "s"))
+    rows.append(row("the same run again", seconds(lambda: run.run(base.model_copy(update={"shots": [4]})))[0], "s"))
     return rows
 
 
 def second_run(folder: Path) -> list[dict]:
     """A demo report when everything is kept: the first one, not timed, sees to that."""
     command = [sys.executable, "-m", "vlmad_lib.report", "demo", "--out", str(folder / "out")]
-    taken = [seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, capture_output=True)) for _ in range(2)]
-    return [row("the demo report, everything kept", taken[1], "s", SECOND_RUN)]
+    taken = [seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, capture_output=True))[0] for _ in range(2)]
+    return [row("the demo report, everything kept", taken[1], "s", most=SECOND_RUN)]
 
 
 def measure(long: bool = False) -> list[dict]:
@@ -117,9 +102,7 @@ def main() -> int:
     """Print the table; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--second-run", action="store_true", help="time a demo report whose first run has been made")
-    rows = measure(parser.parse_args().second_run)
-    print(pd.DataFrame(rows).to_string(index=False))
-    return 0 if all(one["ok"] for one in rows) else 1
+    return show(measure(parser.parse_args().second_run))
 
 
 if __name__ == "__main__":
