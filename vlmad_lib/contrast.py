@@ -17,7 +17,7 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 
 from vlmad_lib import data, features
-from vlmad_lib.metrics import EIGHT
+from vlmad_lib.levels import EIGHT
 from vlmad_lib.results import Results
 
 FRAME = 240  # pixels of the short edge

@@ -196,7 +196,7 @@ def published() -> pd.DataFrame:
     table["ms per image"] = table.ms_per_image.fillna(1e3 * seconds).round(1)
     known = table[table.method.str.contains("WinCLIP|AnomalyCLIP")].dropna(subset="ms per image")
     kept = ["method", "backbone", "input_px", "shots", "ms per image", "hardware", "source"]
-    return known[kept].fillna("").reset_index(drop=True)
+    return known[kept].astype(object).fillna("").reset_index(drop=True)
 
 
 # ---------------------------------------------------------------- what bf16 changes
