@@ -70,7 +70,7 @@ def run_cells(name: str, path, monkeypatch) -> list:
     return shown
 
 
-@pytest.fixture(params=["imported maps", "imported scores", "own folder", "only normal images", "tiles"])
+@pytest.fixture(params=["imported maps", "imported scores", "own folder", "only normal images", "tiles", "no words"])
 def other_profile(request, tmp_path):
     """Profiles of other kinds than the demo's."""
     root = tmp_path / "data"
@@ -87,6 +87,9 @@ def other_profile(request, tmp_path):
     values = {"dataset": "folder", "root": str(root)}
     if request.param == "tiles":
         return write_profile(tmp_path, **values)
+    if request.param == "no words":
+        specs = [TINY | {"method": name} for name in ("patchcore", "winclip", "spade")]
+        return write_profile(tmp_path, **values, methods=specs, shots=[0, 1, "full"], seeds=[0, 1])
     table, _ = data.index(profile.check(profile.Profile, values | {"title": "x"}, "x"))
     rows = data.tested(table)
     outside = tmp_path / "outside"

@@ -26,6 +26,7 @@ from vlmad_lib.prompt_learner import DEMO, PromptLearner, read, write  # noqa: F
 from vlmad_lib.winclip import probability
 
 TEMPERATURE = 0.07
+ZERO_SHOT = True
 FEW_SHOT = False
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
 """Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""

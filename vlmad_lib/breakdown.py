@@ -9,6 +9,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from vlmad_lib import statistics
+from vlmad_lib.profile import FULL
 
 GROUPS = ("texture", "rigid", "flexible", "unknown")
 TITLES = {
@@ -31,8 +32,13 @@ def by_name(table: pd.DataFrame) -> pd.Series:
 
 
 def shots_name(shots: int) -> str:
-    """``zero-shot``, ``1-shot`` and so on."""
-    return "zero-shot" if shots == 0 else f"{shots}-shot"
+    """``zero-shot``, ``1-shot`` and so on, ``full-shot``."""
+    return {0: "zero-shot", FULL: "full-shot"}.get(shots, f"{shots}-shot")
+
+
+def shots_number(shots: int) -> str:
+    """A number of references for people: ``all`` where it is the whole train split."""
+    return "all" if shots == FULL else str(shots)
 
 
 def ordered(table: pd.DataFrame) -> list[str]:
@@ -90,6 +96,8 @@ def consistency(metrics: pd.DataFrame, column: str = "image_auroc") -> pd.DataFr
 
 def table(found: pd.DataFrame, digits: int = 3) -> Styler:
     """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers."""
+    if "shots" in found:
+        found = found.assign(shots=found.shots.map(shots_number))
     return found.rename(columns=TITLES).style.format(precision=digits, na_rep="none").hide(axis="index")
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmad_lib import ROOT, InputError
-from vlmad_lib.profile import Profile
+from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
@@ -64,7 +64,8 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     table["group"], table["class_name"] = _descriptions(table.category, profile, root)
     table = _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
     notes += _count_notes(table, profile)
-    table, held = _hold_out(table, max(profile.shots, default=0) if profile.methods else 0)
+    drawn = max((shots for shots in profile.shots if shots < FULL), default=0)
+    table, held = _hold_out(table, drawn if profile.methods else 0)
     return table, notes + held
 
 
@@ -267,7 +268,15 @@ def _generator(seed: int, category: str) -> np.random.Generator:
 
 
 def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
-    """``shots`` normal train rows of a category, drawn without replacement; a smaller draw is part of a larger."""
+    """``shots`` normal train rows of a category, drawn without replacement; a smaller draw is part of a larger.
+
+    ``FULL``: all of the train split. InputError where there are too few.
+    """
+    if shots == FULL:
+        pool = table[(table.category == category) & (table.split == "train") & (table.label == 0)]
+        if pool.empty:
+            raise InputError(f"{category} has no train/good images for full shots; add them, or leave 'full' out.")
+        return pool
     pool = table[(table.category == category) & table.split.isin(["train", "reference"]) & (table.label == 0)]
     if len(pool) < shots:
         raise InputError(f"{category} has {len(pool)} normal train images, fewer than {shots} shots; lower 'shots'.")

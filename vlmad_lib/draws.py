@@ -31,10 +31,17 @@ def over_draws(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([counts, grouped.mean(), spread], axis=1).reset_index()
 
 
+def between(after: pd.DataFrame | pd.Series, before: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+    """Differences by draw (index); a side with one draw only, which draws nothing, is the same for every draw."""
+    if len(after) == 1:
+        return after.iloc[0] - before
+    return after - (before.iloc[0] if len(before) == 1 else before)
+
+
 def steps(table: pd.DataFrame, keys: Sequence[str] = ("method",)) -> pd.DataFrame:
     """Gain from each number of references to the next, by ``keys``, paired over reference draws (seeds).
 
-    Macro means over categories unless ``category`` is a key. The zero-shot value draws nothing and is the same for
+    Macro means over categories unless ``category`` is a key. Zero-shot and full-shot draw nothing and are the same for
     every draw. ``low`` and ``high`` are the ends of the 95 % interval over *n* draws, for these test images as given.
     """
     columns = ["image_auroc", "pixel_auroc"]
@@ -45,7 +52,7 @@ def steps(table: pd.DataFrame, keys: Sequence[str] = ("method",)) -> pd.DataFram
         counts = sorted(part.index.unique("shots"))
         for fewer, more in pairwise(counts):
             before, after = part.loc[fewer], part.loc[more]
-            apart = after - (before.iloc[0] if len(before) == 1 else before)
+            apart = between(after, before)
             for column in columns:
                 known = apart[column].dropna()
                 found = dict(zip(("gain", "low", "high"), sweeps.difference(known), strict=True))
@@ -61,11 +68,16 @@ def steps_over_categories(table: pd.DataFrame) -> pd.DataFrame:
     return steps(cells.rename(columns={"category": "seed"}))
 
 
+def step(row) -> str:
+    """``0 to 1``, ``4 to all``: the step of a row of ``steps``."""
+    return f"{breakdown.shots_number(row.fewer)} to {breakdown.shots_number(row.more)}"
+
+
 def step_table(found: pd.DataFrame) -> pd.DataFrame:
     """``steps`` for people: one row per step, image and pixel gains side by side."""
     keys = [name for name in ("method", "group", "category") if name in found]
     rows = found.assign(
-        step=found.fewer.astype(str) + " to " + found.more.astype(str),
+        step=[step(row) for row in found.itertuples()],
         told=[
             f"{sweeps.signed(row.gain, row.low, row.high)}, {sweeps.verdict(row.low, row.high)}"
             for row in found.itertuples()
@@ -115,7 +127,7 @@ def draw_findings(table: pd.DataFrame) -> str:
     lines = []
     for (method, measure), part in found.dropna(subset="gain").groupby(["method", "measure"], sort=False):
         told = [
-            f"{row.fewer} to {row.more} shots {sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} draws, "
+            f"{step(row)} shots {sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} draws, "
             f"{sweeps.verdict(row.low, row.high)}"
             for row in part.itertuples()
         ]
@@ -124,8 +136,8 @@ def draw_findings(table: pd.DataFrame) -> str:
         )
     for row in wider.dropna(subset="gain").drop_duplicates(["method", "measure"]).itertuples():
         lines.append(
-            f"**{row.method}**, {breakdown.TITLES[row.measure]}: for other categories the step from {row.fewer} to "
-            f"{row.more} is {sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} categories, "
+            f"**{row.method}**, {breakdown.TITLES[row.measure]}: for other categories the step from {step(row)} is "
+            f"{sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} categories, "
             f"{sweeps.verdict(row.low, row.high)}."
         )
     extreme = extreme_draws(table)

@@ -18,7 +18,7 @@ from vlmad_lib import backbones, data, methods, metrics
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs
 from vlmad_lib.methods import Chosen
-from vlmad_lib.profile import Method, Profile
+from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.prompt_learner import read
 from vlmad_lib.results import Results
 from vlmad_lib.sweeps import count, difference, signed, verdict
@@ -87,7 +87,8 @@ def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str,
     code, settings = chosen.module, chosen.settings
     backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
     size, grid = code.side(settings, backbone), chosen.grid(backbone)
-    shots = max(profile.shots) if code.FEW_SHOT else 0
+    few = [shots for shots in profile.shots if shots < FULL]
+    shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0
     names = code.arrays(settings, shots)
     pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one) for one in pictures]
@@ -96,8 +97,9 @@ def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str,
     arrays = [code.encode(backbone, one, names) for one in inputs]
     words = code.wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None
-    text = code.text(backbone, words, file)
+    text = code.text(backbone, words, file) if words else None
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
+    references = code.remember(references, settings, grid) if shots else None
     maps = [code.score(one, text, settings, grid, references)[1] for one in arrays]
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     sigma = getattr(settings, "sigma", 0)
@@ -126,7 +128,7 @@ def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str,
         "gflop": work,
         "rate": rate,
         "share": rate / peaks[spec.precision],
-        "text": _seconds(lambda: code.text(backbone, words, file)) * 1e3,
+        "text": _seconds(lambda: code.text(backbone, words, file)) * 1e3 if words else 0.0,
         "pack": packing * 1e3,
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),

@@ -1,7 +1,9 @@
 """The methods by name, and what a run asks of each of them: the one place that knows which there are.
 
-A method is a module with ``Settings``, ``settings``, ``FEW_SHOT``; ``side``, ``arrays``, ``encode``, ``ENCODING`` for
-images; ``wording``, ``text``, ``TEXT`` for prompts; ``score`` and ``parts`` for what is read off both.
+A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT``, ``FEW_SHOT`` (whether it runs
+without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
+that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
+``parts`` for what is read off all.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, features, winclip
+from vlmad_lib import InputError, anomalyclip, embedding, features, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import Checkpoint, checkpoint
 
-METHODS = {"winclip": winclip, "anomalyclip": anomalyclip}
+METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, **embedding.METHODS}
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
@@ -27,11 +29,11 @@ class Chosen:
     """A method of a profile with its checked settings and, where it has them, its learned prompts."""
 
     spec: Method
-    settings: winclip.Settings | anomalyclip.Settings
+    settings: winclip.Settings | anomalyclip.Settings | embedding.Settings
     prompts: Checkpoint | None = None
 
     @property
-    def module(self) -> ModuleType:
+    def module(self) -> ModuleType | embedding.Embedding:
         """The code of the method."""
         return METHODS[self.spec.method]
 
@@ -61,8 +63,10 @@ class Chosen:
         place = (code.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
         return features.Store(cache, backbone, code.encode, code.ENCODING, *place)
 
-    def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor:
-        """(2, D) text features of a wording, kept by wording, weights and prompts."""
+    def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
+        """(2, D) text features of a wording, kept by wording, weights and prompts; none of an empty one."""
+        if not words:
+            return None
         digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
         key = features.digest(backbone.fingerprint, self.spec.method, words, digest, *self.module.TEXT)
         return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone, words, file))

@@ -14,6 +14,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from vlmad_lib import breakdown, data, statistics
+from vlmad_lib.profile import FULL
 from vlmad_lib.results import Results
 
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
@@ -70,19 +71,22 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0)
 
 def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "pixel_auroc")) -> Figure:
     """Macro means against the number of references: one dot per reference draw, the line through their mean."""
-    palette = colours(metrics.method)
-    figure, grid = plt.subplots(1, len(values), figsize=(4.2 * len(values), 3.2), squeeze=False)
+    palette, counts = colours(metrics.method), sorted(metrics.shots.unique())
+    # all references have their place a step right of the largest number: how many they are differs by category
+    places = {shots: shots if shots < FULL else max([0, *counts[:-1]]) + 1 for shots in counts}
+    size = (4.2 * len(values), 3.4)
+    figure, grid = plt.subplots(1, len(values), figsize=size, squeeze=False, layout="constrained")
     for axes, value in zip(grid.flat, values, strict=True):
-        draws = metrics.groupby(["method", "shots", "seed"])[value].mean().reset_index()
+        draws = metrics.groupby(["method", "shots", "seed"], sort=False)[value].mean().reset_index()
         for name, part in draws.groupby("method", sort=False):
             mean = part.groupby("shots")[value].mean()
-            axes.plot(mean.index, mean, "-", color=palette[name], lw=1.5, label=name)
-            axes.plot(part.shots, part[value], "o", color=palette[name], ms=4, alpha=0.6)
+            axes.plot(mean.index.map(places), mean, "-", color=palette[name], lw=1.5, label=name)
+            axes.plot(part.shots.map(places), part[value], "o", color=palette[name], ms=4, alpha=0.6)
         axes.axhline(0.5, color="#30343b", lw=1, ls="--")
-        axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value], xticks=sorted(draws.shots.unique()))
+        axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value])
+        axes.set_xticks(list(places.values()), map(breakdown.shots_number, places))
         axes.set_ylim(min(0.45, draws[value].min() - 0.03), 1.01)
-    grid[0, 0].legend()
-    figure.tight_layout()
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure
 
 

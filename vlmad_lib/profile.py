@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import joblib
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
 from vlmad_lib import ROOT, InputError
 
@@ -24,14 +32,30 @@ class Strict(BaseModel):
 
 
 Record = TypeVar("Record", bound="Strict")
-Counts = list[Annotated[int, Field(ge=0)]]
+Count = Annotated[int, Field(ge=0)]
+FULL = 1_000_000  # stands for all normal train images, of which categories have different numbers
+Shots = Annotated[
+    Count,
+    BeforeValidator(lambda value: FULL if value == "full" else value),
+    PlainSerializer(lambda value: "full" if value == FULL else value),
+]
+"""A number of reference images, or ``full`` for all normal train images."""
 
 
 USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
     "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
 }
-"""What each method was published with: its name in tables, backbone and weights."""
+USUAL |= {
+    method: USUAL["winclip"] | {"name": name}
+    for method, name in {
+        "association": "Association",
+        "patchcore": "PatchCore",
+        "padim": "PaDiM",
+        "spade": "SPADE",
+    }.items()
+}
+"""What each method was published with: its name in tables, backbone and weights; those without words take WinCLIP's."""
 
 
 class Method(Strict):
@@ -41,7 +65,7 @@ class Method(Strict):
     trained on where the file does not say it, ``force_leak`` tests on that data all the same, marked as such.
     """
 
-    method: Literal["winclip", "anomalyclip"] = "winclip"
+    method: Literal["winclip", "anomalyclip", "association", "patchcore", "padim", "spade"] = "winclip"
     name: str
     backbone: str
     weights: str
@@ -67,7 +91,7 @@ class Import(Strict):
 
     name: str
     path: str
-    shots: Annotated[int, Field(ge=0)] = 0
+    shots: Shots = 0
 
 
 class Profile(Strict):
@@ -82,8 +106,8 @@ class Profile(Strict):
     methods: list[Method] = []
     imports: list[Import] = []
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
-    shots: Counts = [0]
-    seeds: Counts = [0]
+    shots: list[Shots] = [0]
+    seeds: list[Count] = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
     fpr_limit: Annotated[float, Field(gt=0, le=1)] = 0.3
     pixel_metrics: Literal["exact", "binned"] = "exact"  # binned: memory that does not grow with the images

@@ -23,12 +23,12 @@ from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, anomalyclip, backbones, data, features, imports, methods, metrics, prompts, statistics
 from vlmad_lib.breakdown import TITLES
-from vlmad_lib.methods import SETTINGS, Chosen
-from vlmad_lib.profile import Import, Method, Profile, Strict, load
+from vlmad_lib.methods import METHODS, SETTINGS, Chosen
+from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
-_DECIDING += ["prompts", "run", "statistics", *methods.METHODS]
+_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "embedding"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 PART = 8  # images a worker encodes before it takes others
@@ -49,9 +49,10 @@ class Variant:
 
 
 def variants(profile: Profile) -> list[list[Variant]]:
-    """The variants of each method; zero-shot draws nothing and has one seed. InputError for wrong settings.
+    """The variants of each method; zero-shot and full-shot draw nothing and have one seed.
 
-    A method that uses no references has its zero-shot variant, whatever shots the profile asks for.
+    A method that uses no references has its zero-shot variant, whatever shots the profile asks for; one that needs
+    them has none, and is left out where the profile asks for zero-shot alone. InputError for wrong settings.
     """
     found, named = [], [spec.name for spec in [*profile.methods, *profile.imports]]
     for name in named:
@@ -60,9 +61,10 @@ def variants(profile: Profile) -> list[list[Variant]]:
     for spec in profile.methods:
         chosen = methods.choose(spec, profile)
         counts = profile.shots if chosen.module.FEW_SHOT else [0]
-        draws = [(shots, seed) for shots in counts for seed in (profile.seeds if shots else [0])]
+        counts = [shots for shots in counts if shots or chosen.module.ZERO_SHOT]
+        draws = [(shots, seed) for shots in counts for seed in (profile.seeds if 0 < shots < FULL else [0])]
         found.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
-    return found
+    return list(filter(None, found))
 
 
 # ---------------------------------------------------------------- the run
@@ -70,7 +72,7 @@ def variants(profile: Profile) -> list[list[Variant]]:
 
 def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
-    few_shot = any(methods.METHODS[spec.method].FEW_SHOT for spec in profile.methods)
+    few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
     return data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
 
 
@@ -81,6 +83,9 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     """
     planned = variants(profile)
     if not planned and not profile.imports:
+        if profile.methods:
+            names = ", ".join(spec.name for spec in profile.methods)
+            raise InputError(f"'shots' asks for no references, and without them {names} cannot run; add 1 to 'shots'.")
         raise InputError("The profile names no methods and no imports; add one of them.")
     table, notes = index(profile) if table is None else (table, [])
     cache = profile.path(profile.cache)
@@ -151,7 +156,7 @@ def _compute(
         units += found
         remarks += said
     scores, measured = _gather(profile, units)
-    remarks += _uncovered(profile, scores, categories) + _zero_shot_only(profile, planned) + _in_bins(profile, measured)
+    remarks += _uncovered(profile, scores, categories) + _one_sided(profile, planned) + _in_bins(profile, measured)
     used = [_backbone(spec, profile) for spec in profile.methods]
     facts = {
         "warnings": _warnings(profile, planned),
@@ -223,13 +228,12 @@ def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     return random + leaked
 
 
-def _zero_shot_only(profile: Profile, planned: list[list[Variant]]) -> list[str]:
-    """Notes on methods that leave the profile's references unused."""
-    if not any(profile.shots):
-        return []
-    return [
-        f"{one.name} uses no reference images: zero-shot only." for one in _chosen(planned) if not one.module.FEW_SHOT
-    ]
+def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
+    """Notes on methods that leave the profile's references unused, or have no zero-shot result beside the others'."""
+    alone = [one.name for one in _chosen(planned) if any(profile.shots) and not one.module.FEW_SHOT]
+    lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].ZERO_SHOT]
+    notes = [f"{name} uses no reference images: zero-shot only." for name in alone]
+    return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
 
 
 def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
@@ -261,7 +265,7 @@ class View:
     chosen: Strict
     grid: int
     features: dict[str, torch.Tensor]
-    text: torch.Tensor
+    text: torch.Tensor | None
     image: str
     checkpoint: Path | None = None
 
@@ -273,7 +277,7 @@ class View:
 
     def parts(self) -> dict[str, np.ndarray]:
         """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
-        return methods.METHODS[self.method].parts(self.features, self.text, self.chosen, self.grid)
+        return METHODS[self.method].parts(self.features, self.text, self.chosen, self.grid)
 
 
 def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
@@ -375,14 +379,15 @@ def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) 
         names = code.arrays(settings, one.shots)
         references = memory.load(list(drawn.image), names) if one.shots else None
         images = store.each(rows.image, names)
-        scores, maps, tiles = _tiled(code.score, images, text, settings, chosen.grid(backbone), references)
+        remember, grid = code.remember if one.shots else None, chosen.grid(backbone)
+        scores, maps, tiles = _tiled(code.score, images, text, settings, grid, references, remember)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
 
 
 def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store: features.Store, shots: int) -> list:
     """The arrays of all methods of a profile that share one's store: an image is encoded once for all of them."""
-    network = ("method", "backbone", "weights", "precision")
+    network = ("backbone", "weights", "precision")
     alike = [one for one in profile.methods if all(getattr(one, key) == getattr(spec, key) for key in network)]
     chosen = [methods.choose(one, profile) for one in alike]
     shared = [one for one in chosen if one.store(profile.path(profile.cache), backbone).folder == store.folder]
@@ -390,12 +395,14 @@ def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store:
 
 
 def _tiled(
-    score: Callable, images: Iterable[dict], text: torch.Tensor, chosen: Strict, grid: int, references: tuple | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    score: Callable, images: Iterable[dict], text: torch.Tensor | None, chosen: Strict, grid: int,
+    references: tuple | None, remember: Callable | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Image scores (N,), maps (tiles, grid, grid) and the number of tiles of each image.
 
-    Tile t meets tile t of the references, scores are averaged. Images are scored one by one: memory does not grow with
-    their number, nor does a score depend, in its last digit, on the company it was computed in.
+    Tile t meets tile t of the references, or what ``remember`` makes of those, once; scores are averaged. Images are
+    scored one by one: memory does not grow with their number, nor does a score depend, in its last digit, on the
+    company it was computed in.
     """
     scores, maps, memories = [], [], {}
     for values in images:
@@ -403,7 +410,8 @@ def _tiled(
         found = []
         for place in range(count):
             if place not in memories:
-                memories[place] = references and _of_tile(*references, place)
+                same = references and _of_tile(*references, place)
+                memories[place] = remember(same, chosen, grid) if remember else same
             tile = {name: array[place : place + 1] for name, array in values.items()}
             value, one = score(tile, text, chosen, grid, memories[place])
             found.append(float(value))

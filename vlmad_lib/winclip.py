@@ -21,6 +21,7 @@ from vlmad_lib.backbones import Backbone, cosine
 from vlmad_lib.blocks import BLOCKS, Block
 from vlmad_lib.profile import Strict, check
 
+ZERO_SHOT = True
 FEW_SHOT = True
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
 TOKENS_AT_ONCE = 2048  # bounds the memory of one pass over windows
@@ -249,6 +250,11 @@ def association(features: dict[str, Tensor], references: dict[str, Tensor], chos
     if patches:
         maps.append(distance(features[patches], references[patches]).unflatten(1, (grid, grid)))
     return torch.stack(maps).mean(0)
+
+
+def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> dict[str, Tensor]:
+    """What ``score`` meets of the references: their features as they are."""
+    return references
 
 
 def distance(features: Tensor, memory: Tensor) -> Tensor:

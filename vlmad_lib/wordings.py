@@ -40,6 +40,11 @@ ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly see
 MEASURES = ("image_auroc", "pixel_auroc")
 
 
+def worded(profile: Profile) -> list[Method]:
+    """The methods of a profile that read words."""
+    return [spec for spec in profile.methods if methods.METHODS[spec.method].ZERO_SHOT]
+
+
 def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
     """A method as it is, then with other prompts: WinCLIP's sets and one's own pair, AnomalyCLIP's words.
 
