@@ -1,0 +1,123 @@
+"""Differences with and without words: paired over categories and over draws, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, small_profile
+
+from vlmad_lib import InputError, breakdown, draws, language, statistics, sweeps
+from vlmad_lib.profile import FULL, Method, check
+
+MEASURES = language.MEASURES
+
+
+def table(values: dict[tuple[str, int], list[list[float]]]) -> pd.DataFrame:
+    """A metrics table from {(method, shots): a list by draw of values by category}, alike in all measures."""
+    groups = dict(zip("abcd", ("texture", "texture", "rigid", "rigid"), strict=True))
+    rows = [
+        {
+            "method": method,
+            "shots": shots,
+            "seed": seed,
+            "category": name,
+            "group": group,
+            **dict.fromkeys(MEASURES, value),
+        }
+        for (method, shots), drawn in values.items()
+        for seed, values in enumerate(drawn)
+        for (name, group), value in zip(groups.items(), values, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+METRICS = table(
+    {
+        ("words", 0): [[0.5, 0.6, 0.7, 0.8]],
+        ("words", 1): [[0.8, 0.7, 0.9, 0.8], [0.8, 0.9, 0.9, 0.8]],
+        ("none", 1): [[0.6, 0.6, 0.8, 0.6], [0.5, 0.7, 0.7, 0.8]],
+        ("words", FULL): [[0.9, 0.9, 0.9, 0.9]],
+        ("none", FULL): [[0.9, 0.9, 0.9, 0.9]],
+    }
+)
+
+
+def row(found: pd.DataFrame, shots: int, over: str, group: str = "all") -> pd.Series:
+    part = found[(found.shots == shots) & (found.over == over) & (found.group == group)]
+    return part.set_index("measure").loc["image_auroc"]
+
+
+def test_differences_are_paired_over_categories_and_over_draws():
+    found = language.differences(METRICS, "words")
+    by_category = row(found, 1, "categories")
+    apart = np.array([0.25, 0.15, 0.15, 0.1])
+    assert by_category[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart))
+    assert by_category.n == 4 and row(found, 1, "categories", "rigid").difference == pytest.approx(0.125)
+    by_draw = row(found, 1, "draws")
+    low, high = max(-1, statistics.paired([0.15, 0.175])[1]), statistics.paired([0.15, 0.175])[2]
+    assert by_draw[["difference", "low", "high", "n"]].tolist() == pytest.approx([0.1625, low, high, 2])
+    assert row(found, FULL, "categories").difference == 0
+    assert "draws" not in set(found[found.shots == FULL].over)
+
+
+def test_words_alone_are_set_against_every_number_of_references():
+    found = language.differences(METRICS, "words", alone=True)
+    assert row(found, 1, "categories").difference == pytest.approx(0.65 - 0.6625)
+    assert row(found, FULL, "categories").difference == pytest.approx(0.65 - 0.9)
+    # zero-shot draws nothing, so each draw of references meets the same value
+    assert row(found, 1, "draws").n == 2
+
+
+def test_sentences_say_what_is_decided_and_what_is_not():
+    found, alone = (language.differences(METRICS, "words", alone=one) for one in (False, True))
+    told = language.findings(found, alone, "words", "none").splitlines()
+    assert "over n = 4 categories image AUROC +0.163 (+0.062 to +0.263), words help" in told[0]
+    assert "over n = 2 draws" in told[0] and "full-shot" in told[1] and "not decided" in told[1]
+    worse = METRICS.assign(method=METRICS.method.map({"words": "none", "none": "words"}))
+    worse = worse[worse.shots == 1]
+    alone = language.differences(METRICS, "words", alone=True)
+    assert "words cost" in language.findings(language.differences(worse, "words"), alone, "words", "none")
+    assert told[-1].startswith("- Words alone less all references alone (none): over n = 4 categories")
+    assert "references ahead" in told[-1]
+
+
+def test_comparisons_with_other_methods_are_counted():
+    found = language.differences(METRICS[METRICS.shots == 1], "words")
+    told = language.findings(found, found.iloc[:0], "words", "another")
+    assert "higher in 3 (none, image AUROC +0.163" in told and "lower in 0" in told
+    assert "not decided in 0 of n = 3 comparisons over 4 categories" in told
+
+
+def test_without_values_nothing_is_claimed():
+    empty = METRICS.assign(**dict.fromkeys(MEASURES, float("nan")))
+    found = language.differences(empty, "words")
+    assert language.findings(found, found, "words", "none") == breakdown.NO_AUROC
+    assert set(language.difference_table(found)["image_auroc"]) == {"none"}
+    assert language.difference_table(found.iloc[:0]).empty
+
+
+def test_the_table_has_a_row_a_comparison():
+    found = language.differences(METRICS, "words")
+    shown = language.difference_table(found)
+    assert len(shown) == len(found) / 3
+    assert shown.image_auroc[0].endswith(sweeps.verdict(found.low[0], found.high[0]))
+
+
+def test_the_plan_runs_all_methods_on_the_same_draws(mvtec, tmp_path):
+    profile = small_profile(mvtec, tmp_path, shots=[0, 1, 2, 3, "full"], seeds=[4, 5, 6])
+    assert language.counts(profile, full=False) == [1, 3] and language.counts(profile, full=True) == [1, 3, "full"]
+    assert language.counts(small_profile(mvtec, tmp_path, shots=[0]), full=True) == []
+    spec = check(Method, TINY, "test")
+    plan = language.plan(profile, spec, [1, "full"], 2, ["plate"])
+    assert plan.shots == [0, 1, FULL] and plan.seeds == [4, 5] and plan.categories == ["plate"]
+    assert [one.method for one in plan.methods] == ["winclip", "association", "patchcore", "padim", "spade"]
+    with pytest.raises(InputError, match="shots of notebook 18: key 'shots.1' has the value 'few'"):
+        language.plan(profile, spec, ["few"], 0, [])
+
+
+def test_steps_to_all_references_are_paired_with_every_draw():
+    found = draws.steps(METRICS[METRICS.method == "words"])
+    last = found[(found.more == FULL) & (found.measure == "image_auroc")].iloc[0]
+    assert last.n == 2 and last.gain == pytest.approx(0.9 - 0.825)
+    assert "1 to all" in set(draws.step_table(found).step)
