@@ -97,8 +97,9 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path):
     names = methods.choose(profile.methods[0], profile).module.arrays(methods.winclip.settings(), 1)
     assert found["disk"] >= sum(features[name].numel() * 2 for name in names if name in features) / 1e3
     table = efficiency.cost_table(pd.DataFrame([found]))
-    assert "n = 4" in table["encode, ms per image"][0] and table["GFLOP per image"][0] >= 0
-    assert efficiency.time_table(pd.DataFrame([found]))["score"][0] >= 0
+    assert "n = 4" in table["encode, ms per image"].iloc[0] and float(table["GFLOP per image"].iloc[0]) >= 0
+    assert float(efficiency.space_table(pd.DataFrame([found]))["kept, kB per image"].iloc[0]) > 0
+    assert float(efficiency.time_table(pd.DataFrame([found]))["score"].iloc[0]) >= 0
 
 
 def test_published_figures_name_their_hardware():

@@ -80,8 +80,8 @@ def _encode_once(profile: Profile, spec: Method, image: str) -> float:
 def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float], repeats: int = 3) -> dict:
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
-    ``encode``, ``decode`` and the rest are medians in ms per image, on all cores of this process, nothing else
-    running; with references the score is that with as many as the profile's largest number of shots.
+    ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given;
+    with references the score is that with as many as the profile's largest number of shots.
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
@@ -145,19 +145,25 @@ def _learned(chosen: Chosen, backbone: Backbone) -> float:
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """The cost rows for people: what a user asks first."""
-    return pd.DataFrame(
-        {
-            "method": costs.method,
-            "backbone": costs.backbone,
-            "precision": costs.precision,
+    """The cost rows for people: time."""
+    total = costs[["decode", "encode", "score", "upsample"]].sum(axis=1)
+    return costs[["method", "backbone", "precision"]].assign(
+        **{
             "encode, ms per image": [_span(row) for row in costs.itertuples()],
-            "images per second": (1e3 / costs[["decode", "encode", "score", "upsample"]].sum(axis=1)).round(1),
-            "GFLOP per image": costs.gflop.round(1),
-            "of this machine's matrix peak": [f"{value:.0%}" for value in costs.share],
+            "images per second": (1e3 / total).map("{:.1f}".format),
+            "GFLOP per image": costs.gflop.map("{:.1f}".format),
+            "of the matrix peak": costs.share.map("{:.0%}".format),
+        }
+    )
+
+
+def space_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """The cost rows for people: parameters, memory and disk."""
+    return costs[["method", "backbone", "precision"]].assign(
+        **{
             "parameters, M": [_parameters(row) for row in costs.itertuples()],
-            "peak memory, MB": costs.memory.round(0),
-            "kept, kB per image": costs.disk.round(0),
+            "peak memory, MB": costs.memory.map("{:.0f}".format),
+            "kept, kB per image": costs.disk.map("{:.0f}".format),
         }
     )
 
@@ -174,8 +180,8 @@ def time_table(costs: pd.DataFrame) -> pd.DataFrame:
     """Where the time goes: ms of each step of an image, and what is paid once."""
     kept = {"decode": "decode and fit", "encode": "encode", "score": "score", "upsample": "map to pixels"}
     once = {"text": "prompts, once a category", "pack": "prepare weights, once"}
-    wide = costs[["method", "precision", "shots", *kept, *once]].rename(columns=kept | once)
-    return wide.round(dict.fromkeys([*kept.values(), *once.values()], 1))
+    wide = costs[["method", "precision", "shots"]]
+    return wide.assign(**{name: costs[key].map("{:.1f}".format) for key, name in (kept | once).items()})
 
 
 def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
@@ -185,7 +191,7 @@ def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
         spec, code = Method(method=kind), methods.METHODS[kind]
         chosen = Chosen(spec, code.settings())
         work, size = gflop(chosen, spec.backbone), code.side(chosen.settings, backbones.skeleton(spec.backbone))
-        least = {f"least s per image, {name}": round(work / value, 2) for name, value in peaks.items()}
+        least = {f"least s per image, {name}": f"{work / value:.1f}" for name, value in peaks.items()}
         row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}
         rows.append(row | least)
     return pd.DataFrame(rows)
@@ -251,7 +257,7 @@ def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
 
 def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
     """What the costs say, as a Markdown list."""
-    lines = []
+    lines = [f"Timed on {count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
     plain = costs[costs.precision == "fp32"]
     for row in plain.itertuples():
         total = row.decode + row.encode + row.score + row.upsample
