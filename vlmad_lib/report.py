@@ -46,6 +46,7 @@ class Notebook:
     parameters: dict[str, Any]
     title: str
     question: str
+    about: float = 0.0  # seconds on the demo data, roughly, from its metadata (vlmad, seconds): the longest begin first
     status: str = "not run"
     seconds: float = 0.0
     error: str = ""
@@ -122,7 +123,8 @@ def _find(name: str, profile: Profile) -> Path:
 def _read(path: Path) -> Notebook:
     """A notebook's defaults, title (first heading) and question (a bold sentence, or the first paragraph)."""
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        book = nbformat.read(path, as_version=4)
+        cells = book.cells
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError):
         raise InputError(f"{path} is not a notebook; open it in Jupyter and save it again.") from None
     source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
@@ -130,7 +132,8 @@ def _read(path: Path) -> Notebook:
     paragraph = soup.h1.find_next("p") or soup.new_tag("p")
     bold = (node for node in paragraph(["strong", "em"]) if len(node.get_text().split()) > 3)
     question = " ".join(next(bold, paragraph).get_text().split())
-    return Notebook(path, _defaults(path, source), soup.h1.get_text(), question)
+    about = book.metadata.get("vlmad", {}).get("seconds", 0)
+    return Notebook(path, _defaults(path, source), soup.h1.get_text(), question, about)
 
 
 def _defaults(path: Path, source: str) -> dict[str, Any]:
@@ -225,11 +228,12 @@ def _open(report: Report) -> None:
 
 def _run(report: Report) -> None:
     """Run the notebooks, several at once, and write the page of each and the index as it ends."""
+    order = sorted(range(len(report.notebooks)), key=lambda place: -report.notebooks[place].about)
     # on copies: one that is stopped half-way stays as it was
-    jobs = [partial(_execute, replace(notebook), report.folder) for notebook in report.notebooks]
+    jobs = [partial(_execute, replace(report.notebooks[place]), report.folder) for place in order]
 
-    def ended(place: int, found: tuple[Notebook, list[NotebookNode]]) -> None:
-        report.notebooks[place] = found[0]
+    def ended(number: int, found: tuple[Notebook, list[NotebookNode]]) -> None:
+        report.notebooks[order[number]] = found[0]
         pages.write_page(report, *found)
         pages.write_index(report)
 
