@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from vlmad_lib import ROOT, backbones, profile
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # beside another process one is faster
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))  # some tests try what benchmarks are made of
 
 TINY = {"backbone": str(Path(__file__).parent / "tiny.json"), "weights": "random:0"}  # 5x5 tokens, milliseconds
 SHARED = Path(os.environ.get("VLMAD_SHARED", ROOT.parent / "shared"))
@@ -79,6 +83,14 @@ def small_profile(root: Path, cache: Path, **changes) -> profile.Profile:
         "evaluation_size": 60,
     }
     return profile.check(profile.Profile, values | changes, "test")
+
+
+def write_profile(folder: Path, **values) -> Path:
+    """A profile file on the small backbone."""
+    base = {"title": "Test", "cache": str(folder / "cache"), "evaluation_size": 60, "methods": [TINY], "shots": [0, 1]}
+    path = folder / "test.yml"
+    path.write_text(yaml.safe_dump(base | values))
+    return path
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +12,6 @@ from conftest import TINY, small_profile
 
 from vlmad_lib import data, efficiency, methods, run
 from vlmad_lib.profile import Method
-
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 
 def counted(kind: str, overrides: dict | None = None, shots: int = 0) -> float:

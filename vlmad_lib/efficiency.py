@@ -102,14 +102,15 @@ def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str,
     references = code.remember(references, settings, grid) if shots else None
     maps = [code.score(one, text, settings, grid, references)[1] for one in arrays]
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
+    maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
     parts = {
         "decode": [_seconds(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
         "encode": encode,
         "score": [_seconds(lambda one=one: code.score(one, text, settings, grid, references)) for one in arrays],
         "upsample": [
-            _seconds(lambda one=one, at=at: metrics.framed_map(one.numpy(), *at, sigma))
-            for one, at in zip(maps, place, strict=True)
+            _seconds(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
+            for tiles, at in zip(maps, place, strict=True)
         ],
     }
     found = {name: float(np.median(values)) * 1e3 for name, values in parts.items()}

@@ -1,0 +1,71 @@
+"""Every notebook on other kinds of profile than the demo's, in this process."""
+
+from __future__ import annotations
+
+import json
+
+import IPython.display
+import matplotlib as mpl
+import numpy as np
+import pytest
+from conftest import TINY, make_mvtec, paint, write_profile
+
+from vlmad_lib import ROOT, data, profile
+
+NOTEBOOKS = profile.load("demo").notebooks
+
+
+def run_cells(name: str, path, monkeypatch) -> list:
+    """A notebook's cells in this process, without those a report leaves out; what they displayed."""
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    for module in ("plots",):
+        monkeypatch.setattr(f"vlmad_lib.{module}.display", shown.append)
+    mpl.use("Agg")
+    space = {}
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and "skip-execution" not in tags:
+            exec("".join(cell["source"]), space)
+            if "parameters" in tags:
+                space["profile"] = str(path)
+    return shown
+
+
+@pytest.fixture(params=["imported maps", "imported scores", "own folder", "only normal images", "tiles", "no words"])
+def other_profile(request, tmp_path):
+    """Profiles of other kinds than the demo's."""
+    root = tmp_path / "data"
+    if request.param == "own folder":
+        for i in range(6):
+            paint(root / "bracket" / "good" / f"{i}.png", i)
+            paint(root / "bracket" / "dent" / f"{i}.png", 50 + i, spot=True)
+        return write_profile(tmp_path, dataset="folder", root=str(root))
+    if request.param == "only normal images":
+        for i in range(6):
+            paint(root / "good" / f"{i}.png", i)
+        return write_profile(tmp_path, dataset="folder", root=str(root))
+    make_mvtec(root, size=(90, 60) if request.param == "tiles" else (60, 60))
+    values = {"dataset": "folder", "root": str(root)}
+    if request.param == "tiles":
+        return write_profile(tmp_path, **values)
+    if request.param == "no words":
+        specs = [TINY | {"method": name} for name in ("patchcore", "winclip", "spade")]
+        return write_profile(tmp_path, **values, methods=specs, shots=[0, 1, "full"], seeds=[0, 1])
+    table, _ = data.index(profile.check(profile.Profile, values | {"title": "x"}, "x"))
+    rows = data.tested(table)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if request.param == "imported scores":
+        lines = [f"{row.category},{row.defect},{row.image},{row.label}" for row in rows.itertuples()]
+        (outside / "scores.csv").write_text("\n".join(["category,defect,image,score", *lines]))
+    for category, part in rows.groupby("category"):
+        if request.param == "imported maps":
+            maps = {f"{row.defect}-{row.image[-7:-4]}": np.full((8, 8), row.label + 0.1) for row in part.itertuples()}
+            np.savez(outside / f"{category}.npz", **maps)
+    return write_profile(tmp_path, **values, methods=[], imports=[{"name": "other tool", "path": str(outside)}])
+
+
+def test_notebooks_on_other_profiles(other_profile, monkeypatch):
+    for name in NOTEBOOKS:
+        assert run_cells(name, other_profile, monkeypatch), name
