@@ -28,7 +28,7 @@ def packs(dtype: torch.dtype) -> bool:
         return False
     try:
         fast, plain = (Linear(weight / 8, plus[0], dtype, packed) for packed in (True, False))
-        pairs = [(one(x, then), other(x, then)) for then in THEN for one, other in [(fast, plain)]]
+        pairs = [(fast(x, then), plain(x, then)) for then in THEN]
         pairs.append((fast(x, plus=plus), plain(x, plus=plus)))
     except (AttributeError, RuntimeError):
         return False
