@@ -221,7 +221,7 @@ def fake_features(store: features.Store, folder: Path, count: int) -> list[str]:
         paths.append(str(folder / f"{number}.png"))
         Path(paths[-1]).write_text(str(number))
         for name, shape in {"class": (1, 512), "window_2": (1, 144, 512), "patch": (1, 169, 896)}.items():
-            file = store._file(paths[-1], name)
+            file = store._files(paths[-1], [name])[name]
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, generator.standard_normal(shape).astype(np.float16))
     return paths
@@ -238,8 +238,10 @@ def test_memory_and_scores_do_not_depend_on_the_number_of_images(tmp_path, tiny_
     peaks, found = {}, {}
     for count in (10, 100):
         tracemalloc.start()
-        images = store.each(paths[:count], names)
-        found[count] = run._tiled(winclip.score, images, text, chosen.settings, 13, references)
+        scorer = run.Scorer(winclip.score, text, chosen.settings, 13, references)
+        for path, values in zip(paths, store.each(paths[:count], names), strict=False):
+            scorer.add(path, values)
+        found[count] = scorer.of(paths[:count])
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peaks[100] < 1.1 * peaks[10]
@@ -320,7 +322,10 @@ def test_tile_t_meets_tile_t_of_the_references():
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
     images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
-    scores, maps, counts = run._tiled(winclip.score, images, text, chosen, grid, (values, tiles))
+    scorer = run.Scorer(winclip.score, text, chosen, grid, (values, tiles))
+    for name, one in zip("ab", images, strict=True):
+        scorer.add(name, one)
+    scores, maps, counts = scorer.of("ab")
     assert counts.tolist() == [2, 2]
     odd = {name: array[1::2] for name, array in values.items()}
     expected, expected_maps = winclip.score(odd, text, chosen, grid, odd)

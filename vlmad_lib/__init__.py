@@ -5,7 +5,9 @@ Modules, left to right; none knows what stands to its right:
 metrics  statistics  run  plots  report``, and ``prompt_training`` beside ``run``.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -15,3 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class InputError(ValueError):
     """The input is wrong: the message is one sentence that names the file or key and the remedy."""
+
+
+class Later:
+    """A module that is imported when it is first used."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)
+
+
+open_clip = Later("open_clip")  # takes seconds, and whoever only reads kept results never needs it

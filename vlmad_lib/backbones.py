@@ -11,13 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer, text_global_pool
 from torch import Tensor
 
-from vlmad_lib import ROOT, InputError
+from vlmad_lib import ROOT, InputError, open_clip
 from vlmad_lib.blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
@@ -36,7 +34,7 @@ class Backbone:
     precision: str = "fp32"
 
     @property
-    def visual(self) -> VisionTransformer:
+    def visual(self) -> open_clip.transformer.VisionTransformer:
         """The image tower."""
         return self.model.visual
 
@@ -103,7 +101,7 @@ class Backbone:
         length = tokens.shape[1]
         x = model.token_embedding(tokens) + model.positional_embedding[:length]
         x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-        x = text_global_pool(x, tokens, "argmax")
+        x = open_clip.transformer.text_global_pool(x, tokens, "argmax")
         projection = model.text_projection
         return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
 
@@ -166,7 +164,8 @@ def _build(name: str) -> torch.nn.Module:
         settings.pop(key, None)
     model = kind(**settings)
     visual = model.visual
-    if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None or visual.pool_type != "tok":
+    plain = isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None
+    if not plain or visual.pool_type != "tok":
         raise InputError(f"{name} has no class token; windows need one (try ViT-B-16-plus-240).")
     return model
 

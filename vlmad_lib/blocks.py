@@ -10,8 +10,9 @@ from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import LayerScale, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
+
+from vlmad_lib import open_clip
 
 ROWS = 128  # queries whose attention to all keys is held at once: it stays in the cache
 FEW = 64  # tokens up to which plain products beat the fused kernel
@@ -76,7 +77,7 @@ class Block:
     ``packed`` the block stays differentiable.
     """
 
-    def __init__(self, block: ResidualAttentionBlock, dtype: torch.dtype = torch.float32, packed: bool = True):
+    def __init__(self, block: nn.Module, dtype: torch.dtype = torch.float32, packed: bool = True):
         attn, mlp = block.attn, block.mlp
         self.number, self.kind = attn.num_heads, (dtype, packed and not attn.in_proj_weight.is_meta and packs(dtype))
         self.ln_1, self.ln_2, self.act = block.ln_1, block.ln_2, mlp.gelu
@@ -85,7 +86,7 @@ class Block:
         self.outside = Linear(*_scaled(attn.out_proj, block.ls_1), *self.kind)
         first, bias, last = mlp.c_fc.weight, mlp.c_fc.bias, _scaled(mlp.c_proj, block.ls_2)
         self.then = "gelu" if isinstance(self.act, nn.GELU) and self.act.approximate == "none" else ""
-        if isinstance(self.act, QuickGELU):  # x sigmoid(a x) = swish(a x) / a
+        if isinstance(self.act, open_clip.transformer.QuickGELU):  # x sigmoid(a x) = swish(a x) / a
             self.then, first, bias, last = "swish", first * QUICK, bias * QUICK, (last[0] / QUICK, last[1])
         self.widen, self.narrow = Linear(first, bias, *self.kind), Linear(*last, *self.kind)
 
@@ -132,7 +133,7 @@ class Block:
 
 def _scaled(linear: nn.Linear, scale: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear with the layer scale that follows it, if one does."""
-    if not isinstance(scale, LayerScale):
+    if not isinstance(scale, open_clip.transformer.LayerScale):
         return linear.weight, linear.bias
     return linear.weight * scale.gamma[:, None], linear.bias * scale.gamma
 

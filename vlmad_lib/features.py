@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,9 +32,14 @@ def digest(*facts: Any) -> str:
     """24 hexadecimal digits of JSON-ready facts; functions and classes count by their source."""
 
     def plain(value: Any) -> str:
-        return inspect.getsource(value) if callable(value) else str(value)
+        return _source(value) if callable(value) else str(value)
 
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()[:24]
+
+
+@cache
+def _source(code: Callable) -> str:
+    return inspect.getsource(code)  # which reads and parses the file each time
 
 
 def stamp(path: str) -> str:
@@ -78,12 +84,14 @@ class Store:
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 
-    def _file(self, path: str, name: str) -> Path:
-        return self.folder / stamp(path) / f"{name}.npy"
+    def _files(self, path: str, names: Iterable[str]) -> dict[str, Path]:
+        """The files of an image's arrays."""
+        folder = self.folder / stamp(path)
+        return {name: folder / f"{name}.npy" for name in names}
 
     def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:
         """The images that lack one of the arrays."""
-        return [path for path in paths if not all(self._file(path, name).is_file() for name in names)]
+        return [path for path in paths if not all(file.is_file() for file in self._files(path, names).values())]
 
     def fill(self, paths: Sequence[str], names: Sequence[str], batch: int = 8, progress: bool = False) -> int:
         """Encode the images that lack one of the arrays; returns how many there were.
@@ -118,12 +126,13 @@ class Store:
         for name, values in found.items():
             for path, part in zip(paths, np.split(values.numpy(), edges), strict=True):
                 part = part if self.exact else _half(part)
-                replace(self._file(path, name), lambda file, part=part: _write(file, part))
+                replace(self._files(path, [name])[name], lambda file, part=part: _write(file, part))
 
     def each(self, paths: Iterable[str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """The fp32 arrays by name of one image after the other, a row a tile: only one image is in memory."""
         for path in paths:
-            yield {name: torch.from_numpy(_load(self._file(path, name)).astype(np.float32)) for name in names}
+            files = self._files(path, names)
+            yield {name: torch.from_numpy(_load(file).astype(np.float32)) for name, file in files.items()}
 
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Arrays by name of a few images together, with one row per tile, and how many tiles each image has."""

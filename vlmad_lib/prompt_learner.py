@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import open_clip
 import torch
 from torch import Tensor
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError, data, open_clip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.features import replace, stamp
 from vlmad_lib.profile import Method, Profile

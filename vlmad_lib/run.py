@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -369,18 +370,27 @@ def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, nam
 
 
 def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) -> None:
-    """Compute a plan's missing units from kept features."""
+    """Compute a plan's missing units from kept features; every image is read once for all of them."""
     cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
     code, settings = chosen.module, chosen.settings
     text = chosen.text(cache, backbone, code.wording(settings, row))
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
+    scorers = []
+    for one, *_, drawn in todo:
+        references = memory.load(list(drawn.image), code.arrays(settings, one.shots)) if one.shots else None
+        remember = code.remember if one.shots else None
+        scorers.append(Scorer(code.score, text, settings, chosen.grid(backbone), references, remember))
+    asking: dict[str, list[Scorer]] = {}  # by image: few-shot variants may test fewer
+    for scorer, (*_, rows, _) in zip(scorers, todo, strict=True):
+        for path in rows.image:
+            asking.setdefault(path, []).append(scorer)
+    names = code.arrays(settings, max(one.shots for one, *_ in todo))
+    for path, values in zip(asking, store.each(asking, names), strict=True):
+        for scorer in asking[path]:
+            scorer.add(path, values)
     masks: dict[str, np.ndarray | None] = {}
-    for one, unit, rows, drawn in todo:
-        names = code.arrays(settings, one.shots)
-        references = memory.load(list(drawn.image), names) if one.shots else None
-        images = store.each(rows.image, names)
-        remember, grid = code.remember if one.shots else None, chosen.grid(backbone)
-        scores, maps, tiles = _tiled(code.score, images, text, settings, grid, references, remember)
+    for scorer, (one, unit, rows, drawn) in zip(scorers, todo, strict=True):
+        scores, maps, tiles = scorer.of(rows.image)
         named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
         _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
 
@@ -394,30 +404,42 @@ def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store:
     return list(dict.fromkeys(name for one in shared for name in one.module.arrays(one.settings, shots)))
 
 
-def _tiled(
-    score: Callable, images: Iterable[dict], text: torch.Tensor | None, chosen: Strict, grid: int,
-    references: tuple | None, remember: Callable | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Image scores (N,), maps (tiles, grid, grid) and the number of tiles of each image.
+class Scorer:
+    """Scores and maps of images by one variant, image by image.
 
     Tile t meets tile t of the references, or what ``remember`` makes of those, once; scores are averaged. Images are
     scored one by one: memory does not grow with their number, nor does a score depend, in its last digit, on the
     company it was computed in.
     """
-    scores, maps, memories = [], [], {}
-    for values in images:
-        count = len(next(iter(values.values())))
+
+    def __init__(
+        self, score: Callable, text: torch.Tensor | None, chosen: Strict, grid: int,
+        references: tuple | None = None, remember: Callable | None = None,
+    ):  # fmt: skip
+        self.score, self.text, self.chosen, self.grid = score, text, chosen, grid
+        self.references, self.remember = references, remember
+        self.memories, self.found = {}, {}
+
+    def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
+        """Score an image by its arrays, a row a tile."""
         found = []
-        for place in range(count):
-            if place not in memories:
-                same = references and _of_tile(*references, place)
-                memories[place] = remember(same, chosen, grid) if remember else same
+        for place in range(len(next(iter(values.values())))):
             tile = {name: array[place : place + 1] for name, array in values.items()}
-            value, one = score(tile, text, chosen, grid, memories[place])
-            found.append(float(value))
-            maps.append(one[0].numpy())
-        scores.append(found)
-    return np.array([np.mean(found) for found in scores]), np.stack(maps), np.array([len(found) for found in scores])
+            value, one = self.score(tile, self.text, self.chosen, self.grid, self._memory(place))
+            found.append((float(value), one[0].numpy()))
+        self.found[image] = found
+
+    def _memory(self, place: int) -> Any:
+        if place not in self.memories:
+            same = self.references and _of_tile(*self.references, place)
+            self.memories[place] = self.remember(same, self.chosen, self.grid) if self.remember else same
+        return self.memories[place]
+
+    def of(self, images: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image scores (N,), maps (tiles, grid, grid) and the number of tiles of each image."""
+        found = [self.found[image] for image in images]
+        scores = [np.mean([value for value, _ in tiles]) for tiles in found]
+        return np.array(scores), np.stack([one for tiles in found for _, one in tiles]), np.array(list(map(len, found)))
 
 
 def _of_tile(arrays: dict[str, torch.Tensor], tiles: np.ndarray, place: int) -> dict[str, torch.Tensor]:
