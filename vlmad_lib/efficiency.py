@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import backbones, data, methods, metrics
+from vlmad_lib import backbones, data, features, methods, metrics
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs
 from vlmad_lib.methods import Chosen
@@ -57,10 +57,26 @@ def _seconds(call: Callable) -> float:
 
 
 def peak_memory(profile: Profile, spec: Method, image: str) -> float:
-    """MB that a process of its own holds at its peak, from its start to one encoded image; nan except on Linux."""
+    """MB that a process of its own holds at its peak, from its start to one encoded image; nan except on Linux.
+
+    Kept: it takes seconds and, unlike a timing, does not change with what else the machine does.
+    """
+    chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
+    backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
+    facts = chosen.columns(backbone) | {
+        "precision": spec.precision,
+        "size": chosen.module.side(chosen.settings, backbone),
+    }
+    key = features.digest(facts, *chosen.module.ENCODING, versions, torch.get_num_threads())
+    return float(
+        features.kept(profile.path(profile.cache) / "memory" / f"{key}.npy", lambda: _peak(profile, spec, image))
+    )
+
+
+def _peak(profile: Profile, spec: Method, image: str) -> torch.Tensor:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_encode_once, profile, spec, image).result()
+        return torch.tensor(pool.submit(_encode_once, profile, spec, image).result())
 
 
 def _encode_once(profile: Profile, spec: Method, image: str) -> float:
@@ -77,11 +93,14 @@ def _encode_once(profile: Profile, spec: Method, image: str) -> float:
 # ---------------------------------------------------------------- one method
 
 
-def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float], repeats: int = 3) -> dict:
+def measure(
+    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3
+) -> dict:
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
     ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given;
-    with references the score is that with as many as the profile's largest number of shots.
+    with references the score is that with as many as the profile's largest number of shots. ``share`` is that of the
+    machine's ``peaks``, nan without them.
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
@@ -128,7 +147,7 @@ def measure(profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str,
         "n": len(encode),
         "gflop": work,
         "rate": rate,
-        "share": rate / peaks[spec.precision],
+        "share": rate / (peaks or {}).get(spec.precision, float("nan")),
         "text": _seconds(lambda: code.text(backbone, words, file)) * 1e3 if words else 0.0,
         "pack": packing * 1e3,
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,

@@ -408,6 +408,23 @@ def latencies(costs: pd.DataFrame, published: pd.DataFrame) -> Figure:
     return figure
 
 
+def worth(points: pd.DataFrame, label: str) -> Figure:
+    """Accuracy with its interval (value, low, high) against ms an image on a log axis, a point a (name)."""
+    palette = colours(points.method)
+    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    for row in points.itertuples():
+        axes.vlines(row.ms, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
+        axes.plot(row.ms, row.value, "o", color=palette[row.method], ms=7)
+        axes.annotate(row.name, (row.ms, row.value), (8, 0), textcoords="offset points", fontsize=8, va="center")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.margins(x=0.35)
+    axes.set_xlabel("ms per image on this machine (log scale)")
+    axes.set_ylabel(label)
+    return figure
+
+
 def _pixels(value: object) -> str:
     return f"{float(value):.0f} px, " if value not in ("", 0) else ""
 
