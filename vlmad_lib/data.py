@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlmad_lib import ROOT, InputError
 from vlmad_lib.profile import FULL, Profile
@@ -24,6 +24,8 @@ from vlmad_lib.profile import FULL, Profile
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".raw", ".nef", ".cr2", ".arw", ".svg", ".psd"}
+"""Pictures too, which the workbook does not read: left out in silence they would be missed."""
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
@@ -98,8 +100,16 @@ def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The images of one folder, sorted by name; other files are not its business."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    """The images of one folder, sorted by name. InputError for pictures of a kind that is not read."""
+    found = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    for file in found:
+        if file.suffix.lower() in UNREAD:
+            raise InputError(f"{file} is of a kind that is not read; save it as PNG or JPEG, or remove it.")
+        try:
+            file.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"The file name {str(file)!r} is not valid UTF-8; rename the file.") from None
+    return [file for file in found if file.suffix.lower() in SUFFIXES]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -205,13 +215,19 @@ def _sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _size(path: str) -> tuple[int, int]:
+    """Width and height as shown: a camera held upright writes the picture lying and says so."""
     with _open(path) as image:
-        return image.size
+        # PNG's getexif would decode the picture; TIFF swaps its sides itself
+        turned = "exif" in image.info and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size[::-1] if turned else image.size
 
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        return Image.open(path)
+        image = Image.open(path)
+        if image.format in ("TIFF", "WEBP", "PNG", "GIF") and getattr(image, "n_frames", 1) > 1:
+            raise OSError(f"it holds {image.n_frames} pictures, save each as a file of its own")
+        return image
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
     except (OSError, Image.DecompressionBombError) as error:
@@ -285,28 +301,48 @@ def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.
 
 # ---------------------------------------------------------------- pixels
 
+_ORIENTATION = 0x0112
+DEEP = 4096  # a 16-bit picture with no value above, of a 12-bit camera, would be nearly black in 8 bits
+
 
 def load_image(path: str | Path) -> Image.Image:
-    """An image as 8-bit RGB; 16-bit grey keeps its upper byte. Raises InputError where it cannot be decoded."""
+    """An image as 8-bit RGB, upright, transparent parts white; 16-bit grey keeps its upper byte.
+
+    Raises InputError where it cannot be decoded, holds several pictures or has pixels of no known range.
+    """
     with _open(path) as image:
         try:
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            if image.mode in ("I", "F"):
-                raise OSError(f"pixel type {image.mode} has no known range")
-            return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+            return _plain(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.max() < DEEP:
+            raise ValueError(f"16 bits, but none above {values.max()}: nearly black; stretch all your pictures alike")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixel type {image.mode} has no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_mask(path: str | Path) -> np.ndarray:
     """A mask as bool of shape (H, W): every non-zero class index is defect (above half in a lossy file)."""
     with _open(path) as image:
+        lossy = image.format == "JPEG"
         try:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                return np.asarray(image) > 0
             values = np.asarray(image if image.mode in ("P", "1", "L") else image.convert("L"))
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
-        return values > (127 if image.format == "JPEG" else 0)
+        return values > (127 if lossy else 0)
 
 
 def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
