@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from vlmad_lib import ROOT, InputError
+from vlmad_lib import ROOT, InputError, files
 from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
@@ -45,7 +45,8 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     if profile.dataset == "demo":
         from vlmad_lib.demo import data as demo
 
-        demo.write(root, profile.subset)
+        with files.alone(root):
+            demo.write(root, profile.subset)
     elif profile.subset != "target":
         raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
     if not root.is_dir():
@@ -56,7 +57,10 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     rows, notes = _visa(root, profile) if profile.dataset == "visa" else _folders(root, profile)
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     if table.empty:
-        raise InputError(f"{root} holds no images in the layout of its data set; see data/README.md.")
+        loose = profile.dataset == "folder" and _images(root)
+        told = "its pictures lie loose; move the normal ones to good/ and those of each defect to a folder of its own"
+        told = told if loose else "see data/README.md"
+        raise InputError(f"{root} holds no images in the layout of its data set: {told}.")
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
         raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
@@ -167,6 +171,9 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
     split = pd.read_csv(split_file, keep_default_na=False)
     rows, notes = [], []
+    for name in [*split.object.unique(), *split.image, *split["mask"]]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
     wanted = _wanted(list(split.object.unique()), profile, root)
     for category, part in split[split.object.isin(wanted)].groupby("object"):
         known = _visa_labels(root / category / "image_anno.csv")

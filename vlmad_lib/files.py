@@ -21,6 +21,11 @@ import numpy as np
 
 from vlmad_lib import InputError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing waits
+    fcntl = None
+
 SUMS = "sums.json"
 _TAIL = struct.Struct("<4sI")
 _MARK = b"crc1"
@@ -68,6 +73,18 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While one process makes a path, others that want to make it wait, at a hidden lock file beside it."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is made
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = held.enter_context(path.with_name(f".{path.name}.lock").open("a"))
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # given back by the system whatever becomes of this process
+        yield
 
 
 # ---------------------------------------------------------------- arrays

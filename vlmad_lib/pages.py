@@ -12,6 +12,7 @@ import jinja2
 import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
@@ -33,6 +34,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
     exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    exporter.register_filter("escaped2html", _markdown)
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
     soup = BeautifulSoup(html, "html.parser")
@@ -50,6 +52,11 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
             link.unwrap()
     _order_headings(soup, path.stem)
     return soup
+
+
+def _markdown(text: str) -> str:
+    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text."""
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(text)
 
 
 def _order_headings(soup: BeautifulSoup, title: str) -> None:

@@ -36,11 +36,22 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 def show(figure: Figure, alt: str, photo: bool = False) -> None:
     """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), ticker.LogFormatterMathtext):
+            axis.set_major_formatter(_Plain())
+            axis.set_minor_formatter(_Plain())
     stream = io.BytesIO()
     kind = "jpeg" if photo else "png"
     figure.savefig(stream, format=kind, **({"pil_kwargs": {"quality": 85}} if photo else {}))
     plt.close(figure)
     display(Image(stream.getvalue(), format=kind, alt=alt, metadata={"alt": alt}))
+
+
+class _Plain(ticker.LogFormatterSciNotation):
+    """Labels of a log axis as plain numbers: the style leaves no text to TeX."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0) -> Figure:

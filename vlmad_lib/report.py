@@ -30,7 +30,7 @@ import yaml
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
-from vlmad_lib import ROOT, InputError, kernels, pages
+from vlmad_lib import ROOT, InputError, files, kernels, pages
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
@@ -253,7 +253,7 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
         notebook.error = " ".join(f"{kind}: {text}".split())[:400]
         notebook.traceback = strip_ansi("\n".join(getattr(error, "traceback", [])))
     notebook.seconds = round(time.perf_counter() - began, 1)
-    cells = nbformat.read(output if output.is_file() else notebook.path, as_version=4).cells
+    cells = _cells(output) or _cells(notebook.path)
     if notebook.status == "failed":
         states = [cell.metadata.get("papermill", {}).get("status", "pending") for cell in cells]
         begun = [place for place, state in enumerate(states) if state != "pending"]
@@ -261,6 +261,14 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
         if cells:
             cells[-1].metadata["failed"] = True
     return notebook, cells
+
+
+def _cells(path: Path) -> list[NotebookNode]:
+    """The cells of a notebook; none of one that was not written, or not to its end as on a full disk."""
+    try:
+        return nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError):
+        return []
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -277,7 +285,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "vlmad_lib.report", *arguments])
     try:
         report = resolve(options.profile, options.pairs, options.out, command)
-        build(report, progress=sys.stderr.isatty())
+        with files.written(report.out):
+            build(report, progress=sys.stderr.isatty())
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
