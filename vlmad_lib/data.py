@@ -64,15 +64,37 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
         raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
-    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
-    table.insert(0, "dataset", shown)
-    table["label"] = (table.defect != "good").astype(int)
-    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
-    table = _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
+    table = _described(table, profile, root)
     notes += _count_notes(table, profile)
     drawn = max((shots for shots in profile.shots if shots < FULL), default=0)
     table, held = _hold_out(table, drawn if profile.methods else 0)
     return table, notes + held
+
+
+def _described(table: pd.DataFrame, profile: Profile, root: Path) -> pd.DataFrame:
+    """All columns of an index from the six that its layout gives, sorted."""
+    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
+    table.insert(0, "dataset", shown)
+    table["label"] = (table.defect != "good").astype(int)
+    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
+    return _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
+
+
+def listed(profile: Profile, category: str, parts: dict[tuple[str, str], list[str]]) -> pd.DataFrame:
+    """The index of one category's pictures that lie in no layout: lists of paths by (split, defect), without masks."""
+    rows = [
+        (category, split, defect, _labels(defect), image, "")
+        for (split, defect), images in parts.items()
+        for image in images
+    ]
+    table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
+    return _described(table, profile, profile.path(profile.root))
+
+
+def below(folder: Path, leave: tuple[str, ...] = ()) -> list[str]:
+    """All pictures of a folder and those in it, but for subfolders of some names; links to folders are not followed."""
+    inner = [one for one in _subfolders(folder) if one.name not in leave and not one.is_symlink()]
+    return [*map(str, _images(folder)), *(image for one in inner for image in below(one))]
 
 
 def identity(profile: Profile) -> str:
@@ -199,7 +221,7 @@ def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[
     """Group and class name of each category; what the profile says of a class name goes first."""
     known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
     known = known[known.dataset == NAMES.get(profile.dataset, "")]
-    if profile.dataset == "demo":
+    if profile.dataset == "demo" and (root / "demo.csv").is_file():
         known = pd.read_csv(root / "demo.csv").drop_duplicates("category")
     groups = dict(zip(known.category, known.group, strict=True))
     names = dict(zip(known.category, known.class_name, strict=True)) | profile.class_names

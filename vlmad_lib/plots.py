@@ -175,7 +175,7 @@ def _draw(axes: plt.Axes, row, outline: bool) -> None:
 def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
     """Images above their anomaly maps; the maps of a category share one colour scale over all its test images."""
     frames = results.framed(rows)
-    limits = {key: _limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
+    limits = {key: map_limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
     count = len(rows)
     figure, grid = plt.subplots(2, count, figsize=(1.75 * count, 4.4), squeeze=False, layout="constrained")
     titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
@@ -190,7 +190,7 @@ def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = No
     return figure
 
 
-def _limits(results: Results, variant: str, category: str) -> tuple[float, float]:
+def map_limits(results: Results, variant: str, category: str) -> tuple[float, float]:
     """Colour limits of a category: the 1st and 99.9th percentile of all its maps, never one image's own."""
     rows = results.scores[(results.scores.variant == variant) & (results.scores.category == category)]
     values = np.concatenate([one.ravel() for one in results.maps(rows)])
