@@ -99,9 +99,9 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
 
 def write_index(report: Report) -> None:
     """Write index.html and run.json as things stand."""
-    files = sorted(path.name for path in report.folder.glob("*.parquet"))
+    tables = sorted(path.name for path in report.folder.glob("*.parquet"))
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
-    _render(report, "run.html.j2", "index.html", files=files, yaml=profile)
+    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile)
     record = json.dumps(report.record(), indent=1, default=str)
     files.replace(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
 

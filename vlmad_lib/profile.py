@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -157,7 +158,8 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
         return f"{source}: unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
-    return f"{source}: key {key!r} has the value {problem['input']!r}; {problem['msg'].lower()}."
+    given = reprlib.repr(problem["input"])  # a few lines of YAML can name themselves into gigabytes
+    return f"{source}: key {key!r} has the value {given}; {problem['msg'].lower()}."
 
 
 def override(pair: str) -> tuple[str, Any]:

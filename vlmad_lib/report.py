@@ -17,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -191,6 +192,8 @@ def build(report: Report, progress: bool = False) -> None:
 
     try:
         report.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
+            pass
         results = run(report.profile, progress=progress)
         report.facts = results.facts
         report.headline = json.loads(results.headline().to_json(orient="records"))
@@ -210,9 +213,13 @@ def _open(report: Report) -> None:
     """Make the run folder with its profile, a page "not run" for each notebook, and the link ``latest``."""
     commit = report.commit.removesuffix("-dirty")
     folder = report.out / f"{report.name}-{report.started:%Y%m%d-%H%M%S}-{commit}"
-    while folder.exists():
-        folder = folder.with_name(f"{folder.name}_")
-    (folder / "notebooks").mkdir(parents=True)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # a report of the same second
+            folder = folder.with_name(f"{folder.name}_")
+    (folder / "notebooks").mkdir()
     text = yaml.safe_dump(report.profile.model_dump(), sort_keys=False, allow_unicode=True)
     (folder / "profile.yml").write_text(text, encoding="utf-8")
     report.folder = folder
