@@ -341,7 +341,8 @@ def load_image(path: str | Path) -> Image.Image:
     """
     with _open(path) as image:
         try:
-            return _plain(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _plain(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
 
@@ -365,7 +366,7 @@ def load_mask(path: str | Path) -> np.ndarray:
     with _open(path) as image:
         lossy = image.format == "JPEG"
         try:
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return np.asarray(image) > 0
             values = np.asarray(image if image.mode in ("P", "1", "L") else image.convert("L"))
@@ -403,7 +404,7 @@ def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
 def views(path: str | Path, fit: str, size: int) -> np.ndarray:
     """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
     image = load_image(path)
-    tiles = [image.crop(box) for box in boxes(*image.size, fit)]
+    tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
     return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
 
 
