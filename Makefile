@@ -1,4 +1,4 @@
-# make report | test | test-slow | bench | lab | lint | clean: the environment is made on first use, in .venv
+# make report | test | test-slow | test-fault | test-all | bench | lab | lint | audit | lock | clean: the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= demo
@@ -7,21 +7,33 @@ DATA ?=
 PARAMS ?=
 # BENCH='encode metrics' runs these benchmarks only
 BENCH ?=
+# LOCKED=1 makes the environment of the exact versions in requirements.lock
+LOCKED ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow bench lab lint format clean
+.PHONY: report test test-slow test-fault test-all bench lab lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not fault" -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-fault: $(READY)
+	$(BIN)/python -m pytest -m fault
+
+# everything, the demo report in a browser too, and what was survived at the end
+test-all: test test-slow
+	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python -m vlmad_lib.report demo
+	$(BIN)/python tests/browser.py reports/out/latest
+	$(MAKE) test-fault
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks $(BENCH)
@@ -44,5 +56,12 @@ clean:
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(BIN)/python -m pip install --quiet $(if $(LOCKED),-c requirements.lock) -e ".[test]"
 	touch $@
+
+# the environment's packages: who needs them, their licences, and faults; and their exact versions
+audit: $(READY)
+	$(BIN)/python tests/dependencies.py audit
+
+lock: $(READY)
+	$(BIN)/python tests/dependencies.py lock

@@ -96,3 +96,24 @@ def write_profile(folder: Path, **values) -> Path:
 @pytest.fixture
 def mvtec(tmp_path: Path) -> Path:
     return make_mvtec(tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def _tried(request, record_property):
+    """What a fault test tries is told at the end of the session, with what came of it."""
+    if request.node.get_closest_marker("fault"):
+        record_property("tried", " ".join((request.function.__doc__ or request.node.name).split()))
+
+
+def pytest_terminal_summary(terminalreporter):
+    ends = {"passed": "survived", "failed": "LOST", "skipped": "not tried"}
+    rows = [
+        (told, dict(one.user_properties).get("tried"))
+        for state, told in ends.items()
+        for one in terminalreporter.stats.get(state, [])
+    ]
+    rows = [f"{told}: {tried}" for told, tried in rows if tried]
+    if rows:
+        terminalreporter.section("what was tried on the runs")
+        for row in rows:
+            terminalreporter.write_line(row)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from vlmad_lib.demo import CATEGORIES, CONTRASTS, data, delta_e, names, render, write
+from vlmad_lib import ROOT
+from vlmad_lib.demo import CATEGORIES, CONTRASTS, card, data, delta_e, names, render, write
 from vlmad_lib.demo.categories import CLASSES
 
 CASES = [(c, d) for c in CATEGORIES for d in CATEGORIES[c].defects]
@@ -179,3 +180,11 @@ def test_foreign_folder_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="not demo data"):
         write(tmp_path, categories=["cork"])
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_the_data_card_is_that_of_the_program():
+    """Run python -m vlmad_lib.demo.card after a change to the demo data."""
+    text = (ROOT / "vlmad_lib/demo/data-card.md").read_text()
+    assert text == card.data_card()
+    for name in names("target"):
+        assert f"| {name} | {CATEGORIES[name].group} |" in text

@@ -6,8 +6,10 @@ import json
 import re
 import tomllib
 
+import dependencies
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from vlmad_lib import ROOT, profile
 
@@ -27,6 +29,18 @@ def test_environment_and_pyproject_agree():
     found = [line for line in conda[:-1] if line != "pip"]
     split = lambda line: re.match(r"([\w-]+)(.*)", line).groups()  # noqa: E731
     assert {CONDA_NAMES.get(name, name): pin for name, pin in map(split, found)} == dict(map(split, wanted))
+
+
+def test_the_lock_file_pins_all_that_is_declared_and_names_no_host():
+    lines = dependencies.LOCK.read_text().splitlines()
+    pins = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)  # .+", line).groups() for line in lines if not line.startswith("#"))
+    assert len(pins) > 100
+    for wanted in dependencies.declared():
+        assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), wanted
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round():
+    assert dependencies.undeclared() == []
 
 
 def test_every_line_of_the_environment_says_what_needs_it():

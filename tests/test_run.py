@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from conftest import TINY, make_mvtec, paint, shared, small_profile
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import data, features, methods, metrics, results, run, winclip
+from vlmad_lib import data, features, files, methods, metrics, results, run, winclip
 
 
 @pytest.fixture(scope="module")
@@ -193,16 +195,48 @@ def test_a_changed_image_is_scored_again(tmp_path):
     pd.testing.assert_series_equal(after.drop(image), before.drop(image))
 
 
-def test_a_damaged_feature_file_is_removed_and_said(tmp_path):
+def flip(file: Path, place: int = -20) -> None:
+    """Change one bit of a file: its size and the look of it stay."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_damaged_features_are_encoded_again_and_it_is_said(tmp_path):
+    """Cut off, one bit changed, or gone between two steps: never read as if they were whole."""
     profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache", shots=[0])
     good = run.run(profile).scores
-    file = next((tmp_path / "cache").glob("features/**/class.npy"))
-    file.write_bytes(file.read_bytes()[:50])
+    kept = sorted((tmp_path / "cache").glob("features/**/class.npy"))
+    kept[0].write_bytes(kept[0].read_bytes()[:50])
+    flip(kept[1])
+    kept[2].write_bytes(b"")
     for folder in ("units", "runs"):
-        __import__("shutil").rmtree(tmp_path / "cache" / folder)
-    with pytest.raises(features.InputError, match="were damaged and are removed; run again"):
-        run.run(profile)
-    same(run.run(profile).scores, good)
+        shutil.rmtree(tmp_path / "cache" / folder)
+    with pytest.warns(UserWarning, match="were damaged; .* is encoded again") as said:
+        same(run.run(profile).scores, good)
+    assert [one for file in kept[:3] for one in said if str(file) in str(one.message)] == list(said)
+    with warnings.catch_warnings(action="error"):
+        same(run.run(profile).scores, good)
+
+
+def test_damaged_results_are_computed_again_and_it_is_said(tmp_path):
+    """A bit of a unit's scores or maps, of a run's table, or of the checksums themselves; other units stay."""
+    profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cache", shots=[0])
+    good, cache = run.run(profile), tmp_path / "cache"
+    for name in ("units/*/maps.npy", "runs/*/scores.parquet", "runs/*/run.json", "units/*/sums.json"):
+        file = sorted(cache.glob(name))[0]
+        others = {path: path.stat().st_mtime_ns for path in cache.glob("units/*/*") if path.parent != file.parent}
+        flip(file)
+        with pytest.warns(UserWarning, match=f"{file.parent} were damaged and are computed again"):
+            again = run.run(profile)
+        same(again.scores, good.scores)
+        same(again.metrics, good.metrics)
+        for one, other in zip(good.maps(good.scores), again.maps(again.scores), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert all(path.stat().st_mtime_ns == before for path, before in others.items())
+    shutil.rmtree(file.parent)  # removed by hand: nothing to say, the unit is missing
+    with warnings.catch_warnings(action="error"):
+        same(run.run(profile).scores, good.scores)
 
 
 def test_workers_change_nothing(tmp_path, done):
@@ -221,9 +255,9 @@ def fake_features(store: features.Store, folder: Path, count: int) -> list[str]:
         paths.append(str(folder / f"{number}.png"))
         Path(paths[-1]).write_text(str(number))
         for name, shape in {"class": (1, 512), "window_2": (1, 144, 512), "patch": (1, 169, 896)}.items():
-            file = store._files(paths[-1], [name])[name]
+            file = store._places(paths[-1], [name])[name]
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, generator.standard_normal(shape).astype(np.float16))
+            files.write_array(file, generator.standard_normal(shape).astype(np.float16))
     return paths
 
 

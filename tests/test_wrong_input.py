@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +187,65 @@ def test_missing_and_broken_profiles(tmp_path):
     refused(lambda: profile.load(tmp_path / "list.yml"), "list.yml", "title, dataset and root")
     (tmp_path / "evil.yml").write_text("title: !!python/object/apply:os.system ['true']")
     refused(lambda: profile.load(tmp_path / "evil.yml"), "evil.yml")
+
+
+def test_a_few_lines_of_yaml_that_name_themselves_into_gigabytes(tmp_path):
+    """Nine lists, each ten times the one before: read by reference, and never written out."""
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]
+    for key in ("title: *a9", "shots: *a9", "methods: [{settings: {windows: *a9}}]"):
+        (tmp_path / "bomb.yml").write_text("\n".join([*lines, "dataset: demo", "root: x", key]))
+        assert len(refused(lambda: profile.load(tmp_path / "bomb.yml"), "bomb.yml")) < 500
+    started = profile.load("demo", {"methods": [{"settings": {"windows": bomb()}}]})
+    assert len(refused(lambda: run.variants(started), "WinCLIP settings", "'windows")) < 500
+
+
+def bomb() -> list:
+    """A list that would fill the machine if it were written out."""
+    found = [1]
+    for _ in range(30):
+        found = [found] * 10
+    return found
+
+
+def test_names_that_lead_out_of_the_data(start, tmp_path):
+    _, job = start
+    refused(job(categories=["../x"]), "'../x'", "cloth, plate")
+    for column, name in (("object", "../x"), ("image", "../../secret.png"), ("mask", "/etc/hostname")):
+        row = {"object": "candle", "split": "test", "label": "normal", "image": "a.png", "mask": ""} | {column: name}
+        file = tmp_path / "visa/split_csv/1cls.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(",".join(row) + "\n" + ",".join(row.values()))
+        refused(lambda: run.run(small_profile(tmp_path / "visa", tmp_path, dataset="visa")), "1cls.csv", repr(name))
+
+
+def test_file_names_that_no_table_can_hold(start):
+    root, job = start
+    name = os.fsdecode(os.fsencode(str(root / "plate/test/good")) + b"/\xff.png")
+    try:
+        Path(name).touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    refused(job(), "not valid UTF-8", "rename the file")
+
+
+def test_arrays_that_claim_to_fill_the_machine(start, tmp_path):
+    """A hundred bytes of .npy that promise a map of exabytes, loose and in an archive."""
+    _, job = start
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (2**30, 2**29)})
+    folder = tmp_path / "maps"
+    (folder / "plate/good").mkdir(parents=True)
+    (folder / "plate/good/000.npy").write_bytes(stream.getvalue() + b"0" * 64)
+    refused(job(**imported(folder)), "000.npy", "numpy.save")
+    (folder / "plate/good/000.npy").unlink()
+    with zipfile.ZipFile(folder / "plate.npz", "w") as archive:
+        archive.writestr("good-000.npy", stream.getvalue() + b"0" * 64)
+    refused(job(**imported(folder)), "plate.npz[good-000]", "save the archive again")
+
+
+def test_safetensors_that_claim_a_header_of_exabytes(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "plain tensors")
 
 
 def imported(path):

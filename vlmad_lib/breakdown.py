@@ -98,7 +98,8 @@ def table(found: pd.DataFrame, digits: int = 3) -> Styler:
     """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers."""
     if "shots" in found:
         found = found.assign(shots=found.shots.map(shots_number))
-    return found.rename(columns=TITLES).style.format(precision=digits, na_rep="none").hide(axis="index")
+    styled = found.rename(columns=TITLES).style.format(precision=digits, na_rep="none", escape="html")
+    return styled.format_index(escape="html", axis="columns").hide(axis="index")
 
 
 # ---------------------------------------------------------------- sentences

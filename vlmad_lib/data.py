@@ -16,14 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
-from vlmad_lib import ROOT, InputError
+from vlmad_lib import ROOT, InputError, files
 from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".raw", ".nef", ".cr2", ".arw", ".svg", ".psd"}
+"""Pictures too, which the workbook does not read: left out in silence they would be missed."""
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
@@ -43,7 +45,8 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     if profile.dataset == "demo":
         from vlmad_lib.demo import data as demo
 
-        demo.write(root, profile.subset)
+        with files.alone(root):
+            demo.write(root, profile.subset)
     elif profile.subset != "target":
         raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
     if not root.is_dir():
@@ -54,19 +57,44 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     rows, notes = _visa(root, profile) if profile.dataset == "visa" else _folders(root, profile)
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     if table.empty:
-        raise InputError(f"{root} holds no images in the layout of its data set; see data/README.md.")
+        loose = profile.dataset == "folder" and _images(root)
+        told = "its pictures lie loose; move the normal ones to good/ and those of each defect to a folder of its own"
+        told = told if loose else "see data/README.md"
+        raise InputError(f"{root} holds no images in the layout of its data set: {told}.")
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
         raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
-    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
-    table.insert(0, "dataset", shown)
-    table["label"] = (table.defect != "good").astype(int)
-    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
-    table = _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
+    table = _described(table, profile, root)
     notes += _count_notes(table, profile)
     drawn = max((shots for shots in profile.shots if shots < FULL), default=0)
     table, held = _hold_out(table, drawn if profile.methods else 0)
     return table, notes + held
+
+
+def _described(table: pd.DataFrame, profile: Profile, root: Path) -> pd.DataFrame:
+    """All columns of an index from the six that its layout gives, sorted."""
+    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
+    table.insert(0, "dataset", shown)
+    table["label"] = (table.defect != "good").astype(int)
+    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
+    return _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
+
+
+def listed(profile: Profile, category: str, parts: dict[tuple[str, str], list[str]]) -> pd.DataFrame:
+    """The index of one category's pictures that lie in no layout: lists of paths by (split, defect), without masks."""
+    rows = [
+        (category, split, defect, _labels(defect), image, "")
+        for (split, defect), images in parts.items()
+        for image in images
+    ]
+    table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
+    return _described(table, profile, profile.path(profile.root))
+
+
+def below(folder: Path, leave: tuple[str, ...] = ()) -> list[str]:
+    """All pictures of a folder and those in it, but for subfolders of some names; links to folders are not followed."""
+    inner = [one for one in _subfolders(folder) if one.name not in leave and not one.is_symlink()]
+    return [*map(str, _images(folder)), *(image for one in inner for image in below(one))]
 
 
 def identity(profile: Profile) -> str:
@@ -98,8 +126,16 @@ def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The images of one folder, sorted by name; other files are not its business."""
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    """The images of one folder, sorted by name. InputError for pictures of a kind that is not read."""
+    found = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    for file in found:
+        if file.suffix.lower() in UNREAD:
+            raise InputError(f"{file} is of a kind that is not read; save it as PNG or JPEG, or remove it.")
+        try:
+            file.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"The file name {str(file)!r} is not valid UTF-8; rename the file.") from None
+    return [file for file in found if file.suffix.lower() in SUFFIXES]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -157,6 +193,9 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
     split = pd.read_csv(split_file, keep_default_na=False)
     rows, notes = [], []
+    for name in [*split.object.unique(), *split.image, *split["mask"]]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
     wanted = _wanted(list(split.object.unique()), profile, root)
     for category, part in split[split.object.isin(wanted)].groupby("object"):
         known = _visa_labels(root / category / "image_anno.csv")
@@ -182,7 +221,7 @@ def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[
     """Group and class name of each category; what the profile says of a class name goes first."""
     known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
     known = known[known.dataset == NAMES.get(profile.dataset, "")]
-    if profile.dataset == "demo":
+    if profile.dataset == "demo" and (root / "demo.csv").is_file():
         known = pd.read_csv(root / "demo.csv").drop_duplicates("category")
     groups = dict(zip(known.category, known.group, strict=True))
     names = dict(zip(known.category, known.class_name, strict=True)) | profile.class_names
@@ -205,13 +244,19 @@ def _sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _size(path: str) -> tuple[int, int]:
+    """Width and height as shown: a camera held upright writes the picture lying and says so."""
     with _open(path) as image:
-        return image.size
+        # PNG's getexif would decode the picture; TIFF swaps its sides itself
+        turned = "exif" in image.info and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size[::-1] if turned else image.size
 
 
 def _open(path: str | Path) -> Image.Image:
     try:
-        return Image.open(path)
+        image = Image.open(path)
+        if image.format in ("TIFF", "WEBP", "PNG", "GIF") and getattr(image, "n_frames", 1) > 1:
+            raise OSError(f"it holds {image.n_frames} pictures, save each as a file of its own")
+        return image
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
     except (OSError, Image.DecompressionBombError) as error:
@@ -285,28 +330,49 @@ def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.
 
 # ---------------------------------------------------------------- pixels
 
+_ORIENTATION = 0x0112
+DEEP = 4096  # a 16-bit picture with no value above, of a 12-bit camera, would be nearly black in 8 bits
+
 
 def load_image(path: str | Path) -> Image.Image:
-    """An image as 8-bit RGB; 16-bit grey keeps its upper byte. Raises InputError where it cannot be decoded."""
+    """An image as 8-bit RGB, upright, transparent parts white; 16-bit grey keeps its upper byte.
+
+    Raises InputError where it cannot be decoded, holds several pictures or has pixels of no known range.
+    """
     with _open(path) as image:
         try:
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            if image.mode in ("I", "F"):
-                raise OSError(f"pixel type {image.mode} has no known range")
-            return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+            ImageOps.exif_transpose(image, in_place=True)
+            return _plain(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if values.max() < DEEP:
+            raise ValueError(f"16 bits, but none above {values.max()}: nearly black; stretch all your pictures alike")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixel type {image.mode} has no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def load_mask(path: str | Path) -> np.ndarray:
     """A mask as bool of shape (H, W): every non-zero class index is defect (above half in a lossy file)."""
     with _open(path) as image:
+        lossy = image.format == "JPEG"
         try:
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):
+                return np.asarray(image) > 0
             values = np.asarray(image if image.mode in ("P", "1", "L") else image.convert("L"))
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
-        return values > (127 if image.format == "JPEG" else 0)
+        return values > (127 if lossy else 0)
 
 
 def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
@@ -338,7 +404,7 @@ def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
 def views(path: str | Path, fit: str, size: int) -> np.ndarray:
     """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
     image = load_image(path)
-    tiles = [image.crop(box) for box in boxes(*image.size, fit)]
+    tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
     return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
 
 

@@ -1,7 +1,8 @@
 """Features kept on disk, a folder per image: what the encoder computed once, for every later question.
 
-Each array is one .npy file (fp16 unless asked), written under a temporary name and moved into place, so an interrupted
-run leaves nothing half-written and goes on where it stopped.
+Each array is one .npy file (fp16 unless asked) with its checksum (module ``files``), written under a temporary name and
+moved into place, so an interrupted run leaves nothing half-written and goes on where it stopped. A damaged one is
+encoded again.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError, data, files
 from vlmad_lib.backbones import Backbone
+from vlmad_lib.files import replace
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
 TOKENS_AT_ONCE = 16384  # patch tokens of one batch: bounds the memory of a forward pass whatever batch is asked for
@@ -53,22 +54,6 @@ def stamp(path: str) -> str:
     return digest(path, status.st_size, status.st_mtime_ns)
 
 
-def beside(path: Path) -> Path:
-    """A hidden name beside a path that no thread, process or machine on the same storage takes as well."""
-    return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
-
-
-def replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a file beside ``path`` and move it into place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(path)
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class Store:
     """The kept features of one encoder on one backbone and one way to fit images to its input."""
 
@@ -80,18 +65,18 @@ class Store:
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact = fit, channels, exact
         model = f"{Path(backbone.name).stem}-{backbone.fingerprint[:12]}-{backbone.precision}"
-        steps = digest(*code, data.views, data.boxes, data.load_image, Backbone.normalise)
+        steps = digest(*code, data.views, data.boxes, data.load_image, files.write_array, Backbone.normalise)
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 
-    def _files(self, path: str, names: Iterable[str]) -> dict[str, Path]:
+    def _places(self, path: str, names: Iterable[str]) -> dict[str, Path]:
         """The files of an image's arrays."""
         folder = self.folder / stamp(path)
         return {name: folder / f"{name}.npy" for name in names}
 
     def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:
         """The images that lack one of the arrays."""
-        return [path for path in paths if not all(file.is_file() for file in self._files(path, names).values())]
+        return [path for path in paths if not all(file.is_file() for file in self._places(path, names).values())]
 
     def fill(self, paths: Sequence[str], names: Sequence[str], batch: int = 8, progress: bool = False) -> int:
         """Encode the images that lack one of the arrays; returns how many there were.
@@ -126,13 +111,24 @@ class Store:
         for name, values in found.items():
             for path, part in zip(paths, np.split(values.numpy(), edges), strict=True):
                 part = part if self.exact else _half(part)
-                replace(self._files(path, [name])[name], lambda file, part=part: _write(file, part))
+                replace(self._places(path, [name])[name], lambda file, part=part: files.write_array(file, part))
 
     def each(self, paths: Iterable[str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """The fp32 arrays by name of one image after the other, a row a tile: only one image is in memory."""
         for path in paths:
-            files = self._files(path, names)
-            yield {name: torch.from_numpy(_load(file).astype(np.float32)) for name, file in files.items()}
+            places = self._places(path, names)
+            kept = {name: self._read_kept(path, name, file) for name, file in places.items()}
+            yield {name: torch.from_numpy(values.astype(np.float32)) for name, values in kept.items()}
+
+    def _read_kept(self, path: str, name: str, file: Path) -> np.ndarray:
+        """One kept array; encoded again, which is said, where its file is damaged."""
+        try:
+            return files.read_array(file)
+        except files.Damaged:
+            files.say(f"The kept features {file} were damaged; {path} is encoded again.")
+            file.unlink(missing_ok=True)
+            self.fill([path], [name])
+            return files.read_array(file)
 
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Arrays by name of a few images together, with one row per tile, and how many tiles each image has."""
@@ -146,24 +142,11 @@ def _half(values: np.ndarray) -> np.ndarray:
     return half if np.isfinite(half).all() else values  # a few networks have activations beyond fp16
 
 
-def _write(file: Path, values: np.ndarray) -> None:
-    with file.open("wb") as stream:
-        np.save(stream, values, allow_pickle=False)
-
-
-def _load(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        file.unlink(missing_ok=True)
-        raise InputError(f"The kept features {file} were damaged and are removed; run again.") from None
-
-
 def kept(file: Path, compute: Callable[[], Tensor]) -> Tensor:
     """A small tensor from its file, computed and kept where the file is missing or damaged."""
     try:
-        return torch.from_numpy(np.load(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError):
+        return torch.from_numpy(files.read_array(file).copy())
+    except files.Damaged:
         values = compute()
-        replace(file, lambda path: _write(path, values.numpy()))
+        replace(file, lambda path: files.write_array(path, values.numpy()))
         return values

@@ -86,14 +86,14 @@ def _maps(folder: Path, category: str) -> Iterator[tuple[Key, np.ndarray]]:
 def _read(file: Path):
     try:
         return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise InputError(f"{file} is not a plain NumPy file ({error}); save it with numpy.save or savez.") from None
 
 
 def _member(file: Path, archive, name: str) -> np.ndarray:
     try:
         return archive[name]
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, MemoryError) as error:
         raise InputError(f"{file}[{name}] cannot be read ({error}); save the archive again.") from None
 
 

@@ -12,10 +12,11 @@ import jinja2
 import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vlmad_lib import ROOT
+from vlmad_lib import ROOT, files
 
 if TYPE_CHECKING:
     from vlmad_lib.report import Notebook, Report
@@ -33,21 +34,29 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
     exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    exporter.register_filter("escaped2html", _markdown)
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
     soup = BeautifulSoup(html, "html.parser")
-    for node in soup.select("script, link, iframe, object, embed, base, meta, style[scoped]"):
+    for node in soup.select("script, link, iframe, object, embed, base, meta, style[scoped], form"):
         node.decompose()
+    for node in soup(True):
+        node.attrs = {name: value for name, value in node.attrs.items() if not name.lower().startswith("on")}
     for node in soup.select("[src]:not([src^='data:'])"):
         node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
     for link in soup.select("a[href]"):
         notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
         if notebook and f"{notebook[1]}.html" in pages:
             link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
-        elif not re.match(r"[a-z]+:|#", link["href"]):
+        elif not re.match(r"(https?|mailto):|#", link["href"]):
             link.unwrap()
     _order_headings(soup, path.stem)
     return soup
+
+
+def _markdown(text: str) -> str:
+    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text."""
+    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(text)
 
 
 def _order_headings(soup: BeautifulSoup, title: str) -> None:
@@ -90,11 +99,11 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
 
 def write_index(report: Report) -> None:
     """Write index.html and run.json as things stand."""
-    files = sorted(path.name for path in report.folder.glob("*.parquet"))
+    tables = sorted(path.name for path in report.folder.glob("*.parquet"))
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
-    _render(report, "run.html.j2", "index.html", files=files, yaml=profile)
+    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile)
     record = json.dumps(report.record(), indent=1, default=str)
-    (report.folder / "run.json").write_text(record, encoding="utf-8")
+    files.replace(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
 
 
 def _render(report: Report, template: str, page: str, **values: Any) -> None:
@@ -105,7 +114,7 @@ def _render(report: Report, template: str, page: str, **values: Any) -> None:
     text = environment.get_template(template).render(run=report.record(), style=style, **values)
     soup = BeautifulSoup(text, "html.parser")
     _mark_tables(soup)
-    (report.folder / page).write_text(str(soup), encoding="utf-8")
+    files.replace(report.folder / page, lambda path: path.write_text(str(soup), encoding="utf-8"))
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,6 +24,8 @@ from pydantic import (
 from vlmad_lib import ROOT, InputError
 
 FOLDER = ROOT / "reports"
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxstring = 2, 80  # a few lines of YAML can name themselves into gigabytes
 
 
 class Strict(BaseModel):
@@ -157,7 +160,7 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
         return f"{source}: unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
-    return f"{source}: key {key!r} has the value {problem['input']!r}; {problem['msg'].lower()}."
+    return f"{source}: key {key!r} has the value {SHORT.repr(problem['input'])}; {problem['msg'].lower()}."
 
 
 def override(pair: str) -> tuple[str, Any]:

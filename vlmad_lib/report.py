@@ -17,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ import yaml
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
-from vlmad_lib import ROOT, InputError, kernels, pages
+from vlmad_lib import ROOT, InputError, files, kernels, pages
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
@@ -191,6 +192,8 @@ def build(report: Report, progress: bool = False) -> None:
 
     try:
         report.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
+            pass
         results = run(report.profile, progress=progress)
         report.facts = results.facts
         report.headline = json.loads(results.headline().to_json(orient="records"))
@@ -210,9 +213,13 @@ def _open(report: Report) -> None:
     """Make the run folder with its profile, a page "not run" for each notebook, and the link ``latest``."""
     commit = report.commit.removesuffix("-dirty")
     folder = report.out / f"{report.name}-{report.started:%Y%m%d-%H%M%S}-{commit}"
-    while folder.exists():
-        folder = folder.with_name(f"{folder.name}_")
-    (folder / "notebooks").mkdir(parents=True)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # a report of the same second
+            folder = folder.with_name(f"{folder.name}_")
+    (folder / "notebooks").mkdir()
     text = yaml.safe_dump(report.profile.model_dump(), sort_keys=False, allow_unicode=True)
     (folder / "profile.yml").write_text(text, encoding="utf-8")
     report.folder = folder
@@ -253,7 +260,7 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
         notebook.error = " ".join(f"{kind}: {text}".split())[:400]
         notebook.traceback = strip_ansi("\n".join(getattr(error, "traceback", [])))
     notebook.seconds = round(time.perf_counter() - began, 1)
-    cells = nbformat.read(output if output.is_file() else notebook.path, as_version=4).cells
+    cells = _cells(output) or _cells(notebook.path)
     if notebook.status == "failed":
         states = [cell.metadata.get("papermill", {}).get("status", "pending") for cell in cells]
         begun = [place for place, state in enumerate(states) if state != "pending"]
@@ -261,6 +268,14 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
         if cells:
             cells[-1].metadata["failed"] = True
     return notebook, cells
+
+
+def _cells(path: Path) -> list[NotebookNode]:
+    """The cells of a notebook; none of one that was not written, or not to its end as on a full disk."""
+    try:
+        return nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError):
+        return []
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -277,7 +292,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "vlmad_lib.report", *arguments])
     try:
         report = resolve(options.profile, options.pairs, options.out, command)
-        build(report, progress=sys.stderr.isatty())
+        with files.written(report.out):
+            build(report, progress=sys.stderr.isatty())
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -22,7 +22,19 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, anomalyclip, backbones, data, features, imports, methods, metrics, prompts, statistics
+from vlmad_lib import (
+    InputError,
+    anomalyclip,
+    backbones,
+    data,
+    features,
+    files,
+    imports,
+    methods,
+    metrics,
+    prompts,
+    statistics,
+)
 from vlmad_lib.breakdown import TITLES
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen
 from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
@@ -91,11 +103,25 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     table, notes = index(profile) if table is None else (table, [])
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
-    if not (folder / "run.json").is_file():
+    found = _kept(folder, cache)
+    if found is None:
         _compute(profile, planned, table, notes, folder, progress)
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        found = _kept(folder, cache)
+    if found is None:
+        raise InputError(f"What was just written to {folder} is damaged; check that disk, or set another 'cache'.")
+    return Results(profile, table, *found, cache)
+
+
+def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] | None:
+    """A run's tables and facts where they and all its maps are as they were written."""
+    if not files.whole(folder):
+        return None
     scores, found = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
-    return Results(profile, table, scores, found, facts, cache)
+    units = {Path(file).parent for file in scores.map_file.unique() if file}
+    if not all([files.whole(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return scores, found, json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
 
 def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
@@ -167,9 +193,13 @@ def _compute(
         "data": data.counts(table),
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
     }
-    for name, frame in (("scores", scores), ("metrics", measured)):
-        features.replace(folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
-    features.replace(folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=1), encoding="utf-8"))
+
+    def fill(partial: Path) -> None:
+        scores.to_parquet(partial / "scores.parquet", index=False)
+        measured.to_parquet(partial / "metrics.parquet", index=False)
+        (partial / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    files.place(folder, fill)
 
 
 def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
@@ -331,7 +361,7 @@ def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> Plan:
         rows, drawn = data.tested(table, one.shots), data.references(table, category, one.shots, one.seed)
         unit = _unit(profile, one.columns(backbone), rows, [words, *map(features.stamp, drawn.image)])
         units.append(unit)
-        if not unit.is_dir():
+        if not files.whole(unit):
             todo.append((one, unit, rows, drawn))
     return Plan(chosen, table.iloc[0], units, todo)
 
@@ -459,7 +489,7 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[P
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": features.digest(facts)[:10]}
     unit = _unit(profile, columns, rows, [joblib.hash((scores, maps))])
-    if not unit.is_dir():
+    if not files.whole(unit):
         _write(unit, profile, rows.assign(references="", tiles=1), columns, scores, maps, {})
     return [unit], notes
 
@@ -486,16 +516,14 @@ def _write(unit: Path, profile: Profile, rows: pd.DataFrame, columns: dict, scor
     measured = _measure(profile, rows, columns, scores, maps, masks)
     table = rows.drop(columns="split").assign(score=scores, map_row=rows.tiles.cumsum() - rows.tiles, **columns)
     named = {key: columns[key] for key in KEYS} | {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
-    partial = features.beside(unit)
-    partial.mkdir(parents=True)
-    table.to_parquet(partial / "scores.parquet", index=False)
-    if maps is not None:
-        np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
-    (partial / "metrics.json").write_text(json.dumps(named | measured), encoding="utf-8")
-    try:
-        partial.replace(unit)
-    except OSError:  # another run finished the same unit first
-        shutil.rmtree(partial, ignore_errors=True)
+
+    def fill(partial: Path) -> None:
+        table.to_parquet(partial / "scores.parquet", index=False)
+        if maps is not None:
+            np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
+        (partial / "metrics.json").write_text(json.dumps(named | measured), encoding="utf-8")
+
+    files.place(unit, fill)
 
 
 def _measure(profile: Profile, rows: pd.DataFrame, columns: dict, scores: np.ndarray, maps, masks: dict) -> dict:

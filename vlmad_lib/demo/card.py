@@ -1,8 +1,9 @@
-"""What trained demo weights are worth: their scores on held-out auxiliary categories, and their model card."""
+"""What trained demo weights are worth: their scores on held-out auxiliary categories; model card and data card."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from vlmad_lib import backbones, metrics, prompts, winclip
-from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
+from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render, write
+from vlmad_lib.demo.defects import AREA, LEVELS
 
 HELD_OUT = ("roof_shingles", "padlock", "glove")
 """Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
@@ -124,3 +126,71 @@ def _parts(runs: list[dict]) -> list[str]:
             told.append(f"  - from step {line['step']}: " + ", ".join(f"{n} {v}" for n, v in changed.items()) + ".")
         before = line["settings"]
     return told
+
+
+# ---------------------------------------------------------------- the data card
+
+DATA_CARD = """# Data card: the demo data
+
+Pictures of parts that do not exist, drawn by `vlmad_lib.demo` from a seed, with a mask for every defect. This card is
+written by `python -m vlmad_lib.demo.card`.
+
+- **For**: showing how methods behave, and testing this workbook, offline. Not for saying how good a method is on real
+  parts, nor for training one that will be used on them.
+- **Pictures**: {size}x{size} pixels, 8-bit RGB, PNG, in MVTec AD's layout; {train} normal ones to train on, {good} good
+  ones to test on and {per_defect} of each defect, for every category. Two pictures of one scene, with and without a
+  defect, can be drawn as a pair.
+- **Two disjoint sets**: {targets} target categories, to test on; {auxiliaries} auxiliary ones, to train on. The demo
+  backbone and the demo prompts have seen the second set only.
+- **Defects**: {kinds} on the target categories, of {classes} classes, each at {levels} contrasts in turn.
+- **Masks**: where the drawn defect is, exactly; {least:.1%} to {most:.0%} of the picture. `demo.csv` tells the class,
+  contrast, area and colour difference of each as measured.
+- **Made by**: a program, from seed {seed}; the same seed draws the same pictures. No person, place or product is shown;
+  nothing was collected.
+- **Terms**: MIT, like the rest of the workbook.
+
+| contrast | wanted colour difference to the surroundings (Delta-E 76) |
+|---|---|
+{contrasts}
+
+| target category | group | defects: their class |
+|---|---|---|
+{rows}
+
+Auxiliary categories: {auxiliary}.
+
+## Limits
+
+Pose, colours, light and noise vary from scene to scene, but one renderer drew them all, at one size. Contrast is set,
+so that low, medium and high mean the same for all categories, which no real factory has. Textures come from a few
+drawing routines: a method that knows them would look better here than anywhere else. But for `combined`, a picture has
+one kind of defect.
+"""
+
+
+def data_card() -> str:
+    """The data card of the demo data, from the program that draws them."""
+    defaults = {name: one.default for name, one in inspect.signature(write).parameters.items()}
+    target = [CATEGORIES[name] for name in names("target")]
+    told = [
+        f"| {one.name} | {one.group} | {'; '.join(f'{defect}: {kind}' for defect, kind in one.defects.items())} |"
+        for one in target
+    ]
+    return DATA_CARD.format(
+        **{name: defaults[name] for name in ("train", "good", "per_defect", "seed")},
+        size=inspect.signature(render).parameters["size"].default,
+        targets=len(target),
+        auxiliaries=len(names("auxiliary")),
+        kinds=sum(len(one.defects) for one in target),
+        classes=len({kind for one in target for kind in one.defects.values()}),
+        levels=len(LEVELS),
+        least=AREA[0],
+        most=AREA[1],
+        contrasts="\n".join(f"| {name} | {low:g} to {high:g} |" for name, (low, high) in LEVELS.items()),
+        rows="\n".join(told),
+        auxiliary=", ".join(names("auxiliary")),
+    )
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("data-card.md").write_text(data_card(), encoding="utf-8")

@@ -1,0 +1,162 @@
+"""Files that are kept: written whole or not at all, known by a checksum when they are read, refused in a sentence.
+
+An array (.npy) carries the CRC-32 of its file behind its last value, where NumPy does not look. A folder of results
+carries those of its files in ``sums.json`` and is moved into place when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from vlmad_lib import InputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing waits
+    fcntl = None
+
+SUMS = "sums.json"
+_TAIL = struct.Struct("<4sI")
+_MARK = b"crc1"
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class Damaged(Exception):
+    """A kept file is not what was written: cut off, changed or gone. Its message names the file."""
+
+
+def say(text: str) -> None:
+    """A warning for the person at the keyboard, on stderr or in a notebook; the work goes on."""
+    warnings.warn(text, stacklevel=3)
+
+
+def beside(path: Path) -> Path:
+    """A hidden name beside a path that no thread, process or machine on the same storage takes as well."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[None]:
+    """A full disk or a folder that is not ours ends in an InputError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"{path} could not be written ({reason}); make room there or name another folder ('cache' in the profile, "
+            "or --out), then start again: what was finished is kept."
+        ) from error
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path`` and move it into place in one step; InputError where it cannot."""
+    temporary = beside(path)
+    with written(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While one process makes a path, others that want to make it wait, at a hidden lock file beside it."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is made
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = held.enter_context(path.with_name(f".{path.name}.lock").open("a"))
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # given back by the system whatever becomes of this process
+        yield
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def write_array(file: Path, values: np.ndarray) -> None:
+    """An array as .npy with its checksum behind it."""
+    stream = io.BytesIO()
+    np.save(stream, values, allow_pickle=False)
+    content = stream.getbuffer()
+    with file.open("wb") as out:
+        out.write(content)
+        out.write(_TAIL.pack(_MARK, zlib.crc32(content)))
+
+
+def read_array(file: Path) -> np.ndarray:
+    """The array of a file, read-only; Damaged where its checksum does not fit or it is gone."""
+    try:
+        content = file.read_bytes()
+        mark, told = _TAIL.unpack_from(content, len(content) - _TAIL.size)
+        if mark != _MARK or zlib.crc32(memoryview(content)[: -_TAIL.size]) != told:
+            raise ValueError("checksum")
+        stream = io.BytesIO(content)
+        shape, columns_first, kind = _HEADERS[np.lib.format.read_magic(stream)](stream)
+        values = np.frombuffer(content, kind, int(np.prod(shape)), stream.tell())
+        return values.reshape(shape, order="F" if columns_first else "C")
+    except (OSError, ValueError, KeyError, struct.error):
+        raise Damaged(str(file)) from None
+
+
+# ---------------------------------------------------------------- folders
+
+
+def _sum(file: Path) -> int:
+    total = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def place(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Let ``fill`` write files into a folder beside ``folder``, and move it into place with their checksums.
+
+    Where another process finished the same folder first, its files stay. InputError where nothing can be written.
+    """
+    partial = beside(folder)
+    with written(folder):
+        try:
+            partial.mkdir(parents=True)
+            fill(partial)
+            sums = {file.name: _sum(file) for file in sorted(partial.iterdir())}
+            (partial / SUMS).write_text(json.dumps(sums), encoding="utf-8")
+            try:
+                partial.replace(folder)
+            except OSError:
+                if not (folder / SUMS).is_file():
+                    raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def whole(folder: Path) -> bool:
+    """Whether a folder is there with all its files as they were written; a damaged one is removed and warned of."""
+    if not folder.is_dir():
+        return False
+    try:
+        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        good = all(_sum(folder / name) == told for name, told in sums.items())
+    except (OSError, ValueError, AttributeError):
+        good = False
+    if not good:
+        say(f"The kept results {folder} were damaged and are computed again.")
+        shutil.rmtree(folder, ignore_errors=True)
+    return good
