@@ -278,9 +278,9 @@ def test_kept_features_train_as_encoding_on_the_fly_does(profile, tmp_path, tiny
     kept = train(APRILGAN, profile, tmp_path / "kept.pth", plan)
 
     def encode(store, paths, names):
-        pixels = np.concatenate([data.views(path, "squash", 80) for path in paths])
-        found = aprilgan.encode(tiny_backbone, tiny_backbone.normalise(pixels), names)
-        return {name: found[name].clone() for name in names}, np.ones(len(paths), int)
+        pixels = [tiny_backbone.normalise(data.views(path, "squash", 80)) for path in paths]
+        found = [aprilgan.encode(tiny_backbone, one, names) for one in pixels]
+        return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
 
     monkeypatch.setattr(features.Store, "load", encode)
     fresh = train(APRILGAN, profile, tmp_path / "fresh.pth", plan)

@@ -97,13 +97,13 @@ def own(tmp_path):
 
 
 def test_kept_features_train_as_encoding_on_the_fly_does(own, tmp_path, tiny_backbone, monkeypatch):
-    plan = Plan(epochs=4, batch=5, rate=0.01)
+    plan = Plan(epochs=4, batch=16)
     kept = train(COOP, own, tmp_path / "kept.pth", plan)
 
     def encode(store, paths, names):
-        pixels = np.concatenate([data.views(path, "squash", 80) for path in paths])
-        found = coop.encode(tiny_backbone, tiny_backbone.normalise(pixels), names)
-        return {name: found[name].clone() for name in names}, np.ones(len(paths), int)
+        pixels = [tiny_backbone.normalise(data.views(path, "squash", 80)) for path in paths]
+        found = [coop.encode(tiny_backbone, one, names) for one in pixels]
+        return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
 
     monkeypatch.setattr(features.Store, "load", encode)
     fresh = train(COOP, own, tmp_path / "fresh.pth", plan)

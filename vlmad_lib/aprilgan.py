@@ -2,7 +2,8 @@
 
 Follows the official code (github.com/ByChelsea/VAND-APRIL-GAN) where it says more than the paper, and differs from it
 in this: probabilities are upsampled, not logits, so that maps stay at the grid's size; pictures that are not square are
-squashed; and the few-shot image score has a fixed scale (``score``). The paper was known here by its abstract alone. ``python -m vlmad_lib.aprilgan train`` trains.
+squashed; and the few-shot image score has a fixed scale (``score``). The paper was known here by its abstract alone.
+``python -m vlmad_lib.aprilgan train`` trains.
 """
 
 from __future__ import annotations
