@@ -86,7 +86,8 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
     for name in (*BREAKDOWNS, "03_anomalyclip", "07_window_size", "09_prompts", "10_efficiency"):
         shown = run_cells(name, path, monkeypatch)
         said = " ".join(one.to_html() if hasattr(one, "to_html") else str(getattr(one, "data", "")) for one in shown)
-        assert name not in BREAKDOWNS or {"APRIL-GAN", "CoOp", "CLIP"} <= set(re.findall(r"[\w-]+", said)), name
+        named = {"APRIL-GAN"} if name == "08_shot_count" else {"APRIL-GAN", "CoOp", "CLIP"}  # it alone takes references
+        assert name not in BREAKDOWNS or named <= set(re.findall(r"[\w-]+", said)), name
 
 
 def test_notebooks_on_other_profiles(other_profile, monkeypatch):
