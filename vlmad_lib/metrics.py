@@ -71,7 +71,7 @@ def _aupro_200(rates: np.ndarray, overlaps: np.ndarray, limit: float = 0.3) -> f
     area = float(-np.trapezoid(overlaps, (rates - rates.min()) / np.ptp(rates)))
     return min(
         1.0, max(0.0, area)
-    )  # overlaps are differences of sums: none at all may be less than nothing by rounding
+    )  # none may be less than nothing by rounding
 
 
 # ---------------------------------------------------------------- maps at the evaluation frame
