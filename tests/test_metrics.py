@@ -127,3 +127,10 @@ def test_tiles_are_pasted_where_they_were_cut():
     found = metrics.framed_map(tiles, width=150, height=100, fit="tiles", size=50)
     assert found.shape == (50, 75)
     assert found[0, 10] == 1 and found[0, 70] == 3 and found[0, 40] == 2  # the overlap is a mean
+
+
+def test_the_coarse_aupro_of_no_overlap_is_not_below_zero():
+    """A saturated map, all of whose regions lie at its floor: sums of weights differ by rounding alone."""
+    rates = np.array([0.25, 0.1, 0.0])
+    assert metrics._aupro_200(rates, np.full(3, -1e-13)) == 0
+    assert metrics._aupro_200(rates, np.full(3, 1 + 1e-13)) == 1

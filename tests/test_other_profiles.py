@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import IPython.display
 import matplotlib as mpl
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import TINY, make_mvtec, paint, write_profile
 
-from vlmad_lib import ROOT, data, profile
+from vlmad_lib import ROOT, aprilgan, coop, data, profile
 
 NOTEBOOKS = profile.load("demo").notebooks
 
@@ -64,6 +65,29 @@ def other_profile(request, tmp_path):
             maps = {f"{row.defect}-{row.image[-7:-4]}": np.full((8, 8), row.label + 0.1) for row in part.itertuples()}
             np.savez(outside / f"{category}.npz", **maps)
     return write_profile(tmp_path, **values, methods=[], imports=[{"name": "other tool", "path": str(outside)}])
+
+
+BREAKDOWNS = ("04_category_type", "05_defect_contrast", "06_defect_type", "08_shot_count", "12_thresholds")
+
+
+def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, monkeypatch):
+    """APRIL-GAN, CoOp and CLIP alone: each breakdown shows them by name, and 03, 07, 09 and 10 run with them."""
+    make_mvtec(tmp_path / "data")
+    aprilgan.write(aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)), tmp_path / "a.pth", "visa")
+    coop.write(coop.Context(tiny_backbone), tmp_path / "c.pth", "visa")
+    small = {"image_size": 80}
+    specs = [
+        {"method": "aprilgan", "checkpoint": str(tmp_path / "a.pth"), "settings": small | {"templates": "none"}},
+        {"method": "coop", "checkpoint": str(tmp_path / "c.pth"), "settings": small},
+        {"method": "clip", "settings": small},
+    ]
+    specs = [TINY | one for one in specs]
+    path = write_profile(tmp_path, dataset="folder", root=str(tmp_path / "data"), methods=specs, shots=[0, 1])
+    for name in (*BREAKDOWNS, "03_anomalyclip", "07_window_size", "09_prompts", "10_efficiency"):
+        shown = run_cells(name, path, monkeypatch)
+        said = " ".join(one.to_html() if hasattr(one, "to_html") else str(getattr(one, "data", "")) for one in shown)
+        named = {"APRIL-GAN"} if name == "08_shot_count" else {"APRIL-GAN", "CoOp", "CLIP"}  # it alone takes references
+        assert name not in BREAKDOWNS or named <= set(re.findall(r"[\w-]+", said)), name
 
 
 def test_notebooks_on_other_profiles(other_profile, monkeypatch):

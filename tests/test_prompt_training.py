@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, anomalyclip, data, features, prompt_learner, prompt_training
+from vlmad_lib import InputError, anomalyclip, data, features, prompt_learner, prompt_training, training
 from vlmad_lib.prompt_training import Plan, dice_loss, focal_loss, loss, train
 
 
@@ -99,11 +99,11 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(profile, tmp_path, mo
     broken.__wrapped__ = original  # the key of a training holds the source of its loss
     with monkeypatch.context() as patch:
         patch.setattr(prompt_training, "loss", broken)
-        patch.setattr(prompt_training, "_key", lambda *_: "same")
+        patch.setattr(training, "_key", lambda *_: "same")
         with pytest.raises(KeyboardInterrupt):
             train(profile, tmp_path / "part.pth", plan)
     assert not (tmp_path / "part.pth").exists()
-    monkeypatch.setattr(prompt_training, "_key", lambda *_: "same")
+    monkeypatch.setattr(training, "_key", lambda *_: "same")
     again = train(profile, tmp_path / "part.pth", plan)
     assert again == whole
     one, other = states(tmp_path / "whole.pth"), states(tmp_path / "part.pth")

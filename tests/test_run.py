@@ -214,7 +214,7 @@ def test_damaged_features_are_encoded_again_and_it_is_said(tmp_path):
         shutil.rmtree(tmp_path / "cache" / folder)
     with pytest.warns(UserWarning, match="were damaged; .* is encoded again") as said:
         same(run.run(profile).scores, good)
-    assert [one for file in kept[:3] for one in said if str(file) in str(one.message)] == list(said)
+    assert [sum(str(file) in str(one.message) for one in said) for file in kept] == [1, 1, 1] + [0] * (len(kept) - 3)
     with warnings.catch_warnings(action="error"):
         same(run.run(profile).scores, good)
 

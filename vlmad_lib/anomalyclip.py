@@ -22,7 +22,7 @@ from vlmad_lib import InputError
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import BLOCKS, attend
 from vlmad_lib.profile import Method, Strict, check
-from vlmad_lib.prompt_learner import DEMO, PromptLearner, read, write  # noqa: F401  (for whoever trains or shows)
+from vlmad_lib.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.winclip import probability
 
 TEMPERATURE = 0.07
@@ -30,6 +30,8 @@ ZERO_SHOT = True
 FEW_SHOT = False
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
 """Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""
+PLAIN = ("none", "raw")  # patch tokens of the original path
+WHOLE = {"class", "image"}  # arrays that read the class token
 BOOST = 10.0  # of "diagonal_boost"; the study names no value
 HAND_WRITTEN = "object", "damaged object"
 
@@ -74,7 +76,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
 
 def ablations(spec: Method, blocks: int) -> list[Method]:
     """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
-    quarters = sorted({max(1, round(blocks * part / 4)) for part in (1, 2, 3, 4)})
+    quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
     changes = {
         "plain attention": {"attention": "none"},
         "Q-Q attention": {"attention": "qq"},
@@ -101,7 +103,7 @@ def side(chosen: Settings, backbone: Backbone) -> int:
     patch = backbone.visual.patch_size[0]
     size = chosen.image_size or round(backbone.grid * 37 / 24) * patch
     if size % patch:
-        raise InputError(f"AnomalyCLIP settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
+        raise InputError(f"Settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
     return size
 
 
@@ -115,62 +117,71 @@ def refined_from(layers: int) -> int:
     return round(layers * 5 / 24) + 1
 
 
-def positions(visual: torch.nn.Module, grid: int) -> Tensor:
-    """(1 + grid^2, width) position embedding, its patches resized bilinearly without antialias."""
+def quarter(blocks: int, part: int) -> int:
+    """The block, from 1, at which a quarter of the depth ends: 6, 12, 18, 24 of 24; the same share of other depths."""
+    return max(1, round(blocks * part / 4))
+
+
+def positions(visual: torch.nn.Module, grid: int, resize: str = "bilinear") -> Tensor:
+    """(1 + grid^2, width) position embedding, its patches resized; ``bicubic`` as open_clip does, with antialias."""
     table = visual.positional_embedding
     patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
-    resized = F.interpolate(patches, (grid, grid), mode="bilinear", align_corners=False)
+    resized = F.interpolate(patches, (grid, grid), mode=resize, align_corners=False, antialias=resize == "bicubic")
     return torch.cat([table[:1], resized[0].flatten(1).T])
 
 
-def _start(visual: torch.nn.Module, images: Tensor) -> Tensor:
+def _start(visual: torch.nn.Module, images: Tensor, resize: str = "bilinear") -> Tensor:
     """(N, 1 + grid^2, width) tokens before the first block, the class token first."""
     patches = visual.conv1(images)
     first = visual.class_embedding.expand(len(images), 1, -1)
     tokens = torch.cat([first, patches.flatten(2).mT.to(first.dtype)], 1)
-    return visual.ln_pre(tokens + positions(visual, patches.shape[-1]))
+    return visual.ln_pre(tokens + positions(visual, patches.shape[-1], resize))
 
 
 @torch.inference_mode()
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
     """Features of normalised images (N, 3, S, S), fp32, none of them L2-normalised.
 
-    ``class`` (N, D) is the class token of plain CLIP, projected without ``ln_post``. ``vv_l`` (N, P, D), and so for
-    the other attentions, are the patch tokens of the local path after block l, counted from 1, or ``last``: from the
-    first refined block on it adds each block's attention, with one of Q, K, V in the place of both Q and K, and no
-    MLP; it reads the original path and never feeds back. ``none_l`` are those of the original path.
+    ``class`` (N, D) is the class token of plain CLIP, projected without ``ln_post``; ``image`` with it, as CLIP has it.
+    ``vv_l`` (N, P, D), and so for the other attentions, are the patch tokens of the local path after block l, counted
+    from 1, ``q1`` to ``q4`` (``quarter``), or ``last``: from the first refined block on it adds each block's attention,
+    with one of Q, K, V in the place of both Q and K, and no MLP; it reads the original path and never feeds back.
+    ``none_l`` are those of the original path, ``raw_l`` (N, P, width) the same before ``ln_post`` and projection.
+    ``resize``: how positions are (``positions``).
     """
     visual, blocks = backbone.visual, backbone.blocks
-    asked = {name: _place(name, len(blocks), backbone) for name in wanted if name != "class"}
-    plain_to_end = ("none", len(blocks)) in asked.values()
+    asked = {name: _place(name, len(blocks), backbone) for name in wanted if name not in WHOLE}
+    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in asked.values())
     kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
-    original = _start(visual, images)
+    original = _start(visual, images, resize)
     local = dict.fromkeys(kinds, original)
     for number, block in enumerate(blocks, 1):
         heads = block.heads(block.project(original))
         for kind in kinds:
-            if kind != "none" and number >= start:
+            if kind not in PLAIN and number >= start:
                 local[kind] = block.add(local[kind], mix(heads, kind))
         if number < len(blocks) or plain_to_end:
             original = block.finish(original, attend(*heads))
-        elif "class" in wanted:  # nobody reads the last patches of the original path
+        elif not WHOLE.isdisjoint(wanted):  # nobody reads the last patches of the original path
             original = block.finish(original[:, :1].contiguous(), attend(heads[0][:, :, :1], *heads[1:]))
-        local |= {kind: original for kind in kinds if kind == "none" or number < start}
+        local |= {kind: original for kind in kinds if kind in PLAIN or number < start}
         for name, (kind, layer) in asked.items():
             if layer == number:
-                found[name] = visual.ln_post(local[kind][:, 1:]) @ visual.proj
-    found["class"] = original[:, 0] @ visual.proj
+                patches = local[kind][:, 1:]
+                found[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
+    found["class"], found["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
     return {name: found[name] for name in wanted}
 
 
 def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
     """Attention and layer of an array's name."""
     kind, _, layer = name.rpartition("_")
-    if kind not in (*ATTENTION, "none"):
+    if kind not in (*ATTENTION, *PLAIN):
         raise InputError(f"Unknown attention {kind!r}: {', '.join(ATTENTION)}, or none.")
-    number = blocks if layer == "last" else int(layer)
+    named = {"last": blocks} | {f"q{part}": quarter(blocks, part) for part in (1, 2, 3, 4)}
+    number = named[layer] if layer in named else int(layer)
     if not 1 <= number <= blocks:
-        raise InputError(f"AnomalyCLIP settings: there is no layer {layer}; {backbone.name} has blocks 1 to {blocks}.")
+        raise InputError(f"Settings: there is no layer {layer}; {backbone.name} has blocks 1 to {blocks}.")
     return kind, number
 
 
@@ -202,7 +213,7 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
     return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
 
 
-ENCODING = (encode, _start, positions, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
+ENCODING = (encode, _place, _start, positions, quarter, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
 """The code whose change makes kept features stale."""
 
 

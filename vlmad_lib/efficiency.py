@@ -19,7 +19,6 @@ from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs
 from vlmad_lib.methods import Chosen
 from vlmad_lib.profile import FULL, Method, Profile
-from vlmad_lib.prompt_learner import read
 from vlmad_lib.results import Results
 from vlmad_lib.sweeps import count, difference, signed, verdict
 
@@ -119,14 +118,14 @@ def measure(
     text = code.text(backbone, words, file) if words else None
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
     references = code.remember(references, settings, grid) if shots else None
-    maps = [code.score(one, text, settings, grid, references)[1] for one in arrays]
+    maps = [chosen.score(one, text, settings, grid, references)[1] for one in arrays]
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
     parts = {
         "decode": [_seconds(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
         "encode": encode,
-        "score": [_seconds(lambda one=one: code.score(one, text, settings, grid, references)) for one in arrays],
+        "score": [_seconds(lambda one=one: chosen.score(one, text, settings, grid, references)) for one in arrays],
         "upsample": [
             _seconds(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
@@ -158,10 +157,11 @@ def measure(
 
 
 def _learned(chosen: Chosen, backbone: Backbone) -> float:
-    """Millions of learned parameters in the prompts' file."""
+    """Millions of learned parameters in the checkpoint."""
     if chosen.prompts is None:
         return 0.0
-    return sum(value.numel() for value in read(backbone, chosen.prompts.path)[0].parameters()) / 1e6
+    learner, _ = chosen.module.read(backbone, chosen.prompts.path)
+    return sum(value.numel() for value in learner.parameters()) / 1e6
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:

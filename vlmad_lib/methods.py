@@ -3,33 +3,37 @@
 A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT``, ``FEW_SHOT`` (whether it runs
 without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
 that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
-``parts`` for what is read off all.
+``parts`` for what is read off all. One that learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts``
+read more of its checkpoint than text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, embedding, features, winclip
+from vlmad_lib import InputError, anomalyclip, aprilgan, clip, coop, embedding, features, winclip
 from vlmad_lib.backbones import Backbone
-from vlmad_lib.profile import Method, Profile
-from vlmad_lib.prompt_learner import Checkpoint, checkpoint
+from vlmad_lib.checkpoints import Checkpoint, checkpoint
+from vlmad_lib.profile import Method, Profile, Strict
 
-METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, **embedding.METHODS}
+METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, "aprilgan": aprilgan, "coop": coop, "clip": clip}
+METHODS |= embedding.METHODS
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A method of a profile with its checked settings and, where it has them, its learned prompts."""
+    """A method of a profile with its checked settings and the file of what it learned, prompts or projections."""
 
     spec: Method
-    settings: winclip.Settings | anomalyclip.Settings | embedding.Settings
+    settings: Strict
     prompts: Checkpoint | None = None
 
     @property
@@ -39,7 +43,7 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """What tables call it; tested on what its prompts were trained on, it says so everywhere."""
+        """What tables call it; tested on what it was trained on, it says so everywhere."""
         return f"{self.spec.name} LEAKED" if self.prompts and self.prompts.leaked else self.spec.name
 
     def columns(self, backbone: Backbone) -> dict[str, str]:
@@ -61,7 +65,22 @@ class Chosen:
         """The kept features of the method's encoder."""
         code, chosen = self.module, self.settings
         place = (code.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
-        return features.Store(cache, backbone, code.encode, code.ENCODING, *place)
+        owner = code.shares(chosen, backbone) if hasattr(code, "shares") else code  # who keeps the same arrays
+        return features.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
+
+    @property
+    def score(self) -> Callable:
+        """The module's ``score``, with what it reads of the checkpoint besides text."""
+        return self._reading(self.module.score)
+
+    @property
+    def parts(self) -> Callable:
+        """The module's ``parts``, likewise."""
+        return self._reading(self.module.parts)
+
+    def _reading(self, function: Callable) -> Callable:
+        load = getattr(self.module, "learned", None)
+        return partial(function, learned=load(self.prompts.path, self.prompts.digest)) if load else function
 
     def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
         """(2, D) text features of a wording, kept by wording, weights and prompts; none of an empty one."""
@@ -79,11 +98,13 @@ def _plain(value: object) -> str:
 
 
 def choose(spec: Method, profile: Profile) -> Chosen:
-    """A method of a profile, its settings and prompts checked; InputError says what is wrong."""
+    """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
     chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
     if chosen.learned:
-        return Chosen(spec, chosen, checkpoint(spec, profile))
+        return Chosen(spec, chosen, checkpoint(spec, profile, METHODS[spec.method].CHECKPOINT))
     given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]
     if given:
-        raise InputError(f"{spec.name}: {given[0]!r} belongs to learned prompts, which it does not use; leave it out.")
+        raise InputError(
+            f"{spec.name}: {given[0]!r} belongs to learned prompts or projections, which it does not use; leave it out."
+        )
     return Chosen(spec, chosen)

@@ -68,7 +68,8 @@ def _aupro_200(rates: np.ndarray, overlaps: np.ndarray, limit: float = 0.3) -> f
     rates, overlaps = rates[rates < limit], overlaps[rates < limit]
     if rates.size < 2 or np.ptp(rates) == 0:
         return NAN
-    return float(-np.trapezoid(overlaps, (rates - rates.min()) / np.ptp(rates)))
+    area = float(-np.trapezoid(overlaps, (rates - rates.min()) / np.ptp(rates)))
+    return min(1.0, max(0.0, area))  # none may be less than nothing by rounding
 
 
 # ---------------------------------------------------------------- maps at the evaluation frame

@@ -50,6 +50,10 @@ USUAL = {
     "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
 }
 USUAL |= {
+    method: USUAL["anomalyclip"] | {"name": name}
+    for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
+}
+USUAL |= {
     method: USUAL["winclip"] | {"name": name}
     for method, name in {
         "association": "Association",
@@ -58,17 +62,21 @@ USUAL |= {
         "spade": "SPADE",
     }.items()
 }
-"""What each method was published with: its name in tables, backbone and weights; those without words take WinCLIP's."""
+"""What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp
+take AnomalyCLIP's backbone, as in its paper, those without words WinCLIP's."""
 
 
 class Method(Strict):
     """One method with its backbone; ``settings`` overrides single fields of the preset.
 
-    AnomalyCLIP's learned prompts: ``checkpoint`` is their file (or ``demo``), ``trained_on`` the data set they were
-    trained on where the file does not say it, ``force_leak`` tests on that data all the same, marked as such.
+    What a method learned, AnomalyCLIP's and CoOp's prompts, APRIL-GAN's projections: ``checkpoint`` is the file (or
+    ``demo``), ``trained_on`` the data set it was trained on where the file does not say it, ``force_leak`` tests on
+    that data all the same, marked as such.
     """
 
-    method: Literal["winclip", "anomalyclip", "association", "patchcore", "padim", "spade"] = "winclip"
+    method: Literal[
+        "winclip", "anomalyclip", "aprilgan", "coop", "clip", "association", "patchcore", "padim", "spade"
+    ] = "winclip"
     name: str
     backbone: str
     weights: str

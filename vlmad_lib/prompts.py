@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from string import Formatter
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,6 +64,11 @@ def ensemble(
         [text.format(state) for state in side for text in templates(template_set)] for side in described
     )
     return normal, anomalous
+
+
+def named(choice: str, row: pd.Series) -> str:
+    """What prompts call the thing of an index row: its ``cleaned`` class name, its ``folder``, or ``object``."""
+    return {"cleaned": row.class_name, "folder": row.category, "object": "object"}[choice]
 
 
 def prototypes(backbone: Backbone, normal: list[str], anomalous: list[str], normalise_each: bool = True) -> Tensor:

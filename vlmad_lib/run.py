@@ -41,7 +41,8 @@ from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
-_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "embedding"]
+_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilgan", "checkpoints", "clip", "coop"]
+_DECIDING += ["embedding"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 PART = 8  # images a worker encodes before it takes others
@@ -251,8 +252,8 @@ def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
         if spec.weights.startswith("random:")
     ]
     leaked = [
-        f"{one.name}: its prompts were trained on the very data they are tested on ({one.prompts.trained_on}), "
-        "so its numbers are no zero-shot result and compare with nothing."
+        f"{one.name}: its {one.prompts.noun} were trained on the very data they are tested on "
+        f"({one.prompts.trained_on}), so its numbers are no zero-shot result and compare with nothing."
         for one in _chosen(planned)
         if one.prompts and one.prompts.leaked
     ]
@@ -298,6 +299,7 @@ class View:
     features: dict[str, torch.Tensor]
     text: torch.Tensor | None
     image: str
+    draw: Callable  # the method's maps from features, text, settings and grid
     checkpoint: Path | None = None
 
     def attention(self, kind: str, cell: tuple[int, int]) -> np.ndarray:
@@ -308,7 +310,7 @@ class View:
 
     def parts(self) -> dict[str, np.ndarray]:
         """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
-        return METHODS[self.method].parts(self.features, self.text, self.chosen, self.grid)
+        return self.draw(self.features, self.text, self.chosen, self.grid)
 
 
 def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
@@ -322,7 +324,8 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
     text = chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))
     first = {name: array[:1] for name, array in values.items()}
     place = chosen.prompts.path if chosen.prompts else None
-    return View(backbone, spec.method, chosen.settings, chosen.grid(backbone), first, text, row.image, place)
+    seen = chosen.grid(backbone), first, text, row.image, chosen.parts
+    return View(backbone, spec.method, chosen.settings, *seen, place)
 
 
 # ---------------------------------------------------------------- one category
@@ -409,7 +412,7 @@ def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) 
     for one, *_, drawn in todo:
         references = memory.load(list(drawn.image), code.arrays(settings, one.shots)) if one.shots else None
         remember = code.remember if one.shots else None
-        scorers.append(Scorer(code.score, text, settings, chosen.grid(backbone), references, remember))
+        scorers.append(Scorer(chosen.score, text, settings, chosen.grid(backbone), references, remember))
     asking: dict[str, list[Scorer]] = {}  # by image: few-shot variants may test fewer
     for scorer, (*_, rows, _) in zip(scorers, todo, strict=True):
         for path in rows.image:

@@ -182,10 +182,9 @@ ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, 
 
 def wording(chosen: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides the backbone: prompts, and how they are averaged."""
-    name = {"cleaned": row.class_name, "folder": row.category, "object": "object"}[chosen.names]
     own = {"normal": chosen.own_normal, "anomalous": chosen.own_anomalous}
     states = own if chosen.states == "own" else chosen.states
-    return [*prompts.ensemble(name, states, chosen.templates), chosen.normalise_prompts]
+    return [*prompts.ensemble(prompts.named(chosen.names, row), states, chosen.templates), chosen.normalise_prompts]
 
 
 def text(backbone: Backbone, words: list, checkpoint: None = None) -> Tensor:

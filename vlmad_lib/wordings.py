@@ -48,6 +48,8 @@ def worded(profile: Profile) -> list[Method]:
 def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
     """A method as it is, then with other prompts: WinCLIP's sets and one's own pair, AnomalyCLIP's words.
 
+    Others have those of WinCLIP's that their settings know.
+
     InputError where only one prompt of one's own pair is given, or one is unfit.
     """
     if spec.method == "anomalyclip":
@@ -56,9 +58,15 @@ def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> lis
     else:
         pair = {"own_normal": [own_normal], "own_anomalous": [own_anomalous], "states": "own", "templates": "none"}
         changes, unlearned = ENSEMBLES | ({"own pair": pair} if own_normal or own_anomalous else {}), {}
-    choose = methods.METHODS[spec.method].settings
+    module = methods.METHODS[spec.method]
+    choose, fields = module.settings, module.Settings.model_fields
     found, known = [spec], [choose(spec.preset, spec.settings)]
     for name, change in changes.items():
+        change = {
+            key: value for key, value in change.items() if key in fields or value != []
+        }  # no prompts of one's own
+        if not change or not set(change) <= set(fields):
+            continue
         settings = spec.settings | change
         chosen = choose(spec.preset, settings)
         if chosen not in known:
@@ -77,7 +85,8 @@ def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.
         chosen = methods.choose(spec, profile)
         words = chosen.module.wording(chosen.settings, row)
         text = F.normalize(chosen.text(profile.path(profile.cache), backbone, words), dim=-1)
-        sides = ["learned", "learned"] if chosen.settings.learned else words[:2]
+        written = isinstance(words[0], list) or not chosen.settings.learned
+        sides = words[:2] if written else ["learned", "learned"]
         sides = [[one] if isinstance(one, str) else one for one in sides]
         rows.append(
             {

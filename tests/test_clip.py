@@ -1,0 +1,192 @@
+"""Plain CLIP, CLIP-AC and CoOp: hand-computed scores, CoOp's context and files, training, and the ablation's rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, make_mvtec, paint, small_profile
+
+from vlmad_lib import InputError, clip, coop, data, features, profile, relatives, run, training, wordings
+from vlmad_lib.profile import Method
+from vlmad_lib.prompt_training import COOP
+from vlmad_lib.training import Plan, train
+
+SIZE = {"settings": {"image_size": 80}}
+ROW = type("Row", (), {"class_name": "metal nut", "category": "metal_nut"})
+
+
+# ---------------------------------------------------------------- plain CLIP
+
+
+def test_scores_by_hand():
+    half = 0.5**0.5
+    features = {
+        "image": torch.tensor([[half, half]]),
+        "none_last": torch.tensor([[[1.0, 0], [0, 2], [3, 3], [0.6, 0.8]]]),
+    }
+    whole, maps = clip.score(features, torch.eye(2), clip.settings("paper", {"temperature": 0.2}), 2)
+    assert whole.item() == pytest.approx(0.5)
+    low, tilted = 1 / (1 + np.exp(5)), 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(maps[0], [[low, 1 - low], [0.5, tilted]], rtol=1e-5)
+
+
+def test_prompts_of_the_baselines():
+    pair = clip.wording(clip.settings(), ROW)[:2]
+    assert pair == [["a photo of a normal metal nut."], ["a photo of an anomalous metal nut."]]
+    many = clip.wording(clip.settings("ac"), ROW)[:2]
+    assert [len(side) for side in many] == [154, 88]
+    words = clip.wording(clip.settings("paper", {"states": "words", "templates": "35", "names": "folder"}), ROW)[:2]
+    assert [len(side) for side in words] == [35, 35] and "a photo of a anomalous metal_nut." in words[1]
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "said"),
+    [
+        ("study", {}, "CLIP has no preset 'study'; use paper, ac"),
+        ("paper", {"states": "none"}, "no set of states 'none'"),
+        ("paper", {"deep": False}, "CLIP settings: unknown key 'deep'"),
+    ],
+)
+def test_wrong_settings_are_named(preset, settings, said):
+    with pytest.raises(InputError, match=said):
+        clip.settings(preset, settings)
+
+
+# ---------------------------------------------------------------- CoOp
+
+
+def test_one_context_stands_before_both_words(tiny_backbone):
+    """The features are those of the text tower on prompts whose first sixteen embeddings are the context."""
+    import open_clip
+
+    learner, model = coop.Context(tiny_backbone, seed=2), tiny_backbone.model
+    assert learner.context.shape[:2] == (1, 16) and not len(learner.deep)
+    found = learner(tiny_backbone, "metal nut")
+    blanks = " ".join(["X"] * 16)
+    tokens = open_clip.tokenize([f"{blanks} normal metal nut.", f"{blanks} anomalous metal nut."])
+    with torch.no_grad():
+        x = model.token_embedding(tokens)
+        x[:, 1:17] = learner.context[0]
+        x = model.transformer(x + model.positional_embedding, attn_mask=model.attn_mask)
+        plain = model.ln_final(x)[torch.arange(2), tokens.argmax(-1)] @ model.text_projection
+    torch.testing.assert_close(found.detach(), plain, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found, learner(tiny_backbone, "cable"))
+
+
+def test_files_are_written_read_and_refused(tmp_path, tiny_backbone):
+    path, learner = tmp_path / "coop.pth", coop.Context(tiny_backbone, seed=2)
+    coop.write(learner, path, "visa")
+    found, trained_on = coop.read(tiny_backbone, path)
+    assert trained_on == "visa" and torch.equal(found.context, learner.context)
+    good = torch.load(path, weights_only=True)
+    for change in ({"ctx": torch.zeros(3)}, {"ctx": torch.full((16, 8), float("nan"))}, {"ctx": 3}):
+        torch.save(good | {"state_dict": good["state_dict"] | change}, path)
+        with pytest.raises(InputError, match="coop.pth is no CoOp checkpoint"):
+            coop.read(tiny_backbone, path)
+    torch.save(good | {"state_dict": good["state_dict"] | {"token_prefix": learner.prefix + 1}}, path)
+    with pytest.raises(InputError, match="prefix.*other CLIP weights"):
+        coop.read(tiny_backbone, path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    return small_profile(
+        make_mvtec(tmp_path / "data"), tmp_path / "cache", methods=[TINY | {"method": "coop"} | SIZE], shots=[0]
+    )
+
+
+def test_kept_features_train_as_encoding_on_the_fly_does(own, tmp_path, tiny_backbone, monkeypatch):
+    plan = Plan(epochs=4, batch=16)
+    kept = train(COOP, own, tmp_path / "kept.pth", plan)
+
+    def encode(store, paths, names):
+        pixels = [tiny_backbone.normalise(data.views(path, "squash", 80)) for path in paths]
+        found = [coop.encode(tiny_backbone, one, names) for one in pixels]
+        return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
+
+    monkeypatch.setattr(features.Store, "load", encode)
+    fresh = train(COOP, own, tmp_path / "fresh.pth", plan)
+    assert [one["total"] for one in kept] == pytest.approx([one["total"] for one in fresh], abs=1e-5)
+    assert fresh[-1]["total"] < fresh[0]["total"]
+    one, other = (coop.read(tiny_backbone, tmp_path / f"{name}.pth")[0] for name in ("kept", "fresh"))
+    torch.testing.assert_close(one.context, other.context, atol=1e-4, rtol=0)
+    assert not torch.equal(one.context, coop.Context(tiny_backbone, plan.seed).context)
+
+
+def test_whole_images_teach_without_masks(tmp_path):
+    for i in range(3):
+        paint(tmp_path / "parts/bolt/good" / f"{i}.png", i)
+        paint(tmp_path / "parts/bolt/bad" / f"{i}.png", 10 + i, spot=True)
+    spec = TINY | {"method": "coop"} | SIZE
+    found = train(COOP, small_profile(tmp_path / "parts", tmp_path / "cache", methods=[spec]), tmp_path / "c.pth")
+    assert len(found) == COOP.plan.epochs == 50 and found[-1]["total"] < found[0]["total"]
+
+
+def test_the_cross_entropy_is_that_of_the_image_score(own, tmp_path, tiny_backbone):
+    """The loss of an epoch that learns nothing is -log of the score, or of one minus it, as a run gives it."""
+    train(COOP, own, tmp_path / "coop.pth", Plan(epochs=1, batch=100, rate=1e-12))
+    curve = (tmp_path / "coop.curve.jsonl").read_text()
+    spec = own.methods[0].model_copy(update={"checkpoint": str(tmp_path / "coop.pth"), "force_leak": True})
+    scores = run.run(own.model_copy(update={"methods": [spec]})).scores
+    assert set(scores.method) == {"CoOp LEAKED"}
+    right = np.where(scores.label == 1, scores.score, 1 - scores.score)
+    assert float(curve.split('"total": ')[1].rstrip("}\n")) == pytest.approx(-np.log(right).mean(), rel=0.02)
+
+
+# ---------------------------------------------------------------- the contract
+
+
+def test_they_appear_wherever_methods_do(mvtec, tmp_path, tiny_backbone):
+    coop.write(coop.Context(tiny_backbone), tmp_path / "coop.pth", "visa")
+    specs = [
+        TINY | {"method": "clip"} | SIZE,
+        TINY | {"method": "clip", "preset": "ac", "name": "CLIP-AC"} | SIZE,
+        TINY | {"method": "coop", "checkpoint": str(tmp_path / "coop.pth")} | SIZE,
+    ]
+    found = run.run(small_profile(mvtec, tmp_path / "cache", methods=specs, shots=[0, 1]))
+    assert list(found.headline().method) == ["CLIP, zero-shot", "CLIP-AC, zero-shot", "CoOp, zero-shot"]
+    assert found.metrics.pixel_auroc.notna().all() and set(found.scores.shots) == {0}
+    folders = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "cache" / "features").glob("*/*")}
+    assert folders == {"anomalyclip-squash-rgb-80"}  # one pass for all three
+    assert "CLIP-AC uses no reference images: zero-shot only." in found.facts["notes"]
+    row = found.index[found.index.split == "test"].iloc[0]
+    assert list(run.view(found.profile, row, found.profile.methods[0]).parts()) == ["plain attention, last layer"]
+
+
+def test_prompts_are_varied_where_a_method_has_any(mvtec, tmp_path, tiny_backbone):
+    plain = Method(**TINY, method="clip")
+    names = [spec.name for spec in wordings.variants(plain, "a {}", "a bad {}")]
+    assert names[0] == "CLIP" and "CLIP, full ensemble" in names and "CLIP, temperature 0.2" in names
+    assert not [name for name in names if "own pair" in name]  # it has no such setting
+    assert wordings.variants(Method(**TINY, method="coop", checkpoint="x.pth"))[1:] == [
+        one for one in wordings.variants(Method(**TINY, method="coop", checkpoint="x.pth")) if "," in one.name
+    ]
+
+
+def test_relatives_stand_on_the_backbone_of_an_anomalyclip():
+    demo = profile.load("demo")
+    spec = next(one for one in demo.methods if one.method == "anomalyclip")
+    found = relatives.relatives(spec, demo)
+    assert [one.name for one in found] == ["CLIP", "CLIP-AC", "CoOp", "APRIL-GAN"]
+    assert {(one.backbone, one.settings["image_size"]) for one in found} == {("demo", 240)}
+    assert relatives.lacking(found) == ""
+    other = spec.model_copy(update={"checkpoint": "mine.pth", "settings": {}})
+    found = relatives.relatives(other, demo)
+    assert [one.name for one in found] == ["CLIP", "CLIP-AC"]
+    assert relatives.lacking(found).startswith("CoOp and APRIL-GAN: left out")
+    own = Method(method="coop", backbone="demo", weights="demo", checkpoint="c.pth", name="Ours")
+    found = relatives.relatives(other, demo.model_copy(update={"methods": [own]}))
+    assert [one.name for one in found] == ["CLIP", "CLIP-AC", "Ours"] and "APRIL-GAN: left" in relatives.lacking(found)
+
+
+def test_the_doors_are_the_methods_modules():
+    import subprocess
+    import sys
+
+    for name in ("coop", "aprilgan"):
+        found = subprocess.run(
+            [sys.executable, "-m", f"vlmad_lib.{name}", "train", "--help"], capture_output=True, text=True, check=True
+        )
+        assert "--epochs" in found.stdout and f"vlmad_lib.{name}" in found.stdout
+    assert training.main(COOP, ["train", "nowhere", "--out", "x.pth"]) == 2

@@ -1,0 +1,104 @@
+"""CoOp (Zhou et al., IJCV 2022) as a detector, a baseline of AnomalyCLIP's paper: one learned context.
+
+Sixteen vectors stand before "normal <class>." and "anomalous <class>." and are the same in both prompts; they learn
+from whole images, with cross entropy, and read plain CLIP. ``python -m vlmad_lib.coop train`` trains them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from vlmad_lib import InputError, checkpoints, clip, prompts
+from vlmad_lib.backbones import Backbone
+from vlmad_lib.files import replace
+from vlmad_lib.profile import check
+from vlmad_lib.prompt_learner import PromptLearner, refuse_other_clip
+
+ZERO_SHOT, FEW_SHOT = clip.ZERO_SHOT, clip.FEW_SHOT
+side, encode, ENCODING = clip.side, clip.encode, clip.ENCODING
+arrays, score, parts = clip.arrays, clip.score, clip.parts
+DEMO = Path(__file__).parent / "demo" / "coop-demo.pth"
+
+
+class Settings(clip.Read):
+    """How an image is read, and what the class is called."""
+
+    learned: ClassVar[bool] = True
+    names: Literal["cleaned", "folder", "object"] = "cleaned"
+
+
+def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
+    """The defaults with single fields changed; InputError names an unknown preset, field or value."""
+    if preset != "paper":
+        raise InputError(f"CoOp has no preset {preset!r}; use paper.")
+    return check(Settings, overrides or {}, "CoOp settings")
+
+
+class Context(PromptLearner):
+    """The learned context (1, 16, width) of both prompts; nothing deep."""
+
+    WORDS = "normal {}.", "anomalous {}."
+    CONTEXTS = 1
+
+    def __init__(self, backbone: Backbone, seed: int = 0, context: int = 16):
+        super().__init__(backbone, seed, context, depth=1)
+
+
+def write(learner: Context, path: Path, trained_on: str, root: str = "") -> None:
+    """Write a context under the names of CoOp's own checkpoints, with the data set it was trained on."""
+    state = {"ctx": learner.context.detach()[0].clone(), "token_prefix": learner.prefix.clone()}
+    replace(path, lambda file: torch.save({"state_dict": state, "trained_on": trained_on, "root": root}, file))
+
+
+def _parse(found: dict) -> dict[str, Tensor]:
+    state = found["state_dict"]
+    if state["ctx"].ndim != 2:
+        raise ValueError("the context has a wrong shape")
+    return {"context": state["ctx"].float(), "prefix": state["token_prefix"].float()}
+
+
+CHECKPOINT = checkpoints.Kind(
+    title="CoOp",
+    noun="prompts",
+    demo=DEMO,
+    parse=_parse,
+    without="or take method 'clip' for hand-written ones",
+    where=lambda trained_on: "",
+    command="python -m vlmad_lib.coop train",
+)
+
+
+def read(backbone: Backbone, path: Path) -> tuple[Context, str]:
+    """The context of a checkpoint and the data set it was trained on; InputError where it is of other CLIP weights."""
+    found = checkpoints.read(path, CHECKPOINT)
+    learner = Context(backbone, 0, len(found["context"]))
+    refuse_other_clip(backbone, path, "prefix", learner.prefix, found["prefix"])
+    with torch.no_grad():
+        learner.context.copy_(found["context"])
+    return learner, found["trained_on"]
+
+
+def wording(chosen: Settings, row: pd.Series) -> list:
+    """What decides the text features of an index row, besides backbone and checkpoint."""
+    return [prompts.named(chosen.names, row)]
+
+
+@torch.no_grad()
+def text(backbone: Backbone, words: list, checkpoint: Path) -> Tensor:
+    """(2, D) text features of a class name, normal first."""
+    return read(backbone, checkpoint)[0](backbone, *words)
+
+
+TEXT = (text, Context, PromptLearner)
+
+if __name__ == "__main__":
+    from vlmad_lib.prompt_training import COOP  # it needs this module, complete
+    from vlmad_lib.training import main
+
+    sys.exit(main(COOP))

@@ -1,0 +1,307 @@
+"""Training what a method learns on kept features: the image encoder is frozen and runs once an image.
+
+Data are a profile's test images, normal and anomalous, which must not be those the method is judged on later. What is
+learned and by which objective is a ``Task``: ``prompt_training`` and ``projection_training`` have them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from vlmad_lib import InputError, backbones, checkpoints, data, features, profile
+from vlmad_lib.methods import METHODS, Chosen
+from vlmad_lib.profile import USUAL, Profile, Strict
+
+
+class Plan(Strict):
+    """What decides a training besides its profile; the defaults are those of AnomalyCLIP's official code."""
+
+    epochs: Annotated[int, Field(ge=1)] = 15
+    batch: Annotated[int, Field(ge=1)] = 8
+    rate: Annotated[float, Field(gt=0)] = 1e-3
+    seed: Annotated[int, Field(ge=0)] = 111
+    exact: bool = True  # features kept as fp32; fp16 halves their size and shares them with a run that scores
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step sees: rows of the index, kept arrays, masks (B, side, side) and which of them are known (B,)."""
+
+    rows: pd.DataFrame
+    arrays: dict[str, Tensor]
+    masks: Tensor
+    known: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,) in {0, 1}."""
+        return torch.from_numpy(self.rows.label.to_numpy(copy=True))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one method learns.
+
+    ``start`` makes the learner of a backbone, settings and seed; ``terms`` are the objective's by name, the last being
+    the ``total``, of learner, backbone, settings and batch; ``write`` takes learner, path, the data's name and folder,
+    and backbone. ``masks``: whether images without a mask teach nothing. ``code``: what the objective depends on.
+    """
+
+    method: str
+    plan: Plan
+    objective: str
+    names: tuple[str, ...]
+    start: Callable
+    terms: Callable
+    write: Callable
+    code: tuple
+    masks: bool = False
+
+    @property
+    def title(self) -> str:
+        """The method's name."""
+        return USUAL[self.method]["name"]
+
+    @property
+    def kind(self) -> checkpoints.Kind:
+        """What its files are."""
+        return METHODS[self.method].CHECKPOINT
+
+
+# ---------------------------------------------------------------- examples
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The images to learn from: rows of the index, kept features, and masks at the input's size as packed bits."""
+
+    table: pd.DataFrame
+    store: features.Store
+    names: list[str]
+    masks: dict[str, np.ndarray]
+
+    def batch(self, places: np.ndarray) -> Batch:
+        """The images at some places of the table."""
+        rows, side = self.table.iloc[places], self.store.size
+        found, _ = self.store.load(list(rows.image), self.names)
+        masks = np.zeros((len(rows), side * side), np.float32)
+        for place, image in enumerate(rows.image):
+            if image in self.masks:
+                masks[place] = np.unpackbits(self.masks[image], count=side * side)
+        known = ((rows.label == 0) | (rows["mask"] != "")).to_numpy(copy=True)
+        return Batch(rows, found, torch.from_numpy(masks).unflatten(1, (side, side)), torch.from_numpy(known))
+
+
+def examples(
+    profile: Profile, chosen: Chosen, backbone: backbones.Backbone, plan: Plan, progress: bool, task: Task
+) -> Examples:
+    """Every test image of a profile that teaches anything, encoded where its features are not kept yet."""
+    table = data.tested(data.index(profile.model_copy(update={"shots": [0]}))[0])
+    place, noun = profile.path(profile.root), task.kind.noun
+    if table.label.nunique() < 2:
+        raise InputError(
+            f"{place} has only {'anomalous' if table.label.any() else 'normal'} test images; "
+            f"{noun} are learned from both."
+        )
+    if task.masks:
+        table = table[(table.label == 0) | (table["mask"] != "")]
+        if not table.label.any():
+            raise InputError(f"{place} has no masks; {noun} are learned from them: add ground_truth/<defect>/.")
+    table = table.reset_index(drop=True)
+    store = chosen.store(profile.path(profile.cache), backbone, exact=plan.exact)
+    names = chosen.module.arrays(chosen.settings)
+    store.fill(list(table.image), names, profile.batch, progress)
+    masks = {
+        row.image: np.packbits(data.framed_mask(row.mask, row.width, row.height, store.fit, store.size))
+        for row in table[table["mask"] != ""].itertuples()
+    }
+    return Examples(table, store, names, masks)
+
+
+# ---------------------------------------------------------------- training
+
+
+def train(
+    task: Task, profile: Profile, out: Path, plan: Plan | None = None, method: str = "", progress: bool = False
+) -> list[dict]:
+    """Train what a profile's method learns (its first of the task's, or the one of that name) and write it.
+
+    Returns the means of the loss terms, one dictionary an epoch, which are also kept beside ``out`` as JSON lines.
+    Learner and optimiser are kept after every epoch: an interrupted training goes on there and ends the same, and
+    one that is done goes on to more epochs. Raises InputError for wrong input.
+    """
+    plan, chosen = plan or task.plan, _method(task, profile, method)
+    spec = chosen.spec
+    backbone = backbones.load(spec.backbone, spec.weights, spec.precision, profile.download)
+    found = examples(profile, chosen, backbone, plan, progress, task)
+    learner = task.start(backbone, chosen.settings, plan.seed)
+    optimiser = torch.optim.Adam(learner.parameters(), plan.rate, (0.5, 0.999))
+    state, key = out.with_suffix(".state.pt"), _key(task, chosen, backbone, found, plan)
+    curve = _resume(state, key, learner, optimiser)
+    if len(curve) > plan.epochs:
+        raise InputError(f"{state} has done {len(curve)} epochs, more than {plan.epochs}; remove it, or change --out.")
+    steps = -(-len(found.table) // plan.batch)
+    bar = tqdm(total=plan.epochs * steps, initial=len(curve) * steps, desc="train", disable=not progress, leave=False)
+    with bar:
+        while len(curve) < plan.epochs:
+            means = _epoch(task, found, backbone, chosen, learner, optimiser, plan, len(curve), bar)
+            curve.append({"epoch": len(curve) + 1} | means)
+            kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve}
+            features.replace(state, lambda path, kept=kept: torch.save(kept, path))
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
+    features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
+    own = profile.dataset == "folder"
+    root = str(profile.path(profile.root).resolve()) if own else ""
+    task.write(learner, out, data.identity(profile), root, backbone)
+    count = sum(value.numel() for value in learner.parameters())
+    text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count)
+    features.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+    return curve
+
+
+CARD = """# Model card: {name}
+
+Learned {noun} of {title}, written by `{command}`, as this card is.
+
+- **{Noun}**: `{file}`, SHA-256 `{sha256}`, {numbers:,} learned numbers; everything else of the model is frozen.
+- **Belongs to**: {backbone}, SHA-256 of the weights `{fingerprint}`; a run refuses them with other weights.
+- **Trained on**: {trained_on}, {images} test images ({anomalous} anomalous) of {categories}. A run refuses to test on
+  these data.
+- **Settings**: {settings}.
+- **Run**: {epochs} epochs, batch {batch}, Adam at {rate}, seed {seed}; {objective}.
+
+| | first epoch | last epoch |
+|---|---|---|
+{losses}
+
+The whole curve is in `{curve}`.
+"""
+
+
+def _card(
+    task: Task, out: Path, profile: Profile, chosen: Chosen, backbone: backbones.Backbone, table: pd.DataFrame,
+    plan: Plan, curve: list, numbers: int,
+) -> str:  # fmt: skip
+    """The model card of what was written."""
+    size = {"image_size": chosen.module.side(chosen.settings, backbone)}
+    values = chosen.settings.model_dump(exclude_none=True) | size
+    return CARD.format(
+        **plan.model_dump(),
+        name=out.stem,
+        noun=task.kind.noun,
+        Noun=task.kind.noun.capitalize(),
+        title=task.title,
+        command=task.kind.command,
+        objective=task.objective,
+        file=out.name,
+        curve=out.with_suffix(".curve.jsonl").name,
+        sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
+        numbers=numbers,
+        backbone=backbone.label,
+        fingerprint=backbone.fingerprint,
+        trained_on=data.identity(profile),
+        images=len(table),
+        anomalous=int(table.label.sum()),
+        categories=", ".join(table.category.unique()),
+        settings=", ".join(f"{key} {value}" for key, value in values.items()),
+        losses="\n".join(
+            f"| {name.replace('_', ' ')} | {curve[0][name]:.3f} | {curve[-1][name]:.3f} |" for name in task.names
+        ),
+    )
+
+
+def _method(task: Task, profile: Profile, name: str) -> Chosen:
+    """The method to train; its checkpoint need not exist."""
+    known = [spec for spec in profile.methods if spec.method == task.method and name in ("", spec.name)]
+    if not known:
+        called = f" named {name!r}" if name else ""
+        raise InputError(f"The profile has no {task.title} method{called}; add one, with its backbone and weights.")
+    chosen = Chosen(known[0], METHODS[task.method].settings(known[0].preset, known[0].settings))
+    if not chosen.settings.learned:
+        raise InputError(f"{known[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")
+    return chosen
+
+
+def _epoch(
+    task: Task, found: Examples, backbone: backbones.Backbone, chosen: Chosen, learner: nn.Module,
+    optimiser: torch.optim.Optimizer, plan: Plan, epoch: int, bar: tqdm,
+) -> dict[str, float]:  # fmt: skip
+    """One pass over all images in an order that depends on seed and epoch alone; means of the loss terms."""
+    order = np.random.default_rng([plan.seed, epoch]).permutation(len(found.table))
+    sums = dict.fromkeys(task.names, 0.0)
+    for start in range(0, len(order), plan.batch):
+        batch = found.batch(order[start : start + plan.batch])
+        terms = task.terms(learner, backbone, chosen.settings, batch)
+        optimiser.zero_grad()
+        terms["total"].backward()
+        optimiser.step()
+        for name in task.names:
+            sums[name] += terms[name].item() * len(batch.rows)
+        bar.set_postfix(epoch=epoch + 1, loss=f"{terms['total'].item():.3f}", refresh=False)
+        bar.update()
+    return {name: value / len(order) for name, value in sums.items()}
+
+
+def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Examples, plan: Plan) -> str:
+    """What a training must share with the one it goes on from: all but the number of epochs."""
+    stamps = [features.stamp(path) for path in [*found.table.image, *found.table["mask"]]]
+    facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
+    return features.digest(backbone.fingerprint, str(found.store.folder.name), facts, stamps, _epoch, *task.code)
+
+
+def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:
+    """Put learner and optimiser where a training stopped; its curve so far, empty for a new one."""
+    if not file.is_file():
+        return []
+    try:
+        kept = torch.load(file, weights_only=True)
+        if kept["key"] == key:
+            learner.load_state_dict(kept["learner"])
+            optimiser.load_state_dict(kept["optimiser"])
+            return kept["curve"]
+    except Exception:  # an unpickler that meets garbage raises anything
+        raise InputError(f"{file} is damaged; remove it to train from the start.") from None
+    raise InputError(f"{file} belongs to a training with other data, settings or code; remove it, or change --out.")
+
+
+def main(task: Task, arguments: list[str] | None = None) -> int:
+    """The command line; 0 done, 2 wrong input, 130 interrupted."""
+    noun = task.kind.noun
+    parser = argparse.ArgumentParser(prog=task.kind.command.removesuffix(" train"))
+    command = parser.add_subparsers(dest="command", required=True).add_parser("train", help=f"train {noun}")
+    command.add_argument("profile", help="a profile in reports/, or the path of a YAML file; its test images are used")
+    command.add_argument("--out", type=Path, required=True, help="the checkpoint to write, such as mine.pth")
+    for key, value in task.plan.model_dump(exclude={"exact"}).items():
+        command.add_argument(f"--{key}", type=type(value), default=value, help=f"default {value}")
+    command.add_argument("--half", action="store_true", help="keep features as fp16: half the disk, nearly the same")
+    command.add_argument("--method", default="", help="name of the method to train, where the profile has several")
+    command.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="override a key")
+    options = parser.parse_args(arguments)
+    try:
+        given = dict(profile.override(pair) for pair in options.pairs)
+        values = {key: getattr(options, key) for key in ("epochs", "batch", "rate", "seed")}
+        plan = profile.check(Plan, values | {"exact": not options.half}, "train")
+        loaded = profile.load(options.profile, given)
+        curve = train(task, loaded, options.out.resolve(), plan, options.method, progress=sys.stderr.isatty())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on after the last whole epoch", file=sys.stderr)
+        return 130
+    print(f"{options.out}: {len(curve)} epochs, loss {curve[0]['total']:.3f} to {curve[-1]['total']:.3f}")
+    return 0
