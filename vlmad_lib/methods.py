@@ -3,7 +3,7 @@
 A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT``, ``FEW_SHOT`` (whether it runs
 without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
 that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
-``parts`` for what is read off all.
+``parts`` for what is read off all. One that reads what others keep names them as ``sides`` and encodes with them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, embedding, features, winclip
+from vlmad_lib import InputError, anomalyclip, embedding, features, hybrid, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import Checkpoint, checkpoint
 
-METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, **embedding.METHODS}
+METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, "hybrid": hybrid, **embedding.METHODS}
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
@@ -29,7 +29,7 @@ class Chosen:
     """A method of a profile with its checked settings and, where it has them, its learned prompts."""
 
     spec: Method
-    settings: winclip.Settings | anomalyclip.Settings | embedding.Settings
+    settings: winclip.Settings | anomalyclip.Settings | hybrid.Settings | embedding.Settings
     prompts: Checkpoint | None = None
 
     @property
@@ -57,11 +57,14 @@ class Chosen:
         """Cells of the map along one side."""
         return self.module.side(self.settings, backbone) // backbone.visual.patch_size[0]
 
-    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Store:
-        """The kept features of the method's encoder."""
-        code, chosen = self.module, self.settings
-        place = (code.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
-        return features.Store(cache, backbone, code.encode, code.ENCODING, *place)
+    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Kept:
+        """The kept features of the method's encoder, or of those it reads."""
+        code, found = self.module, {}
+        sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
+        for prefix, (one, chosen) in sides.items():
+            place = (one.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
+            found[prefix] = features.Store(cache, backbone, one.encode, one.ENCODING, *place)
+        return features.Joint(found) if len(found) > 1 else found[""]
 
     def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
         """(2, D) text features of a wording, kept by wording, weights and prompts; none of an empty one."""

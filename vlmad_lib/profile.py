@@ -46,6 +46,7 @@ USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
     "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
 }
+USUAL["hybrid"] = USUAL["anomalyclip"] | {"name": "Hybrid"}
 USUAL |= {
     method: USUAL["winclip"] | {"name": name}
     for method, name in {
@@ -65,7 +66,7 @@ class Method(Strict):
     trained on where the file does not say it, ``force_leak`` tests on that data all the same, marked as such.
     """
 
-    method: Literal["winclip", "anomalyclip", "association", "patchcore", "padim", "spade"] = "winclip"
+    method: Literal["winclip", "anomalyclip", "hybrid", "association", "patchcore", "padim", "spade"] = "winclip"
     name: str
     backbone: str
     weights: str
@@ -118,7 +119,14 @@ class Profile(Strict):
     notebooks: list[str] = [
         *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
         *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
-        *("10_efficiency", "11_failures", "12_thresholds", "16_the_study_rechecked", "18_does_language_help"),
+        *(
+            "10_efficiency",
+            "11_failures",
+            "12_thresholds",
+            "14_hybrid",
+            "16_the_study_rechecked",
+            "18_does_language_help",
+        ),
     ]
     notice: str = ""
 

@@ -28,7 +28,7 @@ from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
-_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "embedding"]
+_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "hybrid", "embedding"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 PART = 8  # images a worker encodes before it takes others
