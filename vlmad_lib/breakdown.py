@@ -235,15 +235,19 @@ def titled(found: pd.DataFrame) -> pd.DataFrame:
     return found.assign(metric=found.metric.map(TITLES))
 
 
+def first_draws(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+    """The rows of a scores table at a number of shots, of each method's first reference draw."""
+    chosen = scores[scores.shots == shots]
+    return chosen[chosen.seed == chosen.groupby("method").seed.transform("min")]
+
+
 def apart(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Every two methods at a number of shots: difference of their macro image AUROC, paired by image, and its interval.
 
     ``better in`` and ``worse in`` count the categories that DeLong's test tells apart at 5 %, Holm's correction over
     the *n* categories of a pair; first reference draw.
     """
-    rows = []
-    chosen = scores[scores.shots == shots]
-    chosen = chosen[chosen.seed == chosen.groupby("method").seed.transform("min")]
+    rows, chosen = [], first_draws(scores, shots)
     for one, other in combinations(dict.fromkeys(chosen.method), 2):
         first, second = (chosen[chosen.method == name] for name in (one, other))
         shared = first.merge(second[["image", "score"]], on="image", suffixes=("", "_other"))

@@ -162,7 +162,7 @@ def gaps(found: Sequence[Part]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _of(hits: float, n: float) -> str:
+def share_of(hits: float, n: float) -> str:
     """A share with its Wilson interval and counts."""
     return f"{_share(hits / n, *statistics.wilson(hits, n))[:-1]}, n = {n:.0f})" if n else "unknown (n = 0)"
 
@@ -173,8 +173,8 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
     for (method, rule), part in judged.groupby(["method", "rule"], sort=False):
         alarms, n_good, escapes, n_bad = part[["alarms", "n_good", "escapes", "n_bad"]].sum()
         seen = " (an oracle)" if rule == ORACLE else ""
-        told = f"**{method}**, {rule}{seen}: false alarms {_of(alarms, n_good)}"
-        told += f", escapes {_of(escapes, n_bad)}." if n_bad else "."
+        told = f"**{method}**, {rule}{seen}: false alarms {share_of(alarms, n_good)}"
+        told += f", escapes {share_of(escapes, n_bad)}." if n_bad else "."
         if rule == "conformal":
             told += _promise(part, alpha)
         elif rule == "quantile" and n_good:
@@ -213,7 +213,7 @@ def overkill_findings(table: pd.DataFrame) -> str:
             blind = int((rows.allowed == 0).sum())
             some = sweeps.count(blind, "category", "categories")
             few = f" (no escape allowed in {some} with too few defective images for {share:.0%})" if blind else ""
-            told.append(f"{_of(rows.alarms.sum(), rows.n_good.sum())} at {share:.0%} escape{few}")
+            told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {share:.0%} escape{few}")
         lines.append(f"- **{method}**: of the good parts it rejects {', '.join(told)}.")
     return "\n".join(lines) or "- Overkill at a share of escapes needs good and defective test images (n = 0)."
 

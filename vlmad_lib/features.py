@@ -137,6 +137,52 @@ class Store:
         return {name: torch.cat([one[name] for one in found]) for name in names}, counts
 
 
+class Joint:
+    """Several stores as one: the name of an array begins with that of the store that keeps it; "" keeps the rest."""
+
+    def __init__(self, stores: dict[str, Store]):
+        self.stores = dict(sorted(stores.items(), reverse=True))  # "" begins every name, so it is asked last
+        self.folder = tuple(store.folder for store in self.stores.values())
+
+    def _shared(self, names: Sequence[str]) -> list[tuple[str, Store, list[str]]]:
+        """Each store that keeps some of the names, with what they begin with here and what it calls them itself."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            prefix = next(one for one in self.stores if name.startswith(one))
+            found.setdefault(prefix, []).append(name.removeprefix(prefix))
+        return [(prefix, self.stores[prefix], own) for prefix, own in found.items()]
+
+    def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:
+        """The images that lack one of the arrays."""
+        paths = list(paths)
+        lacking = {path for _, store, own in self._shared(names) for path in store.missing(paths, own)}
+        return [path for path in paths if path in lacking]
+
+    def fill(self, paths: Sequence[str], names: Sequence[str], batch: int = 8, progress: bool = False) -> int:
+        """Encode the images that lack one of the arrays, each store its own; returns how many there were."""
+        todo = self.missing(dict.fromkeys(paths), names)
+        for _, store, own in self._shared(names):
+            store.fill(todo, own, batch, progress)
+        return len(todo)
+
+    def each(self, paths: Iterable[str], names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """The fp32 arrays by name of one image after the other; InputError where stores have other tiles of it."""
+        paths, shared = list(paths), self._shared(names)
+        for path, *found in zip(paths, *(store.each(paths, own) for _, store, own in shared), strict=True):
+            pairs = zip(shared, found, strict=True)
+            values = {prefix + name: array for (prefix, *_), one in pairs for name, array in one.items()}
+            if len({len(array) for array in values.values()}) > 1:
+                raise InputError(
+                    f"{path} is not square, so its tiles are no whole image; set settings {{fit: squash}}."
+                )
+            yield values
+
+    load = Store.load
+
+
+Kept = Store | Joint
+
+
 def _half(values: np.ndarray) -> np.ndarray:
     half = values.astype(np.float16)
     return half if np.isfinite(half).all() else values  # a few networks have activations beyond fp16

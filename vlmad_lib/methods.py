@@ -4,7 +4,7 @@ A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT
 without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
 that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
 ``parts`` for what is read off all. One that learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts``
-read more of its checkpoint than text.
+read more of its checkpoint than text. One that reads what others keep names them as ``sides`` and encodes with them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, aprilgan, clip, coop, embedding, features, winclip
+from vlmad_lib import InputError, anomalyclip, aprilgan, clip, coop, embedding, features, hybrid, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.checkpoints import Checkpoint, checkpoint
 from vlmad_lib.profile import Method, Profile, Strict
 
 METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, "aprilgan": aprilgan, "coop": coop, "clip": clip}
-METHODS |= embedding.METHODS
+METHODS |= {"hybrid": hybrid, **embedding.METHODS}
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
@@ -61,12 +61,15 @@ class Chosen:
         """Cells of the map along one side."""
         return self.module.side(self.settings, backbone) // backbone.visual.patch_size[0]
 
-    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Store:
-        """The kept features of the method's encoder."""
-        code, chosen = self.module, self.settings
-        place = (code.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
-        owner = code.shares(chosen, backbone) if hasattr(code, "shares") else code  # who keeps the same arrays
-        return features.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
+    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Kept:
+        """The kept features of the method's encoder, or of those it reads."""
+        code, found = self.module, {}
+        sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
+        for prefix, (one, chosen) in sides.items():
+            place = (one.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
+            owner = one.shares(chosen, backbone) if hasattr(one, "shares") else one  # who keeps the same arrays
+            found[prefix] = features.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
+        return features.Joint(found) if len(found) > 1 else found[""]
 
     @property
     def score(self) -> Callable:

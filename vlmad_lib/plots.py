@@ -509,3 +509,28 @@ def lent(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
     grid[0, 0].set_ylabel("category of the threshold")
     figure.colorbar(drawn, ax=list(grid[0]), label="share; numbers in %", shrink=0.8)
     return figure
+
+
+# ---------------------------------------------------------------- failures
+
+
+def odds(table: pd.DataFrame) -> Figure:
+    """Odds ratios with their 95 % intervals on a log axis, one colour per method; ``table`` of ``causes.explained``."""
+    order, names = list(dict.fromkeys(table.input)), list(dict.fromkeys(table.method))
+    palette, edge = colours(names), 50.0
+    figure, axes = plt.subplots(figsize=(8, 1.1 + (0.22 + 0.12 * len(names)) * len(order)))
+    for number, (name, part) in enumerate(table.groupby("method", sort=False)):
+        at = part.input.map(order.index) + (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
+        axes.hlines(
+            at, part.low.clip(lower=1 / edge), part.high.clip(upper=edge), color=palette[name], lw=2, alpha=0.45
+        )
+        axes.plot(part["odds ratio"], at, "o", color=palette[name], ms=6, label=name)
+    axes.set_yticks(range(len(order)), order)
+    axes.axvline(1, color="#30343b", lw=1, ls="--")
+    axes.set(xscale="log", xlabel="odds ratio of an escape (log scale); bars: 95 % interval; dashed: no effect")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure

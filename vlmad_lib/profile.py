@@ -49,6 +49,7 @@ USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
     "anomalyclip": {"name": "AnomalyCLIP", "backbone": "ViT-L-14-336-quickgelu", "weights": "openai"},
 }
+USUAL["hybrid"] = USUAL["anomalyclip"] | {"name": "Hybrid"}
 USUAL |= {
     method: USUAL["anomalyclip"] | {"name": name}
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
@@ -75,7 +76,8 @@ class Method(Strict):
     """
 
     method: Literal[
-        "winclip", "anomalyclip", "aprilgan", "coop", "clip", "association", "patchcore", "padim", "spade"
+        *("winclip", "anomalyclip", "aprilgan", "coop", "clip", "hybrid"),
+        *("association", "patchcore", "padim", "spade"),
     ] = "winclip"
     name: str
     backbone: str
@@ -129,7 +131,8 @@ class Profile(Strict):
     notebooks: list[str] = [
         *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
         *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
-        *("10_efficiency", "12_thresholds", "16_the_study_rechecked", "17_which_method", "18_does_language_help"),
+        *("10_efficiency", "11_failures", "12_thresholds", "14_hybrid"),
+        *("16_the_study_rechecked", "17_which_method", "18_does_language_help"),
     ]
     notice: str = ""
 

@@ -42,7 +42,7 @@ from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
 _DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilgan", "checkpoints", "clip", "coop"]
-_DECIDING += ["embedding"]
+_DECIDING += ["hybrid", "embedding"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 PART = 8  # images a worker encodes before it takes others

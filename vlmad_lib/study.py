@@ -29,6 +29,8 @@ INDEX = [
     ("Figures 3 and 4, section 5.2.1", "WinCLIP by number of reference images", "08_shot_count"),
     ("Figure 5, section 5.2.2", "WinCLIP by window size", "07_window_size"),
     ("Section 3.1.2 and abstract", "prompt ensembles", "09_prompts"),
+    ("Section 5.3", "misclassifications, announced there and measured here", "11_failures"),
+    ("Section 5.3", "the hybrid, proposed there and tried here", "14_hybrid"),
     ("Sections 4 to 6", "every claim against the tables it rests on", "16_the_study_rechecked"),
 ]
 """The study's tables, figures and sections: which, what they show, and the notebook that has it for any data."""

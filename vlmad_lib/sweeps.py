@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
-from vlmad_lib import InputError, breakdown, data, metrics, statistics
+from vlmad_lib import InputError, breakdown, data, features, metrics, statistics
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -182,6 +183,24 @@ def by_size(table: pd.DataFrame) -> pd.DataFrame:
     return found.iloc[np.argsort(place, kind="stable")].reset_index(drop=True)
 
 
+def inside(results: Results, rows: pd.DataFrame) -> pd.Series:
+    """Pixel AUROC inside each image of masked rows of a scores table, with their index; kept on disk."""
+    facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
+    size, stamps = results.profile.evaluation_size, [features.stamp(path) for path in rows["mask"].unique()]
+    key = features.digest(facts, stamps, size, metrics.framed_map, metrics.ranking)
+
+    def compute() -> torch.Tensor:
+        found = pd.Series(np.nan, rows.index)
+        for _, part in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
+            first = part.iloc[0]
+            mask = data.framed_mask(first["mask"], first.width, first.height, first.fit, size)
+            values = [metrics.ranking(one[~mask], one[mask])["auroc"] for one in results.framed(part)]
+            found.loc[part.index] = values
+        return torch.from_numpy(found.to_numpy(copy=True))
+
+    return pd.Series(features.kept(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index)
+
+
 def by_image(results: Results, base: str) -> pd.DataFrame:
     """Pixel AUROC inside each masked anomalous image, by window size ``k``, means over reference draws.
 
@@ -190,14 +209,7 @@ def by_image(results: Results, base: str) -> pd.DataFrame:
     """
     scores = results.scores
     alone = scores[(scores.method != base) & (scores.full_image == "False") & (scores["mask"] != "")]
-    rows, size = [], results.profile.evaluation_size
-    for _, part in alone.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
-        first = part.iloc[0]
-        mask = data.framed_mask(first["mask"], first.width, first.height, first.fit, size)
-        for row, found in zip(part.itertuples(), results.framed(part), strict=True):
-            value = metrics.ranking(found[~mask], found[mask])["auroc"]
-            rows.append((row.group, row.category, row.image, int(row.windows), value))
-    table = pd.DataFrame(rows, columns=["group", "category", "image", "k", "auroc"]).dropna()
+    table = alone.assign(k=alone.windows.astype(int), auroc=inside(results, alone)).dropna(subset="auroc")
     return table.groupby(["group", "category", "image", "k"], sort=False).auroc.mean().reset_index()
 
 

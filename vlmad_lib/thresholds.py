@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, statistics
+from vlmad_lib import InputError, breakdown, data, run, statistics
+from vlmad_lib.results import Results
 
 REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
 TRAIN, HALVES = "training images", "halves of the good test images"
@@ -128,6 +129,20 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
     spare = spare.groupby("category").head(most) if most else spare
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
+
+
+def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
+    """The scores table of normal training images, scored by a run's methods like test images, for ``parts``.
+
+    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method.
+    """
+    chosen = results.profile
+    seed = min(chosen.seeds) if shots else 0
+    spare = calibration_index(results.index, shots, seed, most)
+    if not chosen.methods or spare.empty or not (results.scores.shots == shots).any():
+        return None
+    changes = {"imports": [], "shots": [shots], "seeds": [seed]}
+    return run.run(chosen.model_copy(update=changes), table=spare).scores
 
 
 @dataclass(frozen=True)

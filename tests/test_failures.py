@@ -1,0 +1,187 @@
+"""Failures: margins and shares by hand, a model that must find what the data were made of, two methods at odds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, small_profile
+from scipy.stats import fisher_exact
+from sklearn.linear_model import LogisticRegression
+
+from vlmad_lib import causes, failures, run, statistics, thresholds
+from vlmad_lib.failures import ALARM, ESCAPE, TEST
+from vlmad_lib.thresholds import TRAIN, Part
+
+
+def scores(values: dict[str, dict[str, tuple[list, list]]]) -> pd.DataFrame:
+    """A scores table of {method: {category: (good scores, defective scores)}}."""
+    rows = []
+    for method, categories in values.items():
+        for category, sides in categories.items():
+            for label, side in enumerate(sides):
+                for number, score in enumerate(side):
+                    facts = {"method": method, "shots": 0, "seed": 0, "group": "rigid", "category": category}
+                    defect = "dent" if label else "good"
+                    image = f"{category}-{label}-{number}"
+                    rows.append(facts | {"defect": defect, "label": label, "image": image, "score": float(score)})
+    return pd.DataFrame(rows)
+
+
+def limit(**values: float) -> pd.DataFrame:
+    rows = [(method, name, value, TRAIN, 9) for method in "AB" for name, value in values.items()]
+    return pd.DataFrame(rows, columns=["method", "category", "threshold", "source", "k"])
+
+
+TABLE = scores(
+    {
+        "A": {"plate": ([0, 2, 4], [1, 3, 9]), "cloth": ([10, 10, 10], [9, 30])},
+        "B": {"plate": ([0, 4, 0], [9, 0, 9]), "cloth": ([0, 0, 0], [30, 30])},
+    }
+)
+CASES = failures.judged(TABLE, limit(plate=2.5, cloth=15.0))
+
+
+def test_margins_are_in_deviations_of_the_good_scores_of_the_category():
+    own = CASES[CASES.method == "A"].set_index("image")
+    assert own.margin["plate-0-2"] == pytest.approx((4 - 2.5) / 2)  # 0, 2, 4 deviate by 2
+    assert own.failure["plate-0-2"] == ALARM and own.failure["plate-1-0"] == ESCAPE
+    assert own.failure["plate-1-1"] == "" and own.failure["plate-0-1"] == ""
+    # where good images all score the same, the spread is that of the whole category
+    assert own.margin["cloth-1-0"] == pytest.approx((9 - 15) / np.std([10, 10, 10, 9, 30], ddof=1))
+
+
+def test_a_score_at_the_threshold_is_accepted():
+    found = failures.judged(TABLE, limit(plate=4.0)).set_index(["method", "image"])
+    assert found.failure["A", "plate-0-2"] == "" and set(found.category) == {"plate"}
+
+
+def test_limits_are_conformal_or_say_that_they_judge_themselves():
+    good, bad = np.arange(20.0), np.array([30.0])
+    found = [
+        Part("A", "rigid", "plate", good, bad, np.arange(9.0)),
+        Part("A", "rigid", "cloth", good, bad, np.arange(8.0)),  # too few for a promise of 10 %
+        Part("A", "rigid", "rope", good[:0], bad, good[:0]),
+    ]
+    table = failures.limits(found, 0.1).set_index("category")
+    assert table.threshold["plate"] == 8 and table.source["plate"] == TRAIN and table.k["plate"] == 9
+    assert table.threshold["cloth"] == pytest.approx(np.quantile(good, 0.9)) and table.source["cloth"] == TEST
+    assert "rope" not in table.index
+
+
+def test_totals_and_the_most_confident_mistakes():
+    table = failures.totals(CASES).set_index(["method", "failure"])
+    row = table.loc[("A", ESCAPE)]
+    assert (row.failures, row.images, row["in categories"], row["of"]) == (2, 5, 2, 2)
+    assert (row.low, row.high) == statistics.wilson(2, 5)
+    found = failures.worst(CASES, ESCAPE)
+    assert list(found.method) == ["A", "A", "B"]
+    assert list(found.image[:2]) == ["plate-1-0", "cloth-1-0"]  # 0.75 sd, then 0.66
+    assert len(failures.worst(CASES, ESCAPE, 1)) == 2
+
+
+def test_shares_are_set_against_the_rest():
+    names = np.repeat(["plate", "cloth"], 20)
+    cases = pd.DataFrame({"method": "A", "category": names, "failure": ""})
+    cases.loc[:11, "failure"] = ESCAPE  # 12 of 20 plates, no cloth
+    found = failures.shares(cases, "category")
+    assert list(found["than the rest"]) == ["more often", "less often"] and list(found.share) == [0.6, 0.0]
+    assert fisher_exact([[12, 8], [0, 20]]).pvalue < 0.025
+    cases.loc[3:, "failure"] = ""
+    assert set(failures.shares(cases, "category")["than the rest"]) == {"not decided"}
+    assert list(failures.shares(cases[:20], "category")["than the rest"]) == ["not decided"]
+
+
+def made(strength: float, categories: int = 8, each: int = 40) -> pd.DataFrame:
+    """Defects that escape the likelier the fainter they are, whatever their size and class."""
+    stream = np.random.default_rng(0)
+    n = categories * each
+    contrast = np.exp(stream.normal(2, 1, n))
+    chance = 1 / (1 + np.exp(strength * (np.log(contrast) - 2)))
+    return pd.DataFrame(
+        {
+            "method": "A",
+            "category": np.repeat([f"c{number}" for number in range(categories)], each),
+            "group": np.repeat(["rigid", "texture"], n // 2),
+            "defect_class": stream.choice(["Dent", "Hole"], n),
+            "contrast": contrast,
+            "area": np.exp(stream.normal(-4, 1, n)),
+            "failure": np.where(stream.random(n) < chance, ESCAPE, ""),
+        }
+    )
+
+
+def test_the_model_finds_what_made_the_escapes_and_nothing_else():
+    found = causes.explained(made(2.0), resamples=80).set_index("input")
+    assert found.high["log contrast"] < 0.3 and found.images["log contrast"] == 320
+    others = found.drop("log contrast")
+    assert set(others.index) == {"log area", "Dent", "Hole", "rigid", "texture"}
+    assert ((others.low < 1) & (others.high > 1)).all()
+    ahead = causes.foreseen(made(2.0)).iloc[0]
+    assert ahead.low > 0.2 and ahead.n == 8
+    nothing = causes.foreseen(made(0.0)).iloc[0]
+    assert nothing.low < 0 < nothing.high
+
+
+def test_fits_are_those_of_scikit_learn():
+    cases = made(1.0)
+    values, wrong = causes.inputs(cases).to_numpy(), (cases.failure != "").to_numpy()
+    weights = np.random.default_rng(0).integers(0, 3, (3, len(cases))).astype(float)
+    for own, weight in zip(causes.fitted(values, wrong, weights), weights, strict=True):
+        oracle = LogisticRegression(tol=1e-9, max_iter=2000).fit(values, wrong, weight)
+        assert own == pytest.approx(np.r_[oracle.intercept_, oracle.coef_[0]], abs=1e-4)
+    assert not causes.fitted(values, wrong | True, weights).any()
+
+
+def test_few_categories_and_no_failures_decide_nothing():
+    found = causes.explained(made(2.0, categories=2))
+    assert (found.low == 0).all() and np.isinf(found.high).all()
+    none = made(2.0).assign(failure="")
+    assert (causes.explained(none, 20)["odds ratio"] == 1).all() and causes.foreseen(none).n.iloc[0] == 0
+
+
+def test_cases_without_measures_are_left_out_or_the_measures_are():
+    few, most = made(2.0), made(2.0)
+    few.loc[:9, "contrast"] = np.nan
+    most.loc[9:, "contrast"] = np.nan
+    assert len(causes.measured(few)) == 310
+    assert len(causes.measured(most)) == 320 and "log contrast" not in causes.inputs(causes.measured(most))
+
+
+def test_disagreements_count_both_ways():
+    found = failures.disagreements(CASES).set_index("failure").loc[ESCAPE]
+    counts = found[["both right", "first alone", "second alone", "neither"]]
+    assert list(counts) == [2, 1, 2, 0]
+    # plates: both let 1 of 3 escape; cloth: A one of 2, B none
+    ends = statistics.paired([0.0, 0.5])
+    assert found.difference == pytest.approx(ends[0]) and found.n == 2
+    first, second = failures.alone_right(CASES, "A", "B"), failures.alone_right(CASES, "B", "A")
+    assert list(first.image) == ["plate-1-1"] * 2 + ["plate-0-1"] * 2 and list(first.method) == ["A", "B"] * 2
+    assert set(second.image[second.label == 1]) == {"cloth-1-0", "plate-1-0"}
+    assert failures.disagreements(CASES[CASES.method == "A"]).empty
+
+
+def test_findings_say_what_is_and_what_is_not_decided():
+    cases = pd.concat([made(2.0).assign(method=name, label=1, margin=0.0, source=TRAIN, k=9) for name in "AB"])
+    cases["image"] = [str(number % 320) for number in range(len(cases))]
+    found, foreseen = causes.explained(cases, 60), causes.foreseen(cases)
+    told = failures.findings(cases, found, foreseen, failures.disagreements(cases), 0.1)
+    assert "from 9 training images a category in 8 of 8 categories" in told
+    assert "less likely with log contrast (odds x 0." in told and "can be foreseen: AUROC 0." in told
+    assert "not decided: log area" in told and "neither 1" in told
+    fewer = cases[cases.method == "A"].assign(failure="")
+    better = pd.concat([fewer, cases[cases.method == "B"]])
+    assert "A has fewer" in failures.findings(better, found[:0], foreseen[:0], failures.disagreements(better), 0.1)
+    assert "n = 0" in failures.findings(cases[:0], found[:0], foreseen[:0], failures.disagreements(cases[:0]), 0.1)
+
+
+def test_a_run_is_judged_by_its_training_images(mvtec, tmp_path):
+    spec = TINY | {"method": "anomalyclip", "settings": {"prompts": "object"}}  # two prompts to encode, not thousands
+    results = run.run(small_profile(mvtec, tmp_path / "cache", shots=[0], methods=[spec]))
+    normal = thresholds.normal_scores(results)
+    assert set(normal.defect) == {"good"} and len(normal) == 8
+    limits = failures.limits(thresholds.parts(results.scores, normal), 0.2)
+    assert set(limits.source) == {TRAIN} and set(limits.k) == {4}
+    found = failures.described(failures.judged(results.scores, limits), results)
+    assert len(found) == 16 and found.contrast.notna().sum() == 8
+    assert thresholds.normal_scores(results, shots=3) is None

@@ -1,0 +1,258 @@
+"""Failures: the images a method gets wrong at a stated threshold, how far, and what they have in common (notebook 11).
+
+A false alarm is a good image rejected, an escape a defective one accepted, as in ``thresholds``. The margin of a score
+is its distance from its category's threshold in standard deviations of the category's good scores, positive where it is
+rejected: scores of different categories share no scale, margins do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import fisher_exact
+
+from vlmad_lib import breakdown, contrast, decisions, defects, statistics, sweeps, thresholds
+from vlmad_lib.results import Results
+from vlmad_lib.thresholds import TRAIN, Part
+
+ALARM, ESCAPE = "false alarm", "escape"
+TEST = "good test images"
+
+
+# ---------------------------------------------------------------- what went wrong
+
+
+def limits(found: Sequence[Part], alpha: float) -> pd.DataFrame:
+    """The threshold of each method and category, and the *k* normal images that set it.
+
+    Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the quantile of the
+    good test images themselves, which then judges its own images. Categories without good images have none.
+    """
+    rows = []
+    for part in found:
+        limit, source, k = thresholds.conformal(part.train, alpha), TRAIN, len(part.train)
+        if np.isinf(limit) and len(part.good):
+            limit, source, k = thresholds.quantile(part.good, alpha), TEST, len(part.good)
+        if np.isfinite(limit):
+            rows.append((part.method, part.category, limit, source, k))
+    return pd.DataFrame(rows, columns=["method", "category", "threshold", "source", "k"])
+
+
+def judged(scores: pd.DataFrame, limit: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+    """The rows of a scores table, first reference draw, with ``threshold``, ``margin`` and ``failure``.
+
+    ``failure`` is empty where the decision is right. Categories without a threshold are left out.
+    """
+    rows = breakdown.first_draws(scores, shots).merge(limit, on=["method", "category"])
+    keys = ["method", "category"]
+    spread = rows[rows.label == 0].groupby(keys).score.std(ddof=1).rename("spread").reset_index()
+    whole = rows.groupby(keys).score.transform("std", ddof=1)  # a single good image has no spread of its own
+    spread = rows[keys].merge(spread, on=keys, how="left").spread.to_numpy()
+    spread = np.where(spread > 0, spread, np.where(whole > 0, whole, 1.0))
+    over = rows.score > rows.threshold
+    wrong = over != (rows.label == 1)
+    kind = np.where(wrong, np.where(over, ALARM, ESCAPE), "")
+    return rows.assign(margin=(rows.score - rows.threshold) / spread, failure=kind)
+
+
+def described(cases: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """Judged rows with ``defect_class`` and, where there is a mask, contrast, area and sharpness of the defect."""
+    measured = contrast.measure(results)[["image", *contrast.MEASURES]]
+    found = cases.merge(measured, on="image", how="left")
+    return found.assign(defect_class=defects.classes(found, results.profile))
+
+
+def worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFrame:
+    """The failures of one kind, each method's most confident first: the farthest on the wrong side of the threshold."""
+    rows = cases[cases.failure == failure]
+    rows = rows.assign(confidence=rows.margin.abs()).sort_values("confidence", ascending=False, kind="stable")
+    places = {name: place for place, name in enumerate(dict.fromkeys(cases.method))}
+    return rows.sort_values("method", key=lambda names: names.map(places), kind="stable").groupby("method").head(most)
+
+
+def totals(cases: pd.DataFrame) -> pd.DataFrame:
+    """Failures of each kind by method, with Wilson's 95 % interval, and the categories they lie in."""
+    rows = []
+    for method, part in cases.groupby("method", sort=False):
+        for label, kind in ((0, ALARM), (1, ESCAPE)):
+            some = part[part.label == label]
+            wrong = some[some.failure == kind]
+            facts = {"method": method, "failure": kind, "failures": len(wrong), "images": len(some)}
+            share = len(wrong) / len(some) if len(some) else float("nan")
+            low, high = statistics.wilson(len(wrong), len(some))
+            facts |= {"share": share, "low": low, "high": high}
+            rows.append(facts | {"in categories": wrong.category.nunique(), "of": some.category.nunique()})
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- what failures have in common
+
+
+def shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
+    """How many of the images of each value of a column fail, by method; ``cases`` of one label.
+
+    Wilson's 95 % interval, and whether it is more or less than among the method's other images: Fisher's exact test,
+    Holm's correction over the values. Images count as independent; the model of ``causes`` does not.
+    """
+    rows = []
+    for method, part in cases.groupby("method", sort=False):
+        wrong, values = part.failure != "", part[column]
+        found, chances = [], []
+        for value in sorted(values.dropna().unique()):
+            inside, outside = wrong[values == value], wrong[values.notna() & (values != value)]
+            counts = [[side.sum(), (~side).sum()] for side in (inside, outside)]
+            chances.append(float(fisher_exact(counts).pvalue) if len(outside) else 1.0)
+            low, high = statistics.wilson(inside.sum(), len(inside))
+            more = inside.mean() > (outside.mean() if len(outside) else 1.0)
+            facts = {"method": method, column: value, "failures": int(inside.sum()), "images": len(inside)}
+            found.append(facts | {"share": inside.mean(), "low": low, "high": high, "more": more})
+        told = zip(found, statistics.holm(chances), strict=True)
+        rows += [one | {"than the rest": _than(one.pop("more"), sure)} for one, sure in told]
+    columns = ["method", column, "failures", "images", "share", "low", "high", "than the rest"]
+    table = pd.DataFrame(rows, columns=columns)
+    places = {name: place for place, name in enumerate(dict.fromkeys(table.method))}
+    table = table.sort_values("share", ascending=False, kind="stable")
+    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def _than(more: bool, sure: bool) -> str:
+    return ("more often" if more else "less often") if sure else "not decided"
+
+
+# ---------------------------------------------------------------- where methods disagree
+
+
+def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
+    """Every two methods on the images of each kind: how many both, one or neither decides rightly.
+
+    ``difference``: share of failures of the first less that of the second, the mean over *n* categories, paired, with
+    its 95 % interval.
+    """
+    rows = []
+    for first, second in combinations(dict.fromkeys(cases.method), 2):
+        for label, kind in ((0, ALARM), (1, ESCAPE)):
+            pair = _pair(cases, first, second, label)
+            wrong = [pair.failure != "", pair.failure_other != ""]
+            share = pd.DataFrame({"apart": wrong[0].astype(float) - wrong[1], "category": pair.category})
+            apart = share.groupby("category").apart.mean()
+            counts = {
+                "both right": int((~wrong[0] & ~wrong[1]).sum()),
+                "first alone": int((~wrong[0] & wrong[1]).sum()),
+                "second alone": int((wrong[0] & ~wrong[1]).sum()),
+                "neither": int((wrong[0] & wrong[1]).sum()),
+            }
+            ends = dict(zip(("difference", "low", "high"), sweeps.difference(apart.to_numpy()), strict=True))
+            rows.append({"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart)})
+    counted = ["both right", "first alone", "second alone", "neither"]
+    return pd.DataFrame(rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n"])
+
+
+def _pair(cases: pd.DataFrame, first: str, second: str, label: int) -> pd.DataFrame:
+    """The rows of ``first`` of a label, with margin and failure of ``second`` on the same image (``_other``)."""
+    one, other = (cases[(cases.method == name) & (cases.label == label)] for name in (first, second))
+    return one.merge(other[["image", "margin", "failure"]], on="image", suffixes=("", "_other"))
+
+
+def alone_right(cases: pd.DataFrame, first: str, second: str, most: int = 3) -> pd.DataFrame:
+    """Images that ``first`` decides rightly and ``second`` wrongly, margins farthest apart first, ``most`` of a kind.
+
+    Two rows an image, that of ``first`` above that of ``second``: as ``plots.maps`` shows them side by side.
+    """
+    found = []
+    for label in (1, 0):
+        pair = _pair(cases, first, second, label)
+        pair = pair[(pair.failure == "") & (pair.failure_other != "")]
+        gap = (pair.margin - pair.margin_other).abs().sort_values(ascending=False, kind="stable")
+        found += list(pair.image.loc[gap.index[:most]])
+    order = {(image, name): place for place, (image, name) in enumerate((i, n) for i in found for n in (first, second))}
+    rows = cases[cases.image.isin(found) & cases.method.isin([first, second])]
+    return rows.iloc[np.argsort([order[key] for key in zip(rows.image, rows.method, strict=True)], kind="stable")]
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def findings(
+    cases: pd.DataFrame, found: pd.DataFrame, foretold: pd.DataFrame, apart: pd.DataFrame, alpha: float
+) -> str:
+    """What fails, what failures have in common and where methods differ, as a Markdown list.
+
+    ``found`` and ``foretold``: ``causes.explained`` and ``causes.foreseen`` of the defective images; ``apart``:
+    ``disagreements``.
+    """
+    if cases.empty:
+        return "- No category has a good image to set a threshold from (n = 0), so nothing can be called a failure."
+    lines = [_threshold_line(cases, alpha)]
+    for method, part in cases.groupby("method", sort=False):
+        sides = [part[part.label == label] for label in (0, 1)]
+        told = [
+            f"{kind}s {decisions.share_of((side.failure != '').sum(), len(side))}"
+            for kind, side in zip((ALARM, ESCAPE), sides, strict=True)
+        ]
+        lines.append(f"**{method}**: {', '.join(told)}.{_uneven(sides[1], ESCAPE)}{_uneven(sides[0], ALARM)}")
+        lines += _common_line(method, found[found.method == method], foretold[foretold.method == method])
+    lines += [_apart_line(row) for row in apart.itertuples() if row.n]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
+    kept = cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
+    told = [
+        f"from {sweeps.spanned(part.k)} {source} a category in {part.category.nunique()} of "
+        f"{sweeps.count(cases.category.nunique(), 'category', 'categories')}"
+        for source, part in kept
+    ]
+    own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
+    return f"Thresholds that let {alpha:.0%} of the good parts be rejected, set {' and '.join(told)}.{own}"
+
+
+def _uneven(side: pd.DataFrame, kind: str) -> str:
+    """In which categories a kind of failure is more or less frequent than in the rest."""
+    told = shares(side, "category")
+    if len(told) < 2 or not told.failures.sum():
+        return ""
+    rows = {way: told[told["than the rest"] == way] for way in ("more often", "less often")}
+    named = [
+        f"{way} in {', '.join(f'{row.category} ({row.failures} of {row.images})' for row in part.itertuples())}"
+        for way, part in rows.items()
+        if len(part)
+    ]
+    return f" Of the {kind}s, {' and '.join(named) or 'no category is told from the rest'} (n = {len(told)})."
+
+
+def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> list[str]:
+    """What makes an escape more or less likely, all else the same, and whether escapes can be foreseen."""
+    if found.empty:
+        return []
+    ways = {"higher": "more", "lower": "less"}
+    verdicts = [ways.get(sweeps.verdict(row.low - 1, row.high - 1), "") for row in found.itertuples()]
+    told = [
+        f"{verdict} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f})"
+        for row, verdict in zip(found.itertuples(), verdicts, strict=True)
+        if verdict
+    ]
+    chance = f"of {len(found)} inputs chance alone would decide about {(1 - statistics.LEVEL) * len(found):.1f}"
+    n = f"n = {found.images.max()} images in {found.categories.max()} categories"
+    open_ones = [name for name, verdict in zip(found.input, verdicts, strict=True) if not verdict]
+    rest = f"; not decided: {', '.join(open_ones)}" if open_ones else ""
+    rest += f"; {chance}"
+    line = f"**{method}**, all else the same, an escape is {'; '.join(told) or 'tied to nothing for sure'} ({n}){rest}."
+    for row in foretold[foretold.n > 0].itertuples():
+        word = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}.get(sweeps.verdict(row.low, row.high))
+        line += (
+            f" Which image of a new category escapes {word or 'is not told from chance'}: AUROC "
+            f"{0.5 + row.difference:.3f} ({max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, n = {row.n})."
+        )
+    return [line]
+
+
+def _apart_line(row) -> str:
+    word = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
+    named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {sum(row[4:8])} images)"
+    counts = f"both right {row[4]}, {row.first} alone {row[5]}, {row.second} alone {row[6]}, neither {row[7]}"
+    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {row.n} categories"
+    told = word.get(sweeps.verdict(row.low, row.high), "not decided")
+    return f"{named}: {counts}; shares of failures apart by {apart}: {told}."
