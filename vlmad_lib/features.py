@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,9 +32,14 @@ def digest(*facts: Any) -> str:
     """24 hexadecimal digits of JSON-ready facts; functions and classes count by their source."""
 
     def plain(value: Any) -> str:
-        return inspect.getsource(value) if callable(value) else str(value)
+        return _source(value) if callable(value) else str(value)
 
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()[:24]
+
+
+@cache
+def _source(code: Callable) -> str:
+    return inspect.getsource(code)  # it parses the file anew each time
 
 
 def stamp(path: str) -> str:
