@@ -493,24 +493,31 @@ def reliability(curves: dict[tuple[str, str], pd.DataFrame]) -> Figure:
     return figure
 
 
-def lent(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Heat maps of ``decisions.transfer``: categories judged (columns) by thresholds of others (rows); own framed."""
+def lent(
+    table: pd.DataFrame, panels: dict[str, str],
+    labels: tuple[str, str, str] = ("category of the threshold", "judged category", "share; numbers in %"),
+) -> Figure:  # fmt: skip
+    """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
+
+    As made by ``decisions.transfer`` or ``transfer.matrix``; ``labels`` are those of rows, columns and colours. A cell
+    without a value is crossed out.
+    """
     given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
     size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))
     figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
-        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy()
+        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy(float)
         drawn = axes.imshow(wide, cmap=MAP, vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(wide.shape):
             ink = "white" if wide[row, column] < 0.6 else "black"
-            told = f"{100 * wide[row, column]:.0f}"
+            told = "×" if np.isnan(wide[row, column]) else f"{100 * wide[row, column]:.0f}"
             axes.text(column, row, told, ha="center", va="center", fontsize=7, color=ink)
             if given[row] == judged[column]:
                 _frame(axes, (row, column), 1, 1)
-        axes.set(title=title, xlabel="judged category", xticks=range(len(judged)), yticks=range(len(given)))
+        axes.set(title=title, xlabel=labels[1], xticks=range(len(judged)), yticks=range(len(given)))
         axes.set_xticklabels(judged, rotation=60, ha="right")
         axes.set_yticklabels(given)
         axes.grid(False)
-    grid[0, 0].set_ylabel("category of the threshold")
-    figure.colorbar(drawn, ax=list(grid[0]), label="share; numbers in %", shrink=0.8)
+    grid[0, 0].set_ylabel(labels[0])
+    figure.colorbar(drawn, ax=list(grid[0]), label=labels[2], shrink=0.8)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,11 +76,11 @@ def _rows(backbone: Backbone, name: str, context: int) -> tuple[Tensor, Tensor]:
 # ---------------------------------------------------------------- files
 
 
-def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "") -> None:
+def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", categories: Sequence[str] = ()) -> None:
     """Write prompts in the official checkpoint's format, with the name of the data set they were trained on.
 
-    ``root`` is the folder of a data set that has no known name. The projections that the official code loads
-    and never uses are zeros, all of them one stored number.
+    ``root`` is the folder of a data set that has no known name, ``categories`` those trained on (all for none). The
+    projections that the official code loads and never uses are zeros, all of them one stored number.
     """
     state = OrderedDict()
     for row, sign in enumerate(("pos", "neg")):
@@ -92,7 +93,7 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "") -
     for i in range(len(learner.deep)):
         state[f"compound_prompt_projections.{i}.weight"] = zero.expand(_DEAD, learner.context.shape[-1])
         state[f"compound_prompt_projections.{i}.bias"] = zero.expand(_DEAD)
-    content = {"prompt_learner": state, "trained_on": trained_on, "root": root}
+    content = {"prompt_learner": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
     replace(path, lambda file: torch.save(content, file))
 
 
@@ -110,7 +111,10 @@ def _open(path: Path) -> dict:
     if not whole or parts["ctx"].ndim != 3 or any(row.shape != deep[0].shape or row.ndim != 2 for row in deep):
         raise _refusal(path, "wrong shapes or values that are not finite")
     said = {key: found.get(key, "") for key in ("trained_on", "root")}
-    return parts | {"deep": deep} | {key: value if isinstance(value, str) else "" for key, value in said.items()}
+    said = {key: value if isinstance(value, str) else "" for key, value in said.items()}
+    named = found.get("categories", [])
+    known = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    return parts | {"deep": deep, "categories": named if known else []} | said
 
 
 def _refusal(path: Path, error: Exception | str) -> InputError:
@@ -181,7 +185,7 @@ def checkpoint(spec: Method, profile: Profile) -> Checkpoint:
             f"{spec.name}: {path} does not say which data set its prompts were trained on; set 'trained_on' of the "
             "method, such as visa or mvtec."
         )
-    leaked = data.overlaps(own or given, found["root"], profile)
+    leaked = data.overlaps(own or given, found["root"], profile, found["categories"])
     if leaked and not spec.force_leak:
         raise InputError(
             f"{spec.name}: the prompts in {path} were trained on {own or given}, the data they would be tested on; "

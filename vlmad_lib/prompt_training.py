@@ -171,7 +171,8 @@ def train(
     lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
     features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     own = profile.dataset == "folder"
-    write(learner, out, data.identity(profile), str(profile.path(profile.root).resolve()) if own else "")
+    root = str(profile.path(profile.root).resolve()) if own else ""
+    write(learner, out, data.identity(profile), root, list(found.table.category.unique()))
     text = _card(out, profile, chosen, backbone, found.table, plan, curve)
     features.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve

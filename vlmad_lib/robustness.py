@@ -245,20 +245,15 @@ def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
 # ---------------------------------------------------------------- tables and sentences
 
 
-def table(parts: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Results of ``summed`` side by side, a row a method and shift, a column a title."""
-    told = []
-    for title, found in parts.items():
-        if len(found):
-            values = [sweeps.signed(row.mean, row.low, row.high) for row in found.itertuples()]
-            told.append(found[["name", "shift"]].assign(title=f"{title} (n = {sweeps.spanned(found.n)})", told=values))
-    if not told:
-        return pd.DataFrame(columns=["name", "shift"])
-    rows = pd.concat(told)
-    wide = rows.pivot(index=["name", "shift"], columns="title", values="told")[list(dict.fromkeys(rows.title))]
-    return (
-        wide.reindex(pd.MultiIndex.from_frame(rows[["name", "shift"]].drop_duplicates())).fillna("none").reset_index()
-    )
+def table(found: pd.DataFrame) -> pd.DataFrame:
+    """``summed`` for people: a row a shift, a column a method with its *n*."""
+    told = [sweeps.signed(row.mean, row.low, row.high) for row in found.itertuples()]
+    counts = found.groupby("name").n.agg(sweeps.spanned) if len(found) else {}
+    named = [f"{name} (n = {counts[name]})" for name in found.name]
+    rows = found[["shift"]].assign(name=named, told=told)
+    wide = rows.pivot(index="shift", columns="name", values="told")
+    order = [one for one in (*shifts.SHIFTS, ALL) if one in wide.index]
+    return wide.reindex(order)[list(dict.fromkeys(named))].fillna("none").reset_index().rename_axis(columns=None)
 
 
 def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
