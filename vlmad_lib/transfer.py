@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, methods, run, sweeps
+from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import DEMO
@@ -33,6 +33,7 @@ SEEDS, EPOCHS = (111, 112), 15
 UNSEEN = {"texture": "roof_shingles", "rigid": "padlock", "flexible": "glove"}
 """Auxiliary categories that the demo's backbone was not trained on."""
 DRAWN = {"train": 0, "good": 8, "per_defect": 3}  # images of each of these
+FEW = 3  # categories below which a difference is not put into a sentence
 COLUMNS = ["compared", "tested", "measure", "difference", "low", "high", "n"]
 
 
@@ -106,13 +107,17 @@ def shipped(group: str, seed: int) -> Path:
     return DEMO.with_name(f"{DEMO.stem}-{group}-{seed}.pth")
 
 
-def targets(tested: Sequence[Profile], most: int = 0) -> list[Target]:
-    """Each profile as a target; for the demo its first ``most`` categories of each group (0: all), then ``unseen``."""
+def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
+    """Each profile as a target; for the demo its first ``most`` categories of each group (0: all), then ``unseen``.
+
+    ``pixels``: the evaluation size of the demo's, its own for 0.
+    """
     zero = [one.model_copy(update={"imports": [], "shots": [0], "seeds": [0]}) for one in tested]
     if tested[0].dataset != "demo" or tested[0].subset != "target":
         return [Target(data.identity(one), one) for one in zero]
     table, _ = run.index(zero[0])
-    first = zero[0].model_copy(update={"categories": sweeps.some(table, most)})
+    size = pixels or zero[0].evaluation_size
+    first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
     return [Target("", first), *(Target(data.identity(one), one) for one in zero[1:]), *unseen(first)]
 
 
@@ -272,7 +277,8 @@ def findings(found: pd.DataFrame) -> str:
     """Whether it matters what prompts were trained on, as a Markdown list, from ``measure``."""
     apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
     lines = []
-    for (name, dataset), part in apart.groupby(["compared", "tested"], sort=False):
+    told_of = apart[apart.n >= FEW]
+    for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
         told = [
             f"{breakdown.TITLES[row.measure]} {sweeps.signed(row.difference, row.low, row.high)}, "
             f"{sweeps.verdict(row.low, row.high)}"
@@ -280,6 +286,13 @@ def findings(found: pd.DataFrame) -> str:
         ]
         n = f"n = {sweeps.spanned(part.n)} {'category' if part.n.max() == 1 else 'categories'}"
         lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
+    if len(told_of):
+        decided = [sweeps.verdict(row.low, row.high) != "not decided" for row in told_of.itertuples()]
+        lines.append(
+            f"{sum(decided)} of these {len(told_of)} differences are decided; chance alone would decide about "
+            f"{(1 - statistics.LEVEL) * len(told_of):.1f}. Comparisons over fewer than {FEW} categories stand in the "
+            "table alone."
+        )
     for row in seeds.dropna().itertuples():
         title, seed, group = breakdown.TITLES[row.measure], row[3], row[5]
         more = "more than" if group > row[4] else "no more than"
