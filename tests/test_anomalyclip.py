@@ -191,7 +191,7 @@ def test_mistake_5_positions_are_resized_bilinearly(net, small, monkeypatch):
     expected = 0.75 * (0.75 * found[1] + 0.25 * found[2]) + 0.25 * (0.75 * found[16] + 0.25 * found[17])
     torch.testing.assert_close(larger[1 + 31], expected)
 
-    def bicubic(visual, grid):
+    def bicubic(visual, grid, _):
         table = visual.positional_embedding
         patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
         resized = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)

@@ -20,7 +20,9 @@ def reported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write(folder / "demo", categories=["gear", "linen"], train=2, good=4, per_defect=3)
     path = write_profile(folder, dataset="mvtec", root=str(folder / "demo"), notice="Only a test.")
-    code = report.main([str(path), "--out", str(folder / "out"), "-p", "sweep=true", "-p", "calibrate=true"])
+    code = report.main(
+        [str(path), "--out", str(folder / "out"), "-p", "sweep=true", "-p", "calibrate=true", "-p", "shift=true"]
+    )
     return code, folder / "out" / "latest"
 
 

@@ -9,7 +9,7 @@ squashed; and the few-shot image score has a fixed scale (``score``). The paper 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -107,10 +107,18 @@ def widths(backbone: Backbone) -> tuple[int, int]:
     return tuple(backbone.visual.proj.shape)
 
 
-def write(learner: Projections, path: Path, trained_on: str, root: str = "", fingerprint: str = "") -> None:
+def write(
+    learner: Projections,
+    path: Path,
+    trained_on: str,
+    root: str = "",
+    fingerprint: str = "",
+    categories: Sequence[str] = (),
+) -> None:
     """Write projections in the official format, with what they were trained on and the fingerprint of their CLIP."""
     state = {name: value.detach().clone() for name, value in learner.state_dict().items()}
     content = {"trainable_linearlayer": state, "trained_on": trained_on, "root": root, "fingerprint": fingerprint}
+    content["categories"] = list(categories)
     replace(path, lambda file: torch.save(content, file))
 
 

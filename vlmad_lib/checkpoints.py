@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def read(path: Path, kind: Kind) -> dict[str, Any]:
-    """What a checkpoint holds, and ``trained_on``, ``root`` and ``fingerprint``, "" where it does not say.
+    """What a checkpoint holds, and ``trained_on``, ``root``, ``fingerprint`` and ``categories``, empty where not said.
 
     Plain tensors and text only, nothing in it is executed; InputError for any other file, and for values that are
     not finite.
@@ -61,7 +61,10 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
     if not whole:
         raise _refusal(path, kind, "values that are not finite")
     said = {key: found.get(key, "") for key in ("trained_on", "root", "fingerprint")}
-    return parts | {key: value if isinstance(value, str) else "" for key, value in said.items()}
+    named = found.get("categories", [])
+    known = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    said = {key: value if isinstance(value, str) else "" for key, value in said.items()}
+    return parts | said | {"categories": named if known else []}
 
 
 def _refusal(path: Path, kind: Kind, error: Exception | str) -> InputError:
@@ -92,7 +95,7 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
             f"{spec.name}: {path} does not say which data set its {kind.noun} were trained on; set 'trained_on' of "
             "the method, such as visa or mvtec."
         )
-    leaked = data.overlaps(own or given, found["root"], profile)
+    leaked = data.overlaps(own or given, found["root"], profile, found["categories"])
     if leaked and not spec.force_leak:
         raise InputError(
             f"{spec.name}: the {kind.noun} in {path} were trained on {own or given}, the data they would be tested "

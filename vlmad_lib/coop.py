@@ -7,6 +7,7 @@ from whole images, with cross entropy, and read plain CLIP. ``python -m vlmad_li
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,10 +51,11 @@ class Context(PromptLearner):
         super().__init__(backbone, seed, context, depth=1)
 
 
-def write(learner: Context, path: Path, trained_on: str, root: str = "") -> None:
+def write(learner: Context, path: Path, trained_on: str, root: str = "", categories: Sequence[str] = ()) -> None:
     """Write a context under the names of CoOp's own checkpoints, with the data set it was trained on."""
     state = {"ctx": learner.context.detach()[0].clone(), "token_prefix": learner.prefix.clone()}
-    replace(path, lambda file: torch.save({"state_dict": state, "trained_on": trained_on, "root": root}, file))
+    content = {"state_dict": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
+    replace(path, lambda file: torch.save(content, file))
 
 
 def _parse(found: dict) -> dict[str, Tensor]:

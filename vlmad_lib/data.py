@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +110,13 @@ def known_name(text: str) -> str:
     return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())
 
 
-def overlaps(name: str, root: str, profile: Profile) -> bool:
-    """Whether data of a name (and of a folder, for own pictures) are those of a profile."""
+def overlaps(name: str, root: str, profile: Profile, categories: Sequence[str] = ()) -> bool:
+    """Whether data of a name (and of a folder, for own pictures) are among those of a profile.
+
+    ``categories`` are those of the data, all for none: a profile that names only others of them shares nothing.
+    """
+    if categories and profile.categories and set(categories).isdisjoint(profile.categories):
+        return False
     if root:
         own, other = profile.path(profile.root).resolve(), Path(root).resolve()
         return own.is_relative_to(other) or other.is_relative_to(own)

@@ -23,6 +23,7 @@ from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = False
+CHECKPOINT = anomalyclip.CHECKPOINT
 LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
 
 

@@ -350,6 +350,39 @@ def best_sizes(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def over_severity(table: pd.DataFrame, label: str, level: float) -> Figure:
+    """Values with their 95 % intervals against the severity, a panel a shift, a line a method, dashed with references.
+
+    ``table`` as made by ``robustness.summed`` by severity; ``level`` is where the images as they are stand.
+    """
+    panels = list(table.groupby("shift", sort=False))
+    lines, names = -(-len(panels) // 4), list(dict.fromkeys(table.name))
+    methods = {name: name.rpartition(", ")[0] for name in names}
+    palette, width = colours(methods.values()), min(len(panels), 4)
+    figure, grid = plt.subplots(
+        *(lines, width), figsize=(1.2 + 2.3 * width, 0.9 + 2.3 * lines), squeeze=False, layout="constrained",
+        sharex=True, sharey=True,
+    )  # fmt: skip
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes, (shift, part) in zip(grid.flat, panels, strict=False):
+        axes.axhline(level, color="#30343b", lw=1, ls="--")
+        for number, (name, rows) in enumerate(part.groupby("name", sort=False)):
+            colour, places = palette[methods[name]], rows.severity + 0.12 * (number - (len(names) - 1) / 2)
+            stroke = "o-" if name.endswith(breakdown.shots_name(0)) else "s--"
+            axes.vlines(places, rows.low, rows.high, color=colour, lw=1.5, alpha=0.3)
+            axes.plot(places, rows["mean"], stroke, color=colour, ms=4, lw=1.3, label=name)
+        axes.set_title(shift, fontsize=9, loc="left")
+        axes.set_xticks(sorted(table.severity.unique()))
+    ends = np.r_[table["mean"], level]
+    reach = max(np.ptp(ends), 0.05)  # wider intervals are cut: one of few units would flatten all the rest
+    grid[0, 0].set_ylim(ends.min() - 0.6 * reach, ends.max() + 0.6 * reach)
+    figure.supxlabel("severity; bars: 95 % interval, cut at the frame; dashed: as before", fontsize=9)
+    figure.supylabel(label, fontsize=9)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
 def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = COLOURS["WinCLIP"]) -> Figure:
     """Differences with their 95 % intervals, a panel a measure and a line for each value of the column ``rows``.
 
@@ -488,26 +521,33 @@ def reliability(curves: dict[tuple[str, str], pd.DataFrame]) -> Figure:
     return figure
 
 
-def lent(table: pd.DataFrame, panels: dict[str, str]) -> Figure:
-    """Heat maps of ``decisions.transfer``: categories judged (columns) by thresholds of others (rows); own framed."""
+def lent(
+    table: pd.DataFrame, panels: dict[str, str],
+    labels: tuple[str, str, str] = ("category of the threshold", "judged category", "share; numbers in %"),
+) -> Figure:  # fmt: skip
+    """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
+
+    As made by ``decisions.transfer`` or ``transfer.matrix``; ``labels`` are those of rows, columns and colours. A cell
+    without a value is crossed out.
+    """
     given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
     size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))
     figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
-        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy()
+        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy(float)
         drawn = axes.imshow(wide, cmap=MAP, vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(wide.shape):
             ink = "white" if wide[row, column] < 0.6 else "black"
-            told = f"{100 * wide[row, column]:.0f}"
+            told = "×" if np.isnan(wide[row, column]) else f"{100 * wide[row, column]:.0f}"
             axes.text(column, row, told, ha="center", va="center", fontsize=7, color=ink)
             if given[row] == judged[column]:
                 _frame(axes, (row, column), 1, 1)
-        axes.set(title=title, xlabel="judged category", xticks=range(len(judged)), yticks=range(len(given)))
+        axes.set(title=title, xlabel=labels[1], xticks=range(len(judged)), yticks=range(len(given)))
         axes.set_xticklabels(judged, rotation=60, ha="right")
         axes.set_yticklabels(given)
         axes.grid(False)
-    grid[0, 0].set_ylabel("category of the threshold")
-    figure.colorbar(drawn, ax=list(grid[0]), label="share; numbers in %", shrink=0.8)
+    grid[0, 0].set_ylabel(labels[0])
+    figure.colorbar(drawn, ax=list(grid[0]), label=labels[2], shrink=0.8)
     return figure
 
 

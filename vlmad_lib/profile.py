@@ -131,7 +131,7 @@ class Profile(Strict):
     notebooks: list[str] = [
         *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
         *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
-        *("10_efficiency", "11_failures", "12_thresholds", "14_hybrid"),
+        *("10_efficiency", "11_failures", "12_thresholds", "13_transfer", "14_hybrid", "15_robustness"),
         *("16_the_study_rechecked", "17_which_method", "18_does_language_help"),
     ]
     notice: str = ""

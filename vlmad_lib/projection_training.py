@@ -59,8 +59,8 @@ def _start(backbone: Backbone, chosen: aprilgan.Settings, seed: int) -> aprilgan
     return aprilgan.Projections(len(aprilgan.layers(chosen)), *aprilgan.widths(backbone), seed)
 
 
-def _write(learner: aprilgan.Projections, out: Path, trained_on: str, root: str, backbone: Backbone) -> None:
-    aprilgan.write(learner, out, trained_on, root, backbone.fingerprint)
+def _write(learner: aprilgan.Projections, out: Path, origin: dict, backbone: Backbone) -> None:
+    aprilgan.write(learner, out, **origin, fingerprint=backbone.fingerprint)
 
 
 APRILGAN = Task(

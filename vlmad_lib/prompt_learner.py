@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -74,11 +75,11 @@ def _rows(backbone: Backbone, words: tuple[str, str], name: str, context: int) -
 # ---------------------------------------------------------------- files
 
 
-def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "") -> None:
+def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", categories: Sequence[str] = ()) -> None:
     """Write prompts in the official checkpoint's format, with the name of the data set they were trained on.
 
-    ``root`` is the folder of a data set that has no known name. The projections that the official code loads
-    and never uses are zeros, all of them one stored number.
+    ``root`` is the folder of a data set that has no known name, ``categories`` those trained on (all for none). The
+    projections that the official code loads and never uses are zeros, all of them one stored number.
     """
     state = OrderedDict()
     for row, sign in enumerate(("pos", "neg")):
@@ -91,7 +92,7 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "") -
     for i in range(len(learner.deep)):
         state[f"compound_prompt_projections.{i}.weight"] = zero.expand(_DEAD, learner.context.shape[-1])
         state[f"compound_prompt_projections.{i}.bias"] = zero.expand(_DEAD)
-    content = {"prompt_learner": state, "trained_on": trained_on, "root": root}
+    content = {"prompt_learner": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
     replace(path, lambda file: torch.save(content, file))
 
 

@@ -101,7 +101,7 @@ PROMPTS = Task(
     names=TERMS,
     start=lambda backbone, chosen, seed: PromptLearner(backbone, seed),
     terms=_terms,
-    write=lambda learner, out, trained_on, root, backbone: write(learner, out, trained_on, root),
+    write=lambda learner, out, origin, backbone: write(learner, out, **origin),
     code=(loss, cross_entropy, focal_loss, dice_loss, PromptLearner),
 )
 
@@ -130,6 +130,6 @@ COOP = Task(
     names=("total",),
     start=lambda backbone, chosen, seed: coop.Context(backbone, seed),
     terms=_coop_terms,
-    write=lambda learner, out, trained_on, root, backbone: coop.write(learner, out, trained_on, root),
+    write=lambda learner, out, origin, backbone: coop.write(learner, out, **origin),
     code=(_coop_terms, cross_entropy, PromptLearner, coop.Context),
 )

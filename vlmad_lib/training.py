@@ -57,8 +57,9 @@ class Task:
     """What one method learns.
 
     ``start`` makes the learner of a backbone, settings and seed; ``terms`` are the objective's by name, the last being
-    the ``total``, of learner, backbone, settings and batch; ``write`` takes learner, path, the data's name and folder,
-    and backbone. ``masks``: whether images without a mask teach nothing. ``code``: what the objective depends on.
+    the ``total``, of learner, backbone, settings and batch; ``write`` takes learner, path, what the file says of the
+    data (name, folder, categories) and backbone. ``masks``: whether images without a mask teach nothing. ``code``: what
+    the objective depends on.
     """
 
     method: str
@@ -166,7 +167,8 @@ def train(
     features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     own = profile.dataset == "folder"
     root = str(profile.path(profile.root).resolve()) if own else ""
-    task.write(learner, out, data.identity(profile), root, backbone)
+    origin = {"trained_on": data.identity(profile), "root": root, "categories": list(found.table.category.unique())}
+    task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
     text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count)
     features.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,0 +1,179 @@
+"""Prompts on other data: the matrix by hand, cells that leak, and what the demo ships."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, make_mvtec, small_profile
+
+from vlmad_lib import InputError, checkpoints, data, plots, profile, prompt_learner, run, statistics, transfer
+from vlmad_lib.prompt_learner import PromptLearner
+from vlmad_lib.transfer import MEASURES
+
+GROUPS = {"a": "texture", "b": "texture", "c": "rigid"}
+
+
+def table(values: dict[tuple[str, int], list[float]], refused: tuple = ()) -> pd.DataFrame:
+    """Metrics from {(source, seed): values of categories a, b, c}; (source, category) pairs are refused."""
+    rows = []
+    for (source, seed), found in values.items():
+        for (category, group), value in zip(GROUPS.items(), found, strict=True):
+            out = (source, category) in refused
+            facts = {"source": source, "seed": seed, "own": source == group, "target": group, "dataset": "data"}
+            measured = dict.fromkeys(MEASURES, np.nan if out else value)
+            rows.append(facts | {"group": group, "category": category, "refused": out} | measured)
+    return pd.DataFrame(rows)
+
+
+VALUES = {
+    (transfer.HAND, 0): [0.5, 0.6, 0.7],
+    ("texture", 1): [0.8, 0.9, 0.6],
+    ("texture", 2): [0.9, 0.9, 0.8],
+    ("rigid", 1): [0.6, 0.7, 0.8],
+    ("rigid", 2): [0.6, 0.7, 1.0],
+}
+FOUND = table(VALUES)
+
+
+def row(found: pd.DataFrame, name: str) -> pd.Series:
+    return found[(found.compared == name) & (found.measure == "image_auroc")].iloc[0]
+
+
+def test_the_matrix_is_macro_means_with_seeds_averaged():
+    cells = transfer.matrix(FOUND, "image_auroc").set_index(["source", "target"])
+    assert cells.loc[("texture", "texture"), "image_auroc"] == pytest.approx((0.85 + 0.9) / 2)
+    assert cells.loc[("rigid", "rigid")].tolist() == pytest.approx([0.9, 1, 0])
+    shown = transfer.shown(FOUND, "image_auroc")
+    assert list(shown) == ["source", "texture (n = 2)", "rigid (n = 1)"] and list(shown.source)[0] == transfer.HAND
+
+
+def test_a_column_with_a_refused_category_has_no_figure():
+    found = table(VALUES, refused=(("texture", "a"),))
+    cells = transfer.matrix(found, "image_auroc").set_index(["source", "target"])
+    assert np.isnan(cells.loc[("texture", "texture"), "image_auroc"]) and cells.loc[("texture", "texture"), "refused"]
+    assert not cells.loc[("texture", "rigid"), "refused"]
+    assert transfer.shown(found, "image_auroc").set_index("source").loc["texture", "texture (n = 2)"] == "refused"
+    figure = plots.lent(cells.reset_index(), {"image_auroc": "image AUROC"}, ("from", "to", "share"))
+    assert "×" in [text.get_text() for text in figure.axes[0].texts]
+    plots.plt.close(figure)
+    # nor does any difference count it
+    assert row(transfer.differences(found), f"texture less {transfer.HAND}").n == 2
+    assert "1 is refused" in transfer.findings(found) and "0 are refused" in transfer.findings(FOUND)
+
+
+def test_differences_are_paired_over_categories():
+    found = transfer.differences(FOUND)
+    own = row(found, "own group less other groups")
+    apart = [0.85 - 0.6, 0.9 - 0.7, 0.9 - 0.7]
+    assert own[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and own.n == 3
+    less = row(found, "texture less rigid")
+    assert less.difference == pytest.approx(np.mean([0.25, 0.2, -0.2]))
+    assert row(found, f"rigid less {transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
+    assert "own group less other groups" not in set(transfer.differences(FOUND[FOUND.source == "texture"]).compared)
+
+
+def test_groups_are_set_beside_seeds():
+    found = transfer.by_seed(FOUND).set_index("measure").loc["image_auroc"]
+    texture, rigid = (2.6 / 3 - 2.3 / 3), (2.3 / 3 - 2.1 / 3)
+    expected = [np.mean([texture, rigid]), max(texture, rigid), (2.3 + 2.6) / 6 - (2.1 + 2.3) / 6]
+    assert found[["between seeds, mean", "between seeds, largest", "between groups"]].tolist() == pytest.approx(
+        expected
+    )
+    assert transfer.by_seed(FOUND[FOUND.seed < 2]).empty
+
+
+def test_findings_follow_the_table():
+    told = transfer.findings(FOUND)
+    assert "**own group less other groups**, tested on data: image AUROC +0.217 (+0.145 to +0.288), higher" in told
+    assert "no more than the largest distance between two seeds" in told
+    apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
+    assert "more than the largest distance" in transfer.findings(table(apart)).replace("no more", "")
+    assert "n = 3 categories" in told
+
+
+# ---------------------------------------------------------------- leakage
+
+
+@pytest.fixture
+def prompts(tmp_path, tiny_backbone):
+    """A file of prompts trained on some categories of a folder."""
+
+    def write(*categories: str):
+        path = tmp_path / f"prompts_{len(categories)}.pth"
+        prompt_learner.write(PromptLearner(tiny_backbone), path, "folder data", str(tmp_path / "data"), categories)
+        return str(path)
+
+    return write
+
+
+def test_prompts_of_other_categories_of_a_data_set_do_not_leak(prompts, tmp_path):
+    def leaked(path, categories):
+        method = TINY | {"method": "anomalyclip", "checkpoint": path}
+        chosen = small_profile(tmp_path / "data", tmp_path / "cache", methods=[method], categories=categories)
+        try:
+            run.variants(chosen)
+        except InputError as error:
+            assert "trained on folder data, the data they would be tested on" in str(error)
+            return True
+        return False
+
+    make_mvtec(tmp_path / "data")
+    one, all_of_them = prompts("plate"), prompts()
+    assert leaked(one, ["plate"]) and leaked(one, []) and leaked(one, ["cloth", "plate"])
+    assert not leaked(one, ["cloth"])
+    assert leaked(all_of_them, ["cloth"])  # a file that does not say which categories is taken to know all
+
+
+def test_the_matrix_refuses_what_leaks_and_runs_the_rest(prompts, tmp_path):
+    make_mvtec(tmp_path / "data")
+    make_mvtec(tmp_path / "other", ("bolt", "felt"))
+    method = TINY | {"method": "anomalyclip", "checkpoint": prompts("plate", "cloth")}
+    first = small_profile(tmp_path / "other", tmp_path / "cache", methods=[method])
+    second = small_profile(tmp_path / "data", tmp_path / "cache", methods=[])
+    known = transfer.sources([first, second])
+    assert [one.name for one in known] == [transfer.HAND, "folder data (prompts_2)"]
+    found = transfer.measure(known, transfer.targets([first, second]))
+    refused = found.set_index(["source", "category"]).refused
+    assert refused.to_dict() == {
+        (one.name, name): one.name != transfer.HAND and name in ("plate", "cloth")
+        for one in known
+        for name in ("bolt", "felt", "plate", "cloth")
+    }
+    assert found[~found.refused].pixel_auroc.notna().all() and found[found.refused][MEASURES].isna().all(axis=None)
+
+
+def test_a_profile_without_learned_prompts_has_no_sources(tmp_path):
+    hand = TINY | {"method": "anomalyclip", "settings": {"prompts": "object"}}
+    assert transfer.sources([small_profile(tmp_path, tmp_path, methods=[TINY])]) == []
+    assert transfer.sources([small_profile(tmp_path, tmp_path, methods=[hand])]) == []
+
+
+# ---------------------------------------------------------------- the demo
+
+
+def test_shipped_prompts_know_what_they_were_trained_on():
+    spec = transfer.own(profile.load("demo"))
+    for group, categories in transfer.TRAINED.items():
+        for seed in transfer.SEEDS:
+            path = transfer.shipped(group, seed)
+            found = checkpoints.read(path, prompt_learner.CHECKPOINT)
+            assert (found["trained_on"], found["categories"]) == ("demo auxiliary", categories)
+            card = path.with_suffix(".md").read_text()
+            assert f"seed {seed}" in card and ", ".join(categories) in card
+            source = transfer.Source(group, spec.model_copy(update={"checkpoint": str(path)}), seed, group)
+            for other, name in transfer.UNSEEN.items():
+                changes = {"subset": "auxiliary", "categories": [name]}
+                target = transfer.Target("auxiliary", profile.load("demo", changes))
+                assert transfer.leaks(source, target) == (other == group)
+    sources = transfer.sources([profile.load("demo")])
+    assert len(sources) == 2 + 6 and not transfer.leaks(sources[-1], transfer.Target("", profile.load("demo")))
+
+
+def test_trained_groups_are_auxiliary_categories_of_their_group():
+    from vlmad_lib.demo import data as demo
+
+    for group, categories in transfer.TRAINED.items():
+        assert {demo.CATEGORIES[name].group for name in categories} == {group} and categories == sorted(categories)
+        assert set(categories) <= set(demo.names("auxiliary")) and transfer.UNSEEN[group] in categories
+    assert data.identity(profile.load("demo")) == "demo target"

@@ -1,0 +1,332 @@
+"""Prompts trained on some data and tested on others, as a matrix that never holds a leaked figure (notebook 13).
+
+A *source* is a way to have AnomalyCLIP's prompts: hand-written, or learned and read from a file. A *target* is a
+profile that tests them. Where a file's prompts were trained on data of the target the cell is refused: it is never run.
+``python -m vlmad_lib.transfer`` trains the prompts the demo ships for this.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps
+from vlmad_lib import profile as profiles
+from vlmad_lib.profile import Method, Profile
+from vlmad_lib.prompt_learner import DEMO
+
+MEASURES = ["image_auroc", "pixel_auroc", "aupro"]
+HAND = "hand-written"
+TRAINED = {
+    "texture": ["brick_wall", "mosaic", "roof_shingles", "wood_plank"],
+    "rigid": ["battery", "dice", "padlock", "spoon"],
+    "flexible": ["bandage", "coil_spring", "glove", "ribbon"],
+}
+"""Auxiliary demo categories that prompts are trained on, by group."""
+SEEDS, EPOCHS = (111, 112), 15
+UNSEEN = {"texture": "roof_shingles", "rigid": "padlock", "flexible": "glove"}
+"""Auxiliary categories that the demo's backbone was not trained on."""
+DRAWN = {"train": 0, "good": 8, "per_defect": 3}  # images of each of these
+FEW = 3  # categories below which a difference is not put into a sentence
+COLUMNS = ["compared", "tested", "measure", "difference", "low", "high", "n"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A way to have prompts: what tables call it, the method that has them, its seed, and its group in the demo."""
+
+    name: str
+    spec: Method
+    seed: int = 0
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Data to test on: a profile and, where they are not its whole index, the index rows."""
+
+    name: str
+    profile: Profile
+    table: pd.DataFrame | None = None
+
+
+# ---------------------------------------------------------------- sources and targets
+
+
+def own(profile: Profile) -> Method | None:
+    """A profile's first AnomalyCLIP with learned prompts; none where it has none."""
+    known = [spec for spec in profile.methods if spec.method == "anomalyclip"]
+    return next((spec for spec in known if spec.settings.get("prompts", "learned") != "object"), None)
+
+
+def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[Source]:
+    """Hand-written prompts, those of each profile and of each file; for the demo those trained on one group each.
+
+    All on the backbone of the first profile's AnomalyCLIP. Empty where it has none.
+    """
+    spec = own(tested[0])
+    if spec is None:
+        return []
+    blank = {"checkpoint": "", "trained_on": "", "force_leak": False}
+    hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | blank)
+    found = [Source(HAND, hand)]
+    for profile in tested:
+        one = own(profile)
+        if one is not None:
+            given = {"checkpoint": _place(profile, one), "trained_on": one.trained_on, "force_leak": False}
+            found.append(Source(_said(one, profile), spec.model_copy(update=given)))
+    for path in checkpoints:
+        one = spec.model_copy(update={"checkpoint": path, "trained_on": "", "force_leak": False})
+        found.append(Source(_said(one, tested[0]), one))
+    if tested[0].dataset == "demo" and spec.backbone == "demo" and spec.weights == "demo":
+        for group, seed in ((group, seed) for group in TRAINED for seed in SEEDS):
+            given = {"checkpoint": str(shipped(group, seed)), "trained_on": "", "force_leak": False}
+            found.append(Source(group, spec.model_copy(update=given), seed, group))
+    different = {(one.spec.checkpoint, one.name): one for one in found}
+    return list(different.values())
+
+
+def _place(profile: Profile, spec: Method) -> str:
+    return spec.checkpoint if spec.checkpoint in ("", "demo") else str(profile.path(spec.checkpoint))
+
+
+def _said(spec: Method, profile: Profile) -> str:
+    """What prompts of a file were trained on, and the file, for a row of the matrix."""
+    known = methods.choose(spec.model_copy(update={"force_leak": True}), profile).prompts
+    return f"{known.trained_on} ({known.path.stem})"
+
+
+def shipped(group: str, seed: int) -> Path:
+    """The demo's prompts trained on one group of auxiliary categories."""
+    return DEMO.with_name(f"{DEMO.stem}-{group}-{seed}.pth")
+
+
+def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
+    """Each profile as a target; for the demo its first ``most`` categories of each group (0: all), then ``unseen``.
+
+    ``pixels``: the evaluation size of the demo's, its own for 0.
+    """
+    zero = [one.model_copy(update={"imports": [], "shots": [0], "seeds": [0]}) for one in tested]
+    if tested[0].dataset != "demo" or tested[0].subset != "target":
+        return [Target(data.identity(one), one) for one in zero]
+    table, _ = run.index(zero[0])
+    size = pixels or zero[0].evaluation_size
+    first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
+    return [Target("", first), *(Target(data.identity(one), one) for one in zero[1:]), *unseen(first)]
+
+
+def unseen(profile: Profile) -> list[Target]:
+    """The auxiliary demo categories that the backbone has not seen, drawn on first use, a target each group."""
+    from vlmad_lib.demo import data as demo
+
+    names = list(UNSEEN.values())
+    root = demo.write(profile.path(profile.cache) / "demo_unseen", "auxiliary", categories=names, **DRAWN)
+    small = profile.model_copy(update={"dataset": "folder", "root": str(root), "categories": [], "class_names": {}})
+    table, _ = data.index(small)
+    found = []
+    for group, name in UNSEEN.items():
+        rows = table[table.category == name].reset_index(drop=True)
+        rows = rows.assign(dataset="demo auxiliary", group=group, class_name=demo.CATEGORIES[name].class_name)
+        there = {"subset": "auxiliary", "categories": [name]}
+        found.append(Target("auxiliary", profile.model_copy(update=there), rows))
+    return found
+
+
+# ---------------------------------------------------------------- the matrix
+
+
+def leaks(source: Source, target: Target) -> bool:
+    """Whether prompts were trained on data of a target; InputError for a file that does not say on what."""
+    forced = source.spec.model_copy(update={"force_leak": True}) if source.spec.checkpoint else source.spec
+    prompts = methods.choose(forced, target.profile).prompts
+    return prompts is not None and prompts.leaked
+
+
+def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
+    """The metrics of every source on every target, zero-shot, a row a category, with ``source``, ``seed``, ``target``.
+
+    Cells that leak are not run: their rows have ``refused`` True and no values.
+    """
+    parts = []
+    for target in tested:
+        table = run.index(target.profile)[0] if target.table is None else target.table
+        fair = {f"{one.name}, {one.seed}": one for one in known if not leaks(one, target)}
+        if fair:
+            specs = [one.spec.model_copy(update={"name": name}) for name, one in fair.items()]
+            changed = target.profile.model_copy(update={"methods": specs})
+            found = run.run(changed, table=target.table).metrics
+            facts = {
+                "source": found.method.map(lambda name, fair=fair: fair[name].name),
+                "seed": found.method.map(lambda name, fair=fair: fair[name].seed),
+                "own": found.method.map(lambda name, fair=fair: fair[name].group) == found.group,
+            }
+            parts.append(found.assign(**facts, target=[_column(target, one) for one in found.group], refused=False))
+        cells = table.drop_duplicates("category")[["dataset", "category", "group"]]
+        for one in (one for one in known if one not in fair.values()):
+            facts = {"source": one.name, "seed": one.seed, "own": cells.group == one.group, "refused": True}
+            names = [_column(target, group) for group in cells.group]
+            parts.append(cells.assign(**facts, target=names, **dict.fromkeys(MEASURES, np.nan)))
+    found = pd.concat(parts, ignore_index=True)
+    return found[["source", "seed", "own", "target", "dataset", "group", "category", "refused", *MEASURES]]
+
+
+def _column(target: Target, group: str) -> str:
+    return ", ".join(filter(None, (group, target.name)))
+
+
+def matrix(found: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Macro means by source and target over *n* categories, each the mean of its seeds; ``value`` nan where refused."""
+    cells = found.groupby(["source", "target", "category"], sort=False)[[value, "refused"]].mean().reset_index()
+    grouped = cells.groupby(["source", "target"], sort=False)
+    means = grouped.agg(**{value: (value, "mean"), "n": ("category", "nunique"), "refused": ("refused", "max")})
+    means = means.reset_index().assign(refused=lambda rows: rows.refused > 0)
+    means.loc[means.refused, value] = np.nan  # a mean without the leaked categories would be of other data
+    return means
+
+
+def shown(found: pd.DataFrame, value: str) -> pd.DataFrame:
+    """``matrix`` for people: a row a source, a column a target with its n, ``refused`` where prompts leak."""
+    cells = matrix(found, value)
+    counts = cells.groupby("target").n.max()
+    told = ["refused" if row.refused else f"{getattr(row, value):.3f}" for row in cells.itertuples()]
+    told = [text if text != "nan" else "none" for text in told]
+    named = [f"{name} (n = {counts[name]})" for name in cells.target]
+    wide = cells.assign(told=told, target=named).pivot(index="source", columns="target", values="told")
+    wide = wide.reindex(dict.fromkeys(cells.source))[list(dict.fromkeys(named))]
+    return wide.reset_index().rename_axis(columns=None)
+
+
+# ---------------------------------------------------------------- differences
+
+
+def differences(found: pd.DataFrame) -> pd.DataFrame:
+    """Sources set against each other on the same categories, paired, with 95 % intervals over *n* categories.
+
+    Each learned source less the hand-written prompts; a group's prompts on their own group less the other groups'
+    there; and every two groups. Seeds are averaged first, refused cells left out. ``tested`` is a dataset.
+    """
+    fair = found[~found.refused]
+    groups = [name for name in TRAINED if name in set(fair.source)]
+    learned = [name for name in dict.fromkeys(fair.source) if name != HAND]
+    rows = []
+    for dataset, part in fair.groupby("dataset", sort=False):
+        cells = part.groupby(["source", "category"], sort=False)[MEASURES].mean()
+        pairs = [(f"{name} less {HAND}", name, HAND) for name in learned]
+        pairs += [(f"{one} less {other}", one, other) for one, other in combinations(groups, 2)]
+        known = set(cells.index.unique("source"))
+        for name, one, other in pairs:
+            if {one, other} <= known:
+                rows += _rows(name, dataset, cells.loc[one] - cells.loc[other])
+        trained = part[part.source.isin(groups)]
+        same, cross = (trained[trained.own == side].groupby("category")[MEASURES].mean() for side in (True, False))
+        if len(same) and len(cross):
+            rows += _rows("own group less other groups", dataset, same - cross)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(name: str, dataset: str, apart: pd.DataFrame) -> list[tuple]:
+    values = {measure: apart[measure].dropna() for measure in MEASURES}
+    return [(name, dataset, measure, *sweeps.difference(one), len(one)) for measure, one in values.items() if len(one)]
+
+
+def difference_table(found: pd.DataFrame) -> pd.DataFrame:
+    """``differences`` for people: measures side by side, with their verdicts."""
+    keys = ["compared", "tested", "n"]
+    told = [
+        f"{sweeps.signed(row.difference, row.low, row.high)}, {sweeps.verdict(row.low, row.high)}"
+        for row in found.itertuples()
+    ]
+    rows = found.assign(told=told, n=found.groupby(keys[:2]).n.transform("max"))
+    wide = rows.pivot(index=keys, columns="measure", values="told").reindex(columns=MEASURES)
+    return wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates())).reset_index().rename_axis(columns=None)
+
+
+def by_seed(found: pd.DataFrame) -> pd.DataFrame:
+    """How far trainings that differ in their seed alone lie apart, beside those that differ in their group.
+
+    Largest less smallest macro mean over the *n* categories that all groups tested: of a group's seeds (mean and
+    largest over the groups), and of the groups, each the mean of its seeds.
+    """
+    rows = []
+    fair = found[~found.refused & found.source.isin(TRAINED)]
+    for dataset, part in fair.groupby("dataset", sort=False):
+        groups = part.source.nunique()
+        shared = part.groupby("category").filter(lambda rows, groups=groups: rows.source.nunique() == groups)
+        means = shared.groupby(["source", "seed"])[MEASURES].mean()
+        if shared.empty or groups < 2 or means.index.unique("seed").size < 2:
+            continue
+        seeds = means.groupby("source").agg(np.ptp)
+        between = means.groupby("source").mean().agg(np.ptp)
+        for measure in MEASURES:
+            values = (seeds[measure].mean(), seeds[measure].max(), between[measure])
+            rows.append((dataset, measure, *values, shared.category.nunique()))
+    names = ["between seeds, mean", "between seeds, largest", "between groups"]
+    return pd.DataFrame(rows, columns=["tested", "measure", *names, "n"])
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def findings(found: pd.DataFrame) -> str:
+    """Whether it matters what prompts were trained on, as a Markdown list, from ``measure``."""
+    apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
+    lines = []
+    told_of = apart[apart.n >= FEW]
+    for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
+        told = [
+            f"{breakdown.TITLES[row.measure]} {sweeps.signed(row.difference, row.low, row.high)}, "
+            f"{sweeps.verdict(row.low, row.high)}"
+            for row in part.itertuples()
+        ]
+        n = f"n = {sweeps.spanned(part.n)} {'category' if part.n.max() == 1 else 'categories'}"
+        lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
+    if len(told_of):
+        decided = [sweeps.verdict(row.low, row.high) != "not decided" for row in told_of.itertuples()]
+        lines.append(
+            f"{sum(decided)} of these {len(told_of)} differences are decided; chance alone would decide about "
+            f"{(1 - statistics.LEVEL) * len(told_of):.1f}. Comparisons over fewer than {FEW} categories stand in the "
+            "table alone."
+        )
+    for row in seeds.dropna().itertuples():
+        title, seed, group = breakdown.TITLES[row.measure], row[3], row[5]
+        more = "more than" if group > row[4] else "no more than"
+        lines.append(
+            f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
+            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {row.n} categories)."
+        )
+    refused = found[found.refused].drop_duplicates(["source", "target"])
+    cells = found.drop_duplicates(["source", "target"])
+    lines.append(
+        f"Of {sweeps.count(len(cells), 'cell', 'cells')} of the matrix {len(refused)} "
+        f"{'is' if len(refused) == 1 else 'are'} refused: the prompts were trained on those very data."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+# ---------------------------------------------------------------- the demo's prompts
+
+
+def main() -> int:
+    """Train the prompts the demo ships, each with its card and loss curve; 0 done, 2 wrong input."""
+    from vlmad_lib import prompt_training
+
+    try:
+        for group, categories in TRAINED.items():
+            profile = profiles.load("demo_auxiliary", {"categories": categories})
+            for seed in SEEDS:
+                plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
+                prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
