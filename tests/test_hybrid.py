@@ -219,7 +219,7 @@ def test_findings_follow_the_numbers():
     told = fusion.findings(table, "A", "W", gains, weighed)
     assert "**H** less A: pixel AUROC +0.100 (+0.075 to +0.125), higher" in told
     assert "**H** less W: pixel AUROC -0.100 (-0.125 to -0.075), lower" in told
-    assert "the best is 1: +0.150" in told and "n = 2 categories" in told
+    assert "the best is 1, which leaves the windows out: +0.150" in told and "n = 2 categories" in told
     same = metrics({"A": [0.7, 0.8], "W": [0.7, 0.8], "H": [0.7, 0.81]})
     assert "not decided" in fusion.findings(same, "A", "W", gains[:0])
     bare = table.assign(pixel_auroc=np.nan, aupro=np.nan)

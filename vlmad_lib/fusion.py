@@ -183,6 +183,9 @@ def _where_line(name: str, part: pd.DataFrame) -> list[str]:
     return [f"**{name}**, gain inside an image by category: {'; '.join(told)}."] if told else []
 
 
+_ENDS = {0.0: ", windows alone", 1.0: ", which leaves the windows out"}
+
+
 def _weight_line(weighed: pd.DataFrame) -> str:
     means, n = weighed.groupby("weight").pixel_auroc.mean(), weighed.category.nunique()
     ends = f"{means.min():.3f} to {means.max():.3f}"
@@ -192,5 +195,5 @@ def _weight_line(weighed: pd.DataFrame) -> str:
     told = "equal weights" if chosen == 0.5 else f"{sweeps.signed(*apart)} against equal weights there"
     return (
         f"On auxiliary data (n = {n} categories) the weight of the V-V map moves pixel AUROC from {ends}; the best is "
-        f"{chosen:g}: {told}. Target images had no part in it."
+        f"{chosen:g}{_ENDS.get(chosen, '')}: {told}. Target images had no part in it."
     )
