@@ -1,8 +1,8 @@
 """vlmad: vision-language anomaly detection, compared, broken down and explained in notebooks.
 
 Modules, left to right; none knows what stands to its right:
-``profile  data  backbones  prompts  winclip  features  prompt_learner  anomalyclip  embedding  methods  levels
-metrics  statistics  run  plots  report``, and ``prompt_training`` beside ``run``.
+``profile  files  data  backbones  prompts  winclip  features  prompt_learner  anomalyclip  embedding  methods  levels
+metrics  statistics  run  plots  report  decide``, and ``prompt_training`` beside ``run``.
 """
 
 from pathlib import Path
