@@ -33,7 +33,9 @@ def run_cells(name: str, path, monkeypatch) -> list:
     return shown
 
 
-@pytest.fixture(params=["imported maps", "imported scores", "own folder", "only normal images", "tiles", "no words"])
+@pytest.fixture(
+    params=["imported maps", "imported scores", "own folder", "only normal images", "one picture", "tiles", "no words"]
+)
 def other_profile(request, tmp_path):
     """Profiles of other kinds than the demo's."""
     root = tmp_path / "data"
@@ -46,6 +48,9 @@ def other_profile(request, tmp_path):
         for i in range(6):
             paint(root / "good" / f"{i}.png", i)
         return write_profile(tmp_path, dataset="folder", root=str(root))
+    if request.param == "one picture":
+        paint(root / "good" / "only.png", 0)
+        return write_profile(tmp_path, dataset="folder", root=str(root), shots=[0])
     make_mvtec(root, size=(90, 60) if request.param == "tiles" else (60, 60))
     values = {"dataset": "folder", "root": str(root)}
     if request.param == "tiles":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -32,16 +33,24 @@ def command(file: Path, out: Path) -> list[str]:
 
 
 def start(file: Path, out: Path, before: Callable | None = None, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
-    """A report in a process of its own."""
+    """A report in a process and a session of its own; what it says goes to a file beside its profile."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*prefix, *command(file, out)], env=environment, preexec_fn=before, **pipes)
+    with log_of(file, out).open("w") as log:
+        how = {"env": environment, "preexec_fn": before, "start_new_session": True, "stdout": log, "stderr": log}
+        return subprocess.Popen([*prefix, *command(file, out)], **how)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def log_of(file: Path, out: Path) -> Path:
+    return file.with_name(f"{out.name}.log")
+
+
+def finish(process: subprocess.Popen, file: Path, out: Path) -> tuple[int, str]:
     """Exit code and what a process said."""
-    out, told = process.communicate(timeout=600)
-    return process.returncode, out + told
+    return process.wait(timeout=1800), log_of(file, out).read_text()
+
+
+def report(file: Path, out: Path, **how) -> tuple[int, str]:
+    return finish(start(file, out, **how), file, out)
 
 
 def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -62,7 +71,7 @@ def calm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calm")
     make_mvtec(folder / "data")
     file = write_profile(folder, dataset="folder", root=str(folder / "data"), notebooks=BOOKS, workers=2)
-    code, said = finish(start(file, folder / "out"))
+    code, said = report(file, folder / "out")
     assert code == 0, said
     return folder
 
@@ -87,13 +96,16 @@ def test_killed_at_ten_moments(calm, tmp_path):
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
-        code, said = finish(process)
+        code, said = finish(process, file, tmp_path / f"out{number}")
+        time.sleep(0.2)  # its workers go on a moment
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         assert code == -signal.SIGKILL, (kind, said)
     kept = {path: path.stat().st_mtime_ns for path in cache.glob("features/*/*/*/[!.]*.npy")}
     for path in kept:
         files.read_array(path)  # nothing half-written under its own name
     assert all(files.whole(unit) for unit in cache.glob("units/[!.]*"))
-    code, said = finish(start(file, tmp_path / "out"))
+    code, said = report(file, tmp_path / "out")
     assert code == 0 and "damaged" not in said, said
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # nothing was encoded twice
     equal(tmp_path / "out/latest", calm / "out/latest")
@@ -106,12 +118,13 @@ def test_killed_at_ten_moments(calm, tmp_path):
 def test_disk_full(calm, tmp_path, limit):
     """The disk takes no file longer than a limit: features, then results, then pages end in one sentence."""
     file = beside(calm, tmp_path)
-    code, said = finish(start(file, tmp_path / "full", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2)))
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    code, said = report(file, tmp_path / "full", before=small)
     assert code in (1, 2) and "Traceback" not in said and "could not be written" in said, said
     assert "too large" in said and str(tmp_path) in said and "what was finished is kept" in said, said
     assert all(files.whole(unit) for unit in (tmp_path / "cache/units").glob("[!.]*"))
     assert not list((tmp_path / "cache").rglob(".*"))  # no half-written file is left to fill the disk further
-    code, said = finish(start(file, tmp_path / "out"))
+    code, said = report(file, tmp_path / "out")
     assert code == 0, said
     equal(tmp_path / "out/latest", calm / "out/latest")
 
@@ -127,7 +140,7 @@ def test_folder_that_cannot_be_written(calm, tmp_path, place):
     file = beside(calm, tmp_path)
     (tmp_path / place).mkdir()
     (tmp_path / place).chmod(0o555)
-    code, said = finish(start(file, tmp_path / "out", prefix=prefix))
+    code, said = report(file, tmp_path / "out", prefix=prefix)
     assert code == 2 and "Traceback" not in said, said
     assert str(tmp_path / place) in said and "permission denied" in said and "name another folder" in said, said
     (tmp_path / place).chmod(0o755)
@@ -136,8 +149,11 @@ def test_folder_that_cannot_be_written(calm, tmp_path, place):
 def test_two_at_once(calm, tmp_path):
     """Two reports at once on one cache and one folder of reports, from nothing."""
     file = beside(calm, tmp_path)
-    both = [start(file, tmp_path / "out") for _ in range(2)]
-    ends = [finish(process) for process in both]
+    (tmp_path / "other").symlink_to("out", target_is_directory=True)  # the same folder, so that each has its own log
+    (tmp_path / "out").mkdir()
+    places = [tmp_path / "out", tmp_path / "other"]
+    both = [start(file, place) for place in places]
+    ends = [finish(process, file, place) for process, place in zip(both, places, strict=True)]
     assert [code for code, _ in ends] == [0, 0] and not any("damaged" in said for _, said in ends), ends
     folders = [path for path in (tmp_path / "out").iterdir() if not path.is_symlink()]
     assert len(folders) == 2
@@ -155,14 +171,14 @@ HOSTILE = [
 def test_hostile_names(tmp_path):
     """Categories, defects and files named in HTML, quotes, TeX, Markdown and every script; pages show them as text."""
     root = tmp_path / "da ta"
-    for number, name in enumerate(HOSTILE):
-        for i in range(4):
+    for number, (name, defect) in enumerate(zip(HOSTILE[:2], HOSTILE[1:], strict=True)):
+        for i in range(3):
             paint(root / name / "test/good" / f"{name}{i}.png", 100 * number + i)
-            mask = root / name / "ground_truth" / name / f"{name}{i}.png"
-            paint(root / name / "test" / name / f"{name}{i}.png", 100 * number + 50 + i, spot=True, mask=mask)
+            mask = root / name / "ground_truth" / defect / f"{defect}{i}.png"
+            paint(root / name / "test" / defect / f"{defect}{i}.png", 100 * number + 50 + i, spot=True, mask=mask)
             paint(root / name / "train/good" / f"{i}.png", 100 * number + 80 + i)
     file = write_profile(tmp_path, dataset="folder", root=str(root), title=HOSTILE[0], notice=HOSTILE[0], workers=2)
-    code, said = finish(start(file, tmp_path / "out"))
+    code, said = report(file, tmp_path / "out")
     assert code == 0, said
     pages = list((tmp_path / "out/latest").glob("*.html"))
     assert len(pages) == len(NOTEBOOKS) + 1
