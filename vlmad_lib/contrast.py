@@ -65,15 +65,21 @@ def measure(results: Results) -> pd.DataFrame:
     """One row per masked test image of a run: image, category, group, defect and the ``MEASURES``, kept on disk."""
     rows = results.scores[results.scores["mask"] != ""].drop_duplicates("image")
     cache = results.cache / "contrast"
-    work = (delayed(_kept)(row.image, row.mask, row.width, row.height, cache) for row in rows.itertuples())
-    found = Parallel(n_jobs=results.profile.processes)(work)
+    asked = [(row.image, row.mask, row.width, row.height, cache) for row in rows.itertuples()]
+    missing = [one for one in asked if not _file(one[0], one[1], cache).is_file()]  # to start workers takes longer
+    Parallel(n_jobs=results.profile.processes if missing else 1)(delayed(_kept)(*one) for one in missing)
+    found = [_kept(*one) for one in asked]
     table = pd.DataFrame(found, columns=list(MEASURES), index=rows.index)
     return pd.concat([rows[["image", "category", "group", "defect"]], table], axis=1).reset_index(drop=True)
 
 
 def _kept(image: str, mask: str, width: int, height: int, cache: Path) -> list[float]:
+    return features.kept(_file(image, mask, cache), lambda: _read(image, mask, width, height)).tolist()
+
+
+def _file(image: str, mask: str, cache: Path) -> Path:
     key = features.digest(features.stamp(image), features.stamp(mask), defect, FRAME, RING)
-    return features.kept(cache / f"{key}.npy", lambda: _read(image, mask, width, height)).tolist()
+    return cache / f"{key}.npy"
 
 
 def _read(image: str, mask: str, width: int, height: int) -> torch.Tensor:
