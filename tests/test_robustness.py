@@ -131,17 +131,17 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("robustness")
     chosen = small_profile(make_mvtec(folder / "data"), folder / "cache", methods=[SPEC.model_dump()], shots=[0, 1, 2])
     table, _ = data.index(chosen)
-    return chosen, table, robustness.subset(table, 4)
+    return chosen, table, data.subset(table, 4)
 
 
 def test_the_subset_is_half_defective_and_takes_defects_in_turn(tiny):
     _, table, rows = tiny
     assert rows.groupby(["category", "label"]).size().tolist() == [2, 2, 2, 2]
-    assert len(robustness.subset(table, 0)) == (table.split == "test").sum()
+    assert len(data.subset(table, 0)) == (table.split == "test").sum()
     two = table.assign(defect=[f"d{i % 3}" if label else "good" for i, label in enumerate(table.label)])
-    found = robustness.subset(two, 6)
+    found = data.subset(two, 6)
     assert (found[found.label == 1].groupby("category").defect.nunique() == 3).all()
-    assert list(robustness.subset(table, 4, seed=1).image) != list(rows.image)
+    assert list(data.subset(table, 4, seed=1).image) != list(rows.image)
 
 
 def test_the_quick_plan_has_the_same_image_scores(tiny):

@@ -1,23 +1,108 @@
-"""Notebooks several at a time: a thread and a kernel each, which shares the machine's cores and stops on Ctrl-C."""
+"""Notebooks several at a time: a thread and a kernel each, which shares the machine's cores and stops on Ctrl-C.
+
+On Linux kernels are forked from one process that has imported what they will (``kernel``).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from itertools import chain, repeat
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import joblib
 import papermill
 from jupyter_client import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
 CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 """What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
+
+
+class Server:
+    """The process that kernels are forked from, started when the first is wanted."""
+
+    def __init__(self) -> None:
+        self.process, self.lock = None, Lock()
+
+    def fork(self, cmd: list[str], place: Path, environment: dict[str, str]) -> int:
+        """The process number of a new kernel, by a command line that ends in ``-f <file>`` and options; 0 for none."""
+        asked = {"arguments": cmd[cmd.index("-f") :], "place": str(place), "environment": environment}
+        with self.lock:
+            try:
+                if self.process is None:
+                    command = [sys.executable, "-m", "vlmad_lib.kernel"]
+                    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+                    self.process = subprocess.Popen(command, **pipes, start_new_session=True)
+                print(json.dumps(asked), file=self.process.stdin, flush=True)
+                return int(self.process.stdout.readline() or 0)
+            except OSError:
+                return 0
+
+    def stop(self) -> None:
+        """Let it end."""
+        with self.lock:
+            if self.process:
+                self.process.communicate()
+                self.process = None
+
+
+SERVER = Server()
+
+
+class Forked(LocalProvisioner):
+    """A kernel's process, forked where that can be done."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+        """Start a kernel."""
+        place = kwargs.get("cwd") or Path.cwd()
+        number = SERVER.fork(cmd, place, dict(kwargs["env"])) if hasattr(os, "pidfd_open") else 0
+        if not number:
+            return await super().launch_kernel(cmd, **kwargs)
+        self.process, self.pid, self.pgid = Process(number), number, number
+        return self.connection_info
+
+
+class Process:
+    """A process that is not our child, with the names of ``subprocess.Popen`` that ``LocalProvisioner`` uses."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, number: int):
+        self.pid, self.handle = number, os.pidfd_open(number)
+
+    def poll(self) -> int | None:
+        """None while it runs; how it ended is not known here."""
+        return 0 if select.select([self.handle], [], [], 0)[0] else None
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        select.select([self.handle], [], [])
+        os.close(self.handle)
+        return 0
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
 
 
 class Kernel(AsyncKernelManager):
@@ -28,6 +113,8 @@ class Kernel(AsyncKernelManager):
     async def start_kernel(self, **kwargs: Any) -> None:
         """Start the kernel and list it among those running."""
         self.running.add(self)
+        self.kernel_id = self.kernel_id or uuid4().hex
+        self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
         await super().start_kernel(**kwargs)
 
     async def cleanup_resources(self, restart: bool = False) -> None:
@@ -61,6 +148,8 @@ def run(jobs: Sequence[Callable[[], Any]], at_once: int, ended: Callable[[int, A
             pool.shutdown(wait=False, cancel_futures=True)
             _stop(numbers)
             raise
+        finally:
+            SERVER.stop()
 
 
 @contextlib.contextmanager

@@ -26,21 +26,6 @@ ALL = "all shifts"
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
 
-def subset(table: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
-    """Up to ``most`` test images of each category of an index, half of them defective, defect types in turn.
-
-    All for 0. Drawn by the seed; images held out as references are left out.
-    """
-    rows = data.tested(table, shots=1)
-    rows = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
-    turn = rows.groupby(["category", "defect"]).cumcount()
-    rows = rows.assign(turn=turn).sort_values("turn", kind="stable").drop(columns="turn")
-    place = rows.groupby(["category", "label"]).cumcount()
-    halves = rows.label.map({0: (most + 1) // 2, 1: most // 2})
-    kept = rows[place < halves] if most else rows
-    return kept.sort_values(["category", "label", "image"], ignore_index=True)
-
-
 def quick(spec: Method) -> Method | None:
     """A method that has the zero-shot image scores of ``spec`` at the least cost; none where there is none.
 

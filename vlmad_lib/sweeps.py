@@ -130,6 +130,15 @@ def some(table: pd.DataFrame, most: int) -> list[str]:
     return [name for name in order if order.index(name) - [groups[one] for one in order].index(groups[name]) < most]
 
 
+def sampled(table: pd.DataFrame, categories: Sequence[str], images: int) -> pd.DataFrame:
+    """An index of some categories with up to ``images`` test images of each (``data.subset``), all for 0."""
+    table = table[table.category.isin(categories)]
+    others = table[table.split != "test"]
+    return (
+        pd.concat([data.subset(table[table.split == "test"], images), others], ignore_index=True) if images else table
+    )
+
+
 def of_sizes(spec: Method, sizes: Sequence[int]) -> Method:
     """A method with other window sizes, all of them fused."""
     return spec.model_copy(update={"settings": spec.settings | {"windows": list(sizes)}})
