@@ -20,7 +20,7 @@ report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not fault" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not fault" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -105,6 +105,14 @@ def _tried(request, record_property):
         record_property("tried", " ".join((request.function.__doc__ or request.node.name).split()))
 
 
+LONGEST = ("test_other_profiles.py", "test_notebooks.py", "test_run.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose single tests take longest first, so that two workers end together."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def pytest_terminal_summary(terminalreporter):
     ends = {"passed": "survived", "failed": "LOST", "skipped": "not tried"}
     rows = [

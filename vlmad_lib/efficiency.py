@@ -27,6 +27,11 @@ KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 
 
+def precisions() -> list[str]:
+    """Those of ``KINDS`` that this CPU has instructions for: emulated, bf16 is many times slower than fp32."""
+    return [name for name, kind in KINDS.items() if name == "fp32" or packs(kind)]
+
+
 def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
     """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
     backbone, code = backbones.skeleton(name), chosen.module
