@@ -74,11 +74,11 @@ def test_the_readmes_run_on_a_cluster_equals_a_serial_run(tmp_path, address, mon
 
 
 def test_the_benchmark_counts_what_is_kept_of_an_image(tmp_path):
-    """fp16 rows of 32 and 64 numbers and a header of 128 bytes an array; the patch tokens come with references."""
+    """fp16 rows of 32 and 64 numbers and 128 bytes of header and 8 of checksum an array; the patch tokens come with references."""
     import report_speed as benchmark
 
     rows = benchmark.kept(tmp_path, small_profile(tmp_path, tmp_path).methods)
-    zero = 3 * 128 + 2 * 32 * (1 + 16 + 9)
-    assert [one["value"] for one in rows] == [zero / 1000, (zero + 128 + 2 * 64 * 25) / 1000]
+    zero = 3 * 136 + 2 * 32 * (1 + 16 + 9)
+    assert [one["value"] for one in rows] == [zero / 1000, (zero + 136 + 2 * 64 * 25) / 1000]
     missed = benchmark.row("slow", 91, "s", most=90)
     assert not missed["ok"] and missed["bar"] == "at most 90"
