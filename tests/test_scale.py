@@ -74,7 +74,7 @@ def test_the_readmes_run_on_a_cluster_equals_a_serial_run(tmp_path, address, mon
 
 
 def test_the_benchmark_counts_what_is_kept_of_an_image(tmp_path):
-    """fp16 rows of 32 and 64 numbers and 128 bytes of header and 8 of checksum an array; the patch tokens come with references."""
+    """fp16 rows of 32 and 64 numbers, 136 bytes of header and checksum an array; patch tokens come with references."""
     import report_speed as benchmark
 
     rows = benchmark.kept(tmp_path, small_profile(tmp_path, tmp_path).methods)

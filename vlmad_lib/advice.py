@@ -213,6 +213,27 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
     }
 
 
+def shown(advised: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``advise`` for people: values in brackets, the difference with its interval."""
+    ends = zip(advised.difference, advised.low, advised.high, strict=True)
+    return pd.DataFrame(
+        {
+            "situation": advised.situation,
+            "by": advised.column.map(TITLES),
+            "n": advised.n,
+            "best": _valued(advised.best, advised.value),
+            "rivals": advised.rivals.fillna("").replace("", "none"),
+            "take": advised["take"],
+            "best less": _valued(advised.against, advised.other),
+            "difference": [sweeps.signed(*one) for one in ends],
+        }
+    ).fillna("none")
+
+
+def _valued(names: pd.Series, values: pd.Series) -> list[str]:
+    return [f"{name} ({value:.3f})" if value == value else "none" for name, value in zip(names, values, strict=True)]
+
+
 def sentences(advised: pd.DataFrame) -> str:
     """The advice as a Markdown list; every sentence is its row of ``advise``."""
     return "\n".join(f"- **{row.situation}**: {_sentence(row)}" for row in advised.itertuples())
@@ -239,5 +260,5 @@ def _sentence(row) -> str:
         )
     return (
         f"{told} but is not told from {row.rivals}. Start with **{row.take}** ({row.taken:.3f}; {row.reason}): what "
-        f"{row.best} is ahead by, {apart}, may be chance."
+        f"{row.best} is ahead by, {apart}, is not certain with {row.competitors} methods compared."
     )
