@@ -214,8 +214,8 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
 
 
 def shown(advised: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``advise`` for people: values in brackets, the difference with its interval."""
-    ends = zip(advised.difference, advised.low, advised.high, strict=True)
+    """The rows of ``advise`` for people: values in brackets, what the best is set against with the difference to it."""
+    ends = zip(_valued(advised.against, advised.other), advised.difference, advised.low, advised.high, strict=True)
     return pd.DataFrame(
         {
             "situation": advised.situation,
@@ -224,8 +224,7 @@ def shown(advised: pd.DataFrame) -> pd.DataFrame:
             "best": _valued(advised.best, advised.value),
             "rivals": advised.rivals.fillna("").replace("", "none"),
             "take": advised["take"],
-            "best less": _valued(advised.against, advised.other),
-            "difference": [sweeps.signed(*one) for one in ends],
+            "best less": [f"{name}: {sweeps.signed(*rest)}" if name != "none" else name for name, *rest in ends],
         }
     ).fillna("none")
 
