@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
@@ -34,6 +35,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
     exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    exporter.register_filter("markdown2html", _markdown_of_cell)
     exporter.register_filter("escaped2html", _markdown)
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
@@ -44,6 +46,8 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
         node.attrs = {name: value for name, value in node.attrs.items() if not name.lower().startswith("on")}
     for node in soup.select("[src]:not([src^='data:'])"):
         node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
+    for node in soup.select("math [href]"):
+        del node["href"]
     for link in soup.select("a[href]"):
         notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
         if notebook and f"{notebook[1]}.html" in pages:
@@ -54,9 +58,30 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     return soup
 
 
+class _Renderer(IPythonRenderer):
+    """Markdown as HTML with formulas as MathML, which browsers show without a script and read aloud."""
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        try:
+            return latex2mathml.converter.convert(body, display=display)
+        except Exception:  # it raises many kinds, some of them no ValueError; what is no formula stays text
+            return self.escape_html(f"${body}$")
+
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, "block")
+
+
 def _markdown(text: str) -> str:
     """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text."""
-    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(text)
+    return MarkdownWithMath(renderer=_Renderer(escape=True, exclude_anchor_links=True)).render(text)
+
+
+@jinja2.pass_context
+def _markdown_of_cell(context: jinja2.runtime.Context, text: str) -> str:
+    """The Markdown of a cell as HTML, with its pictures."""
+    path, attachments = context["resources"]["metadata"]["path"], context["cell"].get("attachments", {})
+    renderer = _Renderer(escape=False, attachments=attachments, embed_images=True, path=path, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
 
 
 def _order_headings(soup: BeautifulSoup, title: str) -> None:
