@@ -2,8 +2,8 @@
 
 Exit code 1 on a fault: a request that leaves this machine, a console error, a picture that is empty or without alt
 text, a page wider than its window (all folded parts open), a link to nothing, a search that finds what it should not,
-pages of more than 25 MB in all. With axe-core (``npm install axe-core`` in the folder it is run from, or where ``--axe`` says) also
-what it holds against a page's accessibility; without, that is said.
+pages of more than 25 MB in all. With axe-core (``npm install axe-core`` in the folder it is run from, or where
+``--axe`` says) also what it holds against a page's accessibility; without, that is said.
 """
 
 import argparse
