@@ -30,7 +30,7 @@ def test_maths_needs_no_script(kind, tmp_path):
     cell = nbformat.v4.new_markdown_cell(text)
     if kind == "output":
         output = nbformat.v4.new_output("display_data", {"text/markdown": text})
-        cell = nbformat.v4.new_code_cell("", outputs=[output])
+        cell = nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["maths"]})
     soup = pages.body([cell], tmp_path / "x.ipynb")
     assert len(soup.select("math[display=block]")) == len(formulas.WINCLIP)
     assert "$" not in soup.get_text() and "\\frac" not in soup.get_text()
@@ -40,6 +40,10 @@ def test_maths_needs_no_script(kind, tmp_path):
 def test_maths_from_data_is_harmless(tmp_path):
     texts = [r"$\href{javascript:alert(1)}{x}$", r"$\frac{$", r"$<img src=x onerror=alert(1)>$"]
     outputs = [nbformat.v4.new_output("display_data", {"text/markdown": text}) for text in texts]
-    soup = pages.body([nbformat.v4.new_code_cell("", outputs=outputs)], tmp_path / "x.ipynb")
+    cell = nbformat.v4.new_code_cell("", outputs=outputs, metadata={"tags": ["maths"]})
+    soup = pages.body([cell], tmp_path / "x.ipynb")
     assert not soup("img") and not soup.select("[href]") and "javascript" not in str(soup)
     assert "frac{" in soup.get_text()
+    cell.metadata.tags = []  # as every cell that shows data
+    soup = pages.body([cell], tmp_path / "x.ipynb")
+    assert not soup("math") and all(text in soup.get_text() for text in texts)

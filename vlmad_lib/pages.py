@@ -75,9 +75,13 @@ class _Renderer(IPythonRenderer):
         return self.inline_math(body, "block")
 
 
-def _markdown(text: str) -> str:
-    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text."""
-    return MarkdownWithMath(renderer=_Renderer(escape=True, exclude_anchor_links=True)).render(text)
+def _markdown(text: str, maths: bool = False) -> str:
+    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text.
+
+    So are dollar signs, unless the cell has the tag ``maths``.
+    """
+    renderer = (_Renderer if maths else IPythonRenderer)(escape=True, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
 
 
 @jinja2.pass_context
