@@ -1,4 +1,4 @@
-# make report | test | test-slow | test-fault | test-all | bench | lab | lint | audit | lock | clean: the environment is made on first use, in .venv
+# make report | test | test-slow | test-fault | test-all | bench | lab | exercises | lint | audit | lock | clean: the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= demo
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow test-fault test-all bench lab lint format audit lock clean
+.PHONY: report test test-slow test-fault test-all bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
@@ -40,6 +40,10 @@ bench: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir notebooks
+
+# notebooks/exercises: copies without the solutions
+exercises: $(READY)
+	$(BIN)/python -m vlmad_lib.exercises
 
 lint: $(READY)
 	$(BIN)/ruff check .

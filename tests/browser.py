@@ -1,7 +1,9 @@
-"""Open a report in Debian's Chromium: ``python tests/browser.py RUN_FOLDER [--shots DIR]``.
+"""Open a report in Debian's Chromium: ``python tests/browser.py RUN_FOLDER [--shots DIR] [--axe FILE]``.
 
-Exit code 1 on a fault: a request that leaves this machine, a console error, a picture that is empty or
-without alt text, a page wider than its window (all folded parts open), a link to nothing.
+Exit code 1 on a fault: a request that leaves this machine, a console error, a picture that is empty or without alt
+text, a page wider than its window (all folded parts open), a link to nothing, a search that finds what it should not,
+pages of more than 25 MB in all. With axe-core (``npm install axe-core`` in the folder it is run from, or where
+``--axe`` says) also what it holds against a page's accessibility; without, that is said.
 """
 
 import argparse
@@ -10,9 +12,11 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 WIDTHS = (1280, 800)
+LIGHT = 25e6  # bytes of all pages
+AXE = Path("node_modules/axe-core/axe.min.js")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -33,9 +37,13 @@ LOOK = """() => {
     files: [...new Set(files.map(link => link.href.split('#')[0]))],
   };
 }"""
+AUDIT = """async () => (await axe.run(document, {resultTypes: ['violations']})).violations
+  .map(one => `${one.help} (${one.id}, ${one.nodes.length}): ${one.nodes[0].html.slice(0, 100)}`)"""
+SEARCH = """() => [...document.querySelectorAll('tr[data-words]')]
+  .map(row => [!row.hidden, row.dataset.words + ' ' + row.textContent])"""
 
 
-def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None) -> tuple[list[str], int]:
+def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None, axe: str) -> tuple[list[str], int]:
     """What is wrong with one page at one width, and how many pictures it has; a screenshot is kept."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     faults: list[str] = []
@@ -46,6 +54,11 @@ def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None)
     if shots:
         page.screenshot(path=shots / f"{page_file.stem}-{width}.png", full_page=True)
     found = page.evaluate(LOOK)
+    if axe:
+        page.evaluate(axe)
+        faults += [f"accessibility: {text}" for text in page.evaluate(AUDIT)]
+    if page.locator("#search").count():
+        faults += _search(page)
     page.close()
     texts = {
         "wide": "{} px wider than the window",
@@ -60,6 +73,17 @@ def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None)
     return faults + [f"link to a missing file: {url}" for url in missing], found["pictures"]
 
 
+def _search(page: Page) -> list[str]:
+    """What is wrong with the search of an index: each category must leave the rows that hold it, and no others."""
+    faults = []
+    for name in page.locator("datalist option").evaluate_all("all => all.map(one => one.value)"):
+        page.fill("#search", name)
+        rows = page.evaluate(SEARCH)
+        if not any(shown for shown, _ in rows) or any(shown != (name.lower() in text.lower()) for shown, text in rows):
+            faults.append(f"the search for {name} leaves the wrong rows")
+    return faults
+
+
 def _check_request(url: str, faults: list[str]) -> None:
     """Note a request for anything that is not on this machine."""
     if not url.startswith(("file:", "data:")):
@@ -71,6 +95,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a run folder with index.html")
     parser.add_argument("--shots", type=Path, help="keep a screenshot of each page and width here")
+    parser.add_argument("--axe", type=Path, default=AXE, help="axe-core's axe.min.js")
     options = parser.parse_args()
     program = shutil.which("chromium")
     if program is None:
@@ -81,18 +106,24 @@ def main() -> int:
     pages = [index, *sorted(set(index.parent.glob("*.html")) - {index})]
     if options.shots:
         options.shots.mkdir(parents=True, exist_ok=True)
+    axe = options.axe.read_text(encoding="utf-8") if options.axe.is_file() else ""
     failed = False
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for page in pages:
             faults, pictures = [], 0
             for width in WIDTHS:
-                found, pictures = faults_of(browser, page, width, options.shots)
+                found, pictures = faults_of(browser, page, width, options.shots, axe)
                 faults += [f"at {width} px: {fault}" for fault in found]
             failed |= bool(faults)
             size = page.stat().st_size / 1000
             print(f"{page.name}: {size:.0f} kB, {pictures} pictures, {'; '.join(faults) or 'ok'}")
         browser.close()
+    total = sum(page.stat().st_size for page in pages)
+    failed |= total > LIGHT
+    print(f"{total / 1e6:.1f} MB in all, of at most {LIGHT / 1e6:.0f}")
+    if not axe:
+        print(f"accessibility was not checked: there is no {options.axe} (npm install axe-core)")
     return int(failed)
 
 

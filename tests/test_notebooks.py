@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from conftest import write_profile
@@ -42,3 +43,11 @@ def test_pages_say_what_they_must(reported, name):
     assert page("img") and page("table")
     findings = page.find(id="What-we-see").find_next("li").get_text()
     assert any(digit in findings for digit in "0123456789")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_solutions_ran(reported, name):
+    """An executed cell has a number; one that papermill left out has none."""
+    cells = nbformat.read(reported[1] / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    solutions = [cell for cell in cells if "solution" in cell.metadata.get("tags", [])]
+    assert len(solutions) > 1 and all(cell.execution_count for cell in solutions)

@@ -1,5 +1,7 @@
 """The report builder on tiny notebooks, with a stub in the place of the run."""
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -32,7 +34,7 @@ SHOW = (
     "import sys\nfrom IPython.display import HTML, display\n"
     f"picture = '{PIXEL}'\n"
     "display({'image/png': picture}, metadata={'image/png': {'alt': 'Rising \"score\"'}}, raw=True)\n"
-    "display({'image/jpeg': picture}, metadata={'alt': 'Grid of parts'}, raw=True)\n"
+    "display({'image/jpeg': picture}, metadata={'alt': 'A grid of parts'}, raw=True)\n"
     "display({'image/png': picture}, raw=True)\n"
     'display(HTML(\'<script src="https://example.org/x.js"></script><img src="https://example.org/x.png">\'\n'
     '             \'<link rel="stylesheet" href="https://example.org/x.css">\'))\n'
@@ -61,8 +63,15 @@ class Results:
         "seconds": {"features": 1.0},
     }
 
-    def headline(self) -> pd.DataFrame:
+    def macro(self) -> pd.DataFrame:
+        rows = [(EVIL, 0.9, 0.8, 1.0), ("other, zero-shot", None, None, None)]
+        return pd.DataFrame(rows, columns=["name", "image_auroc", "low", "high"])
+
+    def headline(self, macro: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"Category": [EVIL], "AUROC": [0.98765], "AUPRO": [None]})
+
+    def by_category(self) -> pd.DataFrame:
+        return pd.DataFrame({"category": [EVIL, "bolt", "grid"], "image AUROC": [0.5, 0.75, None]})
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +266,11 @@ def test_pages_load_nothing(finished, pages):
     for path in finished[0].glob("*.html"):
         assert "@import" not in path.read_text()
     for name, page in pages.items():
-        assert not page(["script", "link", "iframe", "object", "embed", "base"]), name
+        scripts = page("script")
+        assert len(scripts) == (name == "index") and not page(["link", "iframe", "object", "embed", "base"]), name
+        digest = [base64.b64encode(hashlib.sha256(one.text.encode()).digest()).decode() for one in scripts]
+        policy = page.select_one("meta[http-equiv]")["content"]
+        assert re.findall(r"script-src (.*)", policy) == [f"'sha256-{one}'" for one in digest], name
         assert all(node["src"].startswith("data:") for node in page.select("[src]")), name
         assert not re.search(r"url\(|@import", page.style.text), name
         assert "default-src 'none'" in page.select_one("meta[http-equiv]")["content"], name
@@ -268,7 +281,7 @@ def test_pages_load_nothing(finished, pages):
 
 def test_pictures_carry_their_alt_text(pages):
     texts = [picture["alt"] for picture in pages["01_good"]("img")]
-    assert texts == ['Rising "score"', "Grid of parts", "figure without description"]
+    assert texts == ['Rising "score"', "A grid of parts", "figure without description"]
 
 
 def test_page_is_well_formed(pages):
@@ -286,6 +299,31 @@ def test_page_is_well_formed(pages):
     assert [cell.get("class") for cell in page.select(".scroll table td")] == [None, ["num"]]
     for name, other in pages.items():
         assert len(other("h1")) == 1 and len(other("main")) == 1, name
+
+
+def test_pages_serve_keyboard_and_screen_reader(pages):
+    for name, page in pages.items():
+        first = page.body.find(["a", "button", "input", "summary"])
+        assert (first["class"], page.find(id=first["href"][1:]).name) == (["skip"], "main"), name
+        assert all(cell.get("scope") and cell.get_text(strip=True) for cell in page("th")), name
+        assert all(node.get("tabindex") == "0" for node in page.select("pre, .scroll")), name
+        assert not page.body("style"), name
+        assert all(part.get("aria-label") for part in page.select("svg, .scroll")), name
+
+
+def test_index_can_be_searched_by_category(pages, record):
+    rows = pages["index"].select("tr[data-words]")
+    assert [row["data-words"] for row in rows if row.a] == ["bolt grid", "", "", ""]  # grid: in the text of a picture
+    assert [row.td.text for row in rows if not row.a] == [EVIL, "bolt", "grid"]
+    assert [one["value"] for one in pages["index"].select("datalist option")] == [EVIL, "bolt", "grid"]
+    assert pages["index"].find(id="search").find_parent(hidden=True)  # until the script that serves it runs
+    assert [book["categories"] for book in record["notebooks"]] == [["bolt", "grid"], [], [], []]
+
+
+def test_headline_figure_has_a_point_for_each_figure(pages):
+    figure = pages["index"].svg
+    assert len(figure("circle")) == len(figure.select(".interval")) == 1
+    assert {EVIL, "other, zero-shot"} <= {node.text for node in figure("text")}
 
 
 def test_tags_decide_what_is_shown(pages):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Collection
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup
+from bs4.formatter import EntitySubstitution, HTMLFormatter
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = ROOT / "reports" / "template"
 FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
 NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|[—–-]|", re.IGNORECASE)
 
 
@@ -34,6 +39,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
     exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    exporter.register_filter("markdown2html", _markdown_of_cell)
     exporter.register_filter("escaped2html", _markdown)
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
@@ -44,6 +50,8 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
         node.attrs = {name: value for name, value in node.attrs.items() if not name.lower().startswith("on")}
     for node in soup.select("[src]:not([src^='data:'])"):
         node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
+    for node in soup.select("math [href]"):
+        del node["href"]
     for link in soup.select("a[href]"):
         notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
         if notebook and f"{notebook[1]}.html" in pages:
@@ -54,9 +62,34 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     return soup
 
 
-def _markdown(text: str) -> str:
-    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text."""
-    return MarkdownWithMath(renderer=IPythonRenderer(escape=True, exclude_anchor_links=True)).render(text)
+class _Renderer(IPythonRenderer):
+    """Markdown as HTML with formulas as MathML, which browsers show without a script and read aloud."""
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        try:
+            return latex2mathml.converter.convert(body, display=display)
+        except Exception:  # it raises many kinds, some of them no ValueError; what is no formula stays text
+            return self.escape_html(f"${body}$")
+
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, "block")
+
+
+def _markdown(text: str, maths: bool = False) -> str:
+    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text.
+
+    So are dollar signs, unless the cell has the tag ``maths``.
+    """
+    renderer = (_Renderer if maths else IPythonRenderer)(escape=True, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
+
+
+@jinja2.pass_context
+def _markdown_of_cell(context: jinja2.runtime.Context, text: str) -> str:
+    """The Markdown of a cell as HTML, with its pictures."""
+    path, attachments = context["resources"]["metadata"]["path"], context["cell"].get("attachments", {})
+    renderer = _Renderer(escape=False, attachments=attachments, embed_images=True, path=path, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
 
 
 def _order_headings(soup: BeautifulSoup, title: str) -> None:
@@ -74,10 +107,17 @@ def _order_headings(soup: BeautifulSoup, title: str) -> None:
 
 
 def _mark_tables(soup: BeautifulSoup) -> None:
-    """Give each table a box that scrolls, and the class ``num`` to columns that hold numbers only."""
+    """Give each table a box that scrolls, its headers a scope, and columns that hold numbers only the class ``num``."""
     for table in soup("table"):
         table.attrs.pop("border", None)
-        table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
+        box = {"class": "scroll", "tabindex": "0", "role": "group"}  # a keyboard scrolls what can have the focus
+        box["aria-label"] = table.caption.get_text(strip=True) if table.caption else "table"
+        table.wrap(soup.new_tag("div", attrs=box))
+        for cell in table("th"):
+            if not cell.get_text(strip=True):  # a header of nothing
+                cell.name = "td"
+            elif not cell.get("scope"):
+                cell["scope"] = "col" if cell.find_parent("thead") else "row"
         rows = [row(["th", "td"]) for row in table("tr") if not row.find(colspan=True)]
         for place in range(1, max(map(len, rows), default=0) + 1):  # from the right: pandas joins index cells
             column = [row[-place] for row in rows if len(row) >= place]
@@ -87,11 +127,18 @@ def _mark_tables(soup: BeautifulSoup) -> None:
                     cell["class"] = [*cell.get("class", []), "num"]
 
 
+def _named(soup: BeautifulSoup, categories: Collection[str]) -> list[str]:
+    """The categories that a page names, in its text or in what its pictures show."""
+    text = " ".join([soup.get_text(" "), *(picture.get("alt", "") for picture in soup("img"))])
+    return [one for one in categories if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)]
+
+
 def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) -> None:
     """Write one notebook's page; without cells it says that the notebook has not been run."""
     books = report.notebooks
     place = books.index(notebook)
     soup = body(cells, notebook.path, [book.page for book in books])
+    notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
     values = {"body": str(soup), "headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
     _render(report, "page.html.j2", notebook.page, notebook=notebook, **around, **values)
@@ -111,10 +158,19 @@ def _render(report: Report, template: str, page: str, **values: Any) -> None:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
     environment.filters["duration"] = _duration
     style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
-    text = environment.get_template(template).render(run=report.record(), style=style, **values)
+    script = (TEMPLATE / "search.js").read_text(encoding="utf-8").strip()
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
+    text = environment.get_template(template).render(run=report.record(), **code, **values)
     soup = BeautifulSoup(text, "html.parser")
     _mark_tables(soup)
-    files.replace(report.folder / page, lambda path: path.write_text(str(soup), encoding="utf-8"))
+    for node in soup.body("style"):  # of pandas' tables
+        soup.head.append(node.extract())
+        node.attrs.clear()
+    for node in soup("pre"):
+        node["tabindex"] = "0"
+    html = soup.decode(formatter=HTML5)
+    files.replace(report.folder / page, lambda path: path.write_text(html, encoding="utf-8"))
 
 
 def _duration(seconds: float) -> str:

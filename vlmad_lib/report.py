@@ -52,6 +52,7 @@ class Notebook:
     seconds: float = 0.0
     error: str = ""
     traceback: str = ""
+    categories: list[str] = field(default_factory=list)  # of the run, those its page names
 
     @property
     def page(self) -> str:
@@ -74,13 +75,15 @@ class Report:
     status: str = "in progress"
     facts: dict[str, Any] = field(default_factory=dict)
     headline: list[dict[str, Any]] = field(default_factory=list)
+    macro: list[dict[str, Any]] = field(default_factory=list)
+    categories: list[dict[str, Any]] = field(default_factory=list)
     folder: Path = Path()
 
     def record(self) -> dict[str, Any]:
         """Everything the index shows, JSON-ready: the pages are drawn from this and nothing else."""
         now = datetime.now(UTC)
         profile = {key: getattr(self.profile, key) for key in ("title", "notice", "digest")}
-        kept = ("overrides", "command", "commit", "status", "headline", "facts")
+        kept = ("overrides", "command", "commit", "status", "headline", "macro", "categories", "facts")
         return {key: getattr(self, key) for key in kept} | {
             "schema": 1,
             "profile": {"name": self.name, **profile, "values": self.profile.model_dump()},
@@ -196,7 +199,10 @@ def build(report: Report, progress: bool = False) -> None:
             pass
         results = run(report.profile, progress=progress)
         report.facts = results.facts
-        report.headline = json.loads(results.headline().to_json(orient="records"))
+        macro = results.macro()
+        tables = {"macro": macro, "headline": results.headline(macro), "categories": results.by_category()}
+        for name, table in tables.items():
+            setattr(report, name, json.loads(table.to_json(orient="records", double_precision=6)))
         _open(report)
         results.scores.to_parquet(report.folder / "scores.parquet")
         results.metrics.to_parquet(report.folder / "metrics.parquet")

@@ -75,26 +75,42 @@ class Results:
         pairs = zip(rows.itertuples(), self.maps(rows), strict=True)
         return [metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for row, tiles in pairs]
 
-    def headline(self) -> pd.DataFrame:
-        """Macro means per method and shots, formatted for people, with the interval of the image AUROC."""
+    def macro(self) -> pd.DataFrame:
+        """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is."""
         rows = []
         named = self.metrics.assign(name=breakdown.by_name(self.metrics))
         for name, part in named.groupby("name", sort=False):
             means = part.groupby("category")[list(breakdown.TITLES)].mean().mean()
             chosen = self.scores[self.scores.variant.isin(part.variant)]
             low, high = statistics.macro_interval(chosen)
-            rows.append(
-                {
-                    "method": name,
-                    "image AUROC (95 % interval)": f"{_number(means.image_auroc)} ({_number(low)} to {_number(high)})",
-                    "pixel AUROC": _number(means.pixel_auroc),
-                    "AUPRO": _number(means.aupro),
-                    "categories": part.category.nunique(),
-                    "test images": chosen.image.nunique(),
-                    "reference draws": part.seed.nunique() if part.shots.iloc[0] else 0,
-                }
-            )
+            draws = part.seed.nunique() if part.shots.iloc[0] else 0
+            counts = {"categories": part.category.nunique(), "images": chosen.image.nunique(), "draws": draws}
+            rows.append({"method": part.method.iloc[0], "name": name, "low": low, "high": high, **means, **counts})
         return pd.DataFrame(rows)
+
+    def headline(self, macro: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The macro means formatted for people; ``macro`` where they are at hand."""
+        macro = self.macro() if macro is None else macro
+        interval = "{} ({} to {})"
+        return pd.DataFrame(
+            {
+                "method": row.name,
+                "image AUROC (95 % interval)": interval.format(*map(_number, (row.image_auroc, row.low, row.high))),
+                "pixel AUROC": _number(row.pixel_auroc),
+                "AUPRO": _number(row.aupro),
+                "categories": row.categories,
+                "test images": row.images,
+                "reference draws": row.draws,
+            }
+            for row in macro.itertuples(index=False)
+        )
+
+    def by_category(self) -> pd.DataFrame:
+        """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
+        found = breakdown.per_category(self.metrics, ["image_auroc", "pixel_auroc", "aupro"])
+        images = self.scores.groupby("category").image.nunique().rename("test images")
+        found = found.rename(columns={"name": "method"} | breakdown.TITLES).merge(images.reset_index(), on="category")
+        return found[["category", "group", "method", *found.columns[3:]]]
 
 
 def _number(value: float) -> str:
