@@ -19,7 +19,7 @@ def results(tmp_path_factory):
     """A run of three methods on pictures that are not square, of two tiles each."""
     folder = tmp_path_factory.mktemp("explore")
     make_mvtec(folder / "data", size=(90, 60))
-    return run.run(small_profile(folder / "data", folder / "cache", methods=SPECS, seeds=[0, 1]))
+    return run.run(small_profile(folder / "data", folder / "cache", methods=SPECS, seeds=[0]))
 
 
 def names(panel) -> list[str]:
