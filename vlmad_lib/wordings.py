@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from vlmad_lib import breakdown, methods, prompts, sweeps
+from vlmad_lib import InputError, breakdown, methods, prompts, sweeps
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.profile import Method, Profile
 
@@ -36,6 +36,8 @@ ENSEMBLES = {
 """WinCLIP's wordings, one part changed at a time; those that a method has already are left out."""
 WORDS = ("damaged", "broken", "defective", "flawed", "anomalous", "faulty")
 """Words of AnomalyCLIP's hand-written pair, "object" and "<word> object"."""
+UNLEARNED = {"checkpoint": "", "trained_on": "", "force_leak": False}
+"""What a method of a profile has no more where it reads hand-written prompts."""
 ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly seen their words
 MEASURES = ("image_auroc", "pixel_auroc")
 
@@ -53,11 +55,10 @@ def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> lis
     InputError where only one prompt of one's own pair is given, or one is unfit.
     """
     if spec.method == "anomalyclip":
-        changes = {f"word: {word}": {"prompts": "object", "word": word} for word in WORDS}
-        unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
+        changes, unlearned = {f"word: {word}": _word(word) for word in WORDS}, UNLEARNED
     else:
-        pair = {"own_normal": [own_normal], "own_anomalous": [own_anomalous], "states": "own", "templates": "none"}
-        changes, unlearned = ENSEMBLES | ({"own pair": pair} if own_normal or own_anomalous else {}), {}
+        pair = {"own pair": _pair(own_normal, own_anomalous)} if own_normal or own_anomalous else {}
+        changes, unlearned = ENSEMBLES | pair, {}
     module = methods.METHODS[spec.method]
     choose, fields = module.settings, module.Settings.model_fields
     found, known = [spec], [choose(spec.preset, spec.settings)]
@@ -73,6 +74,26 @@ def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> lis
             known.append(chosen)
             found.append(spec.model_copy(update={"name": f"{spec.name}, {name}", "settings": settings} | unlearned))
     return found
+
+
+def own(spec: Method, normal: str, anomalous: str) -> Method:
+    """A WinCLIP that reads one's own pair of prompts, or an AnomalyCLIP with the word ``anomalous`` for "damaged".
+
+    InputError where only one prompt of a pair is given.
+    """
+    if spec.method == "anomalyclip":
+        return spec.model_copy(update={"settings": spec.settings | _word(anomalous)} | UNLEARNED)
+    if not (normal and anomalous):
+        raise InputError("Write both prompts, or neither for the method's own words.")
+    return spec.model_copy(update={"settings": spec.settings | _pair(normal, anomalous)})
+
+
+def _word(word: str) -> dict:
+    return {"prompts": "object", "word": word}
+
+
+def _pair(normal: str, anomalous: str) -> dict:
+    return {"own_normal": [normal], "own_anomalous": [anomalous], "states": "own", "templates": "none"}
 
 
 def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.Series) -> pd.DataFrame:
