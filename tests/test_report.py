@@ -384,7 +384,7 @@ def test_run_folder_is_complete(finished, record):
 
 
 def test_interrupted_report_can_be_read(tmp_path, capsys):
-    stop = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(30)"
+    stop = "import os, signal, time\nos.kill(int(os.environ['JPY_PARENT_PID']), signal.SIGINT)\ntime.sleep(30)"
     books = {"01_stop": [new_markdown_cell("# Stop"), code(stop)], "02_rest": [new_markdown_cell("# Rest")]}
     assert report.main([str(write(tmp_path, books)), "--out", str(tmp_path / "out")]) == 130
     assert "0 ok, 0 failed, 2 not run" in capsys.readouterr().out
@@ -438,7 +438,8 @@ def test_workers_run_notebooks_at_once_and_the_index_keeps_their_order(tmp_path)
 def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
     stop = "import os, signal, time\nfrom pathlib import Path\nwait = Path({folder!r}) / 'out/latest/01_done.html'\n"
     stop += "while 'finished here' not in (wait.read_text() if wait.exists() else ''):\n    time.sleep(0.1)\n"
-    stop += "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    stop += "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    stop += "os.kill(int(os.environ['JPY_PARENT_PID']), signal.SIGINT)\ntime.sleep(60)"
     books = {
         "01_done": [code("'finished ' + 'here'")],
         "02_stop": [code(stop.format(folder=str(tmp_path)))],

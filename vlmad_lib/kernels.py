@@ -38,6 +38,7 @@ class Server:
 
     def fork(self, cmd: list[str], place: Path, environment: dict[str, str]) -> int:
         """The process number of a new kernel, by a command line that ends in ``-f <file>`` and options; 0 for none."""
+        environment = environment | {"JPY_PARENT_PID": str(os.getpid())}  # as a kernel that is not forked has it
         asked = {"arguments": cmd[cmd.index("-f") :], "place": str(place), "environment": environment}
         with self.lock:
             try:
