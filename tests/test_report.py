@@ -153,6 +153,13 @@ def test_overrides_reach_profile_and_notebooks(tiny):
     assert (found.profile.shots, found.profile.root, found.profile.imports[0].path) == ([0, 4], "/x y", "Y")
 
 
+def test_a_key_of_the_profile_leaves_a_notebooks_own_alone_where_its_kind_differs(tmp_path):
+    """The README's own example, on the workbook's own notebooks, of which some have one number of shots."""
+    found = report.resolve("mvtec", ["categories=[bottle,cable]", "shots=[0,1]"], tmp_path, "command")
+    assert found.profile.shots == [0, 1]
+    assert {one.parameters["shots"] for one in found.notebooks if "shots" in one.parameters} == {0}
+
+
 @pytest.mark.parametrize(
     ("books", "words"),
     [

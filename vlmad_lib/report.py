@@ -155,10 +155,15 @@ def _defaults(path: Path, source: str) -> dict[str, Any]:
 
 
 def _overlay(notebook: Notebook, given: dict[str, Any]) -> None:
-    """Put the given values that belong to a notebook over its defaults, each of its default's type."""
+    """Put the given values that belong to a notebook over its defaults, each of its default's type.
+
+    A key of the profile, such as ``shots``, may be one number in a notebook: a list is then the profile's alone.
+    """
     for key in notebook.parameters.keys() & given.keys():
         value, default = given[key], notebook.parameters[key]
         if not _fits(value, default):
+            if key in Profile.model_fields:
+                continue
             kinds = f"{type(value).__name__}, but {notebook.path.stem} needs {type(default).__name__}"
             raise InputError(f"-p {key}: {value!r} is of type {kinds}, such as {default!r}.")
         notebook.parameters[key] = value
