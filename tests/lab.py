@@ -27,7 +27,7 @@ SETTINGS = {  # all cells are in the page; nothing asks anything
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
 }
-FAILED = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+FAILED = ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in ("error", "stderr"))
 
 
 def serve(folder: Path, token: str) -> tuple[subprocess.Popen, str]:
