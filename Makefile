@@ -1,4 +1,5 @@
-# make report | test | test-slow | test-fault | test-all | bench | lab | exercises | lint | audit | lock | clean: the environment is made on first use, in .venv
+# make report | test | test-slow | test-fault | test-lab | test-all | bench | lab | exercises | lint | audit | lock | clean:
+# the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= demo
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow test-fault test-all bench lab exercises lint format audit lock clean
+.PHONY: report test test-slow test-fault test-lab test-all bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
@@ -28,11 +29,17 @@ test-slow: $(READY)
 test-fault: $(READY)
 	$(BIN)/python -m pytest -m fault
 
+# JupyterLab in Chromium: notebooks run, their panel is used
+test-lab: $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[browser]"
+	$(BIN)/python tests/lab.py
+
 # everything, the demo report in a browser too, and what was survived at the end
 test-all: test test-slow
 	$(BIN)/python -m pip install --quiet -e ".[browser]"
 	$(BIN)/python -m vlmad_lib.report demo
 	$(BIN)/python tests/browser.py reports/out/latest
+	$(MAKE) test-lab
 	$(MAKE) test-fault
 
 bench: $(READY)

@@ -22,12 +22,12 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ["00_start_here", "02_winclip", "03_anomalyclip", "12_thresholds"]
-PATIENCE = 900  # seconds for all cells of a notebook, whose run may not be kept yet
+PATIENCE = 600  # seconds for all cells of a notebook, whose run may not be kept yet
 SETTINGS = {  # all cells are in the page; nothing asks anything
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
 }
-FAILED = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+FAILED = ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in ("error", "stderr"))
 
 
 def serve(folder: Path, token: str) -> tuple[subprocess.Popen, str]:
@@ -62,14 +62,21 @@ def serve(folder: Path, token: str) -> tuple[subprocess.Popen, str]:
 def run_all(page: Page, file: Path) -> list[str]:
     """Run all cells, save, and read what the file says: faults of cells."""
     page.locator(".jp-NotebookPanel-toolbar").wait_for(timeout=120_000)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(timeout=120_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    light = page.locator(".jp-Notebook-ExecutionIndicator")
+    for _ in range(10):  # it is idle too before it is connected, and then loses what it is told
+        page.wait_for_timeout(3000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(3000)
+        if light.get_attribute("data-status") == "busy":
+            break
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(2000)
+        if light.get_attribute("data-status") == "busy":
+            continue
         page.keyboard.press("Control+s")
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(2000)
         cells = [one for one in json.loads(file.read_text(encoding="utf-8"))["cells"] if one["cell_type"] == "code"]
         failed = [out for one in cells for out in one["outputs"] if out["output_type"] == "error"]
         if failed or all(one["execution_count"] for one in cells):

@@ -48,8 +48,8 @@ class Panel(widgets.VBox):
 
     def _make(self) -> None:
         """The widgets, and what each of them sets going."""
-        wide = {"style": {"description_width": "9em"}}
-        narrow = wide | {"layout": {"width": "26em"}}
+        wide = {"style": {"description_width": "11em"}}
+        narrow = wide | {"layout": {"width": "28em"}}
         self.choices = {name: widgets.Dropdown(description=name, **narrow) for name in NARROWING}
         self.window = widgets.Dropdown(description="windows", **narrow)
         written = narrow | {"placeholder": AS_RUN, "continuous_update": False}
@@ -113,8 +113,9 @@ class Panel(widgets.VBox):
         self.part, every = part, np.concatenate([part.good, part.bad, part.train])
         calm, low, high = self._calm(), every.min(), every.max()
         edge = max((high - low) / 20, 1e-6)
-        self.limit.min, self.limit.max = -np.inf, np.inf  # a range above the last one would be refused
-        self.limit.min, self.limit.max, self.limit.step = low - edge, high + edge, edge / 20
+        low, high = float(low - edge), float(high + edge)
+        self.limit.max = max(high, self.limit.max)  # a range beyond the last one would be refused
+        self.limit.min, self.limit.max, self.limit.step = low, high, float(edge / 20)
         self.limit.value = thresholds.quantile(calm, self.alpha) if len(calm) else (low + high) / 2
 
     def _calm(self) -> np.ndarray:

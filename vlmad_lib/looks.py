@@ -73,11 +73,11 @@ def _sized(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def _jpeg(pixels: np.ndarray, alt: str) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "jpeg", quality=85)
-    return _tag("jpeg", stream.getvalue(), alt)
+    return _tag("jpeg", stream.getvalue(), alt, "width:200px")
 
 
-def _tag(kind: str, content: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{b64encode(content).decode()}">'
+def _tag(kind: str, content: bytes, alt: str, style: str = "") -> str:
+    return f'<img alt="{escape(alt)}" style="{style}" src="data:image/{kind};base64,{b64encode(content).decode()}">'
 
 
 def _scale(low: float, high: float) -> str:
