@@ -107,3 +107,11 @@ def test_faint_defects_are_ranked_against_the_good_images_of_their_category(resu
         good, bad = part[part.label == 0].score.to_numpy(), part[part.image.isin(faint)].score.to_numpy()
         expected = np.mean([(good < one).mean() + 0.5 * (good == one).mean() for one in bad]) if len(bad) else np.nan
         assert row.faint_auroc == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_shown_rows_say_none_where_there_is_nothing():
+    found = table({"One, 0-shot": 0.8, "Other, 0-shot": 0.6})
+    shown = advice.shown(advice.advise(found, asked(found), [advice.SITUATIONS[0], advice.SITUATIONS[2]]))
+    assert list(shown.best) == ["One, 0-shot (0.816)", "none"] and list(shown["take"]) == ["One, 0-shot", "none"]
+    assert shown["best less"][0].startswith("Other, 0-shot (0.616): +0.2") and shown["best less"][1] == "none"
+    assert list(shown.rivals) == ["none", "none"]

@@ -222,11 +222,15 @@ def shown(advised: pd.DataFrame) -> pd.DataFrame:
             "by": advised.column.map(TITLES),
             "n": advised.n,
             "best": _valued(advised.best, advised.value),
-            "rivals": advised.rivals.fillna("").replace("", "none"),
-            "take": advised["take"],
+            "rivals": _named(advised.rivals),
+            "take": _named(advised["take"]),
             "best less": [f"{name}: {sweeps.signed(*rest)}" if name != "none" else name for name, *rest in ends],
         }
-    ).fillna("none")
+    )
+
+
+def _named(names: pd.Series) -> list[str]:
+    return [name if isinstance(name, str) and name else "none" for name in names]
 
 
 def _valued(names: pd.Series, values: pd.Series) -> list[str]:
