@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import breakdown, contrast, defects, methods, statistics, sweeps
+from vlmad_lib.efficiency import STEPS
 from vlmad_lib.profile import FULL
 from vlmad_lib.results import Results
 
 FAINT = "faint_auroc"
 TITLES = breakdown.TITLES | {FAINT: "AUROC of the least visible third of the defects"}
 MEASURED = ("image_auroc", "pixel_auroc", "aupro")
-STEPS = ["decode", "encode", "score", "upsample"]
 
 
 @dataclass(frozen=True)

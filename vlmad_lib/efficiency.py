@@ -24,6 +24,8 @@ from vlmad_lib.sweeps import count, difference, signed, verdict
 
 PUBLISHED = data.REFERENCE / "efficiency_published.csv"
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+STEPS = ["decode", "encode", "score", "upsample"]
+"""The columns of ``measure`` that an image costs every time, in ms."""
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 
 
@@ -60,13 +62,12 @@ def _seconds(call: Callable) -> float:
     return time.perf_counter() - began
 
 
-def peak_memory(profile: Profile, spec: Method, image: str) -> float:
+def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
     """MB that a process of its own holds at its peak, from its start to one encoded image; nan except on Linux.
 
     Kept: it takes seconds and, unlike a timing, does not change with what else the machine does.
     """
     chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
-    backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
     facts = chosen.columns(backbone) | {
         "precision": spec.precision,
         "size": chosen.module.side(chosen.settings, backbone),
@@ -156,7 +157,7 @@ def measure(
         "pack": packing * 1e3,
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
-        "memory": peak_memory(profile, spec, rows.image.iloc[0]),
+        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone),
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
 
@@ -171,7 +172,7 @@ def _learned(chosen: Chosen, backbone: Backbone) -> float:
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """The cost rows for people: time."""
-    total = costs[["decode", "encode", "score", "upsample"]].sum(axis=1)
+    total = costs[STEPS].sum(axis=1)
     return costs[["method", "backbone", "precision"]].assign(
         **{
             "encode, ms per image": [_span(row) for row in costs.itertuples()],

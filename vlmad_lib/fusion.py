@@ -10,10 +10,11 @@ import pandas as pd
 from vlmad_lib import InputError, breakdown, data, language, run, sweeps, winclip
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.results import Results
+from vlmad_lib.transfer import UNSEEN
 
 ALONE, EQUAL = "Hybrid, windows alone", "Hybrid, equal weights"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-HELD_OUT = ["roof_shingles", "padlock", "glove"]
+HELD_OUT = list(UNSEEN.values())
 """Auxiliary categories of the demo that neither its backbone nor its prompts were trained on (their model cards)."""
 NETWORK = ("backbone", "weights", "precision")
 

@@ -133,10 +133,10 @@ def some(table: pd.DataFrame, most: int) -> list[str]:
 def sampled(table: pd.DataFrame, categories: Sequence[str], images: int) -> pd.DataFrame:
     """An index of some categories with up to ``images`` test images of each (``data.subset``), all for 0."""
     table = table[table.category.isin(categories)]
-    others = table[table.split != "test"]
-    return (
-        pd.concat([data.subset(table[table.split == "test"], images), others], ignore_index=True) if images else table
-    )
+    if not images:
+        return table
+    some = data.subset(table[table.split == "test"], images)
+    return pd.concat([some, table[table.split != "test"]], ignore_index=True)
 
 
 def of_sizes(spec: Method, sizes: Sequence[int]) -> Method:

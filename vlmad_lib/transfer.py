@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps
+from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps, wordings
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import DEMO
@@ -73,8 +73,7 @@ def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[
     spec = own(tested[0])
     if spec is None:
         return []
-    blank = {"checkpoint": "", "trained_on": "", "force_leak": False}
-    hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | blank)
+    hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | wordings.UNLEARNED)
     found = [Source(HAND, hand)]
     for profile in tested:
         one = own(profile)
