@@ -17,7 +17,7 @@ from conftest import TINY, make_mvtec, paint, shared, small_profile
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import data, features, files, methods, metrics, results, run, winclip
+from vlmad_lib import data, features, files, methods, metrics, results, run, units, winclip
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
     target, name, stop = {
         "encode": (features.Store, "_encode", 4),
         "score": (winclip, "score", 3),
-        "write": (run, "_measure", 3),
-        "gather": (run, "_gather", 1),
+        "write": (units, "_measure", 3),
+        "gather": (units, "gather", 1),
     }[place]
     original = getattr(target, name)
 

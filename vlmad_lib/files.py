@@ -14,6 +14,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,10 +30,6 @@ except ImportError:  # not on Windows: there nothing waits
 SUMS = "sums.json"
 _TAIL = struct.Struct("<4sI")
 _MARK = b"crc1"
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 class Damaged(Exception):
@@ -107,12 +104,21 @@ def read_array(file: Path) -> np.ndarray:
         mark, told = _TAIL.unpack_from(content, len(content) - _TAIL.size)
         if mark != _MARK or zlib.crc32(memoryview(content)[: -_TAIL.size]) != told:
             raise ValueError("checksum")
-        stream = io.BytesIO(content)
-        shape, columns_first, kind = _HEADERS[np.lib.format.read_magic(stream)](stream)
-        values = np.frombuffer(content, kind, int(np.prod(shape)), stream.tell())
-        return values.reshape(shape, order="F" if columns_first else "C")
-    except (OSError, ValueError, KeyError, struct.error):
+        start = 10 + int.from_bytes(content[8:10], "little")
+        shape, order, kind = _header(content[:start])
+        return np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape, order=order)
+    except (OSError, ValueError, struct.error):
         raise Damaged(str(file)) from None
+
+
+@lru_cache(maxsize=1024)
+def _header(content: bytes) -> tuple[tuple[int, ...], str, np.dtype]:
+    """Shape, order and type of values by the start of a .npy file (version 1.0, as ``write_array`` has it)."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("version")
+    shape, columns_first, kind = np.lib.format.read_array_header_1_0(stream)
+    return shape, "F" if columns_first else "C", kind
 
 
 # ---------------------------------------------------------------- folders

@@ -105,23 +105,40 @@ class Part(NamedTuple):
     high: np.float32
 
 
-def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[Part]:
-    """The images of (map, mask) pairs of one shape (H, W) each, with 8-connected regions.
+class Regions(NamedTuple):
+    """A mask (H, W) as the places (A,) of its anomalous pixels in raster order, and 1 / (area of its region) of each.
+
+    Regions touch at corners too.
+    """
+
+    shape: tuple[int, int]
+    place: np.ndarray
+    weights: np.ndarray
+
+
+def regions(mask: np.ndarray) -> Regions:
+    """The 8-connected regions of a bool mask (H, W), found once where many maps meet it."""
+    rows = np.flatnonzero(mask.any(1))
+    crop = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
+    region = ndimage.label(mask[crop], EIGHT)[0][mask[crop]]
+    return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region])
+
+
+def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
+    """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 
     ValueError where the shapes differ or a score is not finite.
     """
     for scores, mask in pairs:
         scores = np.asarray(scores, np.float32)
-        if scores.shape != mask.shape:
-            raise ValueError(f"A map has shape {scores.shape}, its mask {mask.shape}; give both the same frame.")
+        found = mask if isinstance(mask, Regions) else regions(mask)
+        if scores.shape != found.shape:
+            raise ValueError(f"A map has shape {scores.shape}, its mask {found.shape}; give both the same frame.")
         low, high = scores.min(), scores.max()
         if not np.isfinite([low, high]).all():
             raise ValueError("A map holds a score that is no finite number; correct what made it.")
-        rows = np.flatnonzero(mask.any(1))
-        crop = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
-        inside = mask[crop]
-        region = ndimage.label(inside, EIGHT)[0][inside]
-        yield Part(scores.ravel(), scores[crop][inside], 1 / np.bincount(region)[region], low, high)
+        scores = scores.ravel()
+        yield Part(scores, scores[found.place], found.weights, low, high)
 
 
 # ---------------------------------------------------------------- exact

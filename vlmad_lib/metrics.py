@@ -40,9 +40,14 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def pixel_metrics(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], fpr_limit: float = 0.3, coarse: bool = True, bins: int = 0
+    pairs: Iterable[tuple[np.ndarray, np.ndarray | levels.Regions]],
+    fpr_limit: float = 0.3,
+    coarse: bool = True,
+    bins: int = 0,
 ) -> dict[str, float]:
     """Pixel AUROC, AP, F1-max and AUPRO of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
+
+    A mask may be given as its ``levels.regions``, which are found once for many maps.
 
     ``aupro``: mean overlap of the 8-connected regions against the false positive rate over all normal
     pixels, integrated exactly to ``fpr_limit`` and divided by it. ``aupro_200``: the same idea as the

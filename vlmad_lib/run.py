@@ -1,8 +1,7 @@
 """A run: from a profile to the scores table, its metrics and the maps beside it.
 
-A unit is one variant of one method on one category. Units are kept under a digest of everything that
-decides their numbers (images, weights, parameters, code), so a run goes on where it was interrupted,
-recomputes nothing finished, and two runs that share a unit share its result.
+It is made of units (module ``units``), kept under what decides their numbers, so a run goes on where it was
+interrupted, recomputes nothing finished, and two runs that share a unit share its result.
 """
 
 from __future__ import annotations
@@ -33,19 +32,21 @@ from vlmad_lib import (
     methods,
     metrics,
     prompts,
-    statistics,
+    units,
 )
 from vlmad_lib.breakdown import TITLES
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen
 from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
-from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES, Results
+from vlmad_lib.results import Results
+from vlmad_lib.units import Unit
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
 _DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilgan", "checkpoints", "clip", "coop"]
-_DECIDING += ["hybrid", "embedding"]
+_DECIDING += ["hybrid", "embedding", "units"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 PART = 8  # images a worker encodes before it takes others
+TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
 
 @dataclass(frozen=True)
@@ -166,25 +167,25 @@ def _compute(
         if not spec.weights.startswith("random:"):
             backbones.locate(spec.backbone, spec.weights, profile.download)
     started = time.perf_counter()
-    categories = list(table.category.unique())
     of = dict(list(table.groupby("category", sort=False)))
-    plans = [_plan(profile, wanted, of[category]) for wanted in planned for category in categories]
-    encoding = _encoding(profile, plans)
+    found, jobs = _plan(profile, planned, of)
+    encoding = _encoding(profile, planned, jobs)
     total = sum(len(paths) for *_, paths in encoding)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         for count in _parallel(profile, _encode, encoding):
             bar.update(count)
-    jobs = [(plan.chosen, plan.row, plan.todo) for plan in plans if plan.todo]
+    remarks, scoring = list(notes), [(job,) for job in jobs]
     shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
-    units, remarks = [unit for plan in plans for unit in plan.units], list(notes)
-    for _ in tqdm(_parallel(profile, _score, jobs), "score", **shown):
+    for _ in tqdm(_parallel(profile, _score, scoring), "score", **shown):
         pass  # the units are on disk now
-    outside = [(spec, of[category]) for spec in profile.imports for category in categories]
-    for found, said in _parallel(profile, _import, outside):
-        units += found
+    outside = [(spec, part) for spec in profile.imports for part in of.values()]
+    for imported, said in _parallel(profile, _import, outside):
+        found += imported
         remarks += said
-    scores, measured = _gather(profile, units)
-    remarks += _uncovered(profile, scores, categories) + _one_sided(profile, planned) + _in_bins(profile, measured)
+    if not found:
+        raise InputError("No outside result matches a test image; name them <category>, <defect>, <image file stem>.")
+    scores, measured = units.gather(profile.path(profile.cache), found)
+    remarks += _uncovered(profile, scores, list(of)) + _one_sided(profile, planned) + _in_bins(profile, measured)
     used = [_backbone(spec, profile) for spec in profile.methods]
     facts = {
         "warnings": _warnings(profile, planned),
@@ -210,21 +211,6 @@ def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
     """
     tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
     return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
-
-
-def _gather(profile: Profile, units: list[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The tables of all units, checked against their schemas."""
-    if not units:
-        raise InputError("No outside result matches a test image; name them <category>, <defect>, <image file stem>.")
-    cache = profile.path(profile.cache)
-    frames = []
-    for unit in units:
-        maps = unit / "maps.npy"
-        place = str(maps.relative_to(cache)) if maps.is_file() else ""
-        frames.append(pd.read_parquet(unit / "scores.parquet").assign(map_file=place))
-    found = pd.DataFrame([json.loads((unit / "metrics.json").read_text(encoding="utf-8")) for unit in units])
-    found = found.astype(dict.fromkeys(SHARES, float))
-    return SCORES.validate(pd.concat(frames, ignore_index=True)), METRICS.validate(found)
 
 
 def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) -> list[str]:
@@ -342,56 +328,87 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The units of a method's variants on one category, and what those that are not kept are computed from.
+class Job:
+    """A unit to compute: its variant, an index row of its category, and the unit."""
 
-    That is the variant, its unit, the rows it tests and those of its references. ``row`` is one of the category.
-    """
-
-    chosen: Chosen
+    one: Variant
     row: pd.Series
-    units: list[Path]
-    todo: list[tuple[Variant, Path, pd.DataFrame, pd.DataFrame]]
+    unit: Unit
 
 
-def _plan(profile: Profile, wanted: list[Variant], table: pd.DataFrame) -> Plan:
-    """What a run has to do for a method's variants on one category."""
-    chosen = wanted[0].chosen
-    category, backbone = table.category.iloc[0], _backbone(chosen.spec, profile)
-    words = chosen.module.wording(chosen.settings, table.iloc[0])
-    units, todo = [], []
-    for one in wanted:
-        rows, drawn = data.tested(table, one.shots), data.references(table, category, one.shots, one.seed)
-        unit = _unit(profile, one.columns(backbone), rows, [words, *map(features.stamp, drawn.image)])
-        units.append(unit)
-        if not files.whole(unit):
-            todo.append((one, unit, rows, drawn))
-    return Plan(chosen, table.iloc[0], units, todo)
+def _plan(
+    profile: Profile, planned: list[list[Variant]], of: dict[str, pd.DataFrame]
+) -> tuple[list[Unit], list[list[Job]]]:
+    """All units of a run, and those that are not kept, together where they read the same features.
+
+    ``of``: the index by category.
+    """
+    cache, found, jobs = profile.path(profile.cache), [], {}
+    known = {shots for wanted in planned for shots in {one.shots for one in wanted}}
+    on = {(name, shots): units.tested(data.tested(part, shots)) for name, part in of.items() for shots in known}
+    for wanted in planned:
+        chosen = wanted[0].chosen
+        backbone = _backbone(chosen.spec, profile)
+        places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
+        named = [one.columns(backbone) for one in wanted]
+        for number, (category, part) in enumerate(of.items()):
+            row = part.iloc[0]
+            words = chosen.module.wording(chosen.settings, row)
+            for one, columns in zip(wanted, named, strict=True):
+                drawn = list(data.references(part, category, one.shots, one.seed).image) if one.shots else []
+                unit = units.unit(profile, _code(), on[category, one.shots], columns, drawn, words)
+                found.append(unit)
+                if not files.whole(unit.place):
+                    jobs.setdefault((number, places), []).append(Job(one, row, unit))
+    order = sorted(jobs, key=lambda key: key[0])
+    return found, [part for key in order for part in _parts(jobs[key])]
 
 
-def _encoding(profile: Profile, plans: list[Plan]) -> list[tuple]:
+def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
+    """Jobs in parts of up to ``TOGETHER`` references, or one that has more."""
+    part, count = [], 0
+    for job in jobs:
+        more = len(job.unit.references)
+        if part and count + more > TOGETHER:
+            yield part
+            part, count = [], 0
+        part.append(job)
+        count += more
+    yield part
+
+
+def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Job]]) -> list[tuple]:
     """The images that the units to compute need encoded, ``PART`` by ``PART``, as arguments of ``_encode``.
 
     Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
     """
-    found, taken = [], set()
-    cache = profile.path(profile.cache)
-    for plan in (plan for plan in plans if plan.todo):
-        chosen, todo = plan.chosen, plan.todo
+    found, taken, cache = [], set(), profile.path(profile.cache)
+    for together in jobs:
+        chosen = together[0].one.chosen
         backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
         store = chosen.store(cache, backbone)
-        names = _arrays(profile, chosen.spec, backbone, store, max(one.shots for one, *_ in todo))
-        tested = [path for *_, rows, _ in todo for path in rows.image]
-        drawn = [path for *_, drawn in todo for path in drawn.image]
+        names = _arrays(profile, planned, store, max(job.one.shots for job in together))
+        tested = [path for job in together for path in job.unit.rows.image]
+        drawn = [path for job in together for path in job.unit.references]
         for channels, paths in ((own, tested), ("rgb", drawn)):
             store = chosen.store(cache, backbone, channels)
-            # an image that another method's part encodes, with the arrays of both, is left to it
-            paths = [path for path in store.missing(dict.fromkeys(paths), names) if (store.folder, path) not in taken]
+            # an image that another part encodes, with the arrays of both, is left to it
+            paths = [path for path in dict.fromkeys(paths) if (store.folder, path) not in taken]
+            paths = store.missing(paths, names)
             taken |= {(store.folder, path) for path in paths}
             size = max(PART, profile.batch)
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-            found += [(chosen, plan.row, channels, names, part) for part in parts]
+            found += [(chosen, together[0].row, channels, names, part) for part in parts]
     return found
+
+
+def _arrays(profile: Profile, planned: list[list[Variant]], store: features.Kept, shots: int) -> list[str]:
+    """The arrays of all methods of a run that share a store: an image is encoded once for all of them."""
+    cache, found = profile.path(profile.cache), {}
+    for chosen in _chosen(planned):
+        if chosen.store(cache, _backbone(chosen.spec, profile)).folder == store.folder:
+            found |= dict.fromkeys(chosen.module.arrays(chosen.settings, shots))
+    return list(found)
 
 
 def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str]) -> int:
@@ -402,39 +419,34 @@ def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, nam
     return len(paths)
 
 
-def _score(profile: Profile, chosen: Chosen, row: pd.Series, todo: list[tuple]) -> None:
-    """Compute a plan's missing units from kept features; every image is read once for all of them."""
-    cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
-    code, settings = chosen.module, chosen.settings
-    text = chosen.text(cache, backbone, code.wording(settings, row))
+def _score(profile: Profile, jobs: list[Job]) -> None:
+    """Compute units from kept features that they share; every image and mask is read once for all of them."""
+    cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
+    backbone = _backbone(chosen.spec, profile)
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
-    scorers = []
-    for one, *_, drawn in todo:
-        references = memory.load(list(drawn.image), code.arrays(settings, one.shots)) if one.shots else None
-        remember = code.remember if one.shots else None
-        scorers.append(Scorer(chosen.score, text, settings, chosen.grid(backbone), references, remember))
+    scorers = [_scorer(job, cache, backbone, memory) for job in jobs]
     asking: dict[str, list[Scorer]] = {}  # by image: few-shot variants may test fewer
-    for scorer, (*_, rows, _) in zip(scorers, todo, strict=True):
-        for path in rows.image:
+    for scorer, job in zip(scorers, jobs, strict=True):
+        for path in job.unit.rows.image:
             asking.setdefault(path, []).append(scorer)
-    names = code.arrays(settings, max(one.shots for one, *_ in todo))
+    used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
+    names = list(dict.fromkeys(name for one in used for name in one))
     for path, values in zip(asking, store.each(asking, names), strict=True):
         for scorer in asking[path]:
             scorer.add(path, values)
-    masks: dict[str, np.ndarray | None] = {}
-    for scorer, (one, unit, rows, drawn) in zip(scorers, todo, strict=True):
-        scores, maps, tiles = scorer.of(rows.image)
-        named = rows.assign(references=";".join(map(_short, drawn.image)), tiles=tiles)
-        _write(unit, profile, named, one.columns(backbone), scores, maps, masks)
+    masks: units.Masks = {}
+    for scorer, job in zip(scorers, jobs, strict=True):
+        units.write(profile, job.unit, *scorer.of(job.unit.rows.image), masks)
 
 
-def _arrays(profile: Profile, spec: Method, backbone: backbones.Backbone, store: features.Store, shots: int) -> list:
-    """The arrays of all methods of a profile that share one's store: an image is encoded once for all of them."""
-    network = ("backbone", "weights", "precision")
-    alike = [one for one in profile.methods if all(getattr(one, key) == getattr(spec, key) for key in network)]
-    chosen = [methods.choose(one, profile) for one in alike]
-    shared = [one for one in chosen if one.store(profile.path(profile.cache), backbone).folder == store.folder]
-    return list(dict.fromkeys(name for one in shared for name in one.module.arrays(one.settings, shots)))
+def _scorer(job: Job, cache: Path, backbone: backbones.Backbone, memory: features.Kept) -> Scorer:
+    """What scores images by the variant of a job."""
+    one, chosen = job.one, job.one.chosen
+    code, settings, drawn = chosen.module, chosen.settings, job.unit.references
+    text = chosen.text(cache, backbone, code.wording(settings, job.row))
+    references = memory.load(drawn, code.arrays(settings, one.shots)) if one.shots else None
+    remember = code.remember if one.shots else None
+    return Scorer(chosen.score, text, settings, chosen.grid(backbone), references, remember)
 
 
 class Scorer:
@@ -482,7 +494,7 @@ def _of_tile(arrays: dict[str, torch.Tensor], tiles: np.ndarray, place: int) -> 
     return {name: array[kept] for name, array in arrays.items()}
 
 
-def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Path], list[str]]:
+def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
     """The unit of an outside result on one category (none where it covers no image), and notes."""
     path = profile.path(spec.path)
     rows, scores, maps, notes = imports.read(path, data.tested(table, spec.shots))
@@ -491,64 +503,7 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[P
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": features.digest(facts)[:10]}
-    unit = _unit(profile, columns, rows, [joblib.hash((scores, maps))])
-    if not files.whole(unit):
-        _write(unit, profile, rows.assign(references="", tiles=1), columns, scores, maps, {})
+    unit = units.unit(profile, _code(), units.tested(rows), columns, more=joblib.hash((scores, maps)))
+    if not files.whole(unit.place):
+        units.write(profile, unit, scores, maps, [1] * len(rows), {})
     return [unit], notes
-
-
-# ---------------------------------------------------------------- one unit
-
-
-def _unit(profile: Profile, columns: dict, rows: pd.DataFrame, more: list) -> Path:
-    """The folder of a unit: its name is a digest of all that decides its numbers."""
-    stamps = [features.stamp(path) for path in [*rows.image, *rows["mask"]]]
-    facts = rows.to_csv(index=False)
-    measures = profile.evaluation_size, profile.fpr_limit, profile.pixel_metrics
-    key = features.digest(columns, stamps, facts, more, *measures, _code())
-    return profile.path(profile.cache) / "units" / key
-
-
-def _short(path: str) -> str:
-    """A file with its last two folders: enough to find it, and no home folder in a table that is shared."""
-    return "/".join(Path(path).parts[-3:])
-
-
-def _write(unit: Path, profile: Profile, rows: pd.DataFrame, columns: dict, scores, maps, masks: dict) -> None:
-    """A unit's scores, maps and metrics, complete or not at all; masks by path are read once."""
-    measured = _measure(profile, rows, columns, scores, maps, masks)
-    table = rows.drop(columns="split").assign(score=scores, map_row=rows.tiles.cumsum() - rows.tiles, **columns)
-    named = {key: columns[key] for key in KEYS} | {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
-
-    def fill(partial: Path) -> None:
-        table.to_parquet(partial / "scores.parquet", index=False)
-        if maps is not None:
-            np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
-        (partial / "metrics.json").write_text(json.dumps(named | measured), encoding="utf-8")
-
-    files.place(unit, fill)
-
-
-def _measure(profile: Profile, rows: pd.DataFrame, columns: dict, scores: np.ndarray, maps, masks: dict) -> dict:
-    """Image and pixel metrics of one unit, and the counts they rest on."""
-    labels, size, fit = rows.label.to_numpy(), profile.evaluation_size, columns["fit"]
-    for row in rows.itertuples():
-        if row.image not in masks:  # an anomalous image without a mask has no pixels to count
-            bare = row.label and not row.mask
-            masks[row.image] = None if bare else data.framed_mask(row.mask, row.width, row.height, fit, size)
-    found = metrics.image_metrics(labels, scores)
-    found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
-    found |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
-    if maps is not None:
-        parts = np.split(np.asarray(maps), rows.tiles.cumsum()[:-1])
-        pairs = (
-            (metrics.framed_map(part, row.width, row.height, fit, size, columns["sigma"]), masks[row.image])
-            for row, part in zip(rows.itertuples(), parts, strict=True)
-            if masks[row.image] is not None
-        )
-        bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
-        found |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
-    lost = [row.mask and not masks[row.image].any() for row in rows.itertuples()]
-    counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
-    counts |= {"n_lost_masks": sum(map(bool, lost)), "evaluation_size": size}
-    return found | {name: int(value) for name, value in counts.items()}
