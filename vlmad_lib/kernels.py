@@ -25,6 +25,8 @@ import joblib
 import papermill
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 """What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
@@ -124,11 +126,45 @@ class Kernel(AsyncKernelManager):
         self.running.discard(self)
 
 
+class Sparing(NotebookExecutionManager):
+    """Writes a notebook every few seconds and when it ends, not before and after each cell.
+
+    All its pictures are written each time, which took longer than most cells.
+    """
+
+    SECONDS = 10
+
+    def save(self, **kwargs: Any) -> None:
+        """Write the notebook if it has ended, or if some time has gone by."""
+        if self.end_time or (self.now() - self.last_save_time).total_seconds() > self.SECONDS:
+            super().save(**kwargs)
+
+
+class Engine(NBClientEngine):
+    """Papermill's own engine but for how often it writes."""
+
+    @classmethod
+    def execute_notebook(
+        cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, log_output: bool = False, **kwargs: Any
+    ) -> NotebookNode:
+        """Run the notebook; it is written whatever becomes of it."""
+        manager = Sparing(nb, output_path, log_output, progress_bar=False)
+        manager.notebook_start()
+        try:
+            cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
+        finally:
+            manager.notebook_complete()
+        return manager.nb
+
+
+papermill_engines.register("sparing", Engine)
+
+
 def execute(notebook: Path, output: Path, parameters: dict[str, Any], folder: Path) -> None:
     """Run a notebook in ``folder`` by papermill and write it as it runs; raises what its kernel dies of."""
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]  # it formats
     named = {"kernel_name": "python3", "language": "python", "kernel_manager_class": Kernel}
-    quiet = {"progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
+    quiet = {"engine_name": "sparing", "progress_bar": False, "extra_arguments": ["--log-level=CRITICAL"]}
     # not papermill's cwd: it changes that of this process, which all threads share
     where = {"resources": {"metadata": {"path": str(folder)}}}
     papermill.execute_notebook(*paths, parameters, **named, **quiet, **where)

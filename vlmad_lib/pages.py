@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,11 @@ NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to
 
 def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> BeautifulSoup:
     """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order."""
-    config = Config(NbConvertBase={"display_data_priority": FORMATS})
-    config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
-    exporter = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
-    exporter.register_filter("markdown2html", _markdown_of_cell)
-    exporter.register_filter("escaped2html", _markdown)
     resources = {"metadata": {"path": str(path.parent)}}
-    html, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
+    html, _ = _exporter().from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
     soup = BeautifulSoup(html, "html.parser")
     for node in soup.select("script, link, iframe, object, embed, base, meta, style[scoped], form"):
         node.decompose()
@@ -60,6 +56,17 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
             link.unwrap()
     _order_headings(soup, path.stem)
     return soup
+
+
+@lru_cache(maxsize=1)
+def _exporter() -> HTMLExporter:
+    """What turns cells into HTML; made once, as its templates are compiled when they are first used."""
+    config = Config(NbConvertBase={"display_data_priority": FORMATS})
+    config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
+    found = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    found.register_filter("markdown2html", _markdown_of_cell)
+    found.register_filter("escaped2html", _markdown)
+    return found
 
 
 class _Renderer(IPythonRenderer):
@@ -153,15 +160,21 @@ def write_index(report: Report) -> None:
     files.replace(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
 
 
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """The templates of the pages."""
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
+    found.filters["duration"] = _duration
+    return found
+
+
 def _render(report: Report, template: str, page: str, **values: Any) -> None:
     """Write a page from the template folder; all is escaped that is not marked safe there."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
-    environment.filters["duration"] = _duration
     style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
     script = (TEMPLATE / "search.js").read_text(encoding="utf-8").strip()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
-    text = environment.get_template(template).render(run=report.record(), **code, **values)
+    text = _environment().get_template(template).render(run=report.record(), **code, **values)
     soup = BeautifulSoup(text, "html.parser")
     _mark_tables(soup)
     for node in soup.body("style"):  # of pandas' tables
