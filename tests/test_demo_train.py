@@ -284,5 +284,5 @@ def test_the_shipped_weights_are_those_of_the_model_card():
 
 def test_the_shipped_weights_see():
     """Zero-shot WinCLIP on a fixed small sample of targets stays above a floor well below what it reaches."""
-    found = card.validate(backbones.load("demo").model, ["cork", "coin", "leaf"], seed=11, good=8, bad=12)
+    found = card.validate(backbones.load("demo").model, ["cork", "coin", "leaf"], seed=11, good=5, bad=6)
     assert found["mean image"] > 0.65 and found["mean pixel"] > 0.8

@@ -57,6 +57,8 @@ def test_exact_whatever_the_scores(name, few, window, monkeypatch):
     monkeypatch.setattr(levels, "WINDOW", window)
     found = metrics.pixel_metrics(pairs(SCORES[name]))
     assert found == pytest.approx(by_sorting, abs=1e-12, nan_ok=True)
+    known = ((one, levels.regions(mask)) for one, mask in pairs(SCORES[name]))
+    assert metrics.pixel_metrics(known) == pytest.approx(found, abs=1e-15, nan_ok=True)
     flat, scores = MASKS.ravel(), SCORES[name].astype(np.float32).ravel()
     assert found["pixel_auroc"] == pytest.approx(roc_auc_score(flat, scores), abs=1e-9)
     assert found["pixel_ap"] == pytest.approx(average_precision_score(flat, scores), abs=1e-9)

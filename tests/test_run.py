@@ -183,6 +183,33 @@ def _plain_digest(digest):
     return lambda *facts: digest(*(str(fact) if callable(fact) else fact for fact in facts))
 
 
+def test_methods_that_share_features_are_scored_together_as_alone(tmp_path, monkeypatch):
+    """Each image and mask is read once for all of them; how many are scored together changes nothing."""
+    root, read = make_mvtec(tmp_path / "data", ("plate",)), []
+    each, framed = features.Store.each, data.framed_mask
+
+    def seen(store, paths, names):
+        paths = list(paths)
+        read.extend(paths)
+        return each(store, paths, names)
+
+    specs = [TINY | {"name": "one"}, TINY | {"name": "two", "settings": {"windows": [3]}}]
+    more = {"shots": [0, 1, 2], "seeds": [0, 1]}
+    run.run(small_profile(root, tmp_path / "cache", methods=specs, shots=[0, 2], seeds=[0, 1]))  # encodes
+    shutil.rmtree(tmp_path / "cache" / "units")
+    monkeypatch.setattr(features.Store, "each", seen)
+    monkeypatch.setattr(data, "framed_mask", lambda *place: read.append(place[0]) or framed(*place))
+    together = run.run(small_profile(root, tmp_path / "cache", methods=specs, **more))
+    tested = [one for one in read if "/test/" in one or "ground_truth" in one]
+    assert len(tested) == len(set(tested)) == 12
+    monkeypatch.setattr(run, "TOGETHER", 1)
+    for spec in specs:
+        alone = run.run(small_profile(root, tmp_path / spec["name"], methods=[spec], **more))
+        for part, whole in ((alone.scores, together.scores), (alone.metrics, together.metrics)):
+            columns = part.columns.drop("map_file", errors="ignore")
+            same(part[columns], whole[whole.method == spec["name"]][columns])
+
+
 def test_a_changed_image_is_scored_again(tmp_path):
     from conftest import paint
 

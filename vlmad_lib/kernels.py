@@ -32,11 +32,28 @@ CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 """What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
 
 
+def cores(at_once: int) -> dict[str, str]:
+    """An even share of the cores for so many kernels, where nobody has said how many, as environment variables."""
+    share = str(max(1, joblib.cpu_count() // max(1, at_once)))
+    return {name: os.environ.get(name, share) for name in CORES}
+
+
 class Server:
-    """The process that kernels are forked from, started when the first is wanted."""
+    """The process that kernels are forked from, started when the first is wanted or before."""
 
     def __init__(self) -> None:
         self.process, self.lock = None, Lock()
+
+    def start(self, at_once: int) -> None:
+        """Let it import what kernels need while something else is done; so many will run at once."""
+        with self.lock, contextlib.suppress(OSError):
+            self._start(os.environ | cores(at_once))
+
+    def _start(self, environment: dict[str, str]) -> None:
+        if self.process is None and hasattr(os, "pidfd_open"):
+            command = [sys.executable, "-m", "vlmad_lib.kernel"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            self.process = subprocess.Popen(command, **pipes, start_new_session=True, env=environment)
 
     def fork(self, cmd: list[str], place: Path, environment: dict[str, str]) -> int:
         """The process number of a new kernel, by a command line that ends in ``-f <file>`` and options; 0 for none."""
@@ -44,10 +61,7 @@ class Server:
         asked = {"arguments": cmd[cmd.index("-f") :], "place": str(place), "environment": environment}
         with self.lock:
             try:
-                if self.process is None:
-                    command = [sys.executable, "-m", "vlmad_lib.kernel"]
-                    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-                    self.process = subprocess.Popen(command, **pipes, start_new_session=True)
+                self._start(dict(os.environ))
                 print(json.dumps(asked), file=self.process.stdin, flush=True)
                 return int(self.process.stdout.readline() or 0)
             except OSError:
@@ -57,6 +71,7 @@ class Server:
         """Let it end."""
         with self.lock:
             if self.process:
+                self.process.terminate()  # at once, though it may still be importing; kernels are on their own
                 self.process.communicate()
                 self.process = None
 
@@ -193,8 +208,7 @@ def run(jobs: Sequence[Callable[[], Any]], at_once: int, ended: Callable[[int, A
 def _shared(at_once: int) -> Iterator[None]:
     """Kernels started meanwhile take an even share of the cores, where nobody has said how many."""
     before = dict(os.environ)
-    for name in CORES:
-        os.environ.setdefault(name, str(max(1, joblib.cpu_count() // at_once)))
+    os.environ.update(cores(at_once))
     try:
         yield
     finally:

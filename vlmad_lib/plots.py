@@ -119,13 +119,13 @@ def grids(
         shown = picture(image)
         first.imshow(shown)
         first.set_title("image", fontsize=9)
-        first.axis("off")
+        _bare(first)
     values = np.concatenate([one.ravel() for one in maps.values()])
     limits = {"vmin": values.min(), "vmax": max(values.max(), values.min() + 1e-6)}
     for axes, (title, one) in zip(panels, maps.items(), strict=True):
         drawn = axes.imshow(one, cmap=MAP, **limits)
         axes.set_title(title, fontsize=9)
-        axes.axis("off")
+        _bare(axes)
     figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
     if cell:
         for axes in panels:
@@ -154,6 +154,13 @@ def picture(image: str, width: int = 240) -> np.ndarray:
     return np.asarray(loaded.resize((width, round(width * loaded.height / loaded.width))))
 
 
+def _bare(axes: plt.Axes) -> None:
+    """No axes around a picture, and no ticks: they take most of the time of a gallery even where nobody sees them."""
+    axes.axis("off")
+    axes.xaxis.set_visible(False)
+    axes.yaxis.set_visible(False)
+
+
 def pictures(rows: pd.DataFrame, columns: int = 6, titles: Sequence[str] | None = None, outline: bool = True) -> Figure:
     """A grid of index or scores rows with the outline of their masks."""
     count = len(rows)
@@ -162,7 +169,7 @@ def pictures(rows: pd.DataFrame, columns: int = 6, titles: Sequence[str] | None 
         lines, columns, figsize=(1.75 * columns, 2.2 * lines), squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
-        axes.axis("off")
+        _bare(axes)
     titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
     for axes, row, title in zip(grid.flat, rows.itertuples(), titles, strict=False):
         _draw(axes, row, outline)
@@ -192,7 +199,7 @@ def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = No
         grid[1, column].imshow(frame, cmap=MAP, vmin=low, vmax=high)
         grid[1, column].set_title(f"score {row.score:.3f}", fontsize=8, fontweight="normal", loc="center")
     for axes in grid.flat:
-        axes.axis("off")
+        _bare(axes)
     return figure
 
 
@@ -370,7 +377,7 @@ def over_severity(table: pd.DataFrame, label: str, level: float) -> Figure:
         sharex=True, sharey=True,
     )  # fmt: skip
     for axes in grid.flat[len(panels) :]:
-        axes.axis("off")
+        _bare(axes)
     for axes, (shift, part) in zip(grid.flat, panels, strict=False):
         axes.axhline(level, color="#30343b", lw=1, ls="--")
         for number, (name, rows) in enumerate(part.groupby("name", sort=False)):

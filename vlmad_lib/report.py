@@ -202,6 +202,7 @@ def build(report: Report, progress: bool = False) -> None:
         report.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
             pass
+        kernels.SERVER.start(min(report.profile.workers, len(report.notebooks)))
         results = run(report.profile, progress=progress)
         report.facts = results.facts
         macro = results.macro()
@@ -217,6 +218,8 @@ def build(report: Report, progress: bool = False) -> None:
         report.status = "interrupted"
         if report.folder == Path():
             _open(report)
+    finally:
+        kernels.SERVER.stop()
     pages.write_index(report)
 
 
