@@ -160,10 +160,11 @@ class Engine(NBClientEngine):
 
     @classmethod
     def execute_notebook(
-        cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, log_output: bool = False, **kwargs: Any
-    ) -> NotebookNode:
+        cls, nb: NotebookNode, kernel_name: str, output_path: str | None = None, progress_bar: bool = False,
+        log_output: bool = False, autosave_cell_every: int = 30, **kwargs: Any,
+    ) -> NotebookNode:  # fmt: skip
         """Run the notebook; it is written whatever becomes of it."""
-        manager = Sparing(nb, output_path, log_output, progress_bar=False)
+        manager = Sparing(nb, output_path, log_output, progress_bar, autosave_cell_every)
         manager.notebook_start()
         try:
             cls.execute_managed_notebook(manager, kernel_name, log_output=log_output, **kwargs)
