@@ -151,7 +151,7 @@ def test_mistake_3_local_path_has_no_mlp_and_reads_the_original_path(net, images
     torch.testing.assert_close(found["vv_last"], local, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_other_seeds_against_a_plain_restatement(seed):
     """In double precision, so that what is left is this code's own rounding."""
     model, exact = (parity.backbone(parity.SMALL, seed) for _ in range(2))

@@ -212,6 +212,7 @@ def test_the_schedule_is_the_same_on_its_plateau_however_long_the_run():
     assert pace[0][-1] < 0.03 and pace[1][59] == 1
 
 
+@pytest.mark.slow
 def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, one_thread):
     monkeypatch.setattr(train, "names", lambda subset: ["dice"])
     kinds = ("image", "pixel", "image 4-shot", "pixel 4-shot")
@@ -258,6 +259,7 @@ def test_steps_done_again_are_noted_once(tmp_path):
     assert [json.loads(line) for line in curve.read_text().splitlines()] == [{"text": 1.0}, {"step": 100}]
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_gradients_of_one(pool, tmp_path, one_thread):
     alone, shared = train.build(0), train.build(0)
     bank = captions.caption_bank(alone, pool.categories, 0)
@@ -284,5 +286,5 @@ def test_the_shipped_weights_are_those_of_the_model_card():
 
 def test_the_shipped_weights_see():
     """Zero-shot WinCLIP on a fixed small sample of targets stays above a floor well below what it reaches."""
-    found = card.validate(backbones.load("demo").model, ["cork", "coin", "leaf"], seed=11, good=5, bad=6)
+    found = card.validate(backbones.load("demo").model, ["cork", "coin"], seed=11, good=5, bad=6)
     assert found["mean image"] > 0.65 and found["mean pixel"] > 0.8

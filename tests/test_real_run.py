@@ -71,6 +71,7 @@ def by_hand(scores: pd.DataFrame, chosen: pd.Series) -> float:
     return float(np.average(values, weights=weights))
 
 
+@pytest.mark.slow
 def test_contrast_table(results):
     measures = contrast.measure(results)
     measures["level"] = contrast.levels(measures)
