@@ -293,6 +293,5 @@ def twins(spec: Method) -> list[Method]:
     for name, method in METHODS.items():
         shared = ["fit", "windows", "window_association"] + (["patch_tokens"] if own["patch_tokens"] != "none" else [])
         settings = {key: own[key] for key in shared if key in method.Settings.model_fields}
-        network = {key: getattr(spec, key) for key in ("backbone", "weights", "precision")}
-        found.append(Method(method=name, settings=settings, **network))
+        found.append(Method(method=name, settings=settings, **spec.network))
     return found

@@ -16,7 +16,6 @@ ALONE, EQUAL = "Hybrid, windows alone", "Hybrid, equal weights"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HELD_OUT = list(UNSEEN.values())
 """Auxiliary categories of the demo that neither its backbone nor its prompts were trained on (their model cards)."""
-NETWORK = ("backbone", "weights", "precision")
 
 
 # ---------------------------------------------------------------- what is run
@@ -36,12 +35,11 @@ def fitting(index: pd.DataFrame) -> str:
 
 def words(spec: Method, profile: Profile, fit: str) -> Method:
     """WinCLIP, hand-written words, on an AnomalyCLIP's backbone: the profile's own where it is on it and fits alike."""
-    network = {key: getattr(spec, key) for key in NETWORK}
     for one in [one for one in profile.methods if one.method == "winclip"]:
-        alike = all(getattr(one, key) == value for key, value in network.items())
+        alike = one.network == spec.network
         if alike and winclip.settings(one.preset, one.settings).fit == fit:
             return one
-    return Method(method="winclip", name="WinCLIP, same backbone", settings={"fit": fit}, **network)
+    return Method(method="winclip", name="WinCLIP, same backbone", settings={"fit": fit}, **spec.network)
 
 
 def variants(spec: Method, fit: str, weight: float | None = None) -> list[Method]:

@@ -98,6 +98,11 @@ class Method(Strict):
         method = values.get("method", "winclip")
         return USUAL.get(method if isinstance(method, str) else "", USUAL["winclip"]) | values
 
+    @property
+    def network(self) -> dict[str, str]:
+        """What decides the encoder: another method with the same reads the same features."""
+        return {"backbone": self.backbone, "weights": self.weights, "precision": self.precision}
+
 
 class Import(Strict):
     """Anomaly maps and image scores made by another tool (a folder of .npz or .npy, or a CSV)."""

@@ -14,14 +14,13 @@ def relatives(spec: Method, profile: Profile) -> list[Method]:
     CoOp and APRIL-GAN are those of the profile on this backbone, else the demo's where the AnomalyCLIP is the demo's;
     they are left out where neither is at hand, since they must have learned.
     """
-    network = {key: getattr(spec, key) for key in ("backbone", "weights", "precision")}
     size = {"settings": {key: spec.settings[key] for key in ("image_size",) if key in spec.settings}}
-    found = [Method(method="clip", name=name, preset=preset, **network, **size) for name, preset in PLAIN.items()]
+    found = [Method(method="clip", name=name, preset=preset, **spec.network, **size) for name, preset in PLAIN.items()]
     for method in ("coop", "aprilgan"):
         own = [one for one in profile.methods if one.method == method]
-        own = [one for one in own if all(getattr(one, key) == value for key, value in network.items())]
+        own = [one for one in own if one.network == spec.network]
         if not own and spec.checkpoint == "demo":
-            own = [Method(method=method, checkpoint="demo", force_leak=spec.force_leak, **network, **size)]
+            own = [Method(method=method, checkpoint="demo", force_leak=spec.force_leak, **spec.network, **size)]
         found += own[:1]
     return found
 

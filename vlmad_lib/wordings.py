@@ -63,9 +63,8 @@ def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> lis
     choose, fields = module.settings, module.Settings.model_fields
     found, known = [spec], [choose(spec.preset, spec.settings)]
     for name, change in changes.items():
-        change = {
-            key: value for key, value in change.items() if key in fields or value != []
-        }  # no prompts of one's own
+        # an empty list stands for no prompts of one's own, which not every method has
+        change = {key: value for key, value in change.items() if key in fields or value != []}
         if not change or not set(change) <= set(fields):
             continue
         settings = spec.settings | change
