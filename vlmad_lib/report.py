@@ -266,7 +266,8 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
     output = folder / "notebooks" / notebook.path.name
     began = time.perf_counter()
     try:
-        kernels.execute(notebook.path, output, notebook.parameters, ROOT / "notebooks")
+        with files.written(output):
+            kernels.execute(notebook.path, output, notebook.parameters, ROOT / "notebooks")
         notebook.status = "ok"
     except Exception as error:  # whatever a kernel dies of must not stop the other notebooks
         notebook.status = "failed"
@@ -314,6 +315,9 @@ def main(arguments: list[str] | None = None) -> int:
     states = [notebook.status for notebook in report.notebooks]
     told = ["ok", "failed", *(["not run"] if "not run" in states else [])]
     counts = [f"{states.count(state)} {state}" for state in told]
+    for notebook in report.notebooks:
+        if notebook.status == "failed":
+            print(f"{notebook.path.stem}: {notebook.error}", file=sys.stderr)
     print(report.folder / "index.html")
     print(f"{len(states)} notebooks, {', '.join(counts)}, {report.record()['seconds']:.0f} s")
     return {"ok": 0, "failed": 1}.get(report.status, 130)
