@@ -59,15 +59,17 @@ def classes(rows: pd.DataFrame, profile: Profile) -> pd.Series:
     An image with several labels of different classes is ``Multiple``; normal images have the empty class.
     """
     known = taxonomy(profile)
-    found = []
-    for row in rows.itertuples():
+    keys = rows[["category", "labels", "defect", "label"]]
+    distinct, found = keys.drop_duplicates(), []  # a large table has few
+    for row in distinct.itertuples():
         labels = row.labels.split(";") if row.labels else [row.defect]
         named = {known.get((row.category, label), UNKNOWN) for label in labels}
         if len(named) > 1:
             named = {"Multiple"}
         one = next(iter(named))
         found.append("" if row.label == 0 else one if one in CLASSES else UNKNOWN)
-    return pd.Series(found, rows.index, dtype=str)
+    one_each = distinct.assign(found=pd.Series(found, distinct.index, dtype=str))
+    return keys.merge(one_each, how="left").found.set_axis(rows.index).rename(None)
 
 
 def unknown(rows: pd.DataFrame) -> str:
