@@ -65,6 +65,8 @@ def run_all(page: Page, file: Path) -> list[str]:
     light = page.locator(".jp-Notebook-ExecutionIndicator")
     for _ in range(10):  # it is idle too before it is connected, and then loses what it is told
         page.wait_for_timeout(3000)
+        for dialog in page.locator("dialog.jp-Dialog:visible").all():  # it would take every click
+            return [f"a dialog: {' '.join(dialog.inner_text().split())}"]
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         page.wait_for_timeout(3000)
