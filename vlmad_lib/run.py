@@ -351,7 +351,7 @@ def _plan(
         backbone = _backbone(chosen.spec, profile)
         places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
         named = [one.columns(backbone) for one in wanted]
-        for number, (category, part) in enumerate(of.items()):
+        for category, part in of.items():
             row = part.iloc[0]
             words = chosen.module.wording(chosen.settings, row)
             for one, columns in zip(wanted, named, strict=True):
@@ -359,9 +359,9 @@ def _plan(
                 unit = units.unit(profile, _code(), on[category, one.shots], columns, drawn, words)
                 found.append(unit)
                 if not files.whole(unit.place):
-                    jobs.setdefault((number, places), []).append(Job(one, row, unit))
-    order = sorted(jobs, key=lambda key: key[0])
-    return found, [part for key in order for part in _parts(jobs[key])]
+                    jobs.setdefault((places, category), []).append(Job(one, row, unit))
+    # backbone by backbone, not category by category: more of them than are held would be loaded again and again
+    return found, [part for together in jobs.values() for part in _parts(together)]
 
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
