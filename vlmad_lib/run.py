@@ -344,7 +344,7 @@ def _plan(
     ``of``: the index by category.
     """
     cache, found, jobs = profile.path(profile.cache), [], {}
-    known = {shots for wanted in planned for shots in {one.shots for one in wanted}}
+    known = {one.shots for wanted in planned for one in wanted}
     on = {(name, shots): units.tested(data.tested(part, shots)) for name, part in of.items() for shots in known}
     for wanted in planned:
         chosen = wanted[0].chosen
