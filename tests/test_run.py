@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
 from vlmad_lib import data, features, files, methods, metrics, results, run, units, winclip
+from vlmad_lib.profile import Method
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_memory_and_scores_do_not_depend_on_the_number_of_images(tmp_path, tiny_
     peaks, found = {}, {}
     for count in (10, 100):
         tracemalloc.start()
-        scorer = run.Scorer(winclip.score, text, chosen.settings, 13, references)
+        scorer = run.Scorer(chosen, text, 13, references)
         for path, values in zip(paths, store.each(paths[:count], names), strict=False):
             scorer.add(path, values)
         found[count] = scorer.of(paths[:count])
@@ -383,7 +384,7 @@ def test_tile_t_meets_tile_t_of_the_references():
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
     images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
-    scorer = run.Scorer(winclip.score, text, chosen, grid, (values, tiles))
+    scorer = run.Scorer(methods.Chosen(Method(), chosen), text, grid, (values, tiles))
     for name, one in zip("ab", images, strict=True):
         scorer.add(name, one)
     scores, maps, counts = scorer.of("ab")

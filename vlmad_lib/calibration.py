@@ -21,10 +21,14 @@ CURVES = ("logistic", "isotonic")
 
 
 def _places(scores: np.ndarray, bins: int) -> np.ndarray:
-    """The bin of each score; bins of about equal count, ties in one bin; as many as the images allow for 0."""
-    bins = bins or max(2, min(BINS, len(scores) // FULL))
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1]))
-    return np.searchsorted(edges, scores, "right")
+    """The bin of each of the scores (..., N); bins of about equal count, ties in one; as many as allowed for 0.
+
+    A bin that ties left without a score has no place: places may skip numbers.
+    """
+    scores = np.asarray(scores)
+    bins = bins or max(2, min(BINS, scores.shape[-1] // FULL))
+    edges = np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], axis=-1)
+    return (scores >= edges[..., None]).sum(0)
 
 
 def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> pd.DataFrame:
@@ -35,10 +39,14 @@ def reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> pd.Dat
     return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
 
 
-def error(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> float:
-    """Expected calibration error of labels (N,) and scores (N,): the mean gap of mean score and share over bins."""
-    places = _places(scores, bins)
-    return float(np.abs(np.bincount(places, labels - scores)).sum() / len(scores))
+def error(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> np.ndarray:
+    """Expected calibration errors (...) of labels (..., N) and scores (..., N).
+
+    The mean gap of mean score and share over bins, weighted by their counts.
+    """
+    places, gaps = _places(scores, bins), labels - scores
+    sums = [np.where(places == place, gaps, 0).sum(-1) for place in range(places.max() + 1)]
+    return np.abs(sums).sum(0) / scores.shape[-1]
 
 
 def brier(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -53,20 +61,20 @@ def interval(
 
     Resampling adds to the error as few images do, so the lower end may be too high; it is kept below the estimate.
     """
-    stream, found = np.random.default_rng(0), []
+    stream = np.random.default_rng(0)
     members = [np.flatnonzero(groups == one) for one in pd.unique(groups)]
-    for _ in range(resamples):
-        drawn = np.concatenate([stream.choice(some, len(some)) for some in members])
-        found.append(error(labels[drawn], scores[drawn], bins))
-    low, high = np.quantile(found, [(1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2])
-    here = error(labels, scores, bins)
+    drawn = np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
+    low, high = np.quantile(
+        error(labels[drawn], scores[drawn], bins), [(1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2]
+    )
+    here = float(error(labels, scores, bins))
     return min(float(low), here), max(float(high), here)
 
 
 def chance(scores: np.ndarray, bins: int = 0, resamples: int = RESAMPLES) -> float:
     """The error that perfectly calibrated scores stay below with probability 0.95: few images alone make some."""
     labels = np.random.default_rng(0).random((resamples, len(scores))) < scores
-    return float(np.quantile([error(one, scores, bins) for one in labels], statistics.LEVEL))
+    return float(np.quantile(error(labels, scores, bins), statistics.LEVEL))
 
 
 # ---------------------------------------------------------------- curves fitted on other categories

@@ -25,11 +25,11 @@ def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.nda
     """
     profile, shots = results.profile, int(row.shots)
     chosen, seen = methods.choose(spec, profile), run.view(profile, row, spec)
-    code, settings, names = chosen.module, chosen.settings, chosen.module.arrays(chosen.settings, shots)
+    settings, names = chosen.settings, chosen.module.arrays(chosen.settings, shots)
     drawn = data.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (chosen.store(results.cache, seen.backbone, channels) for channels in ("", "rgb"))
-    references, remember = (memory.load(list(drawn.image), names), code.remember) if shots else (None, None)
-    scorer = run.Scorer(chosen.score, seen.text, settings, seen.grid, references, remember)
+    references = memory.load(list(drawn.image), names) if shots else None
+    scorer = run.Scorer(chosen, seen.text, seen.grid, references)
     scorer.add(row.image, store.load([row.image], names)[0])
     (score,), maps, _ = scorer.of([row.image])
     size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)

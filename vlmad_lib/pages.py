@@ -16,7 +16,8 @@ import latex2mathml.converter
 import nbformat
 from bs4 import BeautifulSoup
 from bs4.formatter import EntitySubstitution, HTMLFormatter
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -58,12 +59,20 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
     return soup
 
 
+class _Exporter(HTMLExporter):
+    """Turns cells into HTML without going over it once more: ``body`` does."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources: dict | None = None, **kw: Any) -> tuple[str, dict]:
+        return TemplateExporter.from_notebook_node(self, nb, resources, **kw)
+
+
 @lru_cache(maxsize=1)
-def _exporter() -> HTMLExporter:
+def _exporter() -> _Exporter:
     """What turns cells into HTML; made once, as its templates are compiled when they are first used."""
     config = Config(NbConvertBase={"display_data_priority": FORMATS})
     config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
-    found = HTMLExporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    found = _Exporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    found.register_filter("highlight_code", Highlight2HTML(parent=found))
     found.register_filter("markdown2html", _markdown_of_cell)
     found.register_filter("escaped2html", _markdown)
     return found
@@ -146,9 +155,9 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
     place = books.index(notebook)
     soup = body(cells, notebook.path, [book.page for book in books])
     notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
-    values = {"body": str(soup), "headings": soup(["h2", "h3"]), "cells": len(cells)}
+    values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
-    _render(report, "page.html.j2", notebook.page, notebook=notebook, **around, **values)
+    _render(report, "page.html.j2", notebook.page, soup, notebook=notebook, **around, **values)
 
 
 def write_index(report: Report) -> None:
@@ -168,14 +177,19 @@ def _environment() -> jinja2.Environment:
     return found
 
 
-def _render(report: Report, template: str, page: str, **values: Any) -> None:
-    """Write a page from the template folder; all is escaped that is not marked safe there."""
+def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:
+    """Write a page from the template folder; all is escaped that is not marked safe there.
+
+    ``inner`` takes the place of its element ``template``, and is not parsed again.
+    """
     style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
     script = (TEMPLATE / "search.js").read_text(encoding="utf-8").strip()
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
     text = _environment().get_template(template).render(run=report.record(), **code, **values)
     soup = BeautifulSoup(text, "html.parser")
+    if inner:
+        soup.template.replace_with(*inner.contents)
     _mark_tables(soup)
     for node in soup.body("style"):  # of pandas' tables
         soup.head.append(node.extract())

@@ -155,51 +155,61 @@ def picture(image: str, width: int = 240) -> np.ndarray:
 
 
 def _bare(axes: plt.Axes) -> None:
-    """No axes around a picture, and no ticks: they take most of the time of a gallery even where nobody sees them."""
+    """No axes around a picture, and no ticks, which take time even where nobody sees them."""
     axes.axis("off")
     axes.xaxis.set_visible(False)
     axes.yaxis.set_visible(False)
 
 
+TALL, WIDE = 1.26, 0.94  # a cell of a sheet, and the longer side of its picture: the rest is for the title
+
+
+def _sheet(lines: int, columns: int) -> tuple[Figure, plt.Axes]:
+    """A figure of cells, 1 wide and ``TALL`` high, all in one axes: one for each takes more time than its picture."""
+    figure = plt.figure(figsize=(1.75 * columns, 1.75 * TALL * lines))
+    axes = figure.add_axes((0, 0, 1, 1), autoscale_on=False, xlim=(0, columns), ylim=(TALL * lines, 0))
+    _bare(axes)
+    return figure, axes
+
+
+def _place(axes: plt.Axes, cell: tuple[int, int], pixels: np.ndarray, title: str, **how) -> tuple[float, ...]:
+    """Draw a picture (h, w) or (h, w, 3) into a cell (row, column) under its title; left, right, bottom and top."""
+    height, width = (WIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+    middle, bottom = cell[1] + 0.5, TALL * (cell[0] + 1) - 0.02
+    extent = middle - width / 2, middle + width / 2, bottom, bottom - height
+    axes.imshow(pixels, extent=extent, aspect="auto", **how)
+    axes.text(middle, bottom - height - 0.03, title, fontsize=8, ha="center", va="bottom")
+    return extent
+
+
 def pictures(rows: pd.DataFrame, columns: int = 6, titles: Sequence[str] | None = None, outline: bool = True) -> Figure:
     """A grid of index or scores rows with the outline of their masks."""
-    count = len(rows)
-    lines = -(-count // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(1.75 * columns, 2.2 * lines), squeeze=False, layout="constrained"
-    )
-    for axes in grid.flat:
-        _bare(axes)
-    titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
-    for axes, row, title in zip(grid.flat, rows.itertuples(), titles, strict=False):
-        _draw(axes, row, outline)
-        axes.set_title(title, fontsize=8, fontweight="normal", loc="center")
+    figure, axes = _sheet(-(-len(rows) // columns), min(columns, len(rows)))
+    for place, (row, title) in enumerate(zip(rows.itertuples(), titles or _named(rows), strict=True)):
+        _draw(axes, divmod(place, columns), row, title, outline)
     return figure
 
 
-def _draw(axes: plt.Axes, row, outline: bool) -> None:
-    pixels = picture(row.image)
-    axes.imshow(pixels)
+def _named(rows: pd.DataFrame) -> list[str]:
+    return [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
+
+
+def _draw(axes: plt.Axes, cell: tuple[int, int], row, title: str, outline: bool = True) -> None:
+    left, right, bottom, top = _place(axes, cell, picture(row.image), title)
     if outline and row.mask:
         mask = data.framed_mask(row.mask, row.width, row.height, "squash", 240)
-        axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(0, pixels.shape[1], 0, pixels.shape[0]))
+        axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(left, right, top, bottom))
 
 
 def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
     """Images above their anomaly maps; the maps of a category share one colour scale over all its test images."""
     frames = results.framed(rows)
     limits = {key: map_limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
-    count = len(rows)
-    figure, grid = plt.subplots(2, count, figsize=(1.75 * count, 4.4), squeeze=False, layout="constrained")
-    titles = titles or [f"{row.category}\n{row.defect}" for row in rows.itertuples()]
-    for column, (row, frame, title) in enumerate(zip(rows.itertuples(), frames, titles, strict=True)):
-        _draw(grid[0, column], row, outline=True)
-        grid[0, column].set_title(title, fontsize=8, fontweight="normal", loc="center")
+    figure, axes = _sheet(2, len(rows))
+    for column, (row, frame, title) in enumerate(zip(rows.itertuples(), frames, titles or _named(rows), strict=True)):
+        _draw(axes, (0, column), row, title)
         low, high = limits[row.variant, row.category]
-        grid[1, column].imshow(frame, cmap=MAP, vmin=low, vmax=high)
-        grid[1, column].set_title(f"score {row.score:.3f}", fontsize=8, fontweight="normal", loc="center")
-    for axes in grid.flat:
-        _bare(axes)
+        _place(axes, (1, column), frame, f"score {row.score:.3f}", cmap=MAP, vmin=low, vmax=high)
     return figure
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
+INDEX_SECONDS = 5  # between two writings of the index: it has all tables
 KEYS = "known keys: Profile in vlmad_lib/profile.py, and the notebooks' cells tagged 'parameters'"
 
 
@@ -132,7 +133,7 @@ def _read(path: Path) -> Notebook:
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError):
         raise InputError(f"{path} is not a notebook; open it in Jupyter and save it again.") from None
     source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
-    soup = pages.body([cell for cell in cells if cell.cell_type == "markdown"], path)
+    soup = pages.body([cell for cell in cells if cell.cell_type == "markdown"][:2], path)  # all would take long
     paragraph = soup.h1.find_next("p") or soup.new_tag("p")
     bold = (node for node in paragraph(["strong", "em"]) if len(node.get_text().split()) > 3)
     question = " ".join(next(bold, paragraph).get_text().split())
@@ -185,6 +186,7 @@ def _commit() -> str:
         return "nogit"
 
 
+@lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
     """Versions of Python and of the packages the numbers depend on."""
     found = {"Python": platform.python_version()}
@@ -252,11 +254,15 @@ def _run(report: Report) -> None:
     order = sorted(range(len(report.notebooks)), key=lambda place: -report.notebooks[place].about)
     # on copies: one that is stopped half-way stays as it was
     jobs = [partial(_execute, replace(report.notebooks[place]), report.folder) for place in order]
+    shown = time.monotonic()
 
     def ended(number: int, found: tuple[Notebook, list[NotebookNode]]) -> None:
+        nonlocal shown
         report.notebooks[order[number]] = found[0]
         pages.write_page(report, *found)
-        pages.write_index(report)
+        if time.monotonic() - shown > INDEX_SECONDS:
+            pages.write_index(report)
+            shown = time.monotonic()
 
     kernels.run(jobs, report.profile.workers, ended)
 

@@ -365,15 +365,15 @@ def _plan(
 
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
-    """Jobs in parts of up to ``TOGETHER`` references, or one that has more."""
-    part, count = [], 0
+    """Jobs in parts of up to ``TOGETHER`` different references, or one that has more."""
+    part, drawn = [], set()
     for job in jobs:
-        more = len(job.unit.references)
-        if part and count + more > TOGETHER:
+        more = drawn.union(job.unit.references)
+        if part and len(more) > TOGETHER:
             yield part
-            part, count = [], 0
+            part, more = [], set(job.unit.references)
         part.append(job)
-        count += more
+        drawn = more
     yield part
 
 
@@ -424,10 +424,13 @@ def _score(profile: Profile, jobs: list[Job]) -> None:
     cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
     backbone = _backbone(chosen.spec, profile)
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
-    scorers = [_scorer(job, cache, backbone, memory) for job in jobs]
+    alike: dict[tuple, list[Job]] = {}  # a method's draws of references, on the same images
+    for job in jobs:
+        alike.setdefault((job.one.chosen.name, job.one.shots > 0, job.unit.tested.key), []).append(job)
+    scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
     asking: dict[str, list[Scorer]] = {}  # by image: few-shot variants may test fewer
-    for scorer, job in zip(scorers, jobs, strict=True):
-        for path in job.unit.rows.image:
+    for scorer, group in zip(scorers, alike.values(), strict=True):
+        for path in group[0].unit.rows.image:
             asking.setdefault(path, []).append(scorer)
     used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
@@ -435,34 +438,40 @@ def _score(profile: Profile, jobs: list[Job]) -> None:
         for scorer in asking[path]:
             scorer.add(path, values)
     masks: units.Masks = {}
-    for scorer, job in zip(scorers, jobs, strict=True):
-        units.write(profile, job.unit, *scorer.of(job.unit.rows.image), masks)
+    for scorer, group in zip(scorers, alike.values(), strict=True):
+        for draw, job in enumerate(group):
+            units.write(profile, job.unit, *scorer.of(job.unit.rows.image, draw), masks)
 
 
-def _scorer(job: Job, cache: Path, backbone: backbones.Backbone, memory: features.Kept) -> Scorer:
-    """What scores images by the variant of a job."""
-    one, chosen = job.one, job.one.chosen
-    code, settings, drawn = chosen.module, chosen.settings, job.unit.references
-    text = chosen.text(cache, backbone, code.wording(settings, job.row))
-    references = memory.load(drawn, code.arrays(settings, one.shots)) if one.shots else None
-    remember = code.remember if one.shots else None
-    return Scorer(chosen.score, text, settings, chosen.grid(backbone), references, remember)
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Backbone, memory: features.Kept) -> Scorer:
+    """What scores images by a method with each of the draws of references of its jobs."""
+    one = group[0].one
+    code, settings = one.chosen.module, one.chosen.settings
+    text = one.chosen.text(cache, backbone, code.wording(settings, group[0].row))
+    if not one.shots:
+        return Scorer(one.chosen, text, one.chosen.grid(backbone))
+    drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
+    draws = [[drawn[path] for path in job.unit.references] for job in group]
+    references = memory.load(list(drawn), code.arrays(settings, one.shots))
+    return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws)
 
 
 class Scorer:
-    """Scores and maps of images by one variant, image by image.
+    """Scores and maps of images by one method with some draws of references, image by image.
 
-    Tile t meets tile t of the references, or what ``remember`` makes of those, once; scores are averaged. Images are
-    scored one by one: memory does not grow with their number, nor does a score depend, in its last digit, on the
-    company it was computed in.
+    ``references`` are arrays, a row a tile, and the number of tiles of each image; ``draws`` the places of those
+    images, all of them where it is left out. Tile t meets tile t of a draw, or what the method remembers of those;
+    scores are averaged. Images are scored one by one: memory does not grow with their number, nor does a score depend,
+    in its last digit, on the company it was computed in.
     """
 
     def __init__(
-        self, score: Callable, text: torch.Tensor | None, chosen: Strict, grid: int,
-        references: tuple | None = None, remember: Callable | None = None,
+        self, chosen: Chosen, text: torch.Tensor | None, grid: int, references: tuple | None = None,
+        draws: list[list[int]] | None = None,
     ):  # fmt: skip
-        self.score, self.text, self.chosen, self.grid = score, text, chosen, grid
-        self.references, self.remember = references, remember
+        self.chosen, self.score, self.text, self.grid = chosen, chosen.score, text, grid
+        self.references = references
+        self.draws = [list(range(len(references[1])))] if references and draws is None else draws
         self.memories, self.found = {}, {}
 
     def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
@@ -470,28 +479,45 @@ class Scorer:
         found = []
         for place in range(len(next(iter(values.values())))):
             tile = {name: array[place : place + 1] for name, array in values.items()}
-            value, one = self.score(tile, self.text, self.chosen, self.grid, self._memory(place))
-            found.append((float(value), one[0].numpy()))
-        self.found[image] = found
+            fixed = tile, self.text, self.chosen.settings, self.grid
+            parts = [self.score(*fixed, *memory) for memory in self._memories(place)]
+            found.append([torch.cat(side).numpy() for side in zip(*parts, strict=True)])
+        self.found[image] = [np.stack(side) for side in zip(*found, strict=True)]
 
-    def _memory(self, place: int) -> Any:
+    def _memories(self, place: int) -> list[tuple]:
+        """What ``score`` meets of the references at a tile: for all draws at once, or draw by draw."""
+        if not self.references:
+            return [(None,)]
         if place not in self.memories:
-            same = self.references and _of_tile(*self.references, place)
-            self.memories[place] = self.remember(same, self.chosen, self.grid) if self.remember else same
+            arrays, tiles = self.references
+            draws = [_of_tile(tiles, draw, place) for draw in self.draws]
+            if getattr(self.chosen.module, "DRAWS", False):
+                rows = np.unique(np.concatenate(draws))
+                draws = [torch.from_numpy(np.searchsorted(rows, draw)) for draw in draws]
+                self.memories[place] = [(self._remembered(arrays, rows), draws)]
+            else:
+                self.memories[place] = [(self._remembered(arrays, rows),) for rows in draws]
         return self.memories[place]
 
-    def of(self, images: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image scores (N,), maps (tiles, grid, grid) and the number of tiles of each image."""
-        found = [self.found[image] for image in images]
-        scores = [np.mean([value for value, _ in tiles]) for tiles in found]
-        return np.array(scores), np.stack([one for tiles in found for _, one in tiles]), np.array(list(map(len, found)))
+    def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
+        some = {name: array[torch.from_numpy(rows)] for name, array in arrays.items()}
+        return self.chosen.module.remember(some, self.chosen.settings, self.grid)
+
+    def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (N,) of images by a draw, maps (tiles, grid, grid) and the number of tiles of each image."""
+        found = [[side[:, draw] for side in self.found[image]] for image in images]
+        scores = np.array([values.mean(dtype=np.float64) for values, _ in found])
+        return scores, np.concatenate([maps for _, maps in found]), np.array([len(values) for values, _ in found])
 
 
-def _of_tile(arrays: dict[str, torch.Tensor], tiles: np.ndarray, place: int) -> dict[str, torch.Tensor]:
-    """Tile ``place`` of every reference; all tiles where none has so many, being of another shape."""
-    same = np.concatenate([np.arange(count) for count in tiles]) == place
-    kept = torch.from_numpy(same if same.any() else ~same)
-    return {name: array[kept] for name, array in arrays.items()}
+def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:
+    """The rows of a draw's images that are tile ``place``; all where none has so many, being of another shape."""
+    owner = np.repeat(np.arange(len(tiles)), tiles)
+    number = np.concatenate([np.arange(count) for count in tiles])
+    # in the order of the draw: what a method makes of its references may depend on it
+    own = np.concatenate([np.flatnonzero(owner == image) for image in draw])
+    same = number[own] == place
+    return own[same] if same.any() else own
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:

@@ -103,11 +103,18 @@ def macro_interval(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
 
 def _runs(part: pd.DataFrame) -> pd.DataFrame:
     """Scores by image and reference draw, of the draws that scored every image."""
-    return part.pivot_table(index="image", columns="seed", values="score").dropna(axis=1)
+    rows, images = pd.factorize(part.image, sort=True)
+    columns, seeds = pd.factorize(part.seed, sort=True)
+    found = np.full((len(images), len(seeds)), np.nan)
+    found[rows, columns] = part.score
+    return pd.DataFrame(found, images, seeds).dropna(axis=1)
 
 
 def _labels(part: pd.DataFrame, images: pd.Index) -> np.ndarray:
-    return part.drop_duplicates("image").set_index("image").label.loc[images].to_numpy()
+    rows, known = pd.factorize(part.image)
+    found = np.zeros(len(known), int)
+    found[rows] = part.label
+    return found[known.get_indexer(images)]
 
 
 def macro_difference(

@@ -33,20 +33,25 @@ def rank(k: int, alpha: float) -> int:
     return int(np.ceil((k + 1) * (1 - alpha) - 1e-9))
 
 
-def conformal(normal: np.ndarray, alpha: float) -> float:
-    """Split-conformal threshold of k normal scores: a new normal image exceeds it with probability at most alpha.
+def conformal(normal: np.ndarray, alpha: float) -> np.ndarray:
+    """Split-conformal thresholds (...) of k normal scores (..., k).
 
-    The promise is for one new image that is exchangeable with the k, over draws of all of them. Infinite, no promise
-    but that of rejecting nothing, where k < 1 / alpha - 1.
+    A new normal image exceeds one with probability at most alpha. The promise is for one new image that is
+    exchangeable with the k, over draws of all of them. Infinite, no promise but that of rejecting nothing, where
+    k < 1 / alpha - 1.
     """
-    place = rank(len(normal), alpha)
-    return float(np.sort(normal)[place - 1]) if place <= len(normal) else float("inf")
+    *draws, k = np.shape(normal)
+    place = rank(k, alpha)
+    return np.sort(normal, axis=-1).take(place - 1, -1) if place <= k else np.full(draws, np.inf)[()]
 
 
-def quantile(normal: np.ndarray, alpha: float) -> float:
-    """The empirical quantile at 1 - alpha, interpolated; with few images more than alpha of new ones exceed it."""
-    rank(len(normal), alpha)
-    return float(np.quantile(normal, 1 - alpha))
+def quantile(normal: np.ndarray, alpha: float) -> np.ndarray:
+    """Empirical quantiles (...) at 1 - alpha of normal scores (..., k), interpolated.
+
+    With few images more than alpha of new ones exceed it.
+    """
+    rank(np.shape(normal)[-1], alpha)
+    return np.quantile(normal, 1 - alpha, axis=-1)
 
 
 def conditional(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[float, float]:
@@ -228,7 +233,8 @@ def calibrated(found: Sequence[Part], alpha: float, k: int = 0) -> pd.DataFrame:
         drawn = list(part.draws(k))
         for rule, limit in RULES.items():
             if drawn:
-                trials = [(limit(normal, alpha), good) for normal, good in drawn]
+                limits = limit(np.stack([normal for normal, _ in drawn]), alpha)
+                trials = [(float(one), good) for one, (_, good) in zip(limits, drawn, strict=True)]
                 rows.append(judge(part, rule, len(drawn[0][0]), trials))
     return rated(rows)
 

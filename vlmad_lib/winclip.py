@@ -23,6 +23,7 @@ from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = True
+DRAWS = True  # score takes several draws of references at once
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
 TOKENS_AT_ONCE = 2048  # bounds the memory of one pass over windows
 
@@ -235,19 +236,22 @@ def zero_shot(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid:
     return (1 - whole, 1 - fused) if inverted else (whole, fused)
 
 
-def association(features: dict[str, Tensor], references: dict[str, Tensor], chosen: Settings, grid: int) -> Tensor:
+def association(
+    features: dict[str, Tensor], references: dict[str, Tensor], chosen: Settings, grid: int, draws: list | None = None
+) -> Tensor:
     """(N, grid, grid) in [0, 1]: distance to the nearest reference token, mean over scales (equations 2-4).
 
     Windows are compared with all reference windows of their size, patches with all reference patches,
-    wherever they lie.
+    wherever they lie. With ``draws``, see ``score``, one map a draw.
     """
     maps = []
     for size in chosen.windows:
-        far = distance(features[f"window_{size}"], references[f"window_{size}"])
+        name = f"window_{size}"
+        far = distance(features[name], references[name], draws)
         maps.append(spread(far, grid, size, chosen.window_association))
     patches = PATCHES[chosen.patch_tokens]
     if patches:
-        maps.append(distance(features[patches], references[patches]).unflatten(1, (grid, grid)))
+        maps.append(distance(features[patches], references[patches], draws).unflatten(1, (grid, grid)))
     return torch.stack(maps).mean(0)
 
 
@@ -256,11 +260,17 @@ def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> dict[s
     return references
 
 
-def distance(features: Tensor, memory: Tensor) -> Tensor:
-    """(N, n) half cosine distance in [0, 1] of features (N, n, D) to the nearest row of the memory (..., D)."""
-    memory = F.normalize(memory.float().flatten(0, -2), dim=-1)
-    # image by image: all products at once would need gigabytes
-    nearest = torch.stack([(F.normalize(one.float(), dim=-1) @ memory.T).amax(1) for one in features])
+def distance(features: Tensor, memory: Tensor, draws: list[Tensor] | None = None) -> Tensor:
+    """(N, n) half cosine distance in [0, 1] of features (N, n, D) to the nearest row of references (R, m, D).
+
+    With ``draws``, each some of the references, those of a single image: (draws, n).
+    """
+    memory = F.normalize(memory.float(), dim=-1)
+    # one by one: all products at once would need gigabytes, and their last digits depend on how many there are
+    near = [torch.stack([(one @ rows.T).amax(1) for rows in memory]) for one in F.normalize(features.float(), dim=-1)]
+    if draws is not None:
+        near = [near[0][draw] for draw in draws]
+    nearest = torch.stack([one.amax(0) for one in near])
     return (1 - nearest) / 2
 
 
@@ -270,15 +280,17 @@ def score(
     chosen: Settings,
     grid: int,
     references: dict[str, Tensor] | None = None,
+    draws: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Image scores (N,) and maps (N, grid, grid); with references WinCLIP+, without them zero-shot.
 
     The zero-shot image score is P(anomalous) of the whole image and never looks at the map. With
     references it is the mean of that and of the largest association, the map the mean of both maps.
+    With ``draws``, each the places of some references, a single image is scored by each of them.
     """
     whole, fused = zero_shot(features, text, chosen, grid)
     if references is not None:
-        near = association(features, references, chosen, grid)
+        near = association(features, references, chosen, grid, draws)
         whole = (whole + near.amax((1, 2))) / 2
         fused = (fused + near) / 2 if chosen.fusion == "mean" else fuse([fused, near]) / 2
     return (fused.amax((1, 2)) if chosen.image_score == "map_max" else whole), fused
