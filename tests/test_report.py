@@ -87,6 +87,7 @@ def stub(monkeypatch):
     module.run = run
     monkeypatch.setitem(sys.modules, "vlmad_lib.run", module)
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
+    monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
     return module
 
 
@@ -229,6 +230,7 @@ def finished(tmp_path_factory):
         module.run = lambda profile, progress=False: Results()
         patch.setitem(sys.modules, "vlmad_lib.run", module)
         patch.setenv("MPLBACKEND", "agg")
+        patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])
         code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])
     return folder / "out" / "latest", code_of_exit
 
@@ -412,6 +414,11 @@ def test_index_is_kept_up_to_date(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pages_module, "write_index", seeing)
     monkeypatch.setattr(report, "_execute", lambda notebook, folder: (replace(notebook, status="ok"), []))
+    found = resolve(write(tmp_path, {"01_a": [code("1")], "02_b": [code("1")]}))
+    report.build(found)
+    assert seen == [["not run", "not run"], ["ok", "ok"]]  # so soon it is not written again
+    monkeypatch.setattr(report, "INDEX_SECONDS", 0)
+    seen.clear()
     found = resolve(write(tmp_path, {"01_a": [code("1")], "02_b": [code("1")]}))
     report.build(found)
     assert seen == [["not run", "not run"], ["ok", "not run"], ["ok", "ok"], ["ok", "ok"]]

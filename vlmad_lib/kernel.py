@@ -1,7 +1,8 @@
 """Kernels by fork: a process that has imported what notebooks need, and becomes a kernel for each line it reads.
 
-Imports take longer than many notebooks; a fork takes none. ``python -m vlmad_lib.kernel`` reads a JSON object a line
-(``arguments`` of the kernel, ``place``, ``environment``) and answers with the number of its process. Linux only.
+Imports take longer than many notebooks; a fork takes none. ``python -m vlmad_lib.kernel MODULE...`` imports these,
+reads a JSON object a line (``arguments`` of the kernel, ``place``, ``environment``) and answers with the number of its
+process. Linux only.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import signal
 import sys
 from importlib import import_module
 
-PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats", "vlmad_lib.plots", "vlmad_lib.run", "open_clip"]
-
 
 def main() -> None:
     """Serve until standard input ends."""
-    for name in PRELOADED:
+    for name in sys.argv[1:]:
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels: the system clears them away
     for line in sys.stdin:
@@ -39,10 +38,9 @@ def _become(arguments: list[str], place: str, environment: dict[str, str]) -> No
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(place)
-    import torch
     from ipykernel.kernelapp import IPKernelApp
 
-    if cores := environment.get("OMP_NUM_THREADS", ""):
+    if (cores := environment.get("OMP_NUM_THREADS", "")) and (torch := sys.modules.get("torch")):
         torch.set_num_threads(int(cores))  # OpenMP read the variable when it was loaded
     sys.path.insert(0, "")
     sys.argv = ["ipykernel", *arguments]

@@ -28,6 +28,7 @@ from jupyter_client.provisioning import LocalProvisioner
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
+PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats", "vlmad_lib.plots", "vlmad_lib.run", "open_clip"]
 CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 """What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
 
@@ -51,7 +52,7 @@ class Server:
 
     def _start(self, environment: dict[str, str]) -> None:
         if self.process is None and hasattr(os, "pidfd_open"):
-            command = [sys.executable, "-m", "vlmad_lib.kernel"]
+            command = [sys.executable, "-m", "vlmad_lib.kernel", *PRELOADED]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             self.process = subprocess.Popen(command, **pipes, start_new_session=True, env=environment)
 

@@ -36,8 +36,7 @@ def validate(
     model: torch.nn.Module, categories: list[str], seed: int = 7, good: int = 24, bad: int = 24, shots: int = 4
 ) -> dict[str, float]:
     """WinCLIP on fresh scenes of categories: image and pixel AUROC of each and their means, zero- and few-shot."""
-    was, threads, chosen = model.training, torch.get_num_threads(), winclip.settings()
-    torch.set_num_threads(2)  # what helps to train is waiting now
+    was, chosen = model.training, winclip.settings()
     net, found = backbones.Backbone("demo", "", model.eval(), ""), {}
     for category in categories:
         images, masks = sample(category, seed, shots + good, bad)
@@ -51,7 +50,6 @@ def validate(
             found[f"{category} image{few}"] = metrics.image_metrics(masks[shots:].any((1, 2)), scores)["image_auroc"]
             found[f"{category} pixel{few}"] = metrics.pixel_metrics(frames, coarse=False)["pixel_auroc"]
     model.train(was)
-    torch.set_num_threads(threads)
     kinds = [name.removeprefix(categories[0]) for name in list(found)[:4]]
     means = {f"mean{kind}": float(np.mean([found[category + kind] for category in categories])) for kind in kinds}
     return means | {name: float(value) for name, value in found.items()}

@@ -342,7 +342,10 @@ def train(
             line = {"step": step + 1, "seconds": round(time.perf_counter() - started), "resumed_at": began}
             line |= {name: round(float(np.mean(values)), 4) for name, values in sorted(sums.items())}
             if last or (step + 1) % CHECK_STEPS == 0:
+                threads = torch.get_num_threads()
+                torch.set_num_threads(workers)  # the other process is waiting now
                 line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
+                torch.set_num_threads(threads)
             _note(folder, line)
             sums = {}
         if last or time.perf_counter() - saved > SAVE_SECONDS:
