@@ -463,8 +463,9 @@ def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
     found = resolve(write(tmp_path, books), "workers=2")
     began = time.perf_counter()
     report.build(found)
-    assert time.perf_counter() - began < 40
+    took = time.perf_counter() - began
     assert [book.status for book in found.notebooks] == ["ok", "not run", "not run", "not run"]
+    assert took < 40
     assert found.status == "interrupted" and not kernels.Kernel.running
     assert "finished here" in (found.folder / "01_done.html").read_text()
     assert "not been run" in (found.folder / "02_stop.html").read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -67,6 +69,11 @@ def of_study() -> pd.DataFrame:
 
 def figures() -> pd.DataFrame:
     """``published`` and ``of_study`` in one table."""
+    return _figures().copy()
+
+
+@lru_cache(maxsize=1)
+def _figures() -> pd.DataFrame:
     return pd.concat([published(), of_study()], ignore_index=True)
 
 
