@@ -1,7 +1,8 @@
 """The workbook as a person has it: JupyterLab in Chromium. ``python tests/lab.py [--shots DIR] [NOTEBOOK ...]``.
 
-Opens copies of notebooks, runs all their cells and uses the panel of ``vlmad_lib.explore`` where they have it. Exit
-code 1 where a cell is in error or was not run, or where the panel says an error or does not change.
+Opens copies of notebooks, runs all their cells, and uses the panel of ``vlmad_lib.explore`` and every control of what
+else can be explored. Exit code 1 where a cell is in error or was not run, or where something that is chosen or moved
+ends in an error or changes nothing.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,7 +23,7 @@ from browser import FLAGS
 from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ["00_start_here", "02_winclip", "03_anomalyclip", "12_thresholds"]
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = 600  # seconds for all cells of a notebook, whose run may not be kept yet
 SETTINGS = {  # all cells are in the page; nothing asks anything
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -136,10 +138,36 @@ def use_panel(page: Page) -> tuple[list[str], list[str]]:
     return told, faults + [f"panel: {one}" for one in page.locator(FAILED).all_inner_texts()]
 
 
+def use_controls(page: Page) -> tuple[list[str], list[str]]:
+    """Choose another value of every list and slider of ``interact``: what was done, with seconds, and faults."""
+    told, faults = [], []
+    for box in page.locator(".widget-interact").all():
+        shown = box.locator(".widget-output").last
+        box.scroll_into_view_if_needed()
+        acts = [("choice", partial(_choose_next, one)) for one in box.locator("select").all()]
+        acts += [("slider", partial(_move, one)) for one in box.locator(".noUi-handle").all()]
+        for what, act in acts:
+            seconds = changed(page, act, shown)
+            (told if seconds is not None else faults).append(
+                f"{what}: {'no change' if seconds is None else f'{seconds:.2f} s'}"
+            )
+    return told, faults + [f"control: {one}" for one in page.locator(FAILED).all_inner_texts()]
+
+
+def _choose_next(one: Locator) -> None:
+    """The next value of a list, after the last the first."""
+    one.select_option(index=one.evaluate("one => (one.selectedIndex + 1) % one.options.length"))
+
+
+def _move(handle: Locator) -> None:
+    handle.focus()
+    handle.press("ArrowRight")
+
+
 def main() -> int:
     """One line a notebook; 1 if any has a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="*", default=NOTEBOOKS, help=f"by default {', '.join(NOTEBOOKS)}")
+    parser.add_argument("notebooks", nargs="*", default=NOTEBOOKS, help="by default all")
     parser.add_argument("--shots", type=Path, help="keep a screenshot of each panel here")
     options = parser.parse_args()
     program, token, failed = shutil.which("chromium"), secrets.token_hex(16), False
@@ -156,6 +184,9 @@ def main() -> int:
                 faults, told = run_all(page, file), ["all cells ran"]
                 if not faults and "explore.Panel" in file.read_text(encoding="utf-8"):
                     told, faults = use_panel(page)
+                if not faults:
+                    more, faults = use_controls(page)
+                    told += more
                 if options.shots:
                     options.shots.mkdir(parents=True, exist_ok=True)
                     page.screenshot(path=options.shots / f"{notebook}.png")

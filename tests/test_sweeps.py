@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -400,3 +402,18 @@ def test_figures_show_what_the_tables_say():
 def test_some_categories_of_each_group():
     table = pd.DataFrame({"category": list("abcdef"), "group": ["texture"] * 3 + ["rigid"] * 2 + ["flexible"]})
     assert sweeps.some(table, 2) == ["a", "b", "d", "e", "f"] and sweeps.some(table, 0) == list("abcdef")
+
+
+@pytest.mark.parametrize("dataset", ["demo", "mvtec"])
+def test_a_sweep_is_small_on_the_demo_data_alone(dataset):
+    rows = [(c, g, split, d, int(d != "good")) for c, g in zip("ab", ("rigid",) * 2, strict=True)
+            for split, d in [("train", "good"), *[("test", "good")] * 3, *[("test", "dent")] * 3]]  # fmt: skip
+    index = pd.DataFrame(rows, columns=["category", "group", "split", "defect", "label"])
+    index["image"] = index.index.astype(str)
+    results = SimpleNamespace(index=index, profile=SimpleNamespace(dataset=dataset))
+    categories, table = sweeps.part(results, 1, 2)
+    if dataset == "demo":
+        assert categories == ["a"] and sorted(table.label[table.split == "test"]) == [0, 1]
+        assert (table.split == "train").sum() == 1
+    else:
+        assert categories == ["a", "b"] and len(table) == len(index)

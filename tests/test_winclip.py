@@ -285,3 +285,19 @@ def test_parity_notices_a_wrong_number(tmp_path):
     oracle = shared("golden/winclip_small.json").read_text()
     (tmp_path / "wrong.json").write_text(oracle.replace("0.5179146528244019", "0.5179246528244019"))
     assert parity.main([str(tmp_path / "wrong.json")]) == 1
+
+
+def test_draws_together_are_each_draw_alone():
+    """Bit for bit: an image's score must not depend on which other draws are computed with it."""
+    generator = torch.Generator().manual_seed(1)
+    grid, chosen = 5, winclip.settings("paper", {"windows": [2, 3]})
+    shapes = {"class": (8,), "window_2": (16, 8), "window_3": (9, 8), "patch": (25, 8)}
+    image, references = (
+        {name: torch.randn(count, *shape, generator=generator) for name, shape in shapes.items()} for count in (1, 4)
+    )
+    text, draws = torch.randn(2, 8, generator=generator), [torch.tensor(one) for one in ([0], [2, 0], [3, 1, 2, 0])]
+    scores, maps = winclip.score(image, text, chosen, grid, references, draws)
+    for draw, score, found in zip(draws, scores, maps, strict=True):
+        alone = {name: values[draw] for name, values in references.items()}
+        expected, expected_map = winclip.score(image, text, chosen, grid, alone)
+        assert torch.equal(expected[0], score) and torch.equal(expected_map[0], found)

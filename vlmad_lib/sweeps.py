@@ -130,6 +130,17 @@ def some(table: pd.DataFrame, most: int) -> list[str]:
     return [name for name in order if order.index(name) - [groups[one] for one in order].index(groups[name]) < most]
 
 
+def part(results: Results, most: int = 0, images: int = 0) -> tuple[list[str], pd.DataFrame]:
+    """The categories and the index that a sweep runs on: those of a run.
+
+    Of the demo data, which are to be quick, the first ``most`` categories of every group with ``images`` test images
+    of each (``some``, ``sampled``).
+    """
+    most, images = (most, images) if results.profile.dataset == "demo" else (0, 0)
+    categories = some(results.index, most)
+    return categories, sampled(results.index, categories, images)
+
+
 def sampled(table: pd.DataFrame, categories: Sequence[str], images: int) -> pd.DataFrame:
     """An index of some categories with up to ``images`` test images of each (``data.subset``), all for 0."""
     table = table[table.category.isin(categories)]
