@@ -87,7 +87,6 @@ def stub(monkeypatch):
     module.run = run
     monkeypatch.setitem(sys.modules, "vlmad_lib.run", module)
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
-    monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
     return module
 
 
@@ -230,7 +229,7 @@ def finished(tmp_path_factory):
         module.run = lambda profile, progress=False: Results()
         patch.setitem(sys.modules, "vlmad_lib.run", module)
         patch.setenv("MPLBACKEND", "agg")
-        patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])
+        patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
         code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])
     return folder / "out" / "latest", code_of_exit
 

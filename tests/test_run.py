@@ -17,7 +17,7 @@ from conftest import TINY, make_mvtec, paint, shared, small_profile
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import data, features, files, methods, metrics, results, run, units, winclip
+from vlmad_lib import data, features, files, methods, metrics, results, run, scoring, units, winclip
 from vlmad_lib.profile import Method
 
 
@@ -300,7 +300,7 @@ def test_memory_and_scores_do_not_depend_on_the_number_of_images(tmp_path, tiny_
     peaks, found = {}, {}
     for count in (10, 100):
         tracemalloc.start()
-        scorer = run.Scorer(chosen, text, 13, references)
+        scorer = scoring.Scorer(chosen, text, 13, references)
         for path, values in zip(paths, store.each(paths[:count], names), strict=False):
             scorer.add(path, values)
         found[count] = scorer.of(paths[:count])
@@ -384,7 +384,7 @@ def test_tile_t_meets_tile_t_of_the_references():
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
     images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
-    scorer = run.Scorer(methods.Chosen(Method(), chosen), text, grid, (values, tiles))
+    scorer = scoring.Scorer(methods.Chosen(Method(), chosen), text, grid, (values, tiles))
     for name, one in zip("ab", images, strict=True):
         scorer.add(name, one)
     scores, maps, counts = scorer.of("ab")

@@ -19,7 +19,7 @@ from vlmad_lib.results import Results
 
 FAINT = "faint_auroc"
 TITLES = breakdown.TITLES | {FAINT: "AUROC of the least visible third of the defects"}
-MEASURED = ("image_auroc", "pixel_auroc", "aupro")
+MEASURED = tuple(breakdown.MAIN)
 
 
 @dataclass(frozen=True)

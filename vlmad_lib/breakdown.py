@@ -22,6 +22,8 @@ TITLES = {
     "aupro": "AUPRO",
 }
 """The metrics of the tables, in their order."""
+MAIN = ["image_auroc", "pixel_auroc", "aupro"]
+"""Those of every summary."""
 SMALL = 20  # images below which a figure is shown as resting on few
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
@@ -194,8 +196,7 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
 
     ``low`` and ``high`` are the ends of its 95 % interval (Student's t); nan for the base itself.
     """
-    means = ["image_auroc", "pixel_auroc", "aupro"]
-    cells = metrics.groupby(["method", "category"], sort=False)[means].mean()
+    cells = metrics.groupby(["method", "category"], sort=False)[MAIN].mean()
     rows = []
     for method, part in cells.groupby("method", sort=False):
         row = {"method": method, "n": len(part)} | part.mean().to_dict()
@@ -203,7 +204,7 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
             apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
             row |= dict(zip(("difference", "low", "high"), statistics.paired(apart), strict=True), n=len(apart))
         rows.append(row)
-    return pd.DataFrame(rows, columns=["method", "n", *means, "difference", "low", "high"])
+    return pd.DataFrame(rows, columns=["method", "n", *MAIN, "difference", "low", "high"])
 
 
 def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:

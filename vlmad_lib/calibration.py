@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import statistics
+from vlmad_lib import breakdown, statistics
 
 BINS, FULL = 10, 10  # bins, fewer where one would hold fewer images than this
 RESAMPLES = 500
@@ -106,8 +106,8 @@ def elsewhere(part: pd.DataFrame, curve: str) -> np.ndarray | None:
 
 def versions(scores: pd.DataFrame, shots: int = 0) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Each method (first reference draw) as published, if its scores lie in [0, 1], and by the curves."""
-    for name, part in scores[scores.shots == shots].groupby("method", sort=False):
-        part = part[part.seed == part.seed.min()].reset_index(drop=True)
+    for name, part in breakdown.first_draws(scores, shots).groupby("method", sort=False):
+        part = part.reset_index(drop=True)
         if part.label.nunique() < 2:
             continue
         if part.score.between(0, 1).all():

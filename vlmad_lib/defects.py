@@ -99,8 +99,7 @@ def _parts(scores: pd.DataFrame, chosen: pd.Series) -> list[tuple[np.ndarray, np
 
 def _variants(scores: pd.DataFrame, shots: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each method at a number of shots, with the scores of its first reference draw."""
-    for name, part in scores[scores.shots == shots].groupby("method", sort=False):
-        yield name, part[part.seed == part.seed.min()]
+    yield from breakdown.first_draws(scores, shots).groupby("method", sort=False)
 
 
 def _won(part: pd.DataFrame) -> pd.DataFrame:

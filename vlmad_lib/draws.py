@@ -23,7 +23,7 @@ def drawing(table: pd.DataFrame) -> pd.DataFrame:
 
 def over_draws(table: pd.DataFrame) -> pd.DataFrame:
     """Macro means by method and shots over reference draws, with standard deviations; *n* draws."""
-    columns = ["image_auroc", "pixel_auroc", "aupro"]
+    columns = breakdown.MAIN
     draws = table.groupby(["method", "shots", "seed"], sort=False)[columns].mean()
     grouped = draws.groupby(["method", "shots"], sort=False)
     spread = grouped[columns].std(ddof=1).rename(columns=breakdown.TITLES).rename(columns="{}, deviation".format)

@@ -11,7 +11,7 @@ import pandas as pd
 from vlmad_lib import breakdown, draws, embedding, statistics, sweeps
 from vlmad_lib.profile import FULL, Method, Profile, check
 
-MEASURES = ["image_auroc", "pixel_auroc", "aupro"]
+MEASURES = breakdown.MAIN
 COLUMNS = ["shots", "against", "group", "over", "measure", "difference", "low", "high", "n"]
 VERDICTS = {"higher": "words help", "lower": "words cost"}  # of two methods that differ in nothing else
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vlmad_lib import breakdown, data, methods, metrics, plots, run, thresholds
+from vlmad_lib import breakdown, data, methods, metrics, plots, run, scoring, thresholds
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -29,7 +29,7 @@ def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.nda
     drawn = data.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (chosen.store(results.cache, seen.backbone, channels) for channels in ("", "rgb"))
     references = memory.load(list(drawn.image), names) if shots else None
-    scorer = run.Scorer(chosen, seen.text, seen.grid, references)
+    scorer = scoring.Scorer(chosen, seen.text, seen.grid, references)
     scorer.add(row.image, store.load([row.image], names)[0])
     (score,), maps, _ = scorer.of([row.image])
     size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)

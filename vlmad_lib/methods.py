@@ -4,8 +4,8 @@ A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT
 without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
 that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
 ``parts`` for what is read off all, with ``DRAWS`` where ``score`` can share work between draws of references. One that
-learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts``
-read more of its checkpoint than text. One that reads what others keep names them as ``sides`` and encodes with them.
+learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts`` read more of its checkpoint than text. One that
+reads what others keep names them as ``sides`` and encodes with them.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def _render(report: Report, template: str, page: str, inner: BeautifulSoup | Non
     code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
     text = _environment().get_template(template).render(run=report.record(), **code, **values)
     soup = BeautifulSoup(text, "html.parser")
-    if inner:
+    if inner is not None:
         soup.template.replace_with(*inner.contents)
     _mark_tables(soup)
     for node in soup.body("style"):  # of pandas' tables

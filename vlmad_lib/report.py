@@ -36,7 +36,7 @@ from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
-INDEX_SECONDS = 5  # between two writings of the index: it has all tables
+INDEX_SECONDS = 5  # from one writing of the index to the next: each takes a third of one
 KEYS = "known keys: Profile in vlmad_lib/profile.py, and the notebooks' cells tagged 'parameters'"
 
 

@@ -107,7 +107,7 @@ class Results:
 
     def by_category(self) -> pd.DataFrame:
         """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
-        found = breakdown.per_category(self.metrics, ["image_auroc", "pixel_auroc", "aupro"])
+        found = breakdown.per_category(self.metrics, breakdown.MAIN)
         images = self.scores.groupby("category").image.nunique().rename("test images")
         found = found.rename(columns={"name": "method"} | breakdown.TITLES).merge(images.reset_index(), on="category")
         return found[["category", "group", "method", *found.columns[3:]]]

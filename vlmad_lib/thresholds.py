@@ -189,10 +189,8 @@ def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int =
     ``normal``: the scores table of training images, run with that draw.
     """
     found = []
-    rows = scores[scores.shots == shots]
-    for name, some in rows.groupby("method", sort=False):
-        first = some[some.seed == some.seed.min()]
-        spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else some.iloc[:0]
+    for name, first in breakdown.first_draws(scores, shots).groupby("method", sort=False):
+        spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else first.iloc[:0]
         for category in breakdown.ordered(first):
             part = first[first.category == category]
             sides = (part[part.label == label].score.to_numpy() for label in (0, 1))

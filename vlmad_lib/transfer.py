@@ -21,7 +21,7 @@ from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import DEMO
 
-MEASURES = ["image_auroc", "pixel_auroc", "aupro"]
+MEASURES = breakdown.MAIN
 HAND = "hand-written"
 TRAINED = {
     "texture": ["brick_wall", "mosaic", "roof_shingles", "wood_plank"],
