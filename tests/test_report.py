@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 import types
@@ -446,6 +447,21 @@ def test_workers_run_notebooks_at_once_and_the_index_keeps_their_order(tmp_path)
     for name in books:
         cell = nbformat.read(found.folder / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1]
         assert cell.outputs[0].data["text/plain"] == str((share, "6", str(ROOT / "notebooks")))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_in_a_finaliser_is_not_lost():
+    """Python drops an exception there: it is a matter of chance where Ctrl-C meets a program."""
+
+    class Dying:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    begun = []
+    jobs = [lambda: None, lambda: time.sleep(1), lambda: begun.append(3)]
+    with pytest.raises(KeyboardInterrupt):
+        kernels.run(jobs, 1, lambda number, found: Dying() and None)
+    assert not begun and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):

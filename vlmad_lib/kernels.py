@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, repeat
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -193,17 +193,41 @@ def run(jobs: Sequence[Callable[[], Any]], at_once: int, ended: Callable[[int, A
     When anything is raised here, as by Ctrl-C, what has not begun is left out and the kernels of the rest are stopped.
     """
     at_once = max(1, min(at_once, len(jobs)))
-    with _shared(at_once), ThreadPoolExecutor(at_once) as pool:
+    with _shared(at_once), _heeded() as interrupts, ThreadPoolExecutor(at_once) as pool:
         numbers = {pool.submit(job): number for number, job in enumerate(jobs)}
+        left = set(numbers)
         try:
-            for done in as_completed(numbers):
-                ended(numbers[done], done.result())
+            while left:
+                done, left = wait(left, 1, FIRST_COMPLETED)
+                for job in done:
+                    ended(numbers[job], job.result())
+                if interrupts:
+                    raise KeyboardInterrupt
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             _stop(numbers)
             raise
         finally:
             SERVER.stop()
+
+
+@contextlib.contextmanager
+def _heeded() -> Iterator[list[int]]:
+    """What Ctrl-C is noted in: Python drops the exception where it meets it in a finaliser."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    usual = current_thread() is main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
