@@ -119,12 +119,11 @@ def measure(
     pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one) for one in pictures]
     packing = _seconds(lambda: backbone.blocks)
-    arrays: dict[int, dict] = {}
+    arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
     encode = [
-        _seconds(lambda at=at: arrays.update({at: code.encode(backbone, inputs[at], names)}))
+        _seconds(lambda at=at: arrays.__setitem__(at, code.encode(backbone, inputs[at], names)))
         for at in [*range(len(inputs))] * repeats
     ]
-    arrays = list(arrays.values())
     words = code.wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None
     text = code.text(backbone, words, file) if words else None
