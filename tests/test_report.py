@@ -88,6 +88,7 @@ def stub(monkeypatch):
     module.run = run
     monkeypatch.setitem(sys.modules, "vlmad_lib.run", module)
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
+    monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
     return module
 
 

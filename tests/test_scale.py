@@ -56,6 +56,7 @@ def test_no_more_workers_than_cores(tmp_path, monkeypatch):
     assert small_profile(tmp_path, tmp_path, workers=8).processes == 1
 
 
+@pytest.mark.slow
 def test_the_readmes_run_on_a_cluster_equals_a_serial_run(tmp_path, address, monkeypatch):
     """Its lines as they stand, with this cluster's address and a profile on tiny data; nothing is computed here."""
     profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cluster", shots=[0, 1], seeds=[0, 1])
