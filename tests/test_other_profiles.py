@@ -44,7 +44,10 @@ def run_cells(name: str, path, monkeypatch) -> list:
 @pytest.fixture(
     params=[
         *("imported maps", "only normal images", "no words"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("one picture", "imported scores", "own folder", "tiles")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("one picture", "imported scores", "own folder", "tiles")
+        ),
     ]
 )
 def other_profile(request, tmp_path):
