@@ -14,6 +14,11 @@ from PIL import Image
 
 from vlmad_lib import ROOT, backbones, profile
 
+sys.modules["rfc3987_syntax"] = None  # 3 s to import, for a format of links that no notebook has; it is optional
+import nbformat  # noqa: E402, F401
+
+del sys.modules["rfc3987_syntax"]
+
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # beside another process one is faster
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))  # some tests try what benchmarks are made of

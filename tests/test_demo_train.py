@@ -284,6 +284,7 @@ def test_the_shipped_weights_are_those_of_the_model_card():
     assert not backbones.load("demo").is_random
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_see():
     """Zero-shot WinCLIP on a fixed small sample of targets stays above a floor well below what it reaches."""
     found = card.validate(backbones.load("demo").model, ["cork", "coin"], seed=11, good=5, bad=6, shots=1)
