@@ -73,7 +73,7 @@ def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 
 def encoder(kind: str, plain: dict, bars: dict[str, float | None], peaks: dict[str, float], equal: float) -> list[dict]:
-    """Rows of one method as published: plain ways first, then ours in both precisions."""
+    """Rows of one method as published: plain ways first, then ours in the precisions of ``peaks``."""
     spec = Method(method=kind, weights="random:0")
     code = methods.METHODS[kind]
     settings = code.settings()
@@ -85,7 +85,7 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], peaks: dict[s
     for name, way in plain.items():
         slow[name], wanted = seconds(lambda way=way: way(backbone, image))
         rows.append(row(f"{spec.name}: {name}", slow[name], "s"))
-    for precision in ("fp32", "bf16"):
+    for precision in peaks:
         net = dataclasses.replace(backbone, precision=precision)
         code.encode(net, image, names)  # weights are prepared once
         fast, found = seconds(lambda net=net: code.encode(net, image, names), REPEATS)
@@ -102,10 +102,12 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], peaks: dict[s
 
 
 def measure() -> list[dict]:
-    """All rows; about two minutes on two cores."""
-    plain, best = default_peak(), {kind: efficiency.peak(kind) for kind in efficiency.KINDS}
+    """All rows; about three minutes on two cores. A precision the CPU has no instructions for is left out, and told."""
+    plain, best = default_peak(), {kind: efficiency.peak(kind) for kind in efficiency.precisions()}
     rows = [row("matrix product, fp32, PyTorch's default path", plain, "GFLOP/s")]
     rows += [row(f"matrix product, {kind}, fastest path", value, "GFLOP/s") for kind, value in best.items()]
+    out = [kind for kind in efficiency.KINDS if kind not in best]
+    rows.append(row(" ".join(["precisions left out, as this CPU has no instructions for them:", *out]), len(out)))
     ways = {
         "a window at a time, plain fp32": lambda net, image: plain_winclip(net, image, 1),
         "windows of a size at once, plain fp32": lambda net, image: plain_winclip(net, image, 10**9),
