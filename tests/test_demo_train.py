@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmad_lib import backbones
+from vlmad_lib import backbones, profile, transfer
 from vlmad_lib.demo import captions, card, train
 from vlmad_lib.demo.data import CATEGORIES, names
 
@@ -245,6 +245,13 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, o
     text = card.card(tmp_path / "weights.safetensors", hold_out=False)
     digest = hashlib.sha256((tmp_path / "weights.safetensors").read_bytes()).hexdigest()
     assert digest in text and "| mean | 0.500 | 0.500 | 0.500 | 0.500 |" in text
+
+
+def test_all_who_know_what_stays_unseen_agree():
+    """The backbone's held-out categories, those of notebook 13, and what the demo's prompts are learned from."""
+    assert set(transfer.UNSEEN.values()) == set(card.HELD_OUT)
+    known = profile.load("demo_auxiliary").categories
+    assert sorted([*known, *card.HELD_OUT]) == sorted(names("auxiliary"))
 
 
 def test_the_card_tells_what_changed_on_the_way():
