@@ -72,7 +72,8 @@ This card is written by that command.
   those of AnomalyCLIP's V-V path. Two more terms ask which class name fits, and that a patch token be near one of a
   clean picture of its category unless it is defective. Their weights are below. **The patch terms and the two phases
   are not how CLIP was trained**; a model of this size needs them.
-- **Run**: AdamW, seed {seed}, {minutes:.0f} minutes on two shared cores after the pictures were drawn.
+- **Run**: AdamW, with Muon on the matrices of the blocks from where `muon` is True, seed {seed}, {minutes:.0f} minutes
+  on two shared cores after the pictures were drawn.
 {parts}
 - **Losses** at the end (chance is 0.693 for all but near and name): {losses}.
 - **Chosen by**: the categories {held_out}, {how}.

@@ -6,7 +6,7 @@ of the same category, often of the same scene, with two captions, one normal and
 the methods read is asked "which of the two captions fits?": the class token of whole pictures and of windows, and
 every patch token (large CLIPs align their patches by themselves, a small one needs this term). Two more terms ask
 which class name fits, and that a patch be near some patch of the clean picture unless it is defective. Targets are
-never seen.
+never seen. The shipped weights were made in parts, each with other settings: their card tells them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import shutil
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from vlmad_lib.blocks import Block
 from vlmad_lib.demo.captions import CAPTIONS, caption_bank, learn_text, schedule
 from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
+from vlmad_lib.demo.muon import Muon
 from vlmad_lib.features import replace
 
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07
@@ -70,6 +72,7 @@ class Settings:
     early_weight: float = 0.3  # patch tokens of the layers before the last
     local_weight: float = 0.5  # patch tokens of AnomalyCLIP's V-V path, in the first local_steps
     local_steps: int = 8500
+    muon: bool = True  # AdamW otherwise
     bf16: bool = True
 
 
@@ -326,8 +329,8 @@ def train(
     for part in (model, average):
         part.load_state_dict(torch.load(folder / "text.pt", weights_only=True))
     model.share_memory()
-    optimiser = _optimiser(model.visual, settings)
-    began = _resume(folder / "checkpoint.pt", model, average, optimiser)
+    optimisers = _optimisers(model.visual, settings)
+    began = _resume(folder / "checkpoint.pt", model, average, optimisers)
     _forget(folder / "curve.jsonl", began)
     _note(folder, {"step": began, "settings": asdict(settings)})
     bank = caption_bank(model, categories, settings.seed).share_memory_()
@@ -336,21 +339,20 @@ def train(
     for step in tqdm(team.steps, "train", settings.steps, initial=began, disable=not progress):
         for name, value in team.gradients(step).items():
             sums.setdefault(name, []).append(value)
-        _update(model, average, optimiser, settings, step)
+        team.alone(_update, model, average, optimisers, settings, step)
         last = step + 1 == settings.steps
         if last or (step + 1) % NOTE_STEPS == 0:
             line = {"step": step + 1, "seconds": round(time.perf_counter() - started), "resumed_at": began}
             line |= {name: round(float(np.mean(values)), 4) for name, values in sorted(sums.items())}
             if last or (step + 1) % CHECK_STEPS == 0:
-                threads = torch.get_num_threads()
-                torch.set_num_threads(workers)  # the other process is waiting now
-                line |= {name: round(value, 4) for name, value in validate(average, list(HELD_OUT)).items()}
-                torch.set_num_threads(threads)
+                found = team.alone(validate, average, list(HELD_OUT))
+                line |= {name: round(value, 4) for name, value in found.items()}
             _note(folder, line)
             sums = {}
         if last or time.perf_counter() - saved > SAVE_SECONDS:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-            replace(folder / "checkpoint.pt", lambda path, state=state | {"step": step + 1}: torch.save(state, path))
+            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
+            state["optimisers"] = [one.state_dict() for one in optimisers]
+            replace(folder / "checkpoint.pt", lambda path, state=state: torch.save(state, path))
             saved = time.perf_counter()
     team.close()
     return average.state_dict()
@@ -368,21 +370,30 @@ def _note(folder: Path, line: dict) -> None:
         curve.write(json.dumps(line) + "\n")
 
 
-def _optimiser(visual: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _optimisers(visual: torch.nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters, or for those that are no matrix of a block where these are Muon's."""
+    values = list(visual.parameters())
+    inner = [p for p in visual.transformer.parameters() if p.ndim == 2] if settings.muon else []
+    outer = [p for p in values if all(p is not one for one in inner)]
     groups = [
-        {"params": [p for p in visual.parameters() if p.ndim >= 2], "weight_decay": settings.decay},
-        {"params": [p for p in visual.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in outer if p.ndim >= 2], "weight_decay": settings.decay},
+        {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
+    found = [torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))]
+    return [*found, Muon(inner, settings.rate, settings.decay)] if inner else found
 
 
-def _resume(checkpoint: Path, model, average, optimiser) -> int:
-    """The step to go on with."""
+def _resume(checkpoint: Path, model, average, optimisers) -> int:
+    """The step to go on with; optimisers start afresh where the checkpoint holds none or others (``muon`` changed)."""
     if not checkpoint.is_file():
         return 0
     state = torch.load(checkpoint, weights_only=True)
-    for name, part in (("model", model), ("average", average), ("optimiser", optimiser)):
+    for name, part in (("model", model), ("average", average)):
         part.load_state_dict(state[name])
+    kept = state.get("optimisers", [])
+    if len(kept) == len(optimisers):
+        for one, found in zip(optimisers, kept, strict=True):
+            one.load_state_dict(found)
     return state["step"]
 
 
@@ -421,6 +432,15 @@ class Team:
         """Give this process its threads back."""
         torch.set_num_threads(self.threads)
 
+    def alone(self, work: Callable, *args):
+        """Do work with all threads while the other process waits."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return work(*args)
+        finally:
+            torch.set_num_threads(threads)
+
     def gradients(self, step: int) -> dict[str, float]:
         """Leave the mean gradients of both halves in the image tower; the losses of the first."""
         self.model.zero_grad(set_to_none=True)
@@ -449,12 +469,13 @@ def _assist(model, folder: Path, categories: list[str], settings: Settings, bank
         gate.wait()
 
 
-def _update(model, average, optimiser, settings: Settings, step: int) -> None:
+def _update(model, average, optimisers, settings: Settings, step: int) -> None:
     """One step of the image tower, and of its moving average."""
-    for group in optimiser.param_groups:
-        group["lr"] = settings.rate * schedule(step, settings.steps, settings.warm)
     torch.nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
-    optimiser.step()
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = settings.rate * schedule(step, settings.steps, settings.warm)
+        optimiser.step()
     with torch.no_grad():
         torch._foreach_lerp_(
             list(average.visual.parameters()), list(model.visual.parameters()), max(0.001, 1 / (step + 1))
