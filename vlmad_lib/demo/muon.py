@@ -27,9 +27,9 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum whose direction is made orthogonal (Jordan et al., 2024), at the size of AdamW's steps.
 
-    torch.optim.Muon iterates in bfloat16, which a CPU without such instructions emulates: eight seconds a step of the
-    demo tower here against a twentieth in float32. It also takes the stacked projections to queries, keys and values
-    for one matrix; here a parameter of 3 n x n is three.
+    torch.optim.Muon iterates in bfloat16, which a CPU without such instructions emulates, tens of times slower than
+    float32 here. It also takes the stacked projections to queries, keys and values for one matrix; here a parameter of
+    3 n x n is three.
     """
 
     def __init__(self, parameters, lr: float, weight_decay: float = 0.0, momentum: float = 0.95):

@@ -372,9 +372,8 @@ def _note(folder: Path, line: dict) -> None:
 
 def _optimisers(visual: torch.nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
     """AdamW for all parameters, or for those that are no matrix of a block where these are Muon's."""
-    values = list(visual.parameters())
     inner = [p for p in visual.transformer.parameters() if p.ndim == 2] if settings.muon else []
-    outer = [p for p in values if all(p is not one for one in inner)]
+    outer = [p for p in visual.parameters() if all(p is not one for one in inner)]
     groups = [
         {"params": [p for p in outer if p.ndim >= 2], "weight_decay": settings.decay},
         {"params": [p for p in outer if p.ndim < 2], "weight_decay": 0.0},
