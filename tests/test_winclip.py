@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import shared
 
-from vlmad_lib import InputError, backbones, prompts, winclip
+from vlmad_lib import InputError, backbones, methods, prompts, winclip
 
 
 @pytest.fixture(scope="module")
@@ -287,17 +287,18 @@ def test_parity_notices_a_wrong_number(tmp_path):
     assert parity.main([str(tmp_path / "wrong.json")]) == 1
 
 
-def test_draws_together_are_each_draw_alone():
+@pytest.mark.parametrize("kind", [name for name, one in methods.METHODS.items() if getattr(one, "DRAWS", False)])
+def test_draws_together_are_each_draw_alone(kind):
     """Bit for bit: an image's score must not depend on which other draws are computed with it."""
-    generator = torch.Generator().manual_seed(1)
-    grid, chosen = 5, winclip.settings("paper", {"windows": [2, 3]})
+    generator, method = torch.Generator().manual_seed(1), methods.METHODS[kind]
+    grid, chosen = 5, method.settings("paper", {"windows": [2, 3]})
     shapes = {"class": (8,), "window_2": (16, 8), "window_3": (9, 8), "patch": (25, 8)}
     image, references = (
         {name: torch.randn(count, *shape, generator=generator) for name, shape in shapes.items()} for count in (1, 4)
     )
     text, draws = torch.randn(2, 8, generator=generator), [torch.tensor(one) for one in ([0], [2, 0], [3, 1, 2, 0])]
-    scores, maps = winclip.score(image, text, chosen, grid, references, draws)
+    scores, maps = method.score(image, text, chosen, grid, references, draws)
     for draw, score, found in zip(draws, scores, maps, strict=True):
         alone = {name: values[draw] for name, values in references.items()}
-        expected, expected_map = winclip.score(image, text, chosen, grid, alone)
+        expected, expected_map = method.score(image, text, chosen, grid, alone)
         assert torch.equal(expected[0], score) and torch.equal(expected_map[0], found)

@@ -71,10 +71,18 @@ class Association(Settings):
 
 
 def association_score(
-    features: dict[str, Tensor], text: None, chosen: Association, grid: int, references: dict[str, Tensor]
+    features: dict[str, Tensor],
+    text: None,
+    chosen: Association,
+    grid: int,
+    references: dict[str, Tensor],
+    draws: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores (N,) and maps (N, grid, grid) in [0, 1]: WinCLIP+'s association and its largest value (section 4.3)."""
-    found = winclip.association(features, references, chosen, grid)
+    """Scores (N,) and maps (N, grid, grid) in [0, 1]: WinCLIP+'s association and its largest value (section 4.3).
+
+    With ``draws``, each the places of some references, a single image is scored by each of them.
+    """
+    found = winclip.association(features, references, chosen, grid, draws)
     return found.amax((1, 2)), found
 
 
@@ -238,6 +246,7 @@ class Embedding:
     Settings: type[Settings]
     remember: Callable  # what ``score`` meets of the references, made of them once for all images
     score: Callable
+    DRAWS: bool = False  # whether ``score`` takes several draws of references at once
 
     ZERO_SHOT: ClassVar[bool] = False
     FEW_SHOT: ClassVar[bool] = True
@@ -278,7 +287,7 @@ class Embedding:
 METHODS = {
     one.kind: one
     for one in (
-        Embedding("association", Association, winclip.remember, association_score),
+        Embedding("association", Association, winclip.remember, association_score, DRAWS=True),
         Embedding("patchcore", PatchCore, patchcore_memory, patchcore_score),
         Embedding("padim", PaDiM, padim_memory, padim_score),
         Embedding("spade", Spade, spade_memory, spade_score),

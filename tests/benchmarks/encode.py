@@ -85,6 +85,9 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], peaks: dict[s
     for name, way in plain.items():
         slow[name], wanted = seconds(lambda way=way: way(backbone, image))
         rows.append(row(f"{spec.name}: {name}", slow[name], "s"))
+        for precision, peak in peaks.items():  # a bar above this asks for more than the CPU can do
+            most = f"{spec.name}: the most that the {precision} matrix peak allows over {name}"
+            rows.append(row(most, slow[name] * peak / work, "times"))
     for precision in peaks:
         net = dataclasses.replace(backbone, precision=precision)
         code.encode(net, image, names)  # weights are prepared once
