@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_mvtec, small_profile
+from scipy import stats
 
 from vlmad_lib import advice, run
 from vlmad_lib.advice import Situation
@@ -68,6 +69,43 @@ def test_every_number_of_a_sentence_is_in_its_row():
     assert row.difference == pytest.approx((wide["One, 0-shot"] - wide["Other, 0-shot"]).mean())
 
 
+def test_the_interval_is_that_of_the_test_that_picks_the_rivals():
+    """Of all pairs together: 0 lies in it just where the best is not told from what it is set against."""
+    for spread in (0.01, 0.05, 0.06, 0.07, 0.1):
+        found = table({"One, 0-shot": 0.8, "Other, 0-shot": 0.75, "Third, 0-shot": 0.5})
+        found.loc[found.method == "Other", "image_auroc"] += spread * np.linspace(-1, 1, 8)
+        row = advice.advise(found, asked(found), [Situation("Line", "image_auroc")]).iloc[0]
+        best, other = (found[found.method == name].image_auroc.to_numpy() for name in ("One", "Other"))
+        ends = stats.ttest_1samp(best - other, 0).confidence_interval(1 - 0.05 / 3)
+        assert (row.low, row.high) == pytest.approx((ends.low, ends.high)) and row.pairs == 3
+        assert (row.low > 0) == ("Other" not in row.rivals)
+
+
+def test_localisation_is_advised_on_and_times_are_said_to_be_of_this_backbone():
+    values = {"One, 0-shot": 0.8, "Other, 0-shot": 0.6}
+    assert {one.column for one in advice.SITUATIONS if len(one.groups) == 4} >= {"aupro", "image_auroc"}
+    _, told = one(values | {"Other, 0-shot": 0.8}, Situation("Line", "image_auroc", fast=True))
+    assert "10 ms an image, with this backbone and input size only" in told
+
+
+def test_the_time_of_a_method_is_that_with_as_many_references(results):
+    steps = dict.fromkeys(advice.STEPS, 1.0) | {"memory": 5.0}
+    name = results.profile.methods[0].name
+    costs = pd.DataFrame([{"method": name, "shots": shots} | steps | {"score": 10.0**shots} for shots in (0, 2)])
+    needed = advice.needs(results, costs).set_index("shots")
+    assert needed.ms.to_dict() == {0: 4.0, 1: 103.0} and set(needed.memory) == {5.0}
+    assert advice.needs(results, costs[:1]).ms.tolist() == [4.0, 4.0]
+    assert advice.needs(results, pd.DataFrame()).ms.isna().all()
+
+
+def test_every_method_is_timed_without_references_and_with_the_most(results, monkeypatch):
+    monkeypatch.setattr(
+        advice.efficiency, "measure", lambda profile, spec, rows, repeats: {"method": spec.name, "shots": profile.shots}
+    )
+    assert advice.costs(results.profile, None).shots.tolist() == [[0], [0, 1]]
+    assert len(advice.costs(results.profile.model_copy(update={"shots": [0]}), None)) == 1
+
+
 def test_what_is_not_told_apart_is_no_evidence_and_the_least_demanding_is_named():
     values = {"Learned, 0-shot": 0.8, "Few, 4-shot": 0.8001, "Plain, 0-shot": 0.7999}
     row, told = one(values, Situation("Line", "image_auroc"), learned=("Learned",))
@@ -95,6 +133,12 @@ def test_one_category_is_no_evidence():
     assert "not enough evidence" in told and "n = 1 category" in told
 
 
+def test_nothing_measured_is_no_evidence():
+    found = table({"One, 0-shot": 0.9, "Other, 0-shot": 0.5}).assign(image_auroc=np.nan)
+    told = advice.sentences(advice.advise(found, asked(found), [Situation("Line", "image_auroc")]))
+    assert "no category here has a value to compare (n = 0 categories)" in told and "nan" not in told
+
+
 def test_faint_defects_are_ranked_against_the_good_images_of_their_category(results):
     """By hand: of the least visible third, the share of good images that each outscores, averaged."""
     measures = results.scores[results.scores["mask"] != ""].drop_duplicates("image").reset_index(drop=True)
@@ -111,7 +155,8 @@ def test_faint_defects_are_ranked_against_the_good_images_of_their_category(resu
 
 def test_the_shown_rows_say_none_where_there_is_nothing():
     found = table({"One, 0-shot": 0.8, "Other, 0-shot": 0.6})
-    shown = advice.shown(advice.advise(found, asked(found), [advice.SITUATIONS[0], advice.SITUATIONS[2]]))
+    lines = [Situation("Line", "aupro"), Situation("Other line", "image_auroc", ("flexible",))]
+    shown = advice.shown(advice.advise(found, asked(found), lines))
     assert list(shown.best) == ["One, 0-shot (0.816)", "none"] and list(shown["take"]) == ["One, 0-shot", "none"]
     assert shown["best less"][0].startswith("Other, 0-shot (0.616): +0.2") and shown["best less"][1] == "none"
     assert list(shown.rivals) == ["none", "none"]

@@ -209,6 +209,19 @@ def test_own_folders_are_known_by_their_place(job, tmp_path, tiny_backbone, root
         assert len(job({"checkpoint": str(path)}).scores)
 
 
+def test_a_copy_of_the_training_data_under_another_name_is_told(job, tmp_path, tiny_backbone):
+    """Named data are known by their folder too; of a copy elsewhere only the names of categories can tell."""
+    path = tmp_path / "mine.pth"
+    learner = anomalyclip.PromptLearner(tiny_backbone)
+    anomalyclip.write(learner, path, "mvtec", str(tmp_path / "data"))
+    refused(lambda: job({"checkpoint": str(path)}), "trained on mvtec")
+    anomalyclip.write(learner, path, "mvtec", str(tmp_path / "gone"), ["plate", "dial"])
+    told = [one for one in job({"checkpoint": str(path)}).facts["warnings"] if "if these images are copies" in one]
+    assert len(told) == 1 and "has categories named plate too" in told[0]
+    anomalyclip.write(learner, path, "mvtec", str(tmp_path / "gone"))  # then those known of MVTec AD
+    assert not [one for one in job({"checkpoint": str(path)}).facts["warnings"] if "copies" in one]
+
+
 def test_demo_targets_are_not_the_auxiliary_set():
     demo, auxiliary = (profile.load("demo", {"subset": subset}) for subset in ("target", "auxiliary"))
     assert data.identity(auxiliary) == "demo auxiliary" and data.overlaps("demo auxiliary", "", auxiliary)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from safetensors.torch import save_file
 
-from vlmad_lib import backbones
+from vlmad_lib import InputError, backbones
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -51,8 +54,6 @@ def test_seeds_and_fingerprints():
 def test_random_weights_of_a_separate_text_tower():
     """CustomTextCLIP names its text weights otherwise; the draw is the same."""
     import copy
-    import json
-    from pathlib import Path
 
     plain = backbones.load(TINY["backbone"], "random:3")
     custom = json.loads(Path(TINY["backbone"]).read_text()) | {"custom_text": True}
@@ -75,3 +76,36 @@ def test_normalise_by_hand(tiny_backbone):
 def test_nothing_is_trained_and_dropped(tiny_backbone):
     assert not any(parameter.requires_grad for parameter in tiny_backbone.model.parameters())
     assert not tiny_backbone.model.training
+
+
+def test_what_has_no_weights_is_in_the_key(tmp_path):
+    """QuickGELU and the number of heads change every feature and no tensor; a file's place and name change nothing."""
+    config, keys = json.loads(Path(TINY["backbone"]).read_text()), []
+    quick = config | {"quick_gelu": True}
+    heads = config | {"vision_cfg": config["vision_cfg"] | {"head_width": 16}}
+    for place, content in {"a/m": config, "b/other": config, "c/m": quick, "d/m": heads}.items():
+        file = tmp_path / f"{place}.json"
+        file.parent.mkdir()
+        file.write_text(json.dumps(content))
+        found = backbones.load(str(file), "random:0")
+        keys.append(found.key)
+        assert found.fingerprint == backbones.load(TINY["backbone"], "random:0").fingerprint
+    assert keys[0] == keys[1] == backbones.load(TINY["backbone"], "random:0").key
+    assert len(set(keys)) == 3
+
+
+def test_pixels_are_standardised_as_the_weights_were_trained(tmp_path):
+    """One tag of open_clip's own ViTs was trained with another mean and deviation."""
+    half = [0.5, 0.5, 0.5]
+    for weights in ("laion2b_s32b_b82k", "data/weights/ViT-L-14-laion2b_s32b_b82k.safetensors"):
+        assert backbones._standard("ViT-L-14", weights) == (half, half)
+    mean, std = backbones._standard("ViT-B-16-plus-240", "laion400m_e32")
+    assert (mean, std) == backbones._standard("demo", "demo") and mean[0] == 0.48145466
+
+
+def test_blocks_with_parts_of_their_own_are_refused(tmp_path):
+    config = json.loads(Path(TINY["backbone"]).read_text())
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(config | {"vision_cfg": config["vision_cfg"] | {"scale_heads": True}}))
+    with pytest.raises(InputError, match="own.json has attention blocks with parts of their own"):
+        backbones.load(str(file), "random:0")

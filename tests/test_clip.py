@@ -180,6 +180,8 @@ def test_relatives_stand_on_the_backbone_of_an_anomalyclip():
     own = Method(method="coop", backbone="demo", weights="demo", checkpoint="c.pth", name="Ours")
     found = relatives.relatives(other, demo.model_copy(update={"methods": [own]}))
     assert [one.name for one in found] == ["CLIP", "CLIP-AC", "Ours"] and "APRIL-GAN: left" in relatives.lacking(found)
+    found = relatives.relatives(spec, demo.model_copy(update={"methods": [own]}))
+    assert {one.settings["image_size"] for one in found} == {240}  # the profile's own ones too
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")

@@ -54,8 +54,17 @@ def test_a_category_without_normal_images_is_left_out():
     assert found.images.tolist() == [6, 6]
     only = defects.by(scores[scores.category == "cloth"], "level")
     assert only.auroc.isna().all() and only.images.tolist() == [0, 0]
-    assert "n = 0" in defects.class_findings(only.iloc[:0], defects.recall(only.iloc[:0].assign(
-        category="", label=0, seed=0, shots=0, score=0.0), "level"), 0.05)  # fmt: skip
+    nothing = only.iloc[:0].assign(category="", label=0, seed=0, shots=0, score=0.0)
+    recalled, apart = defects.recall(nothing, "level"), defects.apart(nothing, only)
+    assert apart.empty and "n = 0" in defects.class_findings(only.iloc[:0], apart, recalled, 0.05)
+
+
+def test_counts_are_those_of_the_images_that_count():
+    """Of two categories one lacks normal images: neither its images nor its types nor itself count."""
+    scores = table()
+    found = defects.by(scores[(scores.category != "cloth") | (scores.label == 1)], "level")
+    assert found.images.tolist() == [6, 6] and found.categories.tolist() == [1, 1] and found.types.tolist() == [1, 1]
+    assert defects.by(scores, "level").categories.tolist() == [2, 2]
 
 
 def test_types_by_scikit_learn():
@@ -136,9 +145,9 @@ def test_findings_follow_the_data():
         scores = scores.assign(contrast=scores.level.map({"low": 1.0, "high": 9.0}), area=0.1, sharpness=np.nan)
         kinds = defects.types(scores).assign(contrast=[1.0, 5.0, 2.0, 6.0], area=0.1, sharpness=np.nan)
         related = defects.correlations(scores, kinds)
-        told[gap] = defects.level_findings(found, related)
-    assert "not apart" in told[0.0] and "n = 60 images" in told[0.0]
-    assert "not apart" not in told[6.0] and "apart beyond their intervals" in told[6.0]
+        told[gap] = defects.level_findings(found, defects.apart(scores, found, ("low", "high")), related)
+    assert "not told apart" in told[0.0] and "n = 60 images" in told[0.0]
+    assert "not told apart" not in told[6.0] and "told apart" in told[6.0]
     assert "1.000" in told[6.0] and told[0.0] != told[6.0]
     assert "within a category: detection rises with contrast" in told[6.0]
     assert "within a category: detection shows no sure relation to contrast" in told[0.0]
@@ -160,8 +169,58 @@ def test_correlations_across_and_within_categories_can_disagree():
     assert at["contrast", "images within a category"] == pytest.approx(1, abs=0.01)
     assert at["area", "images within a category"] == pytest.approx(-1, abs=0.01)
     assert np.isnan(at["sharpness", "types"])
-    told = defects.level_findings(pd.DataFrame(columns=["method", "level", "auroc"]), found)
+    told = defects.level_findings(*[pd.DataFrame(columns=["method", "level", "auroc"])] * 2, found)
     assert "rises with contrast (+1.00" in told and "n = 40" in told
+
+
+def test_levels_are_told_apart_by_their_difference():
+    """Intervals that overlap do not make a difference undecided: both levels share the normal images."""
+    scores = table(40, 80, 0.8, seed=2)
+    found = defects.by(scores, "level", contrast.LEVELS)
+    at = found.set_index("level")
+    row = defects.apart(scores, found, ("low", "high")).iloc[0]
+    assert row.difference == pytest.approx(at.auroc["high"] - at.auroc["low"]) and row.pairs == 1
+    assert at.low["high"] < at.high["low"] and row.low > 0
+    turned = defects.apart(scores, found, ("high", "low")).iloc[0]
+    assert (turned.difference, turned.high) == pytest.approx((-row.difference, -row.low), abs=0.03)
+
+
+def test_the_hardest_and_the_easiest_are_set_apart_for_all_pairs():
+    scores = table(40, 80, 1.0, seed=2)
+    scores["kind"] = scores.level.mask(scores.defect.eq("stain") & scores.level.eq("high"), "other")
+    scores.loc[scores.label == 1, "kind"] = [("a", "b", "c")[i % 3] for i in range(160)]
+    found = defects.by(scores, "kind")
+    row = defects.apart(scores, found).iloc[0]
+    order = found.sort_values("auroc").kind.tolist()
+    assert [row["first"], row.second] == [order[0], order[-1]] and (row["values"], row.pairs) == (3, 3)
+    alone = defects.apart(scores, found, (order[0], order[-1])).iloc[0]
+    assert alone.difference == row.difference > 0 and row.low < alone.low and row.high > alone.high
+    assert defects.apart(scores, found.assign(images=5)).empty  # too few for a verdict of their own
+
+
+def test_a_rate_that_allows_no_image_is_said():
+    scores = table(good=16)
+    assert defects.blind(scores, 0.05) == "no image of 16 in 2 of 2 categories"
+    assert defects.blind(scores, 0.1) == defects.blind(scores, 0.0) == ""
+    assert defects.blind(scores[~scores.image.isin([f"plateg{i}" for i in range(10)])], 0.1) == (
+        "no image of 6 in 1 of 2 categories"
+    )
+
+
+def test_correlations_within_categories_know_what_their_means_cost():
+    """A category of one defect has no order, and every other one loses a degree of freedom."""
+    stream = np.random.default_rng(0)
+    rows = [(f"c{c}", f"{c}-{i}", "good" if i < 5 else "dent", int(i > 4)) for c in range(12) for i in range(7)]
+    scores = pd.DataFrame(rows[:-1], columns=["category", "image", "defect", "label"])
+    values = {"score": stream.normal(size=83), "contrast": stream.normal(size=83), "area": np.nan, "sharpness": np.nan}
+    scores = scores.assign(method="A", shots=0, seed=0, group="rigid", **values)
+    none = pd.DataFrame(columns=["method", "category", "auroc", *contrast.MEASURES])
+    row = defects.correlations(scores, none).query("measure == 'contrast' and n > 0").iloc[0]
+    bad = scores[(scores.label == 1) & (scores.category != "c11")]
+    bad = bad.assign(win=defects._won(scores).win)
+    ranks = bad.groupby("category")[["contrast", "win"]].rank()
+    expected = statistics.rank_correlation(ranks.contrast, ranks.win, 11)
+    assert row.n == 22 and (row["rank correlation"], row.low, row.high) == pytest.approx(expected)
 
 
 def test_class_findings_name_the_hardest_and_the_small():
@@ -171,18 +230,32 @@ def test_class_findings_name_the_hardest_and_the_small():
         columns=["method", "defect_class", "auroc", "low", "high", "images"],
     )  # fmt: skip
     recalled = pd.DataFrame({"method": "A", "defect_class": "x", "recall": [0.5, 1.0], "images": [10, 10]})
-    told = defects.class_findings(found, recalled, 0.05)
-    assert "Surface Damage is hardest (AUROC 0.600, n = 40)" in told and "intervals are apart" in told
+    between = pd.DataFrame(
+        [("A", "Surface Damage", "Structural Break", 0.3, 0.1, 0.5, 3, 3)],
+        columns=["method", "first", "second", "difference", "low", "high", "values", "pairs"],
+    )
+    told = defects.class_findings(found, between, recalled, 0.05)
+    assert "Surface Damage is hardest (AUROC 0.600, n = 40), Structural Break easiest (0.900, n = 30): +0.300" in told
+    assert "(+0.100 to +0.500), for all 3 pairs of classes together, told apart." in told
+    assert "not told apart" in defects.class_findings(found, between.assign(low=-0.1), recalled, 0.05)
+    assert "in each category it finds" in told
+    few = defects.class_findings(found, between, recalled, 0.025, "no image of 16 in 12 of 12 categories")
+    assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories) it finds" in few
     assert "Multiple (n = 3)" in told and "75% of all" in told.replace(" of\n", " of ")
-    swapped = found.assign(auroc=found.auroc.iloc[[1, 0, 2]].to_numpy())
-    assert "Structural Break is hardest" in defects.class_findings(swapped, recalled, 0.05)
+    assert "hardest" not in defects.class_findings(found, between.iloc[:0], recalled, 0.05)
 
 
 def test_beside_the_study():
     study = pd.read_csv(data.REFERENCE / "study_results.csv")
-    found = pd.DataFrame({"method": "A", "level": ["low", "high"], "auroc": [0.7, 0.9]})
+    found = pd.DataFrame({"method": "AnomalyCLIP", "level": ["low", "high"], "auroc": [0.7, 0.9]})
     both = defects.beside_study(found, "level", study[study.table == "Table 5"])
     assert both.study.tolist() == [0.768, 0.939] and both["study's types"].tolist() == [13, 25]
-    found = pd.DataFrame({"method": "A", "defect_class": ["Missing Component", "unknown"], "auroc": [0.7, 0.9]})
+    other = defects.beside_study(
+        found.assign(method=["WinCLIP", "AnomalyCLIP"]), "level", study[study.table == "Table 5"]
+    )
+    assert np.isnan(other.study[0]) and pd.isna(other["study's types"][0]) and other.study[1] == 0.939
+    found = pd.DataFrame(
+        {"method": "AnomalyCLIP", "defect_class": ["Missing Component", "unknown"], "auroc": [0.7, 0.9]}
+    )
     both = defects.beside_study(found, "defect_class", study[study.table == "Table 6"])
     assert both.study.iloc[0] == 0.757 and np.isnan(both.study.iloc[1])

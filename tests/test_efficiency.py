@@ -84,7 +84,7 @@ def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
 def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path):
     profile = small_profile(mvtec, tmp_path / "cache")
     table, _ = run.index(profile)
-    rows = data.tested(table, 1).head(2)
+    rows = data.tested(table).head(2)
     found = efficiency.measure(profile, profile.methods[0], rows, {"fp32": 100.0, "bf16": 200.0}, repeats=2)
     assert found["n"] == 4 and found["low"] <= found["encode"] <= found["high"]
     assert found["share"] == pytest.approx(found["rate"] / 100)

@@ -69,6 +69,10 @@ def test_limits_are_conformal_or_say_that_they_judge_themselves():
     assert "rope" not in table.index
 
 
+def test_the_level_is_said_as_it_was_set():
+    assert "let 2.5% of the good parts be rejected" in failures._threshold_line(CASES, 0.025)
+
+
 def test_totals_and_the_most_confident_mistakes():
     table = failures.totals(CASES).set_index(["method", "failure"])
     row = table.loc[("A", ESCAPE)]

@@ -22,6 +22,12 @@ def test_every_difference_of_the_presets_is_a_fault():
     assert list(faults.faults().setting) == [fault.setting for fault in faults.FAULTS]
 
 
+def test_own_words_stay_the_methods_own():
+    words = {"states": "own", "own_normal": ["{} in order"], "own_anomalous": ["broken {}"]}
+    found = faults.variants(SPEC.model_copy(update={"settings": SPEC.settings | words}))
+    assert len(found) > 2 and all(words.items() <= settings(spec).items() for spec in found)
+
+
 @pytest.mark.parametrize("shots", [0, 1])
 def test_each_variant_changes_one_setting_of_its_base(shots):
     found = faults.variants(SPEC, shots)
@@ -54,7 +60,10 @@ def swept(costs: dict[str, list[float]], gain: float = 0.1) -> pd.DataFrame:
     for category in range(3):
         values = {faults.PAPER: 0.9, faults.STUDY: 0.6}
         values |= {f"{faults.ADDED}: {name}": 0.9 - cost[category] for name, cost in costs.items()}
-        values |= {f"{faults.REMOVED}: {name}": 0.6 + gain * number for number, name in enumerate(costs)}
+        values |= {
+            f"{faults.REMOVED}: {name}": 0.6 + gain * number * (0.9 + 0.1 * category)
+            for number, name in enumerate(costs)
+        }
         for method, value in values.items():
             row = {"method": method, "category": f"c{category}", "shots": 0, "aupro": 0.5}
             rows.append(row | {"image_auroc": value, "pixel_auroc": value})
@@ -79,13 +88,31 @@ def test_findings_change_with_the_table():
     assert "cannot decide 1" in other
 
 
+def test_all_faults_together_are_told_with_their_share_of_the_studys_gap():
+    table = swept(ONE)
+    table.loc[table.method == faults.STUDY, "image_auroc"] = [0.82, 0.84, 0.83]
+    whole = faults.together(table).set_index("metric")
+    row = whole.loc["image_auroc"]
+    assert row.difference == pytest.approx(-0.07) and row.n == 3 and row.low < -0.07 < row.high < 0
+    told = faults.together_findings(whole.reset_index(), {"image_auroc": -0.7, "pixel_auroc": -0.1}).splitlines()
+    assert "0.830 as in the study, 0.900 as in the paper: -0.070" in told[0] and "n = 3 categories, lower." in told[0]
+    share = f"10% of that ({row.high / -0.7:.0%} to {row.low / -0.7:.0%} by the interval), so alone they do not"
+    assert "lies 0.700 below" in told[0] and share in told[0] and "do not reproduce" not in told[1]
+    unsure = faults.together(table.assign(image_auroc=[0.9, 0.1] * (len(table) // 2)))
+    assert "not decided" in faults.together_findings(unsure, {})
+    assert "by the interval" not in faults.together_findings(
+        faults.together(table.assign(shots=1)), {"image_auroc": -1}
+    )
+
+
 def test_nothing_ranked_leaves_an_empty_table():
     found = faults.changes(swept(ONE).assign(image_auroc=np.nan, pixel_auroc=np.nan))
+    assert faults.together(swept(ONE).assign(image_auroc=np.nan, pixel_auroc=np.nan)).empty
     assert found.empty and list(found.columns) == faults.COLUMNS and faults.findings(found) == breakdown.NO_AUROC
 
 
 def drawn(found):
-    found = found.rename(columns={"metric": "measure"}).sort_values("difference")
+    found = found.rename(columns={"metric": "measure"}).sort_values(["measure", "difference"])
     return plots.differences(found, "fault", "direction")
 
 

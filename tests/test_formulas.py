@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from vlmad_lib import formulas, pages
+from vlmad_lib import formulas, metrics, pages
 
 
 @pytest.mark.parametrize("one", [*formulas.WINCLIP, *formulas.ANOMALYCLIP], ids=lambda one: one.what[:30])
@@ -16,6 +16,12 @@ def test_the_line_of_a_formula_is_that_of_its_file(one):
     file, number, code = one.line()
     assert (ROOT / "vlmad_lib" / file).read_text().splitlines()[number - 1].strip() == code
     assert one.words in code
+
+
+def test_what_becomes_of_a_map_of_patches_is_written():
+    for formula, function in ((formulas.WINCLIP, metrics.upsample), (formulas.ANOMALYCLIP, metrics.framed_map)):
+        assert function in [one.function for one in formula]
+    assert "Gaussian of 4 pixels in a frame of 518" in formulas.written(formulas.ANOMALYCLIP)
 
 
 def test_a_line_that_has_gone_or_is_not_alone_is_refused():

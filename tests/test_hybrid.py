@@ -11,6 +11,7 @@ from conftest import TINY, make_mvtec, small_profile
 from vlmad_lib import (
     InputError,
     anomalyclip,
+    data,
     features,
     fusion,
     hybrid,
@@ -157,7 +158,8 @@ def test_weights_are_never_chosen_on_the_data_under_test(mvtec, tmp_path, prompt
     visa = profile.model_copy(update={"dataset": "visa", "root": str(tmp_path / "elsewhere")})
     with pytest.raises(InputError, match="the data under test"):
         fusion.weigh(visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
-    other = small_profile(make_mvtec(tmp_path / "other", ("rope",)), tmp_path / "cache", shots=[0])
+    other = small_profile(make_mvtec(tmp_path / "other" / "data", ("rope",)), tmp_path / "cache", shots=[0])
+    assert data.identity(other) == data.identity(profile)  # own folders of one name are not the same data
     found = fusion.weigh(profile, other, prompted[0])
     assert sorted(found.weight) == list(fusion.WEIGHTS) and set(found.category) == {"rope"}
 

@@ -115,3 +115,23 @@ def test_results_of_fixed_size_root(tmp_path):
     (tmp_path / "maps").mkdir()
     np.savez(tmp_path / "maps/plate.npz", **{f"{d}-{i:03}": np.full((4, 4), float(d != "good")) for d, i in keys})
     assert run.run(profile(root, tmp_path, tmp_path / "maps")).metrics.image_auroc.tolist() == [1.0]
+
+
+def test_names_with_hyphens_dots_and_na(tmp_path):
+    """Ordinary file names, in both forms that results come in."""
+    from conftest import paint
+
+    root = tmp_path / "data"
+    for number in range(3):
+        paint(root / "plate/test/good" / f"img-{number}.v1.png", number)
+        paint(root / "plate/test/NA" / f"part.{number}-x.png", 10 + number, spot=True)
+    named = {f"good-img-{number}.v1": np.zeros((9, 9)) for number in range(3)}
+    named |= {f"NA-part.{number}-x": np.ones((9, 9)) for number in range(3)}
+    (tmp_path / "maps").mkdir()
+    np.savez(tmp_path / "maps/plate.npz", **named)
+    lines = [f"plate,good,img-{number}.v1,{number}" for number in range(3)]
+    lines += [f"plate,NA,part.{number}-x.png,{9 + number}" for number in range(3)]
+    (tmp_path / "s.csv").write_text("\n".join(["category,defect,image,score", *lines]))
+    for place in ("maps", "s.csv"):
+        found = run.run(profile(root, tmp_path, tmp_path / place, shots=[0]))
+        assert len(found.scores) == 6 and (found.metrics.image_auroc == 1).all()

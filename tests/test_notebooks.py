@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -11,10 +12,24 @@ import torch
 from bs4 import BeautifulSoup
 from conftest import write_profile
 
-from vlmad_lib import backbones, efficiency, profile, report
+from vlmad_lib import ROOT, backbones, efficiency, profile, report
+from vlmad_lib.demo import card
 from vlmad_lib.demo.data import write
 
 NOTEBOOKS = profile.load("demo").notebooks
+
+
+def test_the_demo_backbones_card_is_what_its_program_writes():
+    """What page 00 shows of it: change vlmad_lib/demo/card.py, not the card."""
+    weights = backbones.DEMO_WEIGHTS
+    told = weights.with_suffix(".md").read_text(encoding="utf-8")
+    assert told == card.card(weights, hold_out=True) and "Watched on" in told and "Chosen by" not in told
+
+
+def test_every_page_leads_to_the_next():
+    for name, following in pairwise(NOTEBOOKS):
+        last = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells[-1].source
+        assert last.startswith("## Next") and last.partition("(")[2].startswith(f"{following}.ipynb)"), name
 
 
 def _keep_peak_memory(path, patch):

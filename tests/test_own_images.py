@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY, paint, small_profile, write_profile
+from conftest import TINY, make_mvtec, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
@@ -161,6 +162,15 @@ def test_the_threshold_is_the_conformal_one_of_normal_pictures_that_are_no_refer
     normal = scores[scores.defect == "good"]
     assert len(normal) == 10 and not {path[-9:] for path in normal.image} & set(normal.references.iloc[0].split(";"))
     assert found.facts["threshold"] == thresholds.conformal(normal.score.to_numpy(), 0.1)
+
+
+def test_pictures_are_never_judged_by_themselves_however_they_are_spelt(tmp_path, cache, monkeypatch):
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    (tmp_path / "link").symlink_to(root / "plate/test/good")
+    monkeypatch.chdir(root / "plate")
+    for place in (Path("test/good"), root / "plate/test/good", tmp_path / "link"):
+        _, normal = decide._normal(small_profile(root, cache), place, "plate", set(data.below(place)))
+        assert len(normal) == 4 and all("/train/good/" in path for path in normal)
 
 
 def test_too_few_normal_pictures_decide_nothing(tmp_path, cache, drop):

@@ -71,6 +71,23 @@ def test_means_of_the_papers(kind, shots, metric, value):
     assert found.trust.iloc[0] in reference.TRUSTED
 
 
+@pytest.mark.parametrize("dataset", reference.BENCHMARKS)
+def test_a_papers_figure_is_the_papers(dataset):
+    """WinCLIP's paper stops at four references, AnomalyCLIP's means are its authors' log, reruns follow the paper."""
+    found = reference.means(dataset)
+    paper = found[(found.method == "WinCLIP") & (found.who == "paper")]
+    assert sorted(paper.shots) == [0, 1, 2, 4]
+    others = set(found[found.method == "AnomalyCLIP"].who)
+    assert "authors' log" in others and "paper" not in others
+    assert not found.who.str.contains("Xinyu159").any()
+
+
+def test_a_figure_from_the_authors_log_says_so():
+    prompts = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "visa"}
+    found = reference.beside(ours("AnomalyCLIP"), chosen(methods=[prompts]))
+    assert of(found).trust == "primary: authors' log"
+
+
 def test_the_study_keeps_its_tables_not_the_rounded_prose():
     found = reference.of_study()
     tile = found[(found.category == "tile") & (found.metric == "image_auroc") & (found.kind == "winclip")]
@@ -83,7 +100,7 @@ def test_a_matching_setup_is_judged_by_its_distance():
     assert (mean.verdict, bottle.verdict) == ("outside", "within")  # 0.03 is more than 0.02, less than 0.05
     assert bottle.difference == pytest.approx(-0.03) and bottle.trust == "paper-quoted"
     assert (mean.study, mean["no verdict because"]) == (0.612, "")
-    assert mean["re-implementations"] == "0.702 to 0.906 (n = 5)"
+    assert mean["re-implementations"] == "0.702 to 0.906 (n = 4)"
     assert of(reference.beside(ours(shift=-0.03), chosen(), mean_tolerance=0.04)).verdict == "within"
     assert list(found.category[:7]) == ["mean"] * 7 and found.category.iloc[7] == "carpet"
 

@@ -108,12 +108,37 @@ def test_findings_follow_the_table_and_say_n():
     drift = robustness.score_changes(TABLE, TABLE[TABLE["shift"] == "none"].drop(columns="name"))
     one = robustness.findings(auroc, drift, maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52]))
     other = robustness.findings(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
-    assert "**A less B**, map correlation" in one and "n = 3 images: A holds better; A under blur, light" in one
+    assert (
+        "**A less B**, map correlation without rotation and scale" in one
+        and "n = 3 images: A holds better; A under blur, light" in one
+    )
     assert "n = 3 images: B holds better" in other
-    assert "**A**, maps: rank correlation with the maps before 0.86 (0.84 to 0.88) over all shifts" in one
+    assert "**A**, maps, severity 1: rank correlation with the maps before 0.86 (0.84 to 0.88) over all shifts" in one
     assert "lower under no shift that is decided" in one and "n = 2 categories" in one
+    assert "Each category's image AUROC rests on 2 good and 2 defective images." in one
+    for told in (line for line in one.splitlines() if "not decided for" in line):
+        assert "of 2 shifts, of which chance alone would decide about 0.1" in told
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
     assert robustness.findings(empty, empty, empty) == breakdown.NO_AUROC
+
+
+def test_methods_are_summed_over_the_maps_that_all_have():
+    one = maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52])
+    worse = one[one.name == "A"].assign(severity=5, correlation=0.0)
+    other = one[(one.name == "A") & (one.source == "s0")].assign(source="good", correlation=0.0)
+    shared = robustness.shared(pd.concat([one, worse, other]), "correlation")
+    assert shared.equals(one) and len(robustness.shared(one, "pixel_change")) == 0
+    apart = one.assign(severity=[3 if name == "A" else 5 for name in one.name])
+    assert robustness.shared(apart, "correlation").equals(apart)  # nothing is shared
+
+
+def test_how_alike_maps_stay_is_not_compared_where_they_move():
+    one = maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52])
+    turned = one[one.name == "B"].assign(shift="rotation", correlation=1.0)
+    table = pd.concat([one, turned, one[one.name == "A"].assign(shift="rotation", correlation=0.0)])
+    empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
+    told = robustness.findings(empty, empty, table)
+    assert "A holds better; A under blur, light" in told and "B under rotation" not in told
 
 
 def test_the_table_has_a_row_a_shift_and_a_column_a_method():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import threading
 import tracemalloc
@@ -14,10 +15,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, shared, small_profile
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import data, features, files, methods, metrics, results, run, scoring, units, winclip
+from vlmad_lib import backbones, data, features, files, methods, metrics, results, run, scoring, units, winclip
 from vlmad_lib.profile import Method
 
 
@@ -209,6 +211,55 @@ def test_methods_that_share_features_are_scored_together_as_alone(tmp_path, monk
         for part, whole in ((alone.scores, together.scores), (alone.metrics, together.metrics)):
             columns = part.columns.drop("map_file", errors="ignore")
             same(part[columns], whole[whole.method == spec["name"]][columns])
+
+
+def test_other_weights_or_config_in_the_same_file_are_read_anew(tmp_path, tiny_backbone):
+    """While a kernel lives, and from the same cache: never another network's kept features or scores."""
+    root, config, weights = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "own.json", tmp_path / "w.safetensors"
+    known = json.loads(Path(TINY["backbone"]).read_text())
+    other = backbones.load(TINY["backbone"], "random:1").model.state_dict()
+
+    def scores(content: dict, state: dict, cache: str) -> pd.Series:
+        config.write_text(json.dumps(content))
+        save_file({name: value.clone() for name, value in state.items()}, weights)
+        spec = {"backbone": str(config), "weights": str(weights)}
+        return run.run(small_profile(root, tmp_path / cache, methods=[TINY | spec], shots=[0])).scores.score
+
+    first, state = scores(known, tiny_backbone.model.state_dict(), "c1"), tiny_backbone.model.state_dict()
+    for number, (content, tensors) in enumerate([(known | {"quick_gelu": True}, state), (known, other)]):
+        kept, fresh = (scores(content, tensors, name) for name in ("c1", f"fresh{number}"))
+        assert not np.allclose(kept, first)
+        pd.testing.assert_series_equal(kept, fresh)
+
+
+@pytest.mark.parametrize("presets", [("paper",), ("study", "accurate")])
+def test_an_image_is_encoded_once_whatever_is_scored_together(tmp_path, monkeypatch, presets):
+    """Parts of a run, and methods with other colours, ask for other arrays of the same image."""
+    specs, done, encode = [TINY | {"name": name, "preset": name} for name in presets], [], features.Store._encode
+
+    def seen(store, paths, *more):
+        done.extend((store.folder, path) for path in paths)
+        return encode(store, paths, *more)
+
+    monkeypatch.setattr(run, "TOGETHER", 1)
+    monkeypatch.setattr(features.Store, "_encode", seen)
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    with warnings.catch_warnings(action="error"):
+        run.run(small_profile(root, tmp_path / "cache", methods=specs, shots=[0, 2], seeds=[0, 1]))
+    assert done and len(done) == len(set(done))
+
+
+def test_references_held_out_leave_the_test_of_every_setting(tmp_path):
+    """Compared with and without references, a method meets the same images."""
+    for number in range(8):
+        paint(tmp_path / "data/bracket/good" / f"{number}.png", number)
+        paint(tmp_path / "data/bracket/dent" / f"{number}.png", 20 + number, spot=True)
+    found = run.run(small_profile(tmp_path / "data", tmp_path / "cache", shots=[0, 2], seeds=[0, 1]))
+    tested = found.scores.groupby(["shots", "seed"]).image.agg(frozenset)
+    assert tested.nunique() == 1 and len(tested.iloc[0]) == 12
+    assert set(found.by_category()["test images"]) == {12} == set(found.headline()["test images"])
+    alone = run.run(small_profile(tmp_path / "data", tmp_path / "cache", shots=[0]))
+    assert len(alone.scores) == 16  # nothing is held out where nobody asks for references
 
 
 def test_a_changed_image_is_scored_again(tmp_path):

@@ -8,13 +8,17 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import breakdown, statistics
+from vlmad_lib import InputError, breakdown, statistics
 
 
 def sample(seed: int, normal: int = 30, anomalous: int = 40, shift: float = 1.0):
     stream = np.random.default_rng(seed)
     labels = np.r_[np.zeros(normal, int), np.ones(anomalous, int)]
     return labels, stream.normal(size=normal + anomalous) + shift * labels
+
+
+def test_levels_are_not_rounded():
+    assert [statistics.percent(level) for level in (0.025, 0.005, 0.07, 0.1)] == ["2.5%", "0.5%", "7%", "10%"]
 
 
 def test_wilson_by_hand():
@@ -54,6 +58,27 @@ def test_perfect_separation_is_not_certainty(shift, value):
     assert value in (pytest.approx(low), pytest.approx(high))
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_near_perfect_separation_is_no_more_certain_than_perfect(swapped):
+    labels, scores = np.repeat([0, 1], 40), np.arange(80.0)
+    if swapped:  # one pair of 1600
+        scores[[39, 40]] = scores[[40, 39]]
+    low, high = statistics.auroc_interval(labels, scores)
+    assert low == pytest.approx(statistics.wilson(40, 40)[0], abs=0.005) and high == pytest.approx(1, abs=1e-6)
+
+
+def test_interval_holds_the_truth_where_few_defects_are_invisible():
+    inside, truth = [], 0.95 + 0.05 / 2
+    for seed in range(150):
+        labels, scores = sample(seed, 40, 40, 8.0)
+        stream = np.random.default_rng(1000 + seed)
+        unseen = np.flatnonzero(labels)[stream.random(40) < 0.05]
+        scores[unseen] -= 8.0
+        low, high = statistics.auroc_interval(labels, scores, 400)
+        inside.append(low <= truth <= high)
+    assert np.mean(inside) >= 0.95  # the bootstrap alone: 0.91
+
+
 def test_one_class_has_no_interval():
     assert np.isnan(statistics.auroc_interval(np.zeros(4, int), np.arange(4))).all()
 
@@ -79,6 +104,48 @@ def test_macro_interval_brackets_the_macro_mean_and_narrows_with_categories():
         assert low < mean < high
         widths.append(high - low)
     assert widths[1] < widths[0] / 1.8
+
+
+def drawn(seed: int, sizes: list[tuple[int, int]]) -> list[pd.DataFrame]:
+    """Scores of two equally good methods on categories of so many normal and anomalous images."""
+    found = []
+    for method in range(2):
+        parts = []
+        for number, (normal, anomalous) in enumerate(sizes):
+            labels, scores = sample(100 * seed + 10 * number, normal, anomalous)
+            noise = np.random.default_rng(100 * seed + 10 * number + 5 + method).normal(size=len(scores))
+            parts.append(scored(labels, scores + noise, str(number)))
+        found.append(pd.concat(parts))
+    return found
+
+
+@pytest.mark.parametrize("sizes", [[(1, 20)], [(3, 20)] * 2, [(1, 20), (30, 30)]])
+def test_macro_intervals_are_not_too_sure_of_few_images(sizes):
+    from scipy.stats import norm
+
+    truth, inside, same = norm.cdf(1 / np.sqrt(4)), [], []
+    for seed in range(40):
+        first, second = drawn(seed, sizes)
+        low, high = statistics.macro_interval(first, 200)
+        inside.append(low <= truth <= high)
+        _, low, high = statistics.macro_difference(first, second, 200)
+        same.append(low <= 0 <= high)
+    assert np.mean(inside) >= 0.9 and np.mean(same) >= 0.95
+
+
+@pytest.mark.parametrize("size", [(1, 20), (7, 30), (8, 30)])
+def test_one_categorys_macro_interval_is_its_own(size):
+    labels, scores = sample(1, *size)
+    found = statistics.macro_interval(scored(labels, scores, "a"))
+    assert found == pytest.approx(statistics.auroc_interval(labels, scores), abs=0.005)  # images in another order
+
+
+def test_one_good_picture_sets_no_methods_apart():
+    labels = np.r_[0, np.ones(20, int)]
+    first, second = np.r_[5.5, np.arange(20)], np.r_[20.5, np.arange(20)]
+    difference, low, high = statistics.macro_difference(scored(labels, first, "a"), scored(labels, second, "a"))
+    assert difference == pytest.approx(0.7) and low < 0 < high <= 1
+    assert statistics.delong(labels, first, second) == (pytest.approx(0.7), -1.0, 1.0, 1.0)
 
 
 def metrics(values: dict[str, tuple[str, float]], shots: int = 0, method: str = "WinCLIP") -> pd.DataFrame:
@@ -110,9 +177,50 @@ def test_categories_have_one_order():
 
 def test_findings_change_with_the_data():
     one, other = (breakdown.category_findings(metrics(values)) for values in (GOOD_TEXTURES, GOOD_OBJECTS))
-    assert "Strongest on texture categories (0.850, n = 2), weakest on rigid ones (0.600, n = 1)" in one
-    assert "Strongest on rigid categories (0.950, n = 1), weakest on texture ones (0.575, n = 2)" in other
+    assert (
+        "By image AUROC highest on texture categories (0.850, n = 2), lowest on rigid ones (0.600, n = 1): +0.25" in one
+    )
+    assert "By image AUROC highest on rigid categories (0.950, n = 1), lowest on texture ones (0.575, n = 2)" in other
+    assert "(-1.000 to +1.000), not decided" in one and "By pixel" not in one  # one rigid category has no spread
     assert "above chance (0.5) for 2 of 3" in one and "above chance (0.5) for 1 of 3" in other
+
+
+def test_groups_are_told_apart_by_welchs_interval_for_all_pairs_and_pixel_auroc_may_order_them_otherwise():
+    from scipy.stats import ttest_ind
+
+    level = {"texture": 0.9, "rigid": 0.6, "flexible": 0.7}
+    values = {f"{name}{i}": (name, base + 0.01 * i) for name, base in level.items() for i in range(4)}
+    rows = metrics(values)
+    rows["pixel_auroc"] = 1 - rows.image_auroc
+    groups = [rows.image_auroc[rows.group == name] for name in ("texture", "rigid")]
+    ends = ttest_ind(*groups, equal_var=False).confidence_interval(1 - 0.05 / 3)
+    told = breakdown.category_findings(rows).splitlines()[0]
+    assert f"+0.300 ({ends.low:+.3f} to {ends.high:+.3f}, 95 % for all 3 pairs of groups together), told apart" in told
+    assert "By pixel AUROC rigid ones are highest (0.385) and texture ones lowest (0.085)" in told
+    near = breakdown.category_findings(rows.assign(image_auroc=rows.image_auroc.rank() % 4 / 10 + rows.image_auroc / 9))
+    assert "not decided" in near and "told apart" not in near
+
+
+def test_a_mean_says_how_many_categories_it_rests_on():
+    rows = metrics({name: ("rigid", 0.8) for name in "abcd"})
+    rows.loc[1:, ["pixel_auroc", "aupro"]] = np.nan
+    told = breakdown.category_findings(rows)
+    assert "image AUROC 0.800 (n = 4 categories), pixel AUROC 0.800 (n = 1 category), AUPRO" in told
+    assert "image AUROC 0.800 over 4 categories" in breakdown.category_findings(
+        rows.assign(pixel_auroc=np.nan, aupro=np.nan)
+    )
+
+
+def test_two_methods_are_compared_by_what_they_localise():
+    one, other = (metrics({f"{i}": ("rigid", 0.7 + 0.01 * i) for i in range(4)}, 0, name) for name in ("One", "Other"))
+    other["aupro"] += [0.2, 0.21, 0.22, 0.2]
+    other.loc[3, "pixel_auroc"] = np.nan
+    found = breakdown.apart_by_pixel(pd.concat([one, other])).set_index("metric")
+    assert found.n.to_dict() == {"pixel_auroc": 3, "aupro": 4} and found.difference["aupro"] == pytest.approx(-0.2075)
+    told = breakdown.apart_by_pixel_findings(found.reset_index()).splitlines()
+    assert "AUPRO: -0.207" in told[1] or "AUPRO: -0.208" in told[1]
+    assert "behind; n = 4 categories" in told[1] and "not told apart" in told[0]
+    assert breakdown.apart_by_pixel_findings(breakdown.apart_by_pixel(one)) == ""
 
 
 def test_shot_findings_count_the_categories_that_gain():
@@ -139,6 +247,11 @@ def test_paired_interval_is_students():
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
     assert (mean, low, high) == pytest.approx((values.mean(), expected.low, expected.high))
     assert statistics.paired(values[:1]) == (0.02, float("-inf"), float("inf"))
+
+
+def test_differences_that_do_not_vary_decide_nothing():
+    assert statistics.paired([0.95 - 0.9, 0.9 - 0.85]) == (pytest.approx(0.05), float("-inf"), float("inf"))
+    assert statistics.paired([0.1 + 0.2 - 0.3] * 3) == (0, 0, 0)  # what rounding leaves is no difference
 
 
 def ablated(**pixel: list[float]) -> pd.DataFrame:
@@ -195,6 +308,32 @@ def test_subset_interval_of_almost_nothing():
     low, high = statistics.subset_interval([(np.arange(10.0), np.full(20, 99.0))])
     assert (low, high) == pytest.approx(statistics.wilson(10, 10))  # ten normal images do not prove perfection
     assert np.isnan(statistics.subset_interval([(np.empty(0), np.arange(3.0))])).all()
+
+
+def test_subset_interval_of_few_normal_images():
+    stream = np.random.default_rng(0)
+    few = (stream.normal(size=2), stream.normal(1, size=30))
+    low, high = statistics.subset_interval([few])
+    assert (low, high) == pytest.approx(statistics.wilson(2 * (few[1][:, None] > few[0]).mean(), 2))
+    low, high = statistics.subset_interval([few, (stream.normal(size=50), stream.normal(1, size=1))])
+    assert high - low > 0.6  # fifty normal images that judge one defect do not mend it
+
+
+def test_subset_differences_share_their_normal_images():
+    stream = np.random.default_rng(0)
+    parts = [(stream.normal(size=20), stream.normal(1, size=m), stream.normal(0.4, size=m)) for m in (8, 16, 30)]
+    found, low, high = statistics.subset_difference(parts)
+    ends = [statistics.subset_interval([(part[0], part[side]) for part in parts]) for side in (1, 2)]
+    aurocs = [np.concatenate([(p[side][:, None] > p[0]).mean(1) for p in parts]).mean() for side in (1, 2)]
+    assert found == pytest.approx(aurocs[0] - aurocs[1]) and low < found < high
+    assert high - low < 0.95 * np.hypot(*(end[1] - end[0] for end in ends))  # independent ones would be this wide
+    wider = statistics.subset_difference(parts, level=0.99)
+    assert wider[1] < low and wider[2] > high
+    few = statistics.subset_difference([(normal, one[:2], other) for normal, one, other in parts[:1]])
+    assert few[1] < 0 < few[2] and few[2] - few[1] > 0.6
+    assert statistics.subset_difference([(np.arange(3.0), np.empty(0), np.arange(2.0))])[1:] == (-1.0, 1.0)
+    perfect = statistics.subset_difference([(np.arange(10.0), np.full(20, 99.0), np.full(20, 98.0))])
+    assert perfect[0] == 0 and perfect[2] > 0.2  # both perfect is no proof that they are alike
 
 
 def test_delong_against_its_formula_and_a_permutation():
@@ -267,6 +406,18 @@ def test_rank_correlation_against_scipy_and_its_limits():
     assert statistics.rank_correlation([1, 2, np.nan, 4, 5], [1, 2, 9, 4, 5])[0] == 1
 
 
+def test_ranks_within_groups_decide_no_more_than_they_say():
+    """Twelve groups of two: 24 pairs of ranks, of which each group's mean is fixed."""
+    stream, decided = np.random.default_rng(0), []
+    ranks = np.array([-0.25, 0.25])
+    for _ in range(300):
+        first, second = (np.concatenate([stream.permutation(ranks) for _ in range(12)]) for _ in range(2))
+        _, low, high = statistics.rank_correlation(first, second, 12)
+        decided.append(low > 0 or high < 0)
+    assert np.mean(decided) < 0.08  # as if the pairs were free: 0.15
+    assert statistics.rank_correlation(np.arange(6), np.arange(6), 4)[1:] == (-1.0, 1.0)
+
+
 def test_spread_has_every_measured_metric_with_its_range():
     found = breakdown.spread(metrics(GOOD_TEXTURES).assign(aupro=np.nan)).set_index("metric")
     assert list(found.index) == [title for title in breakdown.TITLES.values() if title != "AUPRO"]
@@ -298,3 +449,11 @@ def test_methods_are_told_apart_by_images_and_by_category():
     assert same.difference.iloc[0] == 0 and "not told apart" in breakdown.apart_findings(same)
     alone = breakdown.apart(table[table.method == "one"])
     assert alone.empty and breakdown.apart_findings(alone) == ""
+
+
+def test_zero_shot_gives_way_to_what_was_run():
+    scores = pd.DataFrame({"shots": [2, 4]})
+    assert breakdown.shots_run(scores, 0) == 2 and breakdown.shots_run(scores, 4) == 4
+    assert breakdown.shots_run(pd.DataFrame({"shots": [0, 2]}), 0) == 0
+    with pytest.raises(InputError, match="'shots' is 7, which was not run; choose one of 2, 4"):
+        breakdown.shots_run(scores, 7)

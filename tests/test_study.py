@@ -104,6 +104,24 @@ def test_published_figures_decide():
     assert "29 of n = 30" in study.checked(study.CONTRADICTIONS, changed("cable", "image_auroc", 0.7)).recomputed[3]
 
 
+def test_the_gap_to_the_paper_is_that_of_the_means():
+    assert study.gaps(TABLES) == pytest.approx({"image_auroc": 0.612 - 0.918, "pixel_auroc": 0.726 - 0.851}, abs=6e-4)
+    figures = TABLES.figures.copy()
+    figures.loc[(figures.who == "study") & (figures.category == "mean"), "value"] = 0.9
+    assert study.gaps(study.Tables(figures=figures))["image_auroc"] == pytest.approx(-0.018, abs=6e-4)
+
+
+def test_what_is_so_of_the_learned_positions_is_the_codes(monkeypatch):
+    told = study.words().set_index("section")["what is so"]["4.2"]
+    assert told == "12 positions at the input, 4 in each of blocks 2 to 9"
+
+    class Other:
+        def __init__(self, backbone, context=5, depth=3, width=2): ...
+
+    monkeypatch.setattr(study.prompt_learner, "PromptLearner", Other)
+    assert "5 positions at the input, 2 in each of blocks 2 to 3" in set(study.words()["what is so"])
+
+
 def test_correlation_is_pearsons_with_fishers_interval():
     from scipy.stats import pearsonr
 

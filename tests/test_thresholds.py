@@ -9,7 +9,7 @@ from conftest import make_mvtec, small_profile
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
 
-from vlmad_lib import InputError, calibration, decisions, metrics, run, statistics, thresholds
+from vlmad_lib import InputError, calibration, decide, decisions, metrics, run, statistics, thresholds
 from vlmad_lib.thresholds import ORACLE, OTHERS, Part
 
 
@@ -269,6 +269,21 @@ def test_calibration_is_told_from_its_absence():
     assert "as published: error 0." in told[6.0] and ", not calibrated" in told[6.0]
 
 
+def test_scores_that_know_nothing_are_not_better_than_a_constant():
+    told = []
+    for seed in range(60):
+        stream = np.random.default_rng(seed)
+        labels, scores = stream.permutation(np.repeat([0, 1], 20)), stream.normal(0.5, 0.02, 40)
+        told.append(calibration.against_constant(labels, scores, np.repeat(["a", "b"], 20), 200))
+    assert np.mean([word == "better than" for word in told]) < 0.1
+    labels = np.repeat([0, 1], 20)
+    for scores, word in ((labels * 0.8 + 0.1, "better than"), (0.9 - labels * 0.8, "worse than")):
+        assert calibration.against_constant(labels, scores, labels) == word
+    found = calibration.table(made_up(1.0))
+    assert "better than a constant's" in calibration.findings(found, ["A"])
+    assert "not told from a constant's" in calibration.findings(found.assign(**{"against it": "not told from"}), ["A"])
+
+
 def test_curves_are_fitted_on_other_categories():
     scores = made_up(3.0, 60, 2).reset_index(drop=True)
     found = calibration.elsewhere(scores, "logistic")
@@ -311,6 +326,16 @@ def test_rule_findings_follow_the_data():
     assert "In 1 of 1 categories k is too small for 10% (it takes 9)" in decisions.rule_findings(few, 0.1)
     assert "The promise" not in decisions.rule_findings(few, 0.1)
     assert "n = 0" in decisions.rule_findings(few.iloc[:0], 0.1)
+
+
+def test_levels_are_said_as_they_were_set():
+    fine = thresholds.overkill([part(np.arange(9.0), np.arange(9.0))], [0.005, 0.001])
+    assert fine.rule.tolist() == ["0.5% escape", "0.1% escape"]
+    assert "at 0.5% escape" in decisions.overkill_findings(fine) and "at 0.1% escape" in decisions.overkill_findings(
+        fine
+    )
+    assert decide._promise(50, 0.025).startswith("At most 2.5% of new")
+    assert decide._promise(250, 0.005).startswith("At most 0.5% of new")
 
 
 def test_overkill_findings_say_what_cannot_be_resolved():

@@ -90,6 +90,12 @@ def test_findings_follow_the_table():
     apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
     assert "more than the largest distance" in transfer.findings(table(apart)).replace("no more", "")
     assert "n = 3 categories" in told
+    answer = told.splitlines()[0]
+    apart = transfer.differences(FOUND)
+    decided = ((apart.low > 0) | (apart.high < 0)).sum()
+    assert f"It seems so, for some prompts: {decided} of {len(apart)} differences" in answer
+    same = transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[0]
+    assert f"Hardly: 0 of {len(apart)} differences" in same
 
 
 # ---------------------------------------------------------------- leakage

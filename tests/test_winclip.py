@@ -287,6 +287,13 @@ def test_parity_notices_a_wrong_number(tmp_path):
     assert parity.main([str(tmp_path / "wrong.json")]) == 1
 
 
+def test_references_need_something_to_be_met_by():
+    chosen = winclip.settings("paper", {"windows": [], "patch_tokens": "none"})
+    assert winclip.arrays(chosen) == ["class"]
+    with pytest.raises(InputError, match="'windows' is empty and 'patch_tokens' is none"):
+        winclip.arrays(chosen, 1)
+
+
 @pytest.mark.parametrize("kind", [name for name, one in methods.METHODS.items() if getattr(one, "DRAWS", False)])
 def test_draws_together_are_each_draw_alone(kind):
     """Bit for bit: an image's score must not depend on which other draws are computed with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmad_lib import InputError, backbones, profile, run
+from vlmad_lib import InputError, backbones, data, profile, report, run
 
 
 def refused(work, *parts: str) -> str:
@@ -295,3 +296,95 @@ def test_nothing_computed_is_lost(start, tmp_path):
     file.write_bytes(whole)
     assert len(job(shots=[0])().scores) == 16
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+# ---------------------------------------------------------------- pictures that would be missed, or misread
+
+
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("plate/test/Good/000.png", ["is not spelt 'good'"]),
+        ("plate/Ground_Truth/000.png", ["is not spelt 'ground_truth'"]),
+        ("plate/masks/000.png", ["seems to hold masks", "ground_truth"]),
+        ("plate/test/spot/000_mask.png", ["seems to be a mask", "ground_truth/spot"]),
+        ("plate/ground_truth/000.png", ["lies loose in ground_truth/"]),
+        ("plate/ground_truth/spot/000.png", ["are masks of one image"]),
+        ("plate/good/000.png", ["lies beside train/", "train/good"]),
+        ("plate/test/good/day2/000.png", ["lies in a folder below"]),
+        ("plate/test/000.png", ["lies loose in test/"]),
+        ("plate/test/good/a.tga", ["of a kind that is not read"]),
+    ],
+)
+def test_pictures_out_of_place(tmp_path, place, parts):
+    root = make_mvtec(tmp_path / "data", ("plate", "dial"))
+    paint(root / place, 1)
+    refused(lambda: data.index(small_profile(root, tmp_path / "cache")), str(root / place)[:-8], *parts)
+
+
+def test_folders_that_are_no_category_are_told(tmp_path):
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    paint(root / "nut/OK/a.png", 1)
+    (root / "notes").mkdir()
+    notes = data.index(small_profile(root, tmp_path / "cache"))[1]
+    assert [one for one in notes if one.startswith("nut: no category")] and not any("notes" in one for one in notes)
+
+
+def test_a_category_without_good_pictures_is_in_no_mean(tmp_path):
+    root = make_mvtec(tmp_path / "data", ("plate", "dial"))
+    shutil.rmtree(root / "dial/test/good")
+    found = run.run(small_profile(root, tmp_path / "cache", shots=[0]))
+    row = found.headline().iloc[0]
+    assert (row.categories, row["test images"]) == (1, 8)
+    assert "dial: no good test images, so no image AUROC; the means leave it out." in found.facts["notes"]
+
+
+def test_names_of_classes_of_no_category(start):
+    refused(start[1](class_names={"plte": "steel plate"}), "'class_names' has 'plte'", "plate")
+
+
+@pytest.mark.parametrize("key", ["seeds", "shots"])
+def test_lists_that_may_not_be_empty(start, key):
+    refused(lambda: start[1](**{key: []})(), f"'{key}'")
+
+
+def test_a_taxonomy_that_is_missing_is_said_before_anything_is_computed(tmp_path):
+    from conftest import write_profile
+
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    file = write_profile(tmp_path, dataset="folder", root=str(root), taxonomy=str(tmp_path / "none.csv"))
+    report_ = report.resolve(str(file), [], tmp_path / "out", "")
+    refused(lambda: report.build(report_), "none.csv")
+    assert not list((tmp_path / "cache").glob("features"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("object;split", "lacks the column 'object'"), ("", "is not a readable CSV"),
+     ("object,split,label,image,mask\nc,test,Normal,c/a.JPG,", "label 'Normal' is none of normal, anomaly"),
+     ("object,split,label,image,mask\n" + 2 * "c,test,normal,c/a.JPG,\n", "names c/a.JPG twice")],
+)  # fmt: skip
+def test_split_files_of_visa(tmp_path, content, said):
+    file = tmp_path / "data/split_csv/1cls.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    refused(lambda: data.index(small_profile(tmp_path / "data", tmp_path / "c", dataset="visa")), str(file), said)
+
+
+@pytest.mark.parametrize("content", ["no json", "[1]", "{}", '{"vision_cfg": 1, "text_cfg": {}}'])
+def test_model_configs_that_are_none(tmp_path, content):
+    (tmp_path / "own.json").write_text(content)
+    refused(lambda: backbones.load(str(tmp_path / "own.json"), "random:0"), str(tmp_path / "own.json"))
+
+
+def test_seeds_below_zero():
+    refused(lambda: backbones.load(TINY["backbone"], "random:-1"), "a whole number from 0")
+
+
+def test_one_score_for_one_image(start, tmp_path):
+    lines = ["category,defect,image,score", "plate,good,000.png,1", "plate,good,000.jpg,2"]
+    (tmp_path / "s.csv").write_text("\n".join(lines))
+    refused(start[1](**imported(tmp_path / "s.csv")), "line 3", "plate/good/000 has a score already")
+    paint(tmp_path / "data/plate/test/good/000.jpg", 3)
+    (tmp_path / "s.csv").write_text("\n".join(lines[:2]))
+    refused(start[1](**imported(tmp_path / "s.csv")), "Two test images are plate/good/000 but for their suffix")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import breakdown, contrast, defects, methods, statistics, sweeps
+from vlmad_lib import breakdown, contrast, defects, efficiency, methods, statistics, sweeps
 from vlmad_lib.efficiency import STEPS
-from vlmad_lib.profile import FULL
+from vlmad_lib.profile import FULL, Profile
 from vlmad_lib.results import Results
 
 FAINT = "faint_auroc"
@@ -35,6 +35,8 @@ class Situation:
 
 
 SITUATIONS = (
+    Situation("Any product: find the spot", "aupro"),
+    Situation("Any product, no reference images: find the spot", "aupro", shots=0),
     Situation("Texture line: find the spot", "aupro", ("texture",)),
     Situation("Assembly check of rigid parts: good or bad", "image_auroc", ("rigid",)),
     Situation("Flexible products: good or bad", "image_auroc", ("flexible",)),
@@ -71,18 +73,32 @@ def cells(results: Results, measures: pd.DataFrame) -> pd.DataFrame:
     return found.merge(pd.DataFrame(rows, columns=["name", "category", FAINT]), on=["name", "category"], how="left")
 
 
+def costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.DataFrame:
+    """``efficiency.measure`` of every method: without references and, where it takes any, with the most."""
+    found = []
+    for spec in profile.methods:
+        few = methods.METHODS[spec.method].FEW_SHOT and max(profile.shots)
+        for shots in ([0], profile.shots) if few else ([0],):
+            part = profile.model_copy(update={"shots": shots})
+            found.append(efficiency.measure(part, spec, rows, repeats=repeats))
+    return pd.DataFrame(found)
+
+
 def needs(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
     """What every method asks for, by (name): ``shots``, whether it reads words or was ``learned``, ms and MB.
 
-    ``costs``: rows of ``efficiency.measure``; a method that has none, an import, has no ms nor MB.
+    ``costs``: rows of ``costs``, of which the next larger number of references counts; a method that has none, an
+    import, has no ms nor MB.
     """
     chosen = {one.name: one for one in (methods.choose(spec, results.profile) for spec in results.profile.methods)}
     first = results.metrics.assign(name=breakdown.by_name(results.metrics)).drop_duplicates("name")
-    timed = costs.set_index("method") if len(costs) else pd.DataFrame(columns=["method", "memory", *STEPS])
+    timed = costs if len(costs) else pd.DataFrame(columns=["method", "shots", "memory", *STEPS])
     rows = []
     for row in first.itertuples():
         one = chosen.get(row.method)
-        cost = timed.loc[row.method] if row.method in timed.index else None
+        own = timed[timed.method == row.method].sort_values("shots")
+        enough = own[own.shots >= row.shots]
+        cost = next((enough if len(enough) else own[::-1]).itertuples(), None)
         rows.append(
             {
                 "name": row.name,
@@ -91,8 +107,8 @@ def needs(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
                 "words": bool(one and one.module.ZERO_SHOT),
                 "learned": bool(one and one.settings.learned),
                 "known": one is not None,
-                "ms": float(cost[STEPS].sum()) if cost is not None else float("nan"),
-                "memory": float(cost.memory) if cost is not None else float("nan"),
+                "ms": float(sum(getattr(cost, name) for name in STEPS)) if cost else float("nan"),
+                "memory": float(cost.memory) if cost else float("nan"),
             }
         )
     return pd.DataFrame(rows)
@@ -102,6 +118,7 @@ def tradeoffs(results: Results, found: pd.DataFrame, needed: pd.DataFrame, recal
     """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
 
     ``recalled``: ``faint_recall``. Image AUROC's interval is over images; the others' are Student's over categories.
+    ``n``: categories that have a value, the least and the most of the three metrics.
     """
     rows = []
     for row in needed.itertuples():
@@ -120,7 +137,7 @@ def tradeoffs(results: Results, found: pd.DataFrame, needed: pd.DataFrame, recal
                 "ms per image": _plain(row.ms),
                 "peak memory, MB": _plain(row.memory),
                 "needs": asks(row),
-                "n": part.category.nunique(),
+                "n": sweeps.spanned(part[list(MEASURED)].count()),
             }
         )
     return pd.DataFrame(rows)
@@ -168,9 +185,10 @@ def advise(found: pd.DataFrame, needed: pd.DataFrame, situations: Iterable[Situa
 
     Each method competes without references and with the most the situation can give, which is fixed before looking at
     results. ``best`` has the highest mean over the *n* categories that all competitors have; ``rivals`` are those not
-    told from it (paired t tests, Bonferroni over all pairs); ``take`` is ``best`` where there are none, otherwise what
-    asks least, or is fastest, among them. ``difference`` is that of ``best`` to ``against``, with its 95 % interval:
-    the next best where ``best`` is taken, else what is taken in its place.
+    told from it (paired t tests, Bonferroni over all ``pairs``); ``take`` is ``best`` where there are none, otherwise
+    what asks least, or is fastest, among them. ``difference`` is that of ``best`` to ``against``: the next best where
+    ``best`` is taken, else what is taken in its place. ``low`` and ``high`` end its interval, at 95 % for all pairs
+    together as the tests are: it holds 0 just where they do not tell the two apart.
     """
     rows = []
     for one in situations:
@@ -179,12 +197,18 @@ def advise(found: pd.DataFrame, needed: pd.DataFrame, situations: Iterable[Situa
         allowed = allowed[(allowed.shots == 0) | (allowed.shots == most)]
         part = found[found.group.isin(one.groups) & found.name.isin(allowed.name)]
         wide = part.pivot(index="category", columns="name", values=one.column).dropna(axis=1, how="all").dropna()
-        row = {"situation": one.name, "column": one.column, "n": len(wide), "competitors": wide.shape[1]}
+        row = {
+            "situation": one.name,
+            "column": one.column,
+            "n": len(wide) if wide.size else 0,
+            "competitors": wide.shape[1],
+        }
         rows.append(row | (_choice(wide, allowed.set_index("name"), one.fast) if wide.size else {}))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-_CHOICE = ["best", "value", "rivals", "take", "taken", "against", "other", "difference", "low", "high", "reason"]
+_CHOICE = ["best", "value", "rivals", "take", "taken", "against", "other", "difference", "low", "high"]
+_CHOICE += ["pairs", "reason"]
 COLUMNS = ["situation", "column", "n", "competitors", *_CHOICE]
 
 
@@ -197,9 +221,11 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
     take = order.index[0] if rivals else best
     others = [name for name in means.index if name != best]
     against = take if take != best else next(iter(rivals or others), "")
-    apart = sweeps.difference(wide[best] - wide[against]) if against else (np.nan, np.nan, np.nan)
+    pairs = wide.shape[1] * (wide.shape[1] - 1) // 2
+    apart = _difference(wide[best] - wide[against], pairs) if against else (np.nan, np.nan, np.nan)
     row = allowed.reset_index().set_index("name", drop=False).loc[take]
-    reason = f"{_plain(row.ms)} ms an image" if fast else f"it needs {asks(row) or 'nothing but the picture'}"
+    time = f"{_plain(row.ms)} ms an image, with this backbone and input size only"
+    reason = time if fast else f"it needs {asks(row) or 'nothing but the picture'}"
     return {
         "best": best,
         "value": means[best],
@@ -209,8 +235,21 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
         "against": against,
         "other": means[against] if against else np.nan,
         **dict(zip(("difference", "low", "high"), apart, strict=True)),
+        "pairs": pairs,
         "reason": reason,
     }
+
+
+def _difference(values: pd.Series, pairs: int) -> tuple[float, float, float]:
+    """``sweeps.difference`` with its interval widened to 95 % for all pairs together (Bonferroni)."""
+    from scipy.stats import t
+
+    mean, low, high = sweeps.difference(values)
+    if len(values) < 2:
+        return mean, low, high
+    level = (1 - statistics.LEVEL) / 2
+    wider = float(t.ppf(level / pairs, len(values) - 1) / t.ppf(level, len(values) - 1))
+    return mean, max(mean - wider * (mean - low), -1.0), min(mean + wider * (high - mean), 1.0)
 
 
 def shown(advised: pd.DataFrame) -> pd.DataFrame:
@@ -249,12 +288,12 @@ def _sentence(row) -> str:
     title = TITLES[row.column]
     if row.competitors == 1:
         return f"only {row.take} was run that fits ({title} {row.taken:.3f}, {counted}): nothing to compare it with."
-    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, {counted}"
+    together = f"95 % for all {row.pairs:.0f} pairs together, " if row.pairs > 1 else ""
+    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, {together}{counted}"
     if not row.rivals:
-        return (
-            f"take **{row.take}**: {title} {row.taken:.3f}, ahead of all {row.competitors - 1} others; of the next, "
-            f"{row.against} ({row.other:.3f}), by {apart}."
-        )
+        others = f"all {row.competitors - 1} others; of the next, " if row.competitors > 2 else ""
+        others += f"{row.against} ({row.other:.3f})" + ("," if others else "")
+        return f"take **{row.take}**: {title} {row.taken:.3f}, ahead of {others} by {apart}."
     told = f"not enough evidence for one method: {row.best} has the highest {title} ({row.value:.3f})"
     if row.take == row.best:
         return (

@@ -51,7 +51,7 @@ class Settings(Strict):
     prompts: Literal["learned", "class", "object"] = "learned"
     word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
     deep: bool = True
-    sigma: Annotated[float, Field(ge=0)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
+    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 

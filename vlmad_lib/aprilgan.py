@@ -46,7 +46,7 @@ class Settings(Strict):
     states: str = "broken"
     templates: str = "35"
     names: Literal["cleaned", "folder", "object"] = "cleaned"
-    sigma: Annotated[float, Field(ge=0)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 

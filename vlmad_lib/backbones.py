@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,18 @@ DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights."""
+    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
+
+    ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
+    without weights, such as QuickGELU or the number of heads, are in no fingerprint.
+    """
 
     name: str
     weights: str
     model: torch.nn.Module = field(repr=False)
     fingerprint: str
     precision: str = "fp32"
+    key: str = ""
 
     @property
     def visual(self) -> open_clip.transformer.VisionTransformer:
@@ -106,6 +112,10 @@ class Backbone:
         return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
 
 
+TEXT = (Backbone.encode_text, Backbone._text)
+"""The code whose change makes kept text features stale, whatever the method."""
+
+
 def _tokenizer(name: str):
     return open_clip.get_tokenizer(name) if name in open_clip.list_models() else open_clip.tokenize
 
@@ -116,7 +126,15 @@ def config(name: str) -> dict:
     if path.suffix == ".json":
         if not path.is_file():
             raise InputError(f"The model config {path} does not exist; give an open_clip name or a JSON file.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"The model config {path} is no JSON ({error}); correct it.") from None
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(key), dict) for key in ("vision_cfg", "text_cfg")
+        ):
+            raise InputError(f"The model config {path} lacks 'vision_cfg' or 'text_cfg'; write it as open_clip's are.")
+        return found
     found = open_clip.get_model_config(name)
     if found is None:
         raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() prints the names it has.")
@@ -133,7 +151,9 @@ def load(name: str, weights: str = "demo", precision: str = "fp32", download: bo
     """
     seeded = weights.startswith("random:")
     read = None if seeded else _read(locate(name, weights, download))  # what is missing is said before work begins
-    model = _build(name)
+    settings = config(name)  # once: its file may change while it is used
+    model = _build(name, settings)
+    mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
     state = _convert(random_state(model, _seed(weights)) if seeded else read, model)
     try:
         model.load_state_dict(state)
@@ -143,17 +163,28 @@ def load(name: str, weights: str = "demo", precision: str = "fp32", download: bo
             f"The weights {weights} do not fit {name} ({reason}); name the model they belong to."
         ) from None
     model.eval().requires_grad_(False)
-    return Backbone(name, weights, model, _fingerprint(model), precision)
+    fingerprint = _fingerprint(model)
+    key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
+    return Backbone(name, weights, model, fingerprint, precision, key)
+
+
+def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
+    tag = Path(weights).stem.removeprefix(f"{name}-")  # as a file of data/weights is named
+    entry = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    return tuple(list(entry.get(part) or usual[part]) for part in usual)
 
 
 def skeleton(name: str) -> Backbone:
     """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
     with torch.device("meta"):
-        return Backbone(name, "", _build(name).eval(), "")
+        return Backbone(name, "", _build(name, config(name)).eval(), "")
 
 
-def _build(name: str) -> torch.nn.Module:
-    settings = copy.deepcopy(config(name))
+def _build(name: str, settings: dict) -> torch.nn.Module:
+    """The model of a config, without weights; InputError where it has no tower that the methods can read."""
+    settings = copy.deepcopy(settings)
     custom = settings.pop("custom_text", False)
     kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
     if "multimodal_cfg" in settings or "timm_model_name" in settings["vision_cfg"]:
@@ -167,14 +198,21 @@ def _build(name: str) -> torch.nn.Module:
     plain = isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None
     if not plain or visual.pool_type != "tok":
         raise InputError(f"{name} has no class token; windows need one (try ViT-B-16-plus-240).")
+    usual = open_clip.transformer.ResidualAttentionBlock
+    if not all(type(block) is usual for block in visual.transformer.resblocks):
+        raise InputError(f"{name} has attention blocks with parts of their own, which are not computed here; "
+                         "choose a model without them (try ViT-B-16-plus-240).")  # fmt: skip
     return model
 
 
 def _seed(weights: str) -> int:
     try:
-        return int(weights.removeprefix("random:"))
+        seed = int(weights.removeprefix("random:"))
     except ValueError:
-        raise InputError(f"Weights {weights!r}: write random:<seed> with a whole number.") from None
+        seed = -1
+    if seed < 0:
+        raise InputError(f"Weights {weights!r}: write random:<seed> with a whole number from 0.")
+    return seed
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from itertools import combinations
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import statistics
+from vlmad_lib import InputError, statistics
 from vlmad_lib.profile import FULL
 
 GROUPS = ("texture", "rigid", "flexible", "unknown")
@@ -112,24 +112,65 @@ def category_findings(metrics: pd.DataFrame) -> str:
     metrics = metrics.dropna(subset="image_auroc")
     if metrics.empty:
         return NO_AUROC
-    lines = []
-    groups = by_group(metrics)
-    for name, part in groups.groupby("name", sort=False):
-        total = part[part.group == "all"].iloc[0]
-        sentence = f"**{name}**: macro mean image AUROC {total.image_auroc:.3f}"
-        if pd.notna(total.pixel_auroc):
-            sentence += f", pixel AUROC {total.pixel_auroc:.3f}, AUPRO {total.aupro:.3f}"
-        sentence += f" over {int(total.n)} {'category' if total.n == 1 else 'categories'}."
-        parts = part[(part.group != "all") & part.image_auroc.notna()].sort_values("image_auroc")
-        if len(parts) > 1:
-            low, high = parts.iloc[0], parts.iloc[-1]
-            sentence += (
-                f" Strongest on {high.group} categories ({high.image_auroc:.3f}, n = {int(high.n)}), "
-                f"weakest on {low.group} ones ({low.image_auroc:.3f}, n = {int(low.n)})."
-            )
-        lines.append(f"- {sentence}")
+    lines, told = [], set()
+    cells = per_category(metrics)
+    methods = metrics.assign(name=by_name(metrics)).drop_duplicates("name").set_index("name").method
+    for name, part in cells.groupby("name", sort=False):
+        lines.append(f"- **{name}**: macro mean {_means(part)}.")
+        if methods[name] not in told:  # references change the order of the groups little: once a method
+            told.add(methods[name])
+            lines[-1] += _groups_told(part)
     certain = chance_findings(metrics)
     return "\n".join([*lines, f"- {certain}"] if certain else lines)
+
+
+def _means(part: pd.DataFrame) -> str:
+    """The macro means of rows of ``per_category`` with their n, which is told once where all metrics have the same."""
+    counts = part[MAIN].count()
+    known = [column for column in MAIN if counts[column]]
+    alike = counts[known].nunique() == 1
+    each = {name: "" if alike else f" (n = {_counted(counts[name])})" for name in known}
+    told = [f"{TITLES[name]} {part[name].mean():.3f}{each[name]}" for name in known]
+    return ", ".join(told) + (f" over {_counted(counts[known[0]])}" if alike else "")
+
+
+def _counted(n: int) -> str:
+    return f"{n} {'category' if n == 1 else 'categories'}"
+
+
+def _groups_told(part: pd.DataFrame) -> str:
+    """By image AUROC the highest and the lowest group of rows of ``per_category``, and whether they are told apart.
+
+    Both were picked by their means, so the interval is Welch's at 95 % for all pairs of groups together (Bonferroni).
+    """
+    groups = {group: rows.image_auroc.dropna() for group, rows in part.groupby("group", sort=False)}
+    means = pd.Series({group: values.mean() for group, values in groups.items() if len(values)}).sort_values()
+    if len(means) < 2:
+        return ""
+    low, high, pairs = means.index[0], means.index[-1], len(means) * (len(means) - 1) // 2
+    ends = _welch(groups[high], groups[low], 1 - (1 - statistics.LEVEL) / pairs)
+    verdict = "not decided" if ends[0] <= 0 <= ends[1] else "told apart"
+    together = f", 95 % for all {pairs} pairs of groups together" if pairs > 1 else ""
+    told = (
+        f" By image AUROC highest on {high} categories ({means[high]:.3f}, n = {len(groups[high])}), lowest on {low} "
+        f"ones ({means[low]:.3f}, n = {len(groups[low])}): {means[high] - means[low]:+.3f} "
+        f"({ends[0]:+.3f} to {ends[1]:+.3f}{together}), {verdict}."
+    )
+    pixel = part.groupby("group").pixel_auroc.mean().dropna().sort_values()
+    if len(pixel) > 1 and (pixel.index[0], pixel.index[-1]) != (low, high):
+        told += f" By pixel AUROC {pixel.index[-1]} ones are highest ({pixel.iloc[-1]:.3f}) and {pixel.index[0]} ones "
+        told += f"lowest ({pixel.iloc[0]:.3f})."
+    return told
+
+
+def _welch(first: pd.Series, second: pd.Series, level: float) -> tuple[float, float]:
+    """Welch's interval of the difference of two means, within [-1, 1]; all of it where either has no spread."""
+    from scipy.stats import ttest_ind
+
+    if min(first.nunique(), second.nunique()) < 2:
+        return -1.0, 1.0
+    low, high = ttest_ind(first, second, equal_var=False).confidence_interval(level)
+    return max(float(low), -1.0), min(float(high), 1.0)
 
 
 def chance_findings(metrics: pd.DataFrame) -> str:
@@ -213,7 +254,7 @@ def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_aur
     lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {int(reference.n)} categories)."]
     for row in compared[compared.method != base].itertuples():
         verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "no difference these categories can show"
-        interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
+        interval = f"{max(row.low, -1):+.3f} to {min(row.high, 1):+.3f}, n = {row.n}"
         lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
     return "\n".join(lines)
 
@@ -234,6 +275,20 @@ def spread(metrics: pd.DataFrame) -> pd.DataFrame:
 def titled(found: pd.DataFrame) -> pd.DataFrame:
     """A long table with the metrics' titles in its column ``metric``."""
     return found.assign(metric=found.metric.map(TITLES))
+
+
+def shots_run(scores: pd.DataFrame, shots: int) -> int:
+    """A number of references that was run: that which is asked for, or the smallest where zero-shot was not run.
+
+    InputError for any other that was not.
+    """
+    known = sorted(scores.shots.unique())
+    if shots in known:
+        return shots
+    if shots:
+        told = ", ".join(map(shots_number, known))
+        raise InputError(f"'shots' is {shots}, which was not run; choose one of {told}, or add it to the profile.")
+    return int(known[0])
 
 
 def first_draws(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
@@ -265,13 +320,40 @@ def apart(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "against", "difference", "low", "high", "better in", "worse in", "n"])
 
 
+def apart_by_pixel(metrics: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+    """Every two methods at a number of shots, by pixel AUROC and AUPRO: ``against``, over *n* categories of both."""
+    rows, chosen = [], metrics[metrics.shots == shots]
+    for one, other in combinations(dict.fromkeys(chosen.method), 2):
+        for column in MAIN[1:]:
+            row = against(chosen[chosen.method.isin([one, other])], other, column).set_index("method").loc[one]
+            facts = {"method": one, "against": other, "metric": column}
+            rows.append(facts | row[["difference", "low", "high", "n"]].to_dict())
+    found = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
+    return found[found.n > 0].assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1)).astype({"n": int})
+
+
+def apart_by_pixel_findings(found: pd.DataFrame) -> str:
+    """Which of two methods localises better, as a Markdown list; empty with one method, or without masks."""
+    lines = []
+    for row in found.itertuples():
+        lines.append(
+            f"- **{row.method}** against **{row.against}**, {TITLES[row.metric]}: {row.difference:+.3f} "
+            f"({row.low:+.3f} to {row.high:+.3f}), {_verdict(row)}; n = {_counted(row.n)}."
+        )
+    return "\n".join(lines)
+
+
+def _verdict(row) -> str:
+    return "ahead" if row.low > 0 else "behind" if row.high < 0 else "not told apart from it"
+
+
 def apart_findings(found: pd.DataFrame) -> str:
     """Whether two methods can be told apart, as a Markdown list; empty with one method."""
     lines = []
     for row in found.dropna(subset="difference").itertuples():
-        verdict = "ahead" if row.low > 0 else "behind" if row.high < 0 else "not told apart from it"
         lines.append(
             f"- **{row.method}** against **{row.against}**, image AUROC: {row.difference:+.3f} ({row.low:+.3f} to "
-            f"{row.high:+.3f}), {verdict}; category by category better in {row[6]}, worse in {row[7]} of n = {row.n}."
+            f"{row.high:+.3f}), {_verdict(row)}; category by category better in {row[6]}, worse in {row[7]} of "
+            f"n = {row.n}."
         )
     return "\n".join(lines)

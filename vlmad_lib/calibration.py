@@ -15,6 +15,7 @@ from vlmad_lib import breakdown, statistics
 
 BINS, FULL = 10, 10  # bins, fewer where one would hold fewer images than this
 RESAMPLES = 500
+ENDS = (1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2
 PUBLISHED = "as published"
 CURVES = ("logistic", "isotonic")
 """Platt's logistic curve of the score, and the best rising step function."""
@@ -61,14 +62,27 @@ def interval(
 
     Resampling adds to the error as few images do, so the lower end may be too high; it is kept below the estimate.
     """
-    stream = np.random.default_rng(0)
-    members = [np.flatnonzero(groups == one) for one in pd.unique(groups)]
-    drawn = np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
-    low, high = np.quantile(
-        error(labels[drawn], scores[drawn], bins), [(1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2]
-    )
+    drawn = _drawn(groups, resamples)
+    low, high = np.quantile(error(labels[drawn], scores[drawn], bins), ENDS)
     here = float(error(labels, scores, bins))
     return min(float(low), here), max(float(high), here)
+
+
+def _drawn(groups: np.ndarray, resamples: int) -> np.ndarray:
+    """(resamples, N) places of images resampled within their group (N,)."""
+    stream = np.random.default_rng(0)
+    members = [np.flatnonzero(groups == one) for one in pd.unique(groups)]
+    return np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
+
+
+def against_constant(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES) -> str:
+    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or ``not told from`` it.
+
+    By the 95 % interval of their difference, image by image: resampled within their group (N,), percentiles.
+    """
+    lost = (scores - labels) ** 2 - (labels.mean() - labels) ** 2
+    low, high = np.quantile(lost[_drawn(groups, resamples)].mean(1), ENDS)
+    return "better than" if high < 0 else "worse than" if low > 0 else "not told from"
 
 
 def chance(scores: np.ndarray, bins: int = 0, resamples: int = RESAMPLES) -> float:
@@ -122,17 +136,19 @@ def table(scores: pd.DataFrame, shots: int = 0, bins: int = 0) -> pd.DataFrame:
     """Expected calibration error with its 95 % interval and Brier score by method and version.
 
     ``chance`` is what calibrated scores would stay below with probability 0.95, ``constant`` the Brier score of the
-    test set's own share of defective images.
+    test set's own share of defective images, *against it* what ``against_constant`` says.
     """
     rows = []
     for name, version, part in versions(scores, shots):
         labels, values = part.label.to_numpy(), part.score.to_numpy()
-        low, high = interval(labels, values, part.category.to_numpy(), bins)
+        groups = part.category.to_numpy()
+        low, high = interval(labels, values, groups, bins)
         found = {"error": error(labels, values, bins), "low": low, "high": high, "chance": chance(values, bins)}
         share = labels.mean()
-        found |= {"brier": brier(labels, values), "constant": share * (1 - share), "n": len(part)}
+        found |= {"brier": brier(labels, values), "constant": share * (1 - share)}
+        found |= {"against it": against_constant(labels, values, groups), "n": len(part)}
         rows.append({"method": name, "version": version} | found)
-    columns = ["method", "version", "error", "low", "high", "chance", "brier", "constant", "n"]
+    columns = ["method", "version", "error", "low", "high", "chance", "brier", "constant", "against it", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -145,12 +161,11 @@ def findings(found: pd.DataFrame, methods: list[str]) -> str:
             lines.append(f"**{name}**: no calibration without both labels and, outside [0, 1], a second category.")
             continue
         told = []
-        for row in part.itertuples():
+        for row, against in zip(part.itertuples(), part["against it"], strict=True):
             word = "not calibrated" if row.error > row.chance else "not told from calibrated"
-            better = "better" if row.brier < row.constant else "no better"
             told.append(
                 f"{row.version}: error {row.error:.3f} ({row.low:.3f} to {row.high:.3f}), {word}; Brier "
-                f"{row.brier:.3f}, {better} than a constant's {row.constant:.3f}"
+                f"{row.brier:.3f}, {against} a constant's {row.constant:.3f}"
             )
         outside = "" if PUBLISHED in set(part.version) else " Its scores leave [0, 1] and are no probabilities as such."
         lines.append(f"**{name}**, n = {part.n.iloc[0]} images: {'; '.join(told)}.{outside}")

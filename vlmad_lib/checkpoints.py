@@ -43,6 +43,7 @@ class Checkpoint:
     trained_on: str
     leaked: bool
     noun: str
+    alike: tuple[str, ...] = ()  # categories of own pictures that bear names of those it was trained on
 
 
 def read(path: Path, kind: Kind) -> dict[str, Any]:
@@ -101,7 +102,8 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
             f"{spec.name}: the {kind.noun} in {path} were trained on {own or given}, the data they would be tested "
             f"on; use {kind.noun} of another data set, or set 'force_leak: true' to get results marked LEAKED."
         )
-    return Checkpoint(path, digest, own or given, leaked, kind.noun)
+    alike = () if leaked else tuple(data.alike(own or given, found["categories"], profile))
+    return Checkpoint(path, digest, own or given, leaked, kind.noun, alike)
 
 
 @lru_cache(maxsize=8)

@@ -31,7 +31,7 @@ class Read(Strict):
 
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: as AnomalyCLIP, 518 for 336
     temperature: Annotated[float, Field(gt=0)] = 0.01
-    sigma: Annotated[float, Field(ge=0)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
+    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 

@@ -24,9 +24,12 @@ from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".dng", ".raw", ".nef", ".cr2", ".arw", ".svg", ".psd"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
+UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".tga", ".svg", ".psd"}
+UNREAD |= {".dng", ".raw", ".nef", ".cr2", ".cr3", ".arw"}
 """Pictures too, which the workbook does not read: left out in silence they would be missed."""
+NAMED = ("good", "train", "test", "ground_truth")  # folders of the layouts
+MASKS = ("mask", "masks", "gt", "groundtruth")  # folders that others keep masks in
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
@@ -104,6 +107,20 @@ def identity(profile: Profile) -> str:
     return f"{profile.dataset} {parts.get(profile.dataset, '')}".strip()
 
 
+def alike(name: str, categories: Sequence[str], profile: Profile) -> list[str]:
+    """Categories of a profile of own pictures that bear the names of a data set's: perhaps a copy of it.
+
+    ``categories`` are those of the data set, those that are known of ``name`` for none.
+    """
+    if profile.dataset != "folder":
+        return []
+    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
+    named = set(categories) or set(known[known.dataset == NAMES.get(name)].category)
+    root = profile.path(profile.root)
+    own = profile.categories or ([one.name for one in _subfolders(root)] if root.is_dir() else [])
+    return sorted(named.intersection([*own, root.name]))
+
+
 def known_name(text: str) -> str:
     """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
     spelt = re.sub("[^a-z0-9]", "", text.casefold())
@@ -113,14 +130,16 @@ def known_name(text: str) -> str:
 def overlaps(name: str, root: str, profile: Profile, categories: Sequence[str] = ()) -> bool:
     """Whether data of a name (and of a folder, for own pictures) are among those of a profile.
 
-    ``categories`` are those of the data, all for none: a profile that names only others of them shares nothing.
+    ``categories`` are those of the data, all for none: a profile that names only others of them shares nothing. Own
+    pictures are known by their folder where it is given: others may lie in a folder of the same name.
     """
     if categories and profile.categories and set(categories).isdisjoint(profile.categories):
         return False
     if root:
         own, other = profile.path(profile.root).resolve(), Path(root).resolve()
-        return own.is_relative_to(other) or other.is_relative_to(own)
-    return name == identity(profile)
+        if own.is_relative_to(other) or other.is_relative_to(own):
+            return True
+    return name == identity(profile) and not (root and profile.dataset == "folder")
 
 
 def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
@@ -128,6 +147,11 @@ def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
     missing = [name for name in profile.categories if name not in known]
     if missing:
         raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}.")
+    unknown = [name for name in profile.class_names if name not in known]
+    if unknown:
+        raise InputError(
+            f"'class_names' has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(known))}."
+        )
     return profile.categories or known
 
 
@@ -157,15 +181,21 @@ def _folders(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     rows, notes = [], []
     categories = [root] if _is_category(root) else [path for path in _subfolders(root) if _is_category(path)]
     wanted = _wanted([path.name for path in categories], profile, root)
+    left = [] if root in categories else [path for path in _subfolders(root) if path not in categories]
+    for path in [path for path in left if not profile.categories and below(path)]:
+        notes.append(f"{path.name}: no category, having no folder good or test; its pictures are left out.")
     for category in (path for path in categories if path.name in wanted):
         masks = _masks(category / "ground_truth")
         splits = [(name, category / name) for name in ("train", "test") if (category / name).is_dir()]
+        _refuse_misplaced(category, [folder for _, folder in splits])
+        if not splits and (loose := _images(category)):
+            notes.append(f"{category.name}: {len(loose)} pictures lie loose beside good/; they are left out.")
         for split, folder in splits or [("test", category)]:
             for defect in _subfolders(folder):
                 if defect.name in ("ground_truth", "train", "test"):
                     continue
-                for image in _images(defect):
-                    mask = masks.pop((defect.name, image.stem), "")
+                for image in _defect_images(defect):
+                    mask = masks.pop((defect.name, image.stem), "") if split == "test" else ""
                     rows.append((category.name, split, defect.name, _labels(defect.name), str(image), str(mask)))
         if masks:
             raise InputError(f"The mask {next(iter(masks.values()))} has no image of its name; remove it or add it.")
@@ -177,6 +207,38 @@ def _folders(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     return rows, notes
 
 
+def _refuse_misplaced(category: Path, splits: list[Path]) -> None:
+    """InputError for what lies where it would be missed, or taken for something else."""
+    for folder in [*_subfolders(category), *(one for split in splits for one in _subfolders(split))]:
+        usual = folder.name.casefold()
+        if usual in NAMED and folder.name != usual:
+            raise InputError(f"{folder} is not spelt {usual!r}; rename it.")
+        if usual in MASKS:
+            raise InputError(f"{folder} seems to hold masks; move them to {category / 'ground_truth'}/<defect>.")
+    if splits and (category / "good").is_dir():
+        raise InputError(
+            f"{category / 'good'} lies beside {splits[0].name}/; move it to {category / 'train' / 'good'}."
+        )
+    for folder in [*splits, category / "ground_truth"]:
+        if folder.is_dir() and (loose := _images(folder)):
+            raise InputError(
+                f"{loose[0]} lies loose in {folder.name}/; move it to the folder of its kind, or remove it."
+            )
+
+
+def _defect_images(folder: Path) -> list[Path]:
+    """The images of one kind of defect; InputError for masks among them, and for pictures in folders below."""
+    found = _images(folder)
+    stems = {image.stem for image in found}
+    for image in found:
+        if image.stem.endswith("_mask") and image.stem.removesuffix("_mask") in stems:
+            raise InputError(f"{image} seems to be a mask; move it to ground_truth/{folder.name}.")
+    deeper = next((path for inner in _subfolders(folder) for path in below(inner)), None)
+    if deeper:
+        raise InputError(f"{deeper} lies in a folder below {folder}; move it up, or out.")
+    return found
+
+
 def _labels(defect: str) -> str:
     return "" if defect == "good" else defect
 
@@ -185,11 +247,12 @@ def _masks(folder: Path) -> dict[tuple[str, str], Path]:
     """Masks by (defect, stem of their image): pairs are made by name, never by order."""
     if not folder.is_dir():
         return {}
-    return {
-        (defect.name, mask.stem.removesuffix("_mask")): mask
-        for defect in _subfolders(folder)
-        for mask in _images(defect)
-    }
+    found: dict[tuple[str, str], Path] = {}
+    for mask in (mask for defect in _subfolders(folder) for mask in _images(defect)):
+        other = found.setdefault((mask.parent.name, mask.stem.removesuffix("_mask")), mask)
+        if other != mask:
+            raise InputError(f"{other} and {mask} are masks of one image; remove one of them.")
+    return found
 
 
 def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
@@ -197,7 +260,12 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     split_file = root / "split_csv" / "1cls.csv"
     if not split_file.is_file():
         raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
-    split = pd.read_csv(split_file, keep_default_na=False)
+    split = _table(split_file, ("object", "split", "label", "image", "mask"))
+    for column, known in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
+        if other := set(split[column]) - set(known):
+            raise InputError(f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(known)}; correct it.")
+    if len(again := split[split.image.duplicated()]):
+        raise InputError(f"{split_file} names {again.image.iloc[0]} twice; fetch the file again.")
     rows, notes = [], []
     for name in [*split.object.unique(), *split.image, *split["mask"]]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -215,11 +283,22 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     return rows, notes
 
 
+def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV of text that has these columns; InputError otherwise."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is not a readable CSV ({error}); fetch it again.") from None
+    if absent := [name for name in columns if name not in table]:
+        raise InputError(f"{file} lacks the column {absent[0]!r}; it needs {', '.join(columns)}.")
+    return table
+
+
 def _visa_labels(file: Path) -> dict[str, list[str]] | None:
     """Defect names of each image path; one image can have several."""
     if not file.is_file():
         return None
-    table = pd.read_csv(file, keep_default_na=False)
+    table = _table(file, ("image", "label"))
     return {row.image: [name.strip() for name in row.label.split(",")] for row in table.itertuples()}
 
 
@@ -253,7 +332,10 @@ def _size(path: str) -> tuple[int, int]:
     """Width and height as shown: a camera held upright writes the picture lying and says so."""
     with _open(path) as image:
         # PNG's getexif would decode the picture; TIFF swaps its sides itself
-        turned = "exif" in image.info and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        try:
+            turned = "exif" in image.info and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
+        except Exception as error:  # decoders raise anything
+            raise InputError(f"{path} cannot be read as an image ({error}); replace or remove it.") from None
         return image.size[::-1] if turned else image.size
 
 
@@ -265,7 +347,7 @@ def _open(path: str | Path) -> Image.Image:
         return image
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise anything
         raise InputError(f"{path} cannot be read as an image ({error}); replace or remove it.") from None
 
 
@@ -301,14 +383,14 @@ def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]
         table.loc[chosen, "split"] = "reference"
         notes.append(
             f"{category}: no train split; {count} of its {len(good)} good test images are held out as references "
-            "and leave the test of every few-shot run (zero-shot runs test all)."
+            "and leave the test, that of zero-shot too, so that all is tested on the same images."
         )
     return table, notes
 
 
-def tested(table: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
-    """The rows a run is tested on: zero-shot all test images, few-shot those that are nobody's reference."""
-    return table[table.split.isin(["test"] if shots else ["test", "reference"])]
+def tested(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows a run is tested on, with references or without: the test images that are nobody's reference."""
+    return table[table.split == "test"]
 
 
 def subset(table: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
@@ -316,7 +398,7 @@ def subset(table: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
 
     All for 0. Drawn by the seed; images held out as references are left out.
     """
-    rows = tested(table, shots=1)
+    rows = tested(table)
     rows = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
     turn = rows.groupby(["category", "defect"]).cumcount()
     rows = rows.assign(turn=turn).sort_values("turn", kind="stable").drop(columns="turn")
@@ -364,7 +446,7 @@ def load_image(path: str | Path) -> Image.Image:
         try:
             ImageOps.exif_transpose(image, in_place=True)
             return _plain(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders raise anything
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
 
 
@@ -382,18 +464,34 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+LOADING = (load_image, _plain)
+"""The code whose change gives an image other pixels."""
+
+
 def load_mask(path: str | Path) -> np.ndarray:
-    """A mask as bool of shape (H, W): every non-zero class index is defect (above half in a lossy file)."""
+    """A mask as bool of shape (H, W): every colour but black is defect (above half in a lossy file).
+
+    Of a palette without black every index but 0; of a picture with transparency what is neither transparent nor black,
+    or, where all is black, what is not transparent.
+    """
     with _open(path) as image:
-        lossy = image.format == "JPEG"
+        least = 127 if image.format in ("JPEG", "WEBP") else 0
         try:
             ImageOps.exif_transpose(image, in_place=True)
+            if image.mode == "F":
+                raise ValueError("a mask has whole numbers")
             if image.mode.startswith("I"):
                 return np.asarray(image) > 0
-            values = np.asarray(image if image.mode in ("P", "1", "L") else image.convert("L"))
-        except (OSError, SyntaxError, ValueError) as error:
+            if image.has_transparency_data:
+                *colours, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
+                seen = np.max(colours, axis=0) * (alpha > least)
+                return seen > least if (seen > least).any() else (alpha > least) & (alpha.min() < alpha.max())
+            values = np.asarray(image.convert("RGB")).max(-1)
+            if image.mode == "P" and values.min() > 0:
+                return np.asarray(image) > 0
+        except Exception as error:  # decoders raise anything
             raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
-        return values > (127 if lossy else 0)
+        return values > least
 
 
 def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:

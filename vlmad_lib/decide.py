@@ -24,6 +24,7 @@ from vlmad_lib import profile as profiles
 from vlmad_lib.methods import METHODS
 from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.results import Results
+from vlmad_lib.statistics import percent
 
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
@@ -93,7 +94,8 @@ def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tup
     if name not in known or not (category or name == folder.resolve().name or len(known) == 1):
         raise InputError(f"{folder} has no good/ folder; add one, or name its --category, one of {', '.join(known)}.")
     rows = index[(index.category == name) & (index.label == 0)]
-    found = [image for image in rows.image if image not in new]
+    judged = {Path(one).resolve() for one in new}  # however they are spelt
+    found = [image for image in rows.image if Path(image).resolve() not in judged]
     if not found:
         raise InputError(f"{name} has no normal pictures in {profile.path(profile.root)}; add {folder / 'good'}.")
     return name, found
@@ -155,8 +157,8 @@ def _promise(k: int, alpha: float) -> str:
         )
     low, high = thresholds.conditional(k, alpha)
     return (
-        f"At most {alpha:.0%} of new good pictures are rejected on average; with this threshold, from {k} normal "
-        f"pictures, it is {low:.1%} to {high:.1%} (95 %), if they are taken alike."
+        f"At most {percent(alpha)} of new good pictures are rejected on average; with this threshold, from {k} "
+        f"normal pictures, it is {low:.1%} to {high:.1%} (95 %), if they are taken alike."
     )
 
 
@@ -214,6 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted; what was encoded is kept.", file=sys.stderr)
+        return 130
     for warning in found.facts.get("warnings", []):
         print(f"Warning: {warning}", file=sys.stderr)
     print(options.out / "decisions.csv")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import InputError, statistics, sweeps, thresholds
+from vlmad_lib.statistics import percent
 from vlmad_lib.thresholds import ORACLE, Part
 
 
@@ -91,7 +92,7 @@ def costs(judged: pd.DataFrame, prices: Prices) -> pd.DataFrame:
     for method, some in priced.groupby("method", sort=False):
         for rule, part in some.groupby("rule", sort=False):
             mean, low, high = statistics.paired(part.cost)
-            if np.ptp(part.cost) == 0:
+            if np.ptp(part.cost) < 1e-9:
                 pairs = ((part.alarms, part.n_good), (part.escapes, part.n_bad))
                 ends = zip(*(statistics.wilson(hits.sum(), n.sum()) for hits, n in pairs), strict=True)
                 low, high = (prices.cost(*rates) for rates in ends)
@@ -180,7 +181,7 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
         elif rule == "quantile" and n_good:
             low, high = statistics.wilson(alarms, n_good)
             word = "more than" if low > alpha else "less than" if high < alpha else "not told from"
-            told += f" That is {word} the {alpha:.0%} it aims at; it promises nothing."
+            told += f" That is {word} the {percent(alpha)} it aims at; it promises nothing."
         lines.append(told)
     return "\n".join(f"- {line}" for line in lines) or "- No category has two good images (n = 0): nothing to judge."
 
@@ -189,9 +190,8 @@ def _promise(part: pd.DataFrame, alpha: float) -> str:
     """Whether the false alarms of conformal thresholds are as many as promised."""
     silent = int(np.isinf(part.threshold).sum())
     least = int(np.ceil(1 / alpha - 1 - 1e-9))
-    told = (
-        f" In {silent} of {len(part)} categories k is too small for {alpha:.0%} (it takes {least}): none is rejected."
-    )
+    level = percent(alpha)
+    told = f" In {silent} of {len(part)} categories k is too small for {level} (it takes {least}): none is rejected."
     told = told if silent else ""
     fresh = part[part.source == thresholds.TRAIN]
     if fresh.empty or silent == len(part):
@@ -199,7 +199,7 @@ def _promise(part: pd.DataFrame, alpha: float) -> str:
     alarms, allowed = int(fresh.alarms.sum()), thresholds.allowance(fresh, alpha)
     word = "kept" if alarms <= allowed else "broken, so test and training images are not alike"
     return (
-        f"{told} The promise of {alpha:.0%}, k = {sweeps.spanned(fresh.k)}: up to {allowed} false alarms of "
+        f"{told} The promise of {level}, k = {sweeps.spanned(fresh.k)}: up to {allowed} false alarms of "
         f"{int(fresh.n_good.sum())} would be chance (95 %), {alarms} were seen: {word}."
     )
 
@@ -212,8 +212,8 @@ def overkill_findings(table: pd.DataFrame) -> str:
         for share, rows in part.groupby("share", sort=False):
             blind = int((rows.allowed == 0).sum())
             some = sweeps.count(blind, "category", "categories")
-            few = f" (no escape allowed in {some} with too few defective images for {share:.0%})" if blind else ""
-            told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {share:.0%} escape{few}")
+            few = f" (no escape allowed in {some} with too few defective images for {percent(share)})" if blind else ""
+            told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {percent(share)} escape{few}")
         lines.append(f"- **{method}**: of the good parts it rejects {', '.join(told)}.")
     return "\n".join(lines) or "- Overkill at a share of escapes needs good and defective test images (n = 0)."
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import InputError, breakdown, contrast, data, statistics
+from vlmad_lib import InputError, breakdown, contrast, data, statistics, sweeps
 from vlmad_lib.breakdown import SMALL
 from vlmad_lib.profile import Profile
+from vlmad_lib.statistics import percent
 
 CLASSES = (
     *("Missing Component", "Logical Error", "Geometric Deformation", "Surface Pattern", "Multiple"),
@@ -127,7 +128,7 @@ def by(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), shots: in
     for name, part in _variants(scores, shots):
         won = _won(part)
         for value in _values(won[column], order):
-            bad, pairs = won[won[column] == value], _parts(part, part[column] == value)
+            bad, pairs = won[(won[column] == value) & won.win.notna()], _parts(part, part[column] == value)
             low, high = statistics.subset_interval(pairs)
             auroc = float(bad.win.mean())
             counts = {"images": sum(len(b) for _, b in pairs), "types": bad.groupby(["category", "defect"]).ngroups}
@@ -192,19 +193,63 @@ def false_positives(scores: pd.DataFrame, rate: float = 0.05, shots: int = 0) ->
     return pd.DataFrame(rows)
 
 
+def blind(scores: pd.DataFrame, rate: float, shots: int = 0) -> str:
+    """What ``recall`` says where a category's normal images are too few for ``rate``: it allows none; empty if none is.
+
+    For brackets: ``no image of 16 in 12 of 12 categories``.
+    """
+    normal = breakdown.first_draws(scores[scores.label == 0], shots).groupby("category").image.nunique()
+    few = normal[np.floor(rate * normal + 1e-9) == 0]
+    if few.empty or rate == 0:
+        return ""
+    return f"no image of {sweeps.spanned(few)} in {len(few)} of {sweeps.count(len(normal), 'category', 'categories')}"
+
+
+def apart(
+    scores: pd.DataFrame, found: pd.DataFrame, ends: tuple[str, str] | None = None, shots: int = 0
+) -> pd.DataFrame:
+    """AUROC of the value *second* of a column less that of *first*, by method, with the interval of the difference.
+
+    ``found``: a table of ``by``; ``ends``: the two values. Without them they are the hardest and the easiest of a
+    method's values with at least ``SMALL`` images, and the interval holds for all *pairs* of those together
+    (Bonferroni), since they were picked by the same images.
+    """
+    rows, column = [], found.columns[1]
+    for name, part in _variants(scores, shots):
+        own = found[found.method == name].dropna(subset="auroc")
+        firm = own[own[column].isin(ends) if ends else own.images >= SMALL].sort_values("auroc")
+        if len(firm) < 2:
+            continue
+        first, second = ends or firm[column].iloc[[0, -1]]
+        pairs = len(firm) * (len(firm) - 1) // 2
+        level = 1 - (1 - statistics.LEVEL) / pairs
+        sides = [
+            tuple(
+                one.score[chosen].to_numpy() for chosen in (one.label == 0, one[column] == second, one[column] == first)
+            )
+            for _, one in part.groupby("category")
+        ]
+        rows.append((name, first, second, *statistics.subset_difference(sides, level), len(firm), pairs))
+    return pd.DataFrame(rows, columns=["method", "first", "second", "difference", "low", "high", "values", "pairs"])
+
+
 def correlations(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Spearman's rank correlation of detection with each measure, by method, with 95 % intervals; *n* pairs.
 
     Twice: over defect types (``found``: their AUROC and median measures), where categories differ in much besides; and
-    over images within their category (``scores`` with the measures: the share of normal images an image outscores).
+    over images within their category (``scores`` with the measures: the share of normal images an image outscores), of
+    categories with two or more.
     """
     rows = []
     for name, part in _variants(scores, shots):
         kinds, inside = found[found.method == name], _within(part)
         for scope, table, value in (("types", kinds, "auroc"), ("images within a category", inside, "win")):
             for measure in contrast.MEASURES:
-                pairs = table[[measure, value]].dropna()
-                ends = statistics.rank_correlation(pairs[measure], pairs[value])
+                pairs, groups = table[["category", measure, value]].dropna(), 1
+                if value == "win":
+                    pairs = pairs[pairs.groupby("category").win.transform("size") > 1]
+                    groups = pairs.category.nunique()
+                ends = statistics.rank_correlation(pairs[measure], pairs[value], groups)
                 rows.append((name, measure, scope, *ends, len(pairs)))
     return pd.DataFrame(rows, columns=["method", "measure", "over", "rank correlation", "low", "high", "n"])
 
@@ -213,10 +258,10 @@ def _within(part: pd.DataFrame) -> pd.DataFrame:
     """Wins and measures of the anomalous images as ranks within their category, between -0.5 and 0.5."""
     found = []
     columns = ["win", *contrast.MEASURES]
-    for _, bad in _won(part).groupby("category"):
+    for category, bad in _won(part).groupby("category"):
         ranks = bad[columns].rank()
-        found.append((ranks - 0.5) / ranks.count() - 0.5)
-    return pd.concat(found) if found else pd.DataFrame(columns=columns)
+        found.append(((ranks - 0.5) / ranks.count() - 0.5).assign(category=category))
+    return pd.concat(found) if found else pd.DataFrame(columns=[*columns, "category"])
 
 
 def missed(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
@@ -231,11 +276,15 @@ def missed(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.Data
 
 
 def beside_study(found: pd.DataFrame, column: str, study: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``by`` beside the study's of the same name (AnomalyCLIP on MVTec AD): its AUROC and defect types."""
+    """The rows of ``by`` beside the study's of the same name, its AUROC and defect types on MVTec AD.
+
+    They stand on the rows of the method that the study tells them of (AnomalyCLIP), by its name, and nowhere else.
+    """
     study = study.assign(value=pd.to_numeric(study.value))
     printed = study.pivot_table(index="item", columns="metric", values="value")
     names = found[column].str.lower().str.replace(" ", "_")
     printed = printed.set_axis(printed.index.str.lower().str.replace(" ", "_")).reindex(names)
+    printed[~found.method.str.contains(study.method.iloc[0]).to_numpy()] = np.nan
     counts = pd.array(printed.n_defect_types, dtype="Int64")
     return found.assign(**{"study": printed.auroc.to_numpy(), "study's types": counts})
 
@@ -252,20 +301,17 @@ def tidy(table: pd.DataFrame) -> Styler:
 # ---------------------------------------------------------------- sentences
 
 
-def level_findings(found: pd.DataFrame, related: pd.DataFrame) -> str:
-    """What contrast does to each method, as a Markdown list: the ends of ``by`` levels, and the correlations."""
+def level_findings(found: pd.DataFrame, between: pd.DataFrame, related: pd.DataFrame) -> str:
+    """What contrast does to each method, as a Markdown list: the ends of ``by`` levels (``apart``), correlations."""
     lines = []
-    for name, part in found.dropna(subset="auroc").groupby("method", sort=False):
-        at = part.set_index(part.columns[1])
-        if not {"low", "high"} <= set(at.index):
-            continue
-        low, high = at.loc["low"], at.loc["high"]
-        apart = high.low > low.high or low.low > high.high
-        verdict = "apart beyond their intervals" if apart else "not apart beyond their intervals"
+    for row in between.itertuples():
+        at = found[found.method == row.method].set_index(found.columns[1])
+        low, high = at.loc[row.first], at.loc[row.second]
         lines.append(
-            f"- **{name}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {int(low.images)} images) on "
-            f"the least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {int(high.images)}) on the "
-            f"most visible: {high.auroc - low.auroc:+.3f}, {verdict}."
+            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {int(low.images)} "
+            f"images) on the least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, "
+            f"n = {int(high.images)}) on the most visible: {sweeps.signed(row.difference, row.low, row.high)}, "
+            f"{_told(row)}."
         )
     for name, part in related.dropna(subset="rank correlation").groupby("method", sort=False):
         for over, rows in part.groupby("over", sort=False):
@@ -281,19 +327,28 @@ def _relation(row) -> str:
     return "rises with" if row.low > 0 else "falls with" if row.high < 0 else "shows no sure relation to"
 
 
-def class_findings(found: pd.DataFrame, recalled: pd.DataFrame, rate: float) -> str:
-    """Which defect classes a method finds hardest and easiest, and which figures rest on few images."""
+def _told(row) -> str:
+    return "not told apart" if sweeps.verdict(row.low, row.high) == "not decided" else "told apart"
+
+
+def class_findings(
+    found: pd.DataFrame, between: pd.DataFrame, recalled: pd.DataFrame, rate: float, without: str = ""
+) -> str:
+    """Which defect classes a method finds hardest and easiest (``apart``), and which figures rest on few images.
+
+    ``without``: what ``blind`` says of the rate.
+    """
     lines = []
     for name, part in found.dropna(subset="auroc").groupby("method", sort=False):
         part = part.sort_values("auroc")
-        firm = part[part.images >= SMALL]
-        if len(firm) > 1:
-            worst, best = firm.iloc[0], firm.iloc[-1]
-            verdict = "their intervals are apart" if best.low > worst.high else "their intervals overlap"
+        at = part.set_index(part.columns[1])
+        for row in between[between.method == name].itertuples():
+            worst, best = at.loc[row.first], at.loc[row.second]
+            together = f", for all {row.pairs} pairs of classes together" if row.pairs > 1 else ""
             lines.append(
-                f"- **{name}**: of the {len(firm)} classes with at least {SMALL} images, {worst.iloc[1]} is hardest "
-                f"(AUROC {worst.auroc:.3f}, n = {int(worst.images)}), {best.iloc[1]} easiest ({best.auroc:.3f}, "
-                f"n = {int(best.images)}); {verdict}."
+                f"- **{name}**: of the {row.values} classes with at least {SMALL} images, {row.first} is hardest "
+                f"(AUROC {worst.auroc:.3f}, n = {int(worst.images)}), {row.second} easiest ({best.auroc:.3f}, "
+                f"n = {int(best.images)}): {sweeps.signed(row.difference, row.low, row.high)}{together}, {_told(row)}."
             )
         few = part[part.images < SMALL]
         if len(few):
@@ -303,8 +358,9 @@ def class_findings(found: pd.DataFrame, recalled: pd.DataFrame, rate: float) -> 
         hits, n = float((part.recall * part.images).sum()), int(part.images.sum())
         if n:
             low, high = statistics.wilson(hits, n)
+            few = f" ({without})" if without else ""
             lines.append(
-                f"- **{name}**: with at most {rate:.0%} false positives in each category it finds {hits / n:.0%} of "
-                f"all defective images ({low:.0%} to {high:.0%}, n = {n})."
+                f"- **{name}**: with at most {percent(rate)} false positives in each category{few} it finds "
+                f"{hits / n:.0%} of all defective images ({low:.0%} to {high:.0%}, n = {n})."
             )
     return "\n".join(lines) or f"- {breakdown.NO_AUROC} (n = 0)"

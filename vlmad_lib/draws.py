@@ -178,7 +178,7 @@ CLAIMS = {
 
 
 def shot_claims(table: pd.DataFrame) -> pd.DataFrame:
-    """The study's claims of one reference, against its own zero-shot Table 1 and against these metrics.
+    """The study's claims of one reference, against its own zero-shot Table 1 and against these metrics of a WinCLIP.
 
     ``room``: how far the image AUROC could rise at all from Table 1. Only MVTec AD can be compared.
     """
@@ -208,7 +208,8 @@ def shot_claims(table: pd.DataFrame) -> pd.DataFrame:
 def _measured(own: pd.DataFrame, ends: list[float], bounded: bool, comparable: bool, datasets: set[str]) -> dict:
     """What was measured of one claim: the gain and whether it agrees, or why there is no comparison."""
     if not comparable:
-        return {"here": f"no comparison: the data are {', '.join(sorted(datasets))}", "verdict": "none"}
+        why = f"the data are {', '.join(sorted(datasets))}" if datasets else "no WinCLIP was run"
+        return {"here": f"no comparison: {why}", "verdict": "none"}
     if own.empty:
         return {"here": "no comparison: not run here with 0 and 1 shot", "verdict": "none"}
     row = own.iloc[0]

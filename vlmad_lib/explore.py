@@ -161,7 +161,7 @@ class Panel(widgets.VBox):
         said = f"This image, {score:.3f}, is {'rejected' if score > limit else 'accepted'}, by its score as run. "
         if len(calm):
             source = "normal training images" if len(self.part.train) else "good test images"
-            said += f"The threshold began at the {1 - self.alpha:.0%} quantile of {len(calm)} {source}."
+            said += f"The threshold began at the {100 * (1 - self.alpha):g}% quantile of {len(calm)} {source}."
         shown = looks.scores(self.part, limit, score), looks.counts(self.part, limit)
         self.judgement.value = f"<p>{escape(said)}</p>{''.join(shown)}"
 

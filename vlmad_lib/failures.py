@@ -16,6 +16,7 @@ from scipy.stats import fisher_exact
 
 from vlmad_lib import breakdown, contrast, decisions, defects, statistics, sweeps, thresholds
 from vlmad_lib.results import Results
+from vlmad_lib.statistics import percent
 from vlmad_lib.thresholds import TRAIN, Part
 
 ALARM, ESCAPE = "false alarm", "escape"
@@ -206,7 +207,7 @@ def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
         for source, part in kept
     ]
     own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
-    return f"Thresholds that let {alpha:.0%} of the good parts be rejected, set {' and '.join(told)}.{own}"
+    return f"Thresholds that let {percent(alpha)} of the good parts be rejected, set {' and '.join(told)}.{own}"
 
 
 def _uneven(side: pd.DataFrame, kind: str) -> str:

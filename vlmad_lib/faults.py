@@ -53,6 +53,7 @@ METRICS = ["image_auroc", "pixel_auroc"]
 COLUMNS = ["shots", "fault", "direction", "metric", "base", "value", "n", "difference", "low", "high"]
 PAPER, STUDY = "as in the paper", "as in the study"
 ADDED, REMOVED = "one fault added to the paper's", "one fault taken from the study's"
+ALL = "all faults together"
 
 
 def faults() -> pd.DataFrame:
@@ -73,7 +74,7 @@ def variants(spec: Method, shots: int = 0) -> list[Method]:
     them those of the part that references add.
     """
     own = winclip.settings(spec.preset, spec.settings)
-    keep = {"windows": own.windows, "states": own.states, "fit": own.fit}
+    keep = own.model_dump(include={"windows", "states", "own_normal", "own_anomalous", "fit"})
     values = {name: winclip.settings(name).model_dump() for name in ("paper", "study")}
     found = [(PAPER, "paper", keep), (STUDY, "study", keep)]
     for fault in _acting(shots):
@@ -116,6 +117,43 @@ def changes(metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n": int})
 
 
+def together(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences over categories of the study's WinCLIP to the paper's, with the columns of ``changes``."""
+    both, rows = metrics[metrics.method.isin([PAPER, STUDY])], []
+    for metric in METRICS:
+        part = both.dropna(subset=metric)
+        if part.method.nunique() == 2:
+            compared = breakdown.against(part, PAPER, metric).set_index("method")
+            facts = {"shots": int(part.shots.iloc[0]), "fault": ALL, "direction": ALL, "metric": metric}
+            values = {"base": compared[metric][PAPER], "value": compared[metric][STUDY]}
+            rows.append(facts | values | compared.loc[STUDY, ["n", "difference", "low", "high"]].to_dict())
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"n": int})
+
+
+def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
+    """What all faults together do, as a Markdown list, and how much of the study's own gap that is.
+
+    ``whole``: rows of ``together``; ``gaps``: the study's mean zero-shot figure less the paper's, by metric.
+    """
+    lines = []
+    for row in whole.sort_values("shots", kind="stable").itertuples():
+        decided = "not decided" if row.low <= 0 <= row.high else "lower" if row.high < 0 else "higher"
+        told = (
+            f"- **All faults together, {breakdown.shots_name(row.shots)}, {breakdown.TITLES[row.metric]}**: "
+            f"{row.value:.3f} {STUDY}, {row.base:.3f} {PAPER}: {_told(row)}, n = {row.n} categories, {decided}."
+        )
+        gap = gaps.get(row.metric, float("nan")) if row.shots == 0 else float("nan")
+        if gap < 0 and row.low > float("-inf"):
+            least, most = (max(0.0, end / gap) for end in (row.high, row.low))
+            told += (
+                f" The study's lies {-gap:.3f} below the paper's on MVTec AD: on these data the faults bring "
+                f"{row.difference / gap:.0%} of that ({least:.0%} to {most:.0%} by the interval)"
+                f"{', so alone they do not reproduce it' if most < 1 else ''}."
+            )
+        lines.append(told)
+    return "\n".join(lines)
+
+
 def findings(found: pd.DataFrame) -> str:
     """What the faults cost, as a Markdown list: bases, the largest effects either way, and how many are undecided."""
     if found.empty:
@@ -135,5 +173,5 @@ def findings(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _told(row: pd.Series) -> str:
-    return f"{row.difference:+.3f}, {row.low:+.3f} to {row.high:+.3f}"
+def _told(row) -> str:
+    return f"{row.difference:+.3f}, {max(row.low, -1):+.3f} to {min(row.high, 1):+.3f}"

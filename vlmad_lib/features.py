@@ -26,6 +26,7 @@ from vlmad_lib.backbones import Backbone
 from vlmad_lib.files import replace
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
+PIXELS = (Backbone.normalise, Backbone.standardise)
 TOKENS_AT_ONCE = 16384  # patch tokens of one batch: bounds the memory of a forward pass whatever batch is asked for
 
 
@@ -64,8 +65,8 @@ class Store:
         """``size`` is the side of the input in pixels; ``exact`` keeps fp32, for training."""
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact = fit, channels, exact
-        model = f"{Path(backbone.name).stem}-{backbone.fingerprint[:12]}-{backbone.precision}"
-        steps = digest(*code, data.views, data.boxes, data.load_image, files.write_array, Backbone.normalise)
+        model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
+        steps = digest(*code, data.views, data.boxes, *data.LOADING, files.write_array, *PIXELS)
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmad_lib import anomalyclip, prompt_training, prompts, winclip
+from vlmad_lib import anomalyclip, metrics, prompt_training, prompts, winclip
 from vlmad_lib.prompt_learner import PromptLearner
 
 
@@ -32,6 +32,13 @@ class Formula:
 
 
 _CHANCE = r"\sigma\left(\frac{\cos(f%s, t_a) - \cos(f%s, t_n)}{\tau}\right)"
+
+_PIXELS = Formula(
+    "The map of the pixels $u$ of the frame where masks are compared: bilinear, with weights $b$, from the patches $i$",
+    r"M(u) = \sum_i b_i(u) m(i)",
+    metrics.upsample,
+    "return F.interpolate",
+)
 
 # f an embedding of the image side, t a text feature, tau the temperature, i a patch
 WINCLIP = [
@@ -85,6 +92,7 @@ WINCLIP = [
     ),
     Formula("The map of WinCLIP+", r"m^+(i) = \frac{m(i) + a(i)}{2}", winclip.score, "fused = (fused + near) / 2"),
     Formula("The image score of WinCLIP+", r"s^+ = \frac{s + \max_i a(i)}{2}", winclip.score, "whole = (whole + near"),
+    _PIXELS,
 ]
 
 ANOMALYCLIP = [
@@ -119,6 +127,13 @@ ANOMALYCLIP = [
         "return {name: probability",
     ),
     Formula("The map: the sum over the chosen layers", r"m(i) = \sum_l m_l(i)", anomalyclip.score, "sum(_maps("),
+    _PIXELS,
+    Formula(
+        f"Smoothed with a Gaussian of {anomalyclip.Settings().sigma:g} pixels in a frame of {metrics.FRAME}",
+        r"M^*(u) = \sum_v G(u - v) M(v)",
+        metrics.framed_map,
+        "return ndimage.gaussian_filter",
+    ),
     Formula(
         "The image score, of plain CLIP's class token",
         r"s = p(f_{\text{image}})",

@@ -78,8 +78,7 @@ def weigh(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
     InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
     were trained on the auxiliary data favour their own V-V map there; the method is then called LEAKED.
     """
-    own = data.overlaps(data.identity(auxiliary), "", profile)
-    if own or data.overlaps("", str(auxiliary.path(auxiliary.root)), profile):
+    if data.overlaps(data.identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile):
         raise InputError(
             f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
         )

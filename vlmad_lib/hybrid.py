@@ -41,7 +41,7 @@ class Settings(Strict):
     fusion: Literal["mean", "harmonic"] = "mean"
     image_score: Literal["class_token", "with_map"] = "class_token"
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # of AnomalyCLIP's input, as there
-    sigma: Annotated[float, Field(ge=0)] = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
+    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
     fit: Literal["squash", "tiles"] = "squash"
     channels: Literal["rgb"] = "rgb"
 

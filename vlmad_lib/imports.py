@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError
+from vlmad_lib import InputError, data
 
 Key = tuple[str, str, str]  # category, defect, stem of the image's file name
 
@@ -31,8 +31,11 @@ def read(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.n
         for key, value in _scores(path if path.is_file() else path / "scores.csv").items()
         if key[0] == category
     }
-    maps = {} if path.is_file() else dict(_maps(path, category))
     keys = [(category, row.defect, Path(row.image).stem) for row in test.itertuples()]
+    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+    if twice:
+        raise InputError(f"Two test images are {'/'.join(twice)} but for their suffix; rename one to import {path}.")
+    maps = {} if path.is_file() else dict(_maps(path, category, keys))
     known = scores or maps
     covered = np.array([key in known for key in keys], bool)
     keys = [key for key, found in zip(keys, covered, strict=True) if found]
@@ -55,7 +58,7 @@ def _scores(file: Path) -> dict[Key, float]:
     if not file.is_file():
         return {}
     try:
-        table = pd.read_csv(file, dtype={"category": str, "defect": str, "image": str})
+        table = pd.read_csv(file, dtype={"category": str, "defect": str, "image": str}, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise InputError(f"{file} is not a readable CSV ({error}); write category, defect, image and score.") from None
     absent = {"category", "defect", "image", "score"} - set(table.columns)
@@ -65,18 +68,27 @@ def _scores(file: Path) -> dict[Key, float]:
     if not np.isfinite(values).all():
         line = int(np.flatnonzero(~np.isfinite(values))[0]) + 2
         raise InputError(f"{file}, line {line}: the score is no finite number; correct or remove that line.")
-    stems = [Path(str(name)).stem for name in table.image]
-    return dict(zip(zip(table.category, table.defect, stems, strict=True), values, strict=True))
+    keys = list(zip(table.category, table.defect, map(_stem, table.image), strict=True))
+    if (again := pd.Series(keys, dtype=object).duplicated()).any():
+        line = int(again.argmax())
+        raise InputError(f"{file}, line {line + 2}: {'/'.join(keys[line])} has a score already; remove one of them.")
+    return dict(zip(keys, values, strict=True))
 
 
-def _maps(folder: Path, category: str) -> Iterator[tuple[Key, np.ndarray]]:
+def _stem(name: str) -> str:
+    """The stem of an image's file name; a name without its suffix may have dots."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in data.SUFFIXES else path.name
+
+
+def _maps(folder: Path, category: str, keys: list[Key]) -> Iterator[tuple[Key, np.ndarray]]:
+    named = {f"{defect}-{stem}": (category, defect, stem) for _, defect, stem in keys}  # either may have hyphens
     archive_file = folder / f"{category}.npz"
     if archive_file.is_file():
         with _read(archive_file) as archive:
             for name in archive.files:
-                defect, _, stem = name.rpartition("-")
                 yield (
-                    (category, defect, stem),
+                    named.get(name, (category, "", name)),
                     _checked(_member(archive_file, archive, name), f"{archive_file}[{name}]"),
                 )
     for file in sorted((folder / category).glob("**/*.npy")):
@@ -98,6 +110,9 @@ def _member(file: Path, archive, name: str) -> np.ndarray:
 
 
 def _checked(values: np.ndarray, where: str) -> np.ndarray:
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or not np.isfinite(values).all():
-        raise InputError(f"{where} is no anomaly map of finite numbers with shape (height, width); export it again.")
-    return values.astype(np.float32)
+    if values.ndim == 2 and values.size and np.issubdtype(values.dtype, np.number):
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+        if np.isfinite(values).all():
+            return values
+    raise InputError(f"{where} is no anomaly map of finite numbers with shape (height, width); export it again.")

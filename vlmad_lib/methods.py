@@ -18,7 +18,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, aprilgan, clip, coop, embedding, features, hybrid, winclip
+from vlmad_lib import InputError, anomalyclip, aprilgan, backbones, clip, coop, embedding, features, hybrid, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.checkpoints import Checkpoint, checkpoint
 from vlmad_lib.profile import Method, Profile, Strict
@@ -87,11 +87,11 @@ class Chosen:
         return partial(function, learned=load(self.prompts.path, self.prompts.digest)) if load else function
 
     def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
-        """(2, D) text features of a wording, kept by wording, weights and prompts; none of an empty one."""
+        """(2, D) text features of a wording, kept by wording, backbone and prompts; none of an empty one."""
         if not words:
             return None
         digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
-        key = features.digest(backbone.fingerprint, self.spec.method, words, digest, *self.module.TEXT)
+        key = features.digest(backbone.key, self.spec.method, words, digest, *backbones.TEXT, *self.module.TEXT)
         return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone, words, file))
 
 

@@ -20,6 +20,7 @@ from vlmad_lib.results import Results
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
 COLOURS = {"WinCLIP": "#1f6feb", "AnomalyCLIP": "#d1670a"}
 OTHERS = ("#2a9d6e", "#8e44ad", "#b5326e", "#6b7785", "#0b8a9e", "#a3820f")
+NEUTRAL = "#30343b"  # what belongs to no single method
 MAP = "magma"
 
 
@@ -86,8 +87,13 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0)
     return figure
 
 
-def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "pixel_auroc")) -> Figure:
-    """Macro means against the number of references: one dot per reference draw, the line through their mean."""
+def over_shots(
+    metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "pixel_auroc"), fpr_limit: float = 0.3
+) -> Figure:
+    """Macro means against the number of references: one dot per reference draw, the line through their mean.
+
+    ``fpr_limit``: that of the AUPRO, in (0, 1]; maps drawn by chance have half of it.
+    """
     palette, counts = colours(metrics.method), sorted(metrics.shots.unique())
     # all references have their place a step right of the largest number: how many they are differs by category
     places = {shots: shots if shots < FULL else max([0, *counts[:-1]]) + 1 for shots in counts}
@@ -99,11 +105,12 @@ def over_shots(metrics: pd.DataFrame, values: Sequence[str] = ("image_auroc", "p
             mean = part.groupby("shots")[value].mean()
             axes.plot(mean.index.map(places), mean, "-", color=palette[name], lw=1.5, label=name)
             axes.plot(part.shots.map(places), part[value], "o", color=palette[name], ms=4, alpha=0.6)
-        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
+        chance = fpr_limit / 2 if value == "aupro" else 0.5
+        axes.axhline(chance, color="#30343b", lw=1, ls="--", label="chance")
         axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value])
         axes.set_xticks(list(places.values()), map(breakdown.shots_number, places))
-        axes.set_ylim(min(0.45, draws[value].min() - 0.03), 1.01)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        axes.set_ylim(min(chance - 0.05, draws[value].min() - 0.03), 1.01)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2 * len(values))
     return figure
 
 
@@ -259,7 +266,9 @@ def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
             axes.scatter(part[column], part.auroc, s=22, color=palette[name], alpha=0.65, label=name, lw=0)
         axes.axhline(0.5, color="#30343b", lw=1, ls="--")
         axes.set(xlabel=title, xscale="log", ylim=(-0.03, 1.03))
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        known = found[column][found[column] > 0]
+        narrow = len(known) and known.max() < 50 * known.min()  # where powers of ten would be one tick, or two
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     grid[0, 0].set_ylabel("AUROC of a defect type")
@@ -309,7 +318,7 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 # ---------------------------------------------------------------- sweeps
 
-GROUPS = dict(zip(breakdown.GROUPS, OTHERS, strict=False)) | {"all": "#30343b"}
+GROUPS = dict(zip(breakdown.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
 
 
 def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
@@ -373,10 +382,11 @@ def best_sizes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def over_severity(table: pd.DataFrame, label: str, level: float) -> Figure:
+def over_severity(table: pd.DataFrame, label: str, level: float, highest: float = np.inf) -> Figure:
     """Values with their 95 % intervals against the severity, a panel a shift, a line a method, dashed with references.
 
-    ``table`` as made by ``robustness.summed`` by severity; ``level`` is where the images as they are stand.
+    ``table`` as made by ``robustness.summed`` by severity; ``level`` is where the images as they are stand, ``highest``
+    the largest value there can be.
     """
     panels = list(table.groupby("shift", sort=False))
     lines, names = -(-len(panels) // 4), list(dict.fromkeys(table.name))
@@ -393,20 +403,20 @@ def over_severity(table: pd.DataFrame, label: str, level: float) -> Figure:
         for number, (name, rows) in enumerate(part.groupby("name", sort=False)):
             colour, places = palette[methods[name]], rows.severity + 0.12 * (number - (len(names) - 1) / 2)
             stroke = "o-" if name.endswith(breakdown.shots_name(0)) else "s--"
-            axes.vlines(places, rows.low, rows.high, color=colour, lw=1.5, alpha=0.3)
+            axes.vlines(places, rows.low, rows.high.clip(upper=highest), color=colour, lw=1.5, alpha=0.3)
             axes.plot(places, rows["mean"], stroke, color=colour, ms=4, lw=1.3, label=name)
         axes.set_title(shift, fontsize=9, loc="left")
         axes.set_xticks(sorted(table.severity.unique()))
     ends = np.r_[table["mean"], level]
     reach = max(np.ptp(ends), 0.05)  # wider intervals are cut: one of few units would flatten all the rest
-    grid[0, 0].set_ylim(ends.min() - 0.6 * reach, ends.max() + 0.6 * reach)
+    grid[0, 0].set_ylim(ends.min() - 0.6 * reach, min(ends.max() + 0.6 * reach, highest + 0.02 * reach))
     figure.supxlabel("severity; bars: 95 % interval, cut at the frame; dashed: as before", fontsize=9)
     figure.supylabel(label, fontsize=9)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
 
-def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = COLOURS["WinCLIP"]) -> Figure:
+def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = NEUTRAL) -> Figure:
     """Differences with their 95 % intervals, a panel a measure and a line for each value of the column ``rows``.
 
     ``table`` has the columns measure, difference, low, high (cut at 1) and n; lines in order of appearance, a colour
@@ -457,17 +467,18 @@ def cosines(table: pd.DataFrame) -> Figure:
 
 def latencies(costs: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Milliseconds per image on a log axis: measured here with the range of the timings, and published ones below."""
-    here = [(f"{row.method} ({row.backbone}, {row.precision}), here", row.encode, row) for row in costs.itertuples()]
+    here = [(f"{row.method}, here\n{row.backbone}, {row.precision}", row.encode, row) for row in costs.itertuples()]
     known = published[published["ms per image"] > 0]
-    labels = known.method + " (" + known.backbone.where(known.backbone != "", "?") + ", " + known.input_px.map(_pixels)
-    papers = list(zip(labels + known.hardware.map("{}), published".format), known["ms per image"], strict=True))
+    labels = known.method + ", published\n" + known.backbone.where(known.backbone != "", "?") + ", "
+    labels += known.input_px.map(_pixels) + known.hardware
+    papers = list(zip(labels, known["ms per image"], strict=True))
     palette = colours(costs.method)
-    figure, axes = plt.subplots(figsize=(8.5, 0.8 + 0.3 * (len(here) + len(papers))))
+    figure, axes = plt.subplots(figsize=(5.5, 0.8 + 0.42 * (len(here) + len(papers))))
     for place, (_, value, row) in enumerate(here):
         axes.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
         axes.plot(value, place, "o", color=palette[row.method], ms=7)
     axes.plot([value for _, value in papers], np.arange(len(papers)) + len(here), "D", color="#6b7785", ms=5)
-    axes.set_yticks(range(len(here) + len(papers)), [label for label, *_ in [*here, *papers]], fontsize=8)
+    axes.set_yticks(range(len(here) + len(papers)), [label for label, *_ in [*here, *papers]], fontsize=9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("ms per image (log scale)")
@@ -479,18 +490,21 @@ def worth(points: pd.DataFrame, label: str) -> Figure:
     """Accuracy with its interval (value, low, high) against ms an image on a log axis, a point a (name)."""
     palette = colours(points.method)
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    beside = points.groupby("method").cumcount()  # the same method takes the same time: side by side
-    for row, place in zip(points.itertuples(), beside, strict=True):
-        x = row.ms * 1.15**place
-        axes.vlines(x, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
-        axes.plot(x, row.value, "o", color=palette[row.method], ms=7)
-        name = row.name if not place else row.name.removeprefix(f"{row.method}, ")
-        axes.annotate(name, (x, row.high), (0, 4), textcoords="offset points", fontsize=8, rotation=60)
+    ranks = points.groupby("method").value.rank(method="first")
+    middles = ranks.groupby(points.method).transform("mean")
+    # a method takes much the same time with any number of references: its names are stacked, its points stay in place
+    for row, place in zip(points.itertuples(), ranks - middles, strict=True):
+        axes.vlines(row.ms, row.low, row.high, color=palette[row.method], lw=3, alpha=0.3)
+        axes.plot(row.ms, row.value, "o", color=palette[row.method], ms=5)
+        line = {"arrowstyle": "-", "color": "#8a8f98", "lw": 0.7}
+        where = {"textcoords": "offset points", "va": "center", "arrowprops": line, "fontsize": 8}
+        axes.annotate(row.name, (row.ms, row.value), (16, 12 * place if pd.notna(place) else 0), **where)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(x=0.35, y=0.3)
-    axes.set_xlabel("ms per image on this machine (log scale); points of one method are moved apart")
+    axes.margins(x=0.35, y=0.1)
+    axes.set_xlabel("ms per image on this machine (log scale); bars: 95 % interval")
     axes.set_ylabel(label)
     return figure
 

@@ -124,8 +124,8 @@ class Profile(Strict):
     methods: list[Method] = []
     imports: list[Import] = []
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
-    shots: list[Shots] = [0]
-    seeds: list[Count] = [0]
+    shots: Annotated[list[Shots], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
     fpr_limit: Annotated[float, Field(gt=0, le=1)] = 0.3
     pixel_metrics: Literal["exact", "binned"] = "exact"  # binned: memory that does not grow with the images
@@ -180,10 +180,19 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
 
 
 def override(pair: str) -> tuple[str, Any]:
-    """The key and the YAML value of ``key=value``; nothing after the sign is the empty string."""
+    """The key and the YAML value of ``key=value``; nothing after the sign is the empty string.
+
+    Text is taken as it is for keys that are text, unless it is quoted: a path may hold '#' or ': '.
+    """
     key, sign, text = pair.partition("=")
     if not (key and sign):
         raise InputError(f"-p {pair}: write key=value, for instance -p shots=[0,1].")
+    if (
+        key in Profile.model_fields
+        and Profile.model_fields[key].annotation is str
+        and text.strip()[:1] not in ("'", '"')
+    ):
+        return key, text.strip()
     try:
         return key, yaml.safe_load(text) if text.strip() else ""
     except yaml.YAMLError:

@@ -117,7 +117,7 @@ CHECKPOINT = checkpoints.Kind(
     noun="prompts",
     demo=DEMO,
     parse=_parse,
-    without="or settings {prompts: object} for hand-written ones",
+    without="or, of an AnomalyCLIP, settings {prompts: object} for hand-written ones",
     where=_where,
     command="python -m vlmad_lib.anomalyclip train",
 )

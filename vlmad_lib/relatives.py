@@ -19,6 +19,7 @@ def relatives(spec: Method, profile: Profile) -> list[Method]:
     for method in ("coop", "aprilgan"):
         own = [one for one in profile.methods if one.method == method]
         own = [one for one in own if one.network == spec.network]
+        own = [one.model_copy(update={"settings": one.settings | size["settings"]}) for one in own]
         if not own and spec.checkpoint == "demo":
             own = [Method(method=method, checkpoint="demo", force_leak=spec.force_leak, **spec.network, **size)]
         found += own[:1]

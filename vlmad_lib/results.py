@@ -76,7 +76,10 @@ class Results:
         return [metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for row, tiles in pairs]
 
     def macro(self) -> pd.DataFrame:
-        """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is."""
+        """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.
+
+        That is the categories, and their images, that have an image AUROC.
+        """
         rows = []
         named = self.metrics.assign(name=breakdown.by_name(self.metrics))
         for name, part in named.groupby("name", sort=False):
@@ -84,7 +87,9 @@ class Results:
             chosen = self.scores[self.scores.variant.isin(part.variant)]
             low, high = statistics.macro_interval(chosen)
             draws = part.seed.nunique() if part.shots.iloc[0] else 0
-            counts = {"categories": part.category.nunique(), "images": chosen.image.nunique(), "draws": draws}
+            known = part.dropna(subset="image_auroc") if part.image_auroc.notna().any() else part
+            images = chosen[chosen.category.isin(known.category)].image.nunique()
+            counts = {"categories": known.category.nunique(), "images": images, "draws": draws}
             rows.append({"method": part.method.iloc[0], "name": name, "low": low, "high": high, **means, **counts})
         return pd.DataFrame(rows)
 
@@ -108,8 +113,10 @@ class Results:
     def by_category(self) -> pd.DataFrame:
         """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
         found = breakdown.per_category(self.metrics, breakdown.MAIN)
-        images = self.scores.groupby("category").image.nunique().rename("test images")
-        found = found.rename(columns={"name": "method"} | breakdown.TITLES).merge(images.reset_index(), on="category")
+        named = self.scores.assign(name=breakdown.by_name(self.scores))
+        images = named.groupby(["name", "category"]).image.nunique().rename("test images")
+        found = found.merge(images.reset_index(), on=["name", "category"])
+        found = found.rename(columns={"name": "method"} | breakdown.TITLES)
         return found[["category", "group", "method", *found.columns[3:]]]
 
 

@@ -23,6 +23,7 @@ from vlmad_lib.results import Results
 
 FRAME = 96  # pixels of the short edge at which maps are set against masks: an image is compared with itself only
 ALL = "all shifts"
+MOVING = [name for name, one in shifts.SHIFTS.items() if one.matrix]  # how alike maps are then tells how sharp they are
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
 
@@ -87,14 +88,15 @@ def sweep(
 def auroc_changes(scores: pd.DataFrame) -> pd.DataFrame:
     """Image AUROC of each category (``auroc``), and less that of its images as they are (``change``).
 
-    Categories with one class only are left out.
+    It rests on ``good`` and ``bad`` images. Categories with one class only are left out.
     """
     keys = ["name", "shift", "severity", "group", "category"]
     rows = []
     for key, part in scores.groupby(keys, sort=False):
         values = statistics.wins(part.label.to_numpy(), part.score.to_numpy())
-        rows.append((*key, values.mean() if len(values) else np.nan))
-    found = pd.DataFrame(rows, columns=[*keys, "auroc"]).dropna()
+        counts = (part.label == 0).sum(), (part.label == 1).sum()
+        rows.append((*key, *counts, values.mean() if len(values) else np.nan))
+    found = pd.DataFrame(rows, columns=[*keys, "good", "bad", "auroc"]).dropna()
     return _paired(found, "auroc", ["name", "category"], "change")
 
 
@@ -211,6 +213,22 @@ def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("n
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 
 
+def shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The rows of ``compare_maps`` with a value, of the shifts, severities and images that every method has.
+
+    All with a value where the methods share none.
+    """
+    known = maps.dropna(subset=value)
+    methods = known.groupby(["shift", "severity", "source"]).name.transform("nunique")
+    common = known[methods == known.name.nunique()]
+    return common if len(common) else known
+
+
+def in_place(cells: pd.DataFrame) -> pd.DataFrame:
+    """The rows of shifts that leave everything where it was."""
+    return cells[~cells["shift"].isin(MOVING)]
+
+
 def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
     """``summed`` of the differences of every two methods, at the shifts, severities and units both have.
 
@@ -241,31 +259,48 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(order)[list(dict.fromkeys(named))].fillna("none").reset_index().rename_axis(columns=None)
 
 
+def rests(auroc: pd.DataFrame) -> str:
+    """On how many images a category's AUROC rests, from ``auroc_changes``; empty where there is none."""
+    if auroc.empty:
+        return ""
+    good, bad = sweeps.spanned(auroc.good), sweeps.spanned(auroc.bad)
+    return f"Each category's image AUROC rests on {good} good and {bad} defective images."
+
+
 def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
     """What the shifts do, as a Markdown list, from ``auroc_changes``, ``score_changes`` and ``compare_maps``."""
-    lines = []
+    lines = list(filter(None, [rests(auroc)]))
+    alike, inside = (shared(maps, value) for value in ("correlation", "pixel_change"))
     for value, unit, cells, what in (
         ("change", "category", auroc, "image AUROC"),
-        ("pixel_change", "source", maps, "pixel AUROC inside an image"),
+        ("pixel_change", "source", inside, "pixel AUROC inside an image"),
     ):
         for name, part in summed(cells, value, unit).groupby("name", sort=False):
-            lines.append(f"**{name}**, {what}: {_lost(part, 'categories' if unit == 'category' else 'images')}")
+            noun = "categories" if unit == "category" else "images"
+            lines.append(f"**{name}**, {what}, {_severities(cells, name)}: {_lost(part, noun)}")
     for name, part in summed(drift[drift.label == 0], "drift", "source").groupby("name", sort=False):
         lines.append(f"**{name}**, scores of good images: {_drifting(part)}")
-    for name, part in summed(maps, "correlation", "source").groupby("name", sort=False):
+    for name, part in summed(alike, "correlation", "source").groupby("name", sort=False):
         least = part[part["shift"] != ALL].sort_values("mean").iloc[0]
         whole = part.iloc[-1]
         lines.append(
-            f"**{name}**, maps: rank correlation with the maps before {_plain(whole)} over {whole['shift']}, least "
-            f"under {least['shift']} ({_plain(least)}), n = {sweeps.count(int(least.n), 'image', 'images')}."
+            f"**{name}**, maps, {_severities(alike, name)}: rank correlation with the maps before {_plain(whole)} over "
+            f"{whole['shift']}, least under {least['shift']} ({_plain(least)}), "
+            f"n = {sweeps.count(int(least.n), 'image', 'images')}."
         )
     for value, unit, cells, what, noun in (
         ("change", "category", auroc, "image AUROC lost", "categories"),
-        ("correlation", "source", maps, "map correlation", "images"),
+        ("correlation", "source", in_place(maps), f"map correlation without {' and '.join(MOVING)}", "images"),
         ("pixel_change", "source", maps, "pixel AUROC lost inside an image", "images"),
     ):
         lines += [_holding(part, name, what, noun) for name, part in between(cells, value, unit).groupby("name")]
     return "\n".join(f"- {line}" for line in lines) or breakdown.NO_AUROC
+
+
+def _severities(cells: pd.DataFrame, name: str) -> str:
+    """At which severities a method is known: ``severity 3``, ``severities 1, 3, 5``."""
+    known = sorted(cells[cells.name == name].severity.unique())
+    return f"{'severity' if len(known) == 1 else 'severities'} {', '.join(map(str, known))}"
 
 
 def _plain(row: pd.Series) -> str:
@@ -283,6 +318,13 @@ def _split(part: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
     return tuple(single[[one == word for one in said]] for word in ("lower", "higher", "not decided"))
 
 
+def _undecided(part: pd.DataFrame, rest: pd.DataFrame) -> str:
+    """How many single shifts are not decided, and how many would be by chance."""
+    count = (part["shift"] != ALL).sum()
+    chance = (1 - statistics.LEVEL) * count
+    return f"not decided for {len(rest)} of {count} shifts, of which chance alone would decide about {chance:.1f}"
+
+
 def _lost(part: pd.DataFrame, noun: str) -> str:
     """Which shifts cost, and how much all of them do."""
     lower, higher, rest = _split(part)
@@ -291,7 +333,7 @@ def _lost(part: pd.DataFrame, noun: str) -> str:
     told = f"{_told(whole)}, {n}, {sweeps.verdict(whole.low, whole.high)}; "
     told += f"lower under {', '.join(lower['shift'])}" if len(lower) else "lower under no shift that is decided"
     told += f"; higher under {', '.join(higher['shift'])}" if len(higher) else ""
-    return f"{told}; not decided for {len(rest)} of {len(part[part['shift'] != ALL])}. Most under {_told(worst)}."
+    return f"{told}; {_undecided(part, rest)}. Most under {_told(worst)}."
 
 
 def _drifting(part: pd.DataFrame) -> str:
@@ -304,7 +346,7 @@ def _drifting(part: pd.DataFrame) -> str:
     ]
     told = "; ".join(told) or "no shift decides which way"
     return (
-        f"{told}; not decided for {len(rest)}. Where they rise, a threshold set before rejects more good parts "
+        f"{told}; {_undecided(part, rest)}. Where they rise, a threshold set before rejects more good parts "
         f"(n = {sweeps.spanned(part.n)} images)."
     )
 
@@ -319,4 +361,4 @@ def _holding(part: pd.DataFrame, name: str, what: str, noun: str) -> str:
     told = f"**{name}**, {what}: {_told(whole)}, n = {sweeps.spanned(part.n)} {noun}: {decided}"
     for winner, rows in ((one, higher), (other, lower)):
         told += f"; {winner} under {', '.join(rows['shift'])}" if len(rows) else ""
-    return f"{told}; not decided for {len(rest)} of {len(part[part['shift'] != ALL])} shifts."
+    return f"{told}; {_undecided(part, rest)}."

@@ -128,7 +128,7 @@ def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] 
 
 def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
     """What decides a run's tables: parameters, images, masks, weight files, outside results and code."""
-    weights = [_weights_file(spec) for spec in profile.methods]
+    weights = [path for spec in profile.methods for path in _network_files(spec)]
     weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(
@@ -142,12 +142,14 @@ def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
     return [one[0].chosen for one in planned if one]
 
 
-def _weights_file(spec: Method) -> str:
-    """The file of a method's weights; none for random ones, nor where it has gone since they were used."""
+def _network_files(spec: Method) -> list[str]:
+    """The files of a method's weights and model config, "" for none: random ones, a name, one that has gone since."""
+    drawn = spec.weights.startswith("random:")
     try:
-        return "" if spec.weights.startswith("random:") else str(backbones.locate(spec.backbone, spec.weights))
+        weights = "" if drawn else str(backbones.locate(spec.backbone, spec.weights))
     except InputError:
-        return ""
+        weights = ""
+    return [weights, spec.backbone if Path(spec.backbone).is_file() else ""]
 
 
 def _files(path: Path) -> list[str]:
@@ -185,7 +187,12 @@ def _compute(
     if not found:
         raise InputError("No outside result matches a test image; name them <category>, <defect>, <image file stem>.")
     scores, measured = units.gather(profile.path(profile.cache), found)
-    remarks += _uncovered(profile, scores, list(of)) + _one_sided(profile, planned) + _in_bins(profile, measured)
+    remarks += (
+        _one_class(measured)
+        + _uncovered(profile, scores, list(of))
+        + _one_sided(profile, planned)
+        + _in_bins(profile, measured)
+    )
     used = [_backbone(spec, profile) for spec in profile.methods]
     facts = {
         "warnings": _warnings(profile, planned),
@@ -211,6 +218,17 @@ def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
     """
     tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
     return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+
+
+def _one_class(measured: pd.DataFrame) -> list[str]:
+    """Notes on categories of which no image AUROC can be had."""
+    lacking = measured.drop_duplicates("category")
+    told = {"good": lacking.n_good == 0, "defective": lacking.n_defective == 0}
+    return [
+        f"{name}: no {kind} test images, so no image AUROC; the means leave it out."
+        for kind, none in told.items()
+        for name in lacking[none].category
+    ]
 
 
 def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) -> list[str]:
@@ -243,7 +261,13 @@ def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
         for one in _chosen(planned)
         if one.prompts and one.prompts.leaked
     ]
-    return random + leaked
+    copies = [
+        f"{one.name}: its {one.prompts.noun} were trained on {one.prompts.trained_on}, which has categories named "
+        f"{', '.join(one.prompts.alike)} too; if these images are copies of those, its numbers are no zero-shot result."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.alike
+    ]
+    return random + leaked + copies
 
 
 def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
@@ -318,13 +342,14 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, weights: str, precision: str, download: bool) -> backbones.Backbone:
+def _loaded(name: str, weights: str, precision: str, download: bool, _: tuple) -> backbones.Backbone:
     return backbones.load(name, weights, precision, download)
 
 
 def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
-    """The backbone of a method, loaded once per process."""
-    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download)
+    """The backbone of a method, loaded once per process, and again where its files have changed."""
+    stamps = tuple(map(features.stamp, _network_files(spec)))
+    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, stamps)
 
 
 @dataclass(frozen=True)
@@ -344,8 +369,7 @@ def _plan(
     ``of``: the index by category.
     """
     cache, found, jobs = profile.path(profile.cache), [], {}
-    known = {one.shots for wanted in planned for one in wanted}
-    on = {(name, shots): units.tested(data.tested(part, shots)) for name, part in of.items() for shots in known}
+    on = {name: units.tested(data.tested(part)) for name, part in of.items()}
     for wanted in planned:
         chosen = wanted[0].chosen
         backbone = _backbone(chosen.spec, profile)
@@ -356,7 +380,7 @@ def _plan(
             words = chosen.module.wording(chosen.settings, row)
             for one, columns in zip(wanted, named, strict=True):
                 drawn = list(data.references(part, category, one.shots, one.seed).image) if one.shots else []
-                unit = units.unit(profile, _code(), on[category, one.shots], columns, drawn, words)
+                unit = units.unit(profile, _code(), on[category], columns, drawn, [words, backbone.key])
                 found.append(unit)
                 if not files.whole(unit.place):
                     jobs.setdefault((places, category), []).append(Job(one, row, unit))
@@ -383,15 +407,15 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
     Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
     """
     found, taken, cache = [], set(), profile.path(profile.cache)
+    shots = max((job.one.shots for together in jobs for job in together), default=0)
     for together in jobs:
         chosen = together[0].one.chosen
         backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
-        store = chosen.store(cache, backbone)
-        names = _arrays(profile, planned, store, max(job.one.shots for job in together))
         tested = [path for job in together for path in job.unit.rows.image]
         drawn = [path for job in together for path in job.unit.references]
         for channels, paths in ((own, tested), ("rgb", drawn)):
             store = chosen.store(cache, backbone, channels)
+            names = _arrays(profile, planned, store, shots)
             # an image that another part encodes, with the arrays of both, is left to it
             paths = [path for path in dict.fromkeys(paths) if (store.folder, path) not in taken]
             paths = store.missing(paths, names)
@@ -403,11 +427,16 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
 
 
 def _arrays(profile: Profile, planned: list[list[Variant]], store: features.Kept, shots: int) -> list[str]:
-    """The arrays of all methods of a run that share a store: an image is encoded once for all of them."""
+    """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
+
+    References are read with their colours as they are, so with them a method may share a store of others.
+    """
     cache, found = profile.path(profile.cache), {}
     for chosen in _chosen(planned):
-        if chosen.store(cache, _backbone(chosen.spec, profile)).folder == store.folder:
-            found |= dict.fromkeys(chosen.module.arrays(chosen.settings, shots))
+        backbone, few = _backbone(chosen.spec, profile), shots if chosen.module.FEW_SHOT else 0
+        for channels in ("", "rgb") if few else ("",):
+            if chosen.store(cache, backbone, channels).folder == store.folder:
+                found |= dict.fromkeys(chosen.module.arrays(chosen.settings, few))
     return list(found)
 
 
@@ -424,23 +453,20 @@ def _score(profile: Profile, jobs: list[Job]) -> None:
     cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
     backbone = _backbone(chosen.spec, profile)
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
-    alike: dict[tuple, list[Job]] = {}  # a method's draws of references, on the same images
+    alike: dict[tuple, list[Job]] = {}  # a method's draws of references
     for job in jobs:
-        alike.setdefault((job.one.chosen.name, job.one.shots > 0, job.unit.tested.key), []).append(job)
+        alike.setdefault((job.one.chosen.name, job.one.shots > 0), []).append(job)
     scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
-    asking: dict[str, list[Scorer]] = {}  # by image: few-shot variants may test fewer
-    for scorer, group in zip(scorers, alike.values(), strict=True):
-        for path in group[0].unit.rows.image:
-            asking.setdefault(path, []).append(scorer)
+    tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
     used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
-    for path, values in zip(asking, store.each(asking, names), strict=True):
-        for scorer in asking[path]:
+    for path, values in zip(tested, store.each(tested, names), strict=True):
+        for scorer in scorers:
             scorer.add(path, values)
     masks: units.Masks = {}
     for scorer, group in zip(scorers, alike.values(), strict=True):
         for draw, job in enumerate(group):
-            units.write(profile, job.unit, *scorer.of(job.unit.rows.image, draw), masks)
+            units.write(profile, job.unit, *scorer.of(tested, draw), masks)
 
 
 def _scorer(group: list[Job], cache: Path, backbone: backbones.Backbone, memory: features.Kept) -> Scorer:
@@ -459,7 +485,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Backbone, memory:
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
     """The unit of an outside result on one category (none where it covers no image), and notes."""
     path = profile.path(spec.path)
-    rows, scores, maps, notes = imports.read(path, data.tested(table, spec.shots))
+    rows, scores, maps, notes = imports.read(path, data.tested(table))
     if rows.empty:
         return [], notes
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}

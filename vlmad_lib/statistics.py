@@ -1,11 +1,12 @@
 """Intervals and tests: images are the unit, resampled within normal and anomalous (stratified percentile bootstrap).
 
-Where there is nothing to resample (perfect separation, a handful of images) Wilson's interval takes the place of the
-bootstrap: no interval is narrower than the data allow.
+Where there is little to resample (near-perfect separation, a handful of images) Wilson's interval takes the place of
+the bootstrap or widens it: no interval is narrower than the data allow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,9 +15,15 @@ import pandas as pd
 RESAMPLES = 2000
 LEVEL = 0.95
 FEW = 8  # with fewer images on either side a bootstrap is too sure
+RARE = 3  # with fewer images than this on the wrong side one more or less would move the bootstrap's ends much
 
 
-def wilson(hits: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def percent(level: float) -> str:
+    """A level that was set, for people, not rounded: ``2.5%``."""
+    return f"{100 * level:g}%"
+
+
+def wilson(hits: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     """Wilson score interval of a share ``hits / n``, both ends in [0, 1]; (0, 1) where n is 0."""
     from scipy.stats import norm
 
@@ -49,17 +56,22 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """95 % interval of the AUROC of labels (N,) and scores (N,), or of the mean over runs of scores (runs, N).
 
-    Where every resample agrees (perfect separation) or a class has fewer than ``FEW`` images, the interval is
-    Wilson's for the smaller class. (nan, nan) with one class only.
+    Where a class has fewer than ``FEW`` images the interval is Wilson's for the smaller class; where separation is
+    near perfect, either way, it is the wider of both. (nan, nan) with one class only.
     """
     labels, scores = np.asarray(labels), np.atleast_2d(np.asarray(scores, float))
     n = min((labels == 0).sum(), (labels == 1).sum())
     if not n:
         return float("nan"), float("nan")
     if n < FEW:
-        return wilson(n * np.mean([win.mean() for win in map(partial(wins, labels), scores)]), n)
+        return wilson(n * _auroc(labels, scores), n)
     found = _resampled(labels, scores, resamples, seed).mean(0)
     return _ends(found, n)
+
+
+def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The mean over runs of the AUROC of scores (runs, N)."""
+    return float(np.mean([win.mean() for win in map(partial(wins, labels), scores)]))
 
 
 def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -74,31 +86,52 @@ def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (below + upto) / 2 / len(normal)
 
 
-def _ends(found: np.ndarray, n: int) -> tuple[float, float]:
-    if np.ptp(found) == 0:
-        return wilson(found[0] * n, n)
+def _ends(found: np.ndarray, n: float) -> tuple[float, float]:
+    """The interval of resampled AUROCs; not narrower than Wilson's where nearly all of the n images agree."""
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    middle = found.mean()
+    if n * min(middle, 1 - middle) < RARE:
+        least, most = wilson(np.clip(middle, 0, 1) * n, n)
+        low, high = min(low, least), max(high, most)
     return float(low), float(high)
+
+
+def _combined(parts: list[tuple[float, float, float, int]]) -> tuple[float, float]:
+    """Interval of the mean of independent figures: (figure, low, high, how many categories it stands for) each.
+
+    Squared distances to the ends add up, each side for itself (Zou and Donner 2008); of one figure its own interval.
+    """
+    figures, lows, highs, weights = np.array(parts).T
+    weights = weights / weights.sum()
+    mean = weights @ figures
+    below, above = (np.sqrt(np.sum((weights * (figures - ends)) ** 2)) for ends in (lows, highs))
+    return float(mean - below), float(mean + above)
 
 
 def macro_interval(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the macro mean image AUROC over the categories of a scores table.
 
     Rows of several seeds are averaged within their category. The categories are taken as given: the
-    interval speaks of other images of the same categories.
+    interval speaks of other images of the same categories. Those with a class of fewer than ``FEW`` images have
+    Wilson's interval each; of one category it is ``auroc_interval``.
     """
-    means, smallest = [], []
+    parts, means, smallest = [], [], 0
     for number, (_, part) in enumerate(scores.groupby("category")):
         runs = _runs(part)
         labels = _labels(part, runs.index)
-        counts = np.bincount(labels, minlength=2)
-        if counts.min() == 0:
+        n, values = np.bincount(labels, minlength=2).min(), runs.to_numpy().T
+        if n == 0:
             continue
-        means.append(_resampled(labels, runs.to_numpy().T, resamples, seed + number).mean(0))
-        smallest.append(counts.min())
-    if not means:
-        return float("nan"), float("nan")
-    return _ends(np.mean(means, axis=0), int(np.sum(smallest)))
+        if n < FEW:
+            auroc = _auroc(labels, values)
+            parts.append((auroc, *wilson(n * auroc, n), 1))
+            continue
+        means.append(_resampled(labels, values, resamples, seed + number).mean(0))
+        smallest += n
+    if means:
+        found = np.mean(means, axis=0)
+        parts.append((found.mean(), *_ends(found, smallest), len(means)))
+    return _combined(parts) if parts else (float("nan"), float("nan"))
 
 
 def _runs(part: pd.DataFrame) -> pd.DataFrame:
@@ -122,26 +155,44 @@ def macro_difference(
 ) -> tuple[float, float, float]:
     """Difference of the macro mean image AUROCs of two scores tables and its 95 % interval, paired by image.
 
-    Both are resampled alike, over the images that both scored. (nan, -1, 1) where no category can be compared.
+    Both are resampled alike, over the images that both scored. Categories with a class of fewer than ``FEW`` images
+    have the interval of two Wilson intervals (Newcombe 1998). (nan, -1, 1) where no category can be compared.
     """
-    drawn, plain, smallest = [], [], 0
+    parts, drawn, plain, smallest = [], [], [], 0
     for number, (category, part) in enumerate(first.groupby("category")):
         sides = [_runs(part), _runs(second[second.category == category])]
         shared = sides[0].index.intersection(sides[1].index)
         labels = _labels(part, shared)
-        if not len(shared) or np.bincount(labels, minlength=2).min() == 0:
+        n = np.bincount(labels, minlength=2).min()
+        if n == 0:
             continue
         runs = [side.loc[shared].to_numpy().T for side in sides]
+        aurocs = [_auroc(labels, side) for side in runs]
+        plain.append(aurocs[0] - aurocs[1])
+        if n < FEW:
+            parts.append((plain[-1], *_apart(aurocs, (n, n)), 1))
+            continue
         found = _resampled(labels, np.concatenate(runs), resamples, seed + number)
         drawn.append(found[: len(runs[0])].mean(0) - found[len(runs[0]) :].mean(0))
-        plain.append(np.subtract(*[np.mean([wins(labels, one).mean() for one in side]) for side in runs]))
-        smallest += int(np.bincount(labels).min())
-    if not drawn:
+        smallest += n
+    if not plain:
         return float("nan"), -1.0, 1.0
-    found, difference = np.mean(drawn, axis=0), float(np.mean(plain))
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if np.ptp(found) else (difference, difference)
-    least = _blind(smallest) if low == high else 0.0
-    return difference, float(low) - least, float(high) + least
+    if drawn:
+        found = np.mean(drawn, axis=0)
+        low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        least = _blind(smallest) if low == high else 0.0
+        parts.append((found.mean(), low - least, high + least, len(drawn)))
+    low, high = _combined(parts)
+    return float(np.mean(plain)), max(-1.0, low), min(1.0, high)
+
+
+def _apart(aurocs: Sequence[float], counts: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Interval of the first of two AUROCs less the second, from Wilson's of each with its count of images."""
+    first, second = aurocs
+    ends = [wilson(one * n, n, level) for one, n in zip(aurocs, counts, strict=True)]
+    below = np.hypot(first - ends[0][0], ends[1][1] - second)
+    above = np.hypot(ends[0][1] - first, second - ends[1][0])
+    return first - second - below, first - second + above
 
 
 def _blind(n: int) -> float:
@@ -150,13 +201,19 @@ def _blind(n: int) -> float:
 
 
 def paired(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired differences (n,) and its 95 % interval by Student's t; an infinite one where n is below 2."""
+    """Mean of paired differences (n,) and its 95 % interval by Student's t; an infinite one where n is below 2.
+
+    Infinite too where they do not vary but are not zero: they say nothing of how much they could. Where all are zero
+    both ends are: what was measured is the same, which decides nothing.
+    """
     from scipy.stats import t
 
     differences = np.asarray(differences, float)
     n, mean = len(differences), float(differences.mean()) if len(differences) else float("nan")
     if n < 2:
         return mean, float("-inf"), float("inf")
+    if np.ptp(differences) < 1e-12:  # what rounding leaves of equal differences is no spread
+        return (0.0, 0.0, 0.0) if abs(mean) < 1e-12 else (mean, float("-inf"), float("inf"))
     half = float(t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
 
@@ -169,24 +226,77 @@ def subset_interval(parts: list[tuple[np.ndarray, np.ndarray]], resamples: int =
 
     ``parts``: scores of the normal (n_c,) and of the anomalous images (m_c,) of each category. The AUROC is the mean
     over all anomalous images of the share of normal ones they outscore. Normal images are resampled within their
-    category, anomalous ones over all. Wilson's interval where fewer than ``FEW`` are anomalous or all resamples agree.
+    category, anomalous ones over all. Wilson's interval where fewer than ``FEW`` are anomalous, or normal where the
+    anomalous ones are; the wider of both where separation is near perfect.
     """
-    parts = [(normal, anomalous) for normal, anomalous in parts if len(normal) and len(anomalous)]
-    n = sum(len(anomalous) for _, anomalous in parts)
-    if not n:
+    outscored = [_outscored(normal, anomalous) for normal, anomalous in parts if len(normal)]
+    n, auroc = _subset(outscored)
+    if np.isnan(auroc):
         return float("nan"), float("nan")
-    outscored = [(bad[:, None] > good) + 0.5 * (bad[:, None] == good) for good, bad in parts]
     if n < FEW:
-        return wilson(sum(one.mean(1).sum() for one in outscored), n)
+        return wilson(n * auroc, n)
     stream = np.random.default_rng(seed)
-    counts = stream.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32)
-    found, place = np.zeros(resamples), 0
-    for one in outscored:
-        size, normals = one.shape
-        weights = stream.multinomial(normals, np.full(normals, 1 / normals), resamples).astype(np.float32) / normals
-        found += ((counts[:, place : place + size] @ one.astype(np.float32)) * weights).sum(1)
-        place += size
-    return _ends(found / n, min(n, sum(one.shape[1] for one in outscored)))
+    return _ends(_subset_resampled(outscored, _weights(outscored, resamples, stream), stream), n)
+
+
+def subset_difference(
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], level: float = LEVEL, seed: int = 0
+) -> tuple[float, float, float]:
+    """AUROC of some anomalous images less that of others, as in ``subset_interval``, and its interval at ``level``.
+
+    ``parts``: scores of the normal images and of the two subsets of each category, which the same resampled normal
+    images judge. Where either has few images, or both are near perfect, it is not narrower than that of two Wilson
+    intervals. (nan, -1, 1) where a subset is empty.
+    """
+    sides = [[_outscored(part[0], part[side]) for part in parts if len(part[0])] for side in (1, 2)]
+    counts, aurocs = zip(*map(_subset, sides), strict=True)
+    difference = aurocs[0] - aurocs[1]
+    if np.isnan(difference):
+        return difference, -1.0, 1.0
+    ends = _apart(aurocs, counts, level)
+    if min(counts) >= FEW:
+        stream, resamples = np.random.default_rng(seed), max(RESAMPLES, int(10 / (1 - level)))
+        weights = _weights(sides[0], resamples, stream)
+        found = np.subtract(*[_subset_resampled(side, weights, stream) for side in sides])
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        rare = all(n * min(auroc, 1 - auroc) < RARE for n, auroc in zip(counts, aurocs, strict=True))
+        ends = (min(low, ends[0]), max(high, ends[1])) if rare else (low, high)
+    return difference, max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
+
+
+def _outscored(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
+    """(anomalous, normal): 1 where the anomalous image outscores the normal one, ties as half."""
+    return ((anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)).astype(np.float32)
+
+
+def _subset(outscored: list[np.ndarray]) -> tuple[float, float]:
+    """How many images a subset's AUROC rests on, and the AUROC; (0, nan) without any.
+
+    The images are the anomalous or the normal ones, whichever are fewer; a category's normal images count by the share
+    of the anomalous ones that they judge.
+    """
+    n = sum(map(len, outscored))
+    if not n:
+        return 0.0, float("nan")
+    normal = 1 / sum((len(one) / n) ** 2 / one.shape[1] for one in outscored)
+    return min(n, normal), float(sum(one.mean(1, dtype=float).sum() for one in outscored)) / n
+
+
+def _weights(outscored: list[np.ndarray], resamples: int, stream: np.random.Generator) -> list[np.ndarray]:
+    """(resamples, normal) weights of each category's resampled normal images; they sum to 1."""
+    sizes = [one.shape[1] for one in outscored]
+    return [stream.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32) / n for n in sizes]
+
+
+def _subset_resampled(
+    outscored: list[np.ndarray], weights: list[np.ndarray], stream: np.random.Generator
+) -> np.ndarray:
+    """(resamples,) AUROCs of a subset whose anomalous images are resampled over all categories."""
+    sizes = list(map(len, outscored))
+    n = sum(sizes)
+    counts = stream.multinomial(n, np.full(n, 1 / n), len(weights[0])).astype(np.float32)
+    parts = zip(np.split(counts, np.cumsum(sizes)[:-1], axis=1), outscored, weights, strict=True)
+    return sum(((some @ one) * weight).sum(1) for some, one, weight in parts) / n
 
 
 # ---------------------------------------------------------------- two methods, two measures
@@ -196,7 +306,8 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[f
     """Difference of two AUROCs on the same images, its 95 % interval and two-sided p (DeLong et al. 1988).
 
     labels (N,) in {0, 1}, scores (N,) of two methods, which need not share a scale. The interval is (-1, 1) and p is
-    1 where the images cannot tell: a class has fewer than two images, or the method's variance is zero.
+    1 where the images cannot tell: a class has fewer than ``FEW``. Where no image counts for one method more than for
+    the other p is 1 too.
     """
     from scipy.stats import norm
 
@@ -206,7 +317,7 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[f
     # a normal image is outscored by anomalous ones where its own negative outscores theirs
     under = [wins(1 - labels, -np.asarray(scores, float)) for scores in (first, second)]
     difference = float(np.mean(over[0]) - np.mean(over[1])) if len(over[0]) else float("nan")
-    if min(normal, anomalous) < 2:
+    if min(normal, anomalous) < FEW:
         return difference, -1.0, 1.0, 1.0
     variance = np.var(over[0] - over[1], ddof=1) / anomalous + np.var(under[0] - under[1], ddof=1) / normal
     if variance == 0:
@@ -217,16 +328,17 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[f
     return difference, max(-1.0, float(difference - half)), min(1.0, float(difference + half)), float(p)
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+def rank_correlation(first: np.ndarray, second: np.ndarray, groups: int = 1) -> tuple[float, float, float]:
     """Spearman's rank correlation of (n,) and (n,), and its 95 % interval (Fisher's z, Bonett and Wright 2000).
 
-    (nan, -1, 1) with fewer than four pairs or a constant side; pairs with a nan are left out.
+    Values that are ranks within ``groups`` groups each have lost a degree of freedom to the mean of every group.
+    (nan, -1, 1) with fewer than four pairs beyond the groups', or a constant side; pairs with a nan are left out.
     """
     from scipy.stats import norm, spearmanr
 
     pairs = np.stack([np.asarray(first, float), np.asarray(second, float)], 1)
     pairs = pairs[np.isfinite(pairs).all(1)]
-    n = len(pairs)
+    n = len(pairs) - (groups - 1)
     if n < 4 or np.ptp(pairs, axis=0).min() == 0:
         return float("nan"), -1.0, 1.0
     found = float(spearmanr(*pairs.T).statistic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import breakdown, data, reference
+from vlmad_lib import breakdown, data, prompt_learner, reference
 
 METHODS = ("AnomalyCLIP", "WinCLIP")
 TRUE, FALSE, UNKNOWN = "true", "false", "cannot be checked"
@@ -103,6 +104,14 @@ def half_width(std: float, n: float) -> float:
     from scipy.stats import t
 
     return float(t.ppf(0.975, n - 1) * std / np.sqrt(n)) if n >= 2 else float("inf")
+
+
+def gaps(tables: Tables) -> dict[str, float]:
+    """The study's mean zero-shot figure of WinCLIP less the paper's, by metric."""
+    return {
+        metric: float(np.subtract(*[tables.of(who, "winclip", metric)["mean"] for who in ("study", "paper")]))
+        for metric in _METRICS
+    }
 
 
 # ---------------------------------------------------------------- claims
@@ -400,7 +409,7 @@ def _tile(tables: Tables) -> Finding:
     found = f"paper {part['paper']:.3f}; re-implementations {others.min():.3f} to {others.max():.3f}"
     why = (
         f"The same prompts rank tile well elsewhere (n = {len(others) + 1}), and turned round {part['study']:.3f} is "
-        f"{1 - part['study']:.3f}: that points to a wrong sign in the program rather than to the words."
+        f"{1 - part['study']:.3f}: an inverted ranking, which words alone do not explain."
     )
     inverted = part["study"] < 0.5 < others.min()
     return Finding(f"{part['study']:.3f}, poorly suited prompts", found, FALSE if inverted else TRUE, why)
@@ -446,7 +455,7 @@ WORDS = [
     ("3.2.3", "the attention is amplified by a learned scaling factor",
      "values attend to values, nothing is learned, on a path beside the network's own", "03_anomalyclip"),
     ("4.2", "tokens are learned at each layer of the text encoder",
-     "at the input and in its first blocks only, four positions each", "03_anomalyclip"),
+     "{context} positions at the input, {width} in each of blocks 2 to {depth}", "03_anomalyclip"),
     ("3.2", "AnomalyCLIP is truly zero-shot",
      "its prompts are trained on another data set with defects and masks: no target data, but anomalies",
      "03_anomalyclip"),
@@ -459,7 +468,8 @@ WORDS = [
 
 def words() -> pd.DataFrame:
     """``WORDS`` for display."""
-    rows = [(where, says, so, title(name)) for where, says, so, name in WORDS]
+    sizes = {name: one.default for name, one in inspect.signature(prompt_learner.PromptLearner).parameters.items()}
+    rows = [(where, says, so.format(**sizes), title(name)) for where, says, so, name in WORDS]
     return pd.DataFrame(rows, columns=["section", "the study says", "what is so", "shown in"])
 
 

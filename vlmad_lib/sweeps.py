@@ -39,20 +39,20 @@ def verdict(low: float, high: float) -> str:
 
 
 def difference(values: np.ndarray) -> tuple[float, float, float]:
-    """``statistics.paired`` of the known differences of AUROCs, its interval kept within [-1, 1].
-
-    The whole range where they do not vary but are not zero: they say nothing of how much they could.
-    """
+    """``statistics.paired`` of the known differences of AUROCs, its interval kept within [-1, 1]."""
     values = np.asarray(values, float)
-    values = values[np.isfinite(values)]
-    mean, low, high = statistics.paired(values)
-    constant = len(values) and np.ptp(values) < 1e-12 and abs(mean) > 1e-12
-    return (mean, -1.0, 1.0) if constant else (mean, max(low, -1.0), min(high, 1.0))
+    mean, low, high = statistics.paired(values[np.isfinite(values)])
+    return mean, max(low, -1.0), min(high, 1.0)
 
 
 def signed(mean: float, low: float, high: float) -> str:
-    """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``."""
-    return "none" if np.isnan(mean) else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
+
+    Differences that are all zero have no interval: that these are the same says little of others.
+    """
+    if np.isnan(mean):
+        return "none"
+    return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def count(n: int, one: str, many: str) -> str:
@@ -295,9 +295,11 @@ def _image_lines(wide: dict[str, pd.DataFrame]) -> list[str]:
     token, top = wide.get("image, class token"), wide.get("image, maximum of the map")
     if token is not None:
         moved = float((token.max(axis=1) - token.min(axis=1)).max())
-        told = "does not depend on the window size" if moved < 1e-9 else "moves with the window size"
+        told = "does not depend on the window size"
+        if moved > 1e-9:
+            told = f"moves with the window size, by up to {moved:.3f} in a category"
         lines.append(
-            f"The image AUROC of the method's own image score {told}: by up to {moved:.3f} in a category "
+            f"The image AUROC of the method's own image score {told} "
             f"(macro mean {token.mean().mean():.3f}, n = {len(token)})."
         )
     if top is not None:
@@ -355,10 +357,20 @@ def _claim_lines(known: pd.DataFrame) -> list[str]:
                 found = difference(apart)
                 agrees = {"higher": bool(group), "lower": not group}.get(verdict(*found[1:]))
                 word = "not decided" if agrees is None else "agrees" if agrees else "contradicts it"
+                if agrees and (beyond := _beyond(values.mean(), within, outside, bool(group))):
+                    word = f"agrees on average, yet {beyond}"
                 told.append(f"{measure.replace(', ', ' AUROC, ')} {signed(*found)}, n = {len(apart)}: {word}")
         if told:
             lines.append(f"The study: {said}. Here, against the other sizes: {'; '.join(told)}.")
     return lines
+
+
+def _beyond(means: pd.Series, within: list[int], outside: list[int], upwards: bool) -> str:
+    """Which of the other sizes are better than the best of those a claim praises, or worse than the worst it blames."""
+    sign = 1 if upwards else -1
+    sizes = [str(size) for size in outside if sign * means[size] > (sign * means[within]).max()]
+    still = f"{'is' if len(sizes) == 1 else 'are'} {'higher' if upwards else 'lower'} still"
+    return f"k = {', '.join(sizes)} {still}" if sizes else ""
 
 
 def example_findings(maps: dict[str, np.ndarray], row: pd.Series) -> str:

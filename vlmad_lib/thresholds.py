@@ -270,7 +270,7 @@ def totals(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd
         found = pd.DataFrame(ends, table.index, columns=["", "_low", "_high", "range"], dtype=float)
         for end in ("", "_low", "_high"):
             known = found[end].clip(0, 1)
-            table[f"macro_{rate}{end}"] = known.where(found["range"] != 0, table[f"{rate}{end}"])
+            table[f"macro_{rate}{end}"] = known.where(~(found["range"] < 1e-12), table[f"{rate}{end}"])
     return table
 
 
@@ -290,6 +290,7 @@ def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
     rows = []
     for part in found:
         for share in shares if len(part.good) and len(part.bad) else ():
-            row = judge(part, f"{share:.0%} escape", 0, [(at_escape(part.good, part.bad, share), part.good)])
+            limit = at_escape(part.good, part.bad, share)
+            row = judge(part, f"{statistics.percent(share)} escape", 0, [(limit, part.good)])
             rows.append(row | {"share": share, "allowed": int(np.floor(share * len(part.bad) + 1e-9))})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))

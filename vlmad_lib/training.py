@@ -165,8 +165,8 @@ def train(
             features.replace(state, lambda path, kept=kept: torch.save(kept, path))
     lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
     features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
-    own = profile.dataset == "folder"
-    root = str(profile.path(profile.root).resolve()) if own else ""
+    # the demo's is drawn wherever it is wanted, under one name
+    root = "" if profile.dataset == "demo" else str(profile.path(profile.root).resolve())
     origin = {"trained_on": data.identity(profile), "root": root, "categories": list(found.table.category.unique())}
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
@@ -262,7 +262,7 @@ def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Exampl
     """What a training must share with the one it goes on from: all but the number of epochs."""
     stamps = [features.stamp(path) for path in [*found.table.image, *found.table["mask"]]]
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
-    return features.digest(backbone.fingerprint, str(found.store.folder.name), facts, stamps, _epoch, *task.code)
+    return features.digest(backbone.key, str(found.store.folder.name), facts, stamps, _epoch, *task.code)
 
 
 def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:

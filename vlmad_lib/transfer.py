@@ -273,10 +273,10 @@ def by_seed(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(found: pd.DataFrame) -> str:
-    """Whether it matters what prompts were trained on, as a Markdown list, from ``measure``."""
+    """Whether it matters what prompts were trained on, as a Markdown list, the answer first, from ``measure``."""
     apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
-    lines = []
     told_of = apart[apart.n >= FEW]
+    lines = [_answer(told_of)] if len(told_of) else []
     for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
         told = [
             f"{breakdown.TITLES[row.measure]} {sweeps.signed(row.difference, row.low, row.high)}, "
@@ -286,12 +286,7 @@ def findings(found: pd.DataFrame) -> str:
         n = f"n = {sweeps.spanned(part.n)} {'category' if part.n.max() == 1 else 'categories'}"
         lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
     if len(told_of):
-        decided = [sweeps.verdict(row.low, row.high) != "not decided" for row in told_of.itertuples()]
-        lines.append(
-            f"{sum(decided)} of these {len(told_of)} differences are decided; chance alone would decide about "
-            f"{(1 - statistics.LEVEL) * len(told_of):.1f}. Comparisons over fewer than {FEW} categories stand in the "
-            "table alone."
-        )
+        lines.append(f"Comparisons over fewer than {FEW} categories stand in the table alone.")
     for row in seeds.dropna().itertuples():
         title, seed, group = breakdown.TITLES[row.measure], row[3], row[5]
         more = "more than" if group > row[4] else "no more than"
@@ -306,6 +301,20 @@ def findings(found: pd.DataFrame) -> str:
         f"{'is' if len(refused) == 1 else 'are'} refused: the prompts were trained on those very data."
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _answer(told_of: pd.DataFrame) -> str:
+    """Whether more differences are decided than by chance, and the largest of those, or of all where there are none."""
+    sure = told_of[(told_of.low > 0) | (told_of.high < 0)]
+    chance = (1 - statistics.LEVEL) * len(told_of)
+    pool = sure if len(sure) else told_of
+    most = pool.loc[pool.difference.abs().idxmax()]
+    return (
+        f"**Does it matter?** {'It seems so, for some prompts' if len(sure) > chance else 'Hardly'}: {len(sure)} of "
+        f"{len(told_of)} differences between prompts are decided, chance alone would decide about {chance:.1f}; the "
+        f"largest{' of them' if len(sure) else ''} is {most.compared}, {breakdown.TITLES[most.measure]} "
+        f"{sweeps.signed(most.difference, most.low, most.high)}, n = {most.n} categories."
+    )
 
 
 # ---------------------------------------------------------------- the demo's prompts

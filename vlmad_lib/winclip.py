@@ -98,9 +98,11 @@ def side(chosen: Settings, backbone: Backbone) -> int:
 
 
 def arrays(chosen: Settings, shots: int = 0) -> list[str]:
-    """Names of the arrays of ``encode`` that a score needs."""
+    """Names of the arrays of ``encode`` that a score needs; InputError where references have none to be met by."""
     needed = ["class", *(f"window_{size}" for size in chosen.windows)]
     patches = PATCHES[chosen.patch_tokens]
+    if shots and not chosen.windows and not patches:
+        raise InputError("WinCLIP settings: 'windows' is empty and 'patch_tokens' is none; references need one.")
     return needed + ([patches] if shots and patches else [])
 
 

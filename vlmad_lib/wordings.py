@@ -38,6 +38,7 @@ WORDS = ("damaged", "broken", "defective", "flawed", "anomalous", "faulty")
 """Words of AnomalyCLIP's hand-written pair, "object" and "<word> object"."""
 UNLEARNED = {"checkpoint": "", "trained_on": "", "force_leak": False}
 """What a method of a profile has no more where it reads hand-written prompts."""
+NOTHING = 0.0005  # a difference below this prints as 0
 ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly seen their words
 MEASURES = ("image_auroc", "pixel_auroc")
 
@@ -177,7 +178,7 @@ def findings(found: pd.DataFrame) -> str:
         own, others = part.iloc[0], part.iloc[1:].dropna(subset="difference")
         if np.isnan(own.auroc) or others.empty:
             continue
-        told = np.array([sweeps.verdict(row.low, row.high) for row in others.itertuples()])
+        told = np.array([_verdict(row) for row in others.itertuples()])
         told_apart = [_named(others[told == kind], kind) for kind in ("higher", "lower")]
         lines.append(
             f"**{base}**, {breakdown.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
@@ -185,6 +186,11 @@ def findings(found: pd.DataFrame) -> str:
             f"At 95 %, chance alone would make about {0.05 * len(told):.1f} of them look decided."
         )
     return "\n".join(f"- {line}" for line in lines) or breakdown.NO_AUROC
+
+
+def _verdict(row) -> str:
+    """What a difference says, if anything can be read off its digits."""
+    return sweeps.verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
 
 
 def _named(rows: pd.DataFrame, kind: str) -> str:

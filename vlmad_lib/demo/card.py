@@ -17,7 +17,7 @@ from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render, write
 from vlmad_lib.demo.defects import AREA, LEVELS
 
 HELD_OUT = ("roof_shingles", "padlock", "glove")
-"""Auxiliary categories kept out of training, to choose by: one texture, one rigid, one flexible."""
+"""Auxiliary categories kept out of training, to watch it by: one texture, one rigid, one flexible."""
 TERMS = ("class", "2x2", "3x3", "patch", "early", "local", "near", "name")
 """The losses, as the curve and the card name them."""
 
@@ -60,7 +60,7 @@ CARD = """# Model card: vlmad-demo
 An open_clip ViT trained from scratch by `python -m vlmad_lib.demo.train`, for the demo of this workbook only.
 This card is written by that command.
 
-- **Weights**: `{file}`, fp16, SHA-256 `{sha256}`, {parameters:,} parameters.
+- **Weights**: `{file}`, fp16, SHA-256 of the file `{sha256}`, {parameters:,} parameters.
 - **Data**: drawn by `vlmad_lib.demo`, pairs of the same scene with and without a defect, from the auxiliary
   categories {categories}. The target categories of the demo, their names and their pictures are never seen.
 - **Captions**: the compositional prompt ensemble of WinCLIP, state words in templates, on class names, "object" and
@@ -76,7 +76,7 @@ This card is written by that command.
   on two shared cores after the pictures were drawn.
 {parts}
 - **Losses** at the end (chance is 0.693 for all but near and name): {losses}.
-- **Chosen by**: the categories {held_out}, {how}.
+- **Watched on**: the categories {held_out}, {how}; the weights are those of the last step.
 
 | | image AUROC | pixel AUROC | image, 4-shot | pixel, 4-shot |
 |---|---|---|---|---|

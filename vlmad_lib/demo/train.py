@@ -308,7 +308,7 @@ def losses(
 def build(seed: int) -> torch.nn.Module:
     """The untrained demo model."""
     torch.manual_seed(seed)
-    return backbones._build("demo")
+    return backbones._build("demo", backbones.config("demo"))
 
 
 def train(

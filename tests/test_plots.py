@@ -1,0 +1,55 @@
+"""Figures: what is drawn where, on tables by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vlmad_lib import plots
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plots.plt.close("all")
+
+
+def test_chance_of_the_aupro_is_half_its_limit():
+    rows = [("A", shots, 0, *[0.9] * 3) for shots in (0, 1)]
+    table = pd.DataFrame(rows, columns=["method", "shots", "seed", "image_auroc", "pixel_auroc", "aupro"])
+    figure = plots.over_shots(table, ["image_auroc", "aupro"], fpr_limit=0.2)
+    dashed = [next(line for line in axes.get_lines() if line.get_label() == "chance") for axes in figure.axes]
+    assert [line.get_ydata()[0] for line in dashed] == [0.5, pytest.approx(0.1)]
+    assert figure.axes[1].get_ylim()[0] < 0.1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "chance"]
+
+
+def test_a_narrow_log_axis_has_several_ticks():
+    table = pd.DataFrame({"method": "A", "auroc": 0.9, "contrast": [8.0, 14.0, 30.0], "area": [1e-4, 1e-2, 0.5]})
+    figure = plots.against_measures(table, {"contrast": "contrast", "area": "area"})
+    shown = []
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        shown.append([round(tick, 6) for tick in axes.get_xticks() if low <= tick <= high])
+    assert shown == [[10, 20], [1e-4, 1e-3, 1e-2, 1e-1]]
+
+
+def test_a_correlation_axis_ends_at_one():
+    table = pd.DataFrame({"name": "A, zero-shot", "shift": "blur", "severity": [1, 3], "mean": [0.9, 0.6]})
+    table = table.assign(low=table["mean"] - 0.3, high=table["mean"] + 0.3)
+    top = [plots.over_severity(table, "x", 1, **more).axes[0].get_ylim()[1] for more in ({"highest": 1}, {})]
+    assert 1 < top[0] < 1.02 < top[1]
+
+
+def test_points_stand_at_their_times_and_their_names_apart():
+    table = pd.DataFrame({"method": "A", "name": ["A, 1-shot", "A, 2-shot"], "ms": [300.0, 310.0]})
+    table = table.assign(value=[0.8, 0.81], low=0.7, high=0.9)
+    axes = plots.worth(table, "image AUROC").axes[0]
+    assert [line.get_xdata()[0] for line in axes.get_lines()] == [300, 310]
+    assert np.diff([text.xyann[1] for text in axes.texts]) == 12
+
+
+def test_a_difference_of_no_single_method_is_in_no_methods_colour():
+    table = pd.DataFrame({"name": ["x"], "measure": "image_auroc", "difference": 0.1, "low": 0.0, "high": 0.2, "n": 3})
+    assert plots.differences(table, "name").axes[0].get_lines()[0].get_color() not in plots.COLOURS.values()
