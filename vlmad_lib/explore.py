@@ -17,6 +17,7 @@ import pandas as pd
 from vlmad_lib import InputError, breakdown, data, looks, methods, plots, sweeps, thresholds, wordings
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
+from vlmad_lib.statistics import percent
 
 PARTS = ("image", "window", "words", "threshold")
 NARROWING = ("category", "method", "shots", "image")
@@ -161,7 +162,7 @@ class Panel(widgets.VBox):
         said = f"This image, {score:.3f}, is {'rejected' if score > limit else 'accepted'}, by its score as run. "
         if len(calm):
             source = "normal training images" if len(self.part.train) else "good test images"
-            said += f"The threshold began at the {100 * (1 - self.alpha):g}% quantile of {len(calm)} {source}."
+            said += f"The threshold began at the {percent(1 - self.alpha)} quantile of {len(calm)} {source}."
         shown = looks.scores(self.part, limit, score), looks.counts(self.part, limit)
         self.judgement.value = f"<p>{escape(said)}</p>{''.join(shown)}"
 
