@@ -222,7 +222,11 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
     others = [name for name in means.index if name != best]
     against = take if take != best else next(iter(rivals or others), "")
     pairs = wide.shape[1] * (wide.shape[1] - 1) // 2
-    apart = _difference(wide[best] - wide[against], pairs) if against else (np.nan, np.nan, np.nan)
+    apart = (
+        sweeps.difference(wide[best] - wide[against], statistics.together(pairs))
+        if against
+        else (np.nan, np.nan, np.nan)
+    )
     row = allowed.reset_index().set_index("name", drop=False).loc[take]
     time = f"{_plain(row.ms)} ms an image, with this backbone and input size only"
     reason = time if fast else f"it needs {asks(row) or 'nothing but the picture'}"
@@ -238,18 +242,6 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
         "pairs": pairs,
         "reason": reason,
     }
-
-
-def _difference(values: pd.Series, pairs: int) -> tuple[float, float, float]:
-    """``sweeps.difference`` with its interval widened to 95 % for all pairs together (Bonferroni)."""
-    from scipy.stats import t
-
-    mean, low, high = sweeps.difference(values)
-    if len(values) < 2:
-        return mean, low, high
-    level = (1 - statistics.LEVEL) / 2
-    wider = float(t.ppf(level / pairs, len(values) - 1) / t.ppf(level, len(values) - 1))
-    return mean, max(mean - wider * (mean - low), -1.0), min(mean + wider * (high - mean), 1.0)
 
 
 def shown(advised: pd.DataFrame) -> pd.DataFrame:

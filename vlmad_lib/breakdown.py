@@ -148,7 +148,7 @@ def _groups_told(part: pd.DataFrame) -> str:
     if len(means) < 2:
         return ""
     low, high, pairs = means.index[0], means.index[-1], len(means) * (len(means) - 1) // 2
-    ends = _welch(groups[high], groups[low], 1 - (1 - statistics.LEVEL) / pairs)
+    ends = _welch(groups[high], groups[low], statistics.together(pairs))
     verdict = "not decided" if ends[0] <= 0 <= ends[1] else "told apart"
     together = f", 95 % for all {pairs} pairs of groups together" if pairs > 1 else ""
     told = (

@@ -222,14 +222,15 @@ def apart(
             continue
         first, second = ends or firm[column].iloc[[0, -1]]
         pairs = len(firm) * (len(firm) - 1) // 2
-        level = 1 - (1 - statistics.LEVEL) / pairs
         sides = [
             tuple(
                 one.score[chosen].to_numpy() for chosen in (one.label == 0, one[column] == second, one[column] == first)
             )
             for _, one in part.groupby("category")
         ]
-        rows.append((name, first, second, *statistics.subset_difference(sides, level), len(firm), pairs))
+        rows.append(
+            (name, first, second, *statistics.subset_difference(sides, statistics.together(pairs)), len(firm), pairs)
+        )
     return pd.DataFrame(rows, columns=["method", "first", "second", "difference", "low", "high", "values", "pairs"])
 
 

@@ -32,9 +32,9 @@ def read(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.n
         if key[0] == category
     }
     keys = [(category, row.defect, Path(row.image).stem) for row in test.itertuples()]
-    twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-    if twice:
-        raise InputError(f"Two test images are {'/'.join(twice)} but for their suffix; rename one to import {path}.")
+    if (place := _again(keys)) is not None:
+        said = "/".join(keys[place])
+        raise InputError(f"Two test images are {said} but for their suffix; rename one to import {path}.")
     maps = {} if path.is_file() else dict(_maps(path, category, keys))
     known = scores or maps
     covered = np.array([key in known for key in keys], bool)
@@ -69,10 +69,15 @@ def _scores(file: Path) -> dict[Key, float]:
         line = int(np.flatnonzero(~np.isfinite(values))[0]) + 2
         raise InputError(f"{file}, line {line}: the score is no finite number; correct or remove that line.")
     keys = list(zip(table.category, table.defect, map(_stem, table.image), strict=True))
-    if (again := pd.Series(keys, dtype=object).duplicated()).any():
-        line = int(again.argmax())
-        raise InputError(f"{file}, line {line + 2}: {'/'.join(keys[line])} has a score already; remove one of them.")
+    if (place := _again(keys)) is not None:
+        raise InputError(f"{file}, line {place + 2}: {'/'.join(keys[place])} has a score already; remove one of them.")
     return dict(zip(keys, values, strict=True))
+
+
+def _again(keys: list[Key]) -> int | None:
+    """The place of the first key that stands before it too."""
+    again = pd.Series(keys, dtype=object).duplicated()
+    return int(again.argmax()) if again.any() else None
 
 
 def _stem(name: str) -> str:

@@ -200,8 +200,13 @@ def _blind(n: int) -> float:
     return 1 - wilson(n, n)[0]
 
 
-def paired(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired differences (n,) and its 95 % interval by Student's t; an infinite one where n is below 2.
+def together(count: int) -> float:
+    """The level of each of some intervals that hold at 95 % all together (Bonferroni)."""
+    return 1 - (1 - LEVEL) / count
+
+
+def paired(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """Mean of paired differences (n,) and its interval by Student's t; an infinite one where n is below 2.
 
     Infinite too where they do not vary but are not zero: they say nothing of how much they could. Where all are zero
     both ends are: what was measured is the same, which decides nothing.
@@ -214,7 +219,7 @@ def paired(differences: np.ndarray) -> tuple[float, float, float]:
         return mean, float("-inf"), float("inf")
     if np.ptp(differences) < 1e-12:  # what rounding leaves of equal differences is no spread
         return (0.0, 0.0, 0.0) if abs(mean) < 1e-12 else (mean, float("-inf"), float("inf"))
-    half = float(t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
+    half = float(t.ppf((1 + level) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
 
 

@@ -38,10 +38,10 @@ def verdict(low: float, high: float) -> str:
     return "higher" if low > 0 else "lower" if high < 0 else "not decided"
 
 
-def difference(values: np.ndarray) -> tuple[float, float, float]:
+def difference(values: np.ndarray, level: float = statistics.LEVEL) -> tuple[float, float, float]:
     """``statistics.paired`` of the known differences of AUROCs, its interval kept within [-1, 1]."""
     values = np.asarray(values, float)
-    mean, low, high = statistics.paired(values[np.isfinite(values)])
+    mean, low, high = statistics.paired(values[np.isfinite(values)], level)
     return mean, max(low, -1.0), min(high, 1.0)
 
 
