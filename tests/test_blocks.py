@@ -28,12 +28,20 @@ def made(**kind) -> ResidualAttentionBlock:
     return block
 
 
+@pytest.fixture(params=["AVX512", "AVX2"])
+def capability(request, monkeypatch):
+    """Blocks choose their linears as on a CPU with these instructions."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("length", [5, 80])
-def test_a_block_is_open_clips(kind, packed, length):
+def test_a_block_is_open_clips(kind, packed, length, capability):
     plain, tokens = made(**KINDS[kind]), torch.randn(3, length, 64, generator=torch.Generator().manual_seed(1))
     fast = Block(plain, packed=packed)
+    assert fast.inside.packed == (packed and capability == "AVX512" and blocks.works(torch.float32))
     with torch.inference_mode():
         wanted = plain(tokens)
         torch.testing.assert_close(fast(tokens), wanted, atol=2e-5, rtol=1e-5)
@@ -72,18 +80,18 @@ def test_parts_without_packing_can_be_trained():
 
 @pytest.fixture
 def fresh():
-    blocks.packs.cache_clear()
+    blocks.works.cache_clear()
     yield
-    blocks.packs.cache_clear()
+    blocks.works.cache_clear()
 
 
-def test_without_the_private_operators_plain_linears_serve(fresh, monkeypatch):
+def test_without_the_private_operators_plain_linears_serve(fresh, capability, monkeypatch):
     def gone(self, *_, **__):
         raise AttributeError("no such operator")
 
     plain, tokens = made(), torch.randn(3, 5, 64)
     monkeypatch.setattr(Linear, "__init__", _unless_packed(Linear.__init__, gone))
-    assert not blocks.packs(torch.float32)
+    assert not blocks.works(torch.float32)
     fast = Block(plain)
     assert not fast.inside.packed
     with torch.inference_mode():
@@ -93,7 +101,7 @@ def test_without_the_private_operators_plain_linears_serve(fresh, monkeypatch):
 def test_private_operators_that_calculate_wrongly_are_left_alone(fresh, monkeypatch):
     call = Linear.__call__
     monkeypatch.setattr(Linear, "__call__", lambda self, x, *rest, **more: call(self, x, *rest, **more) + self.packed)
-    assert not blocks.packs(torch.float32)
+    assert not blocks.works(torch.float32)
 
 
 def _unless_packed(make, gone):

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_lib import backbones, data, features, methods, metrics
 from vlmad_lib.backbones import Backbone
-from vlmad_lib.blocks import Linear, packs
+from vlmad_lib.blocks import Linear, packs, works
 from vlmad_lib.methods import Chosen
 from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.results import Results
@@ -49,7 +49,7 @@ def peak(precision: str = "fp32", repeats: int = 5) -> float:
     dtype, tried = KINDS[precision], []
     for rows, inner, columns in SHAPES:
         x, weight, bias = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner), torch.ones(columns)
-        for packed in (False, packs(dtype)):
+        for packed in {False, works(dtype)}:
             way = Linear(weight, bias, dtype, packed)
             tried.append((2 * rows * inner * columns / 1e9, partial(way, x)))
     first = [work / _seconds(call) for work, call in tried]
