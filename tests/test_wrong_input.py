@@ -10,13 +10,29 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmad_lib import InputError, backbones, data, profile, report, run
+from vlmad_lib import (
+    InputError,
+    backbones,
+    contrast,
+    data,
+    defects,
+    efficiency,
+    failures,
+    language,
+    profile,
+    report,
+    run,
+    sweeps,
+    thresholds,
+    transfer,
+)
 
 
 def refused(work, *parts: str) -> str:
@@ -388,3 +404,26 @@ def test_one_score_for_one_image(start, tmp_path):
     paint(tmp_path / "data/plate/test/good/000.jpg", 3)
     (tmp_path / "s.csv").write_text("\n".join(lines[:2]))
     refused(start[1](**imported(tmp_path / "s.csv")), "Two test images are plate/good/000 but for their suffix")
+
+
+def test_numbers_of_notebooks_out_of_range(start):
+    demo = profile.load("demo")
+    spec, results = demo.methods[0], start[1]()()
+    table, scores = results.index, results.scores
+    tried = {
+        "images": lambda: sweeps.sampled(table, ["plate"], -1),
+        "seed": lambda: data.subset(table, 0, -1),
+        "most": lambda: sweeps.some(table, -1),
+        "references": lambda: sweeps.window_variants(spec, [1], -1),
+        "low_cut": lambda: contrast.levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (5, 0.9)),
+        "high_cut": lambda: contrast.levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (0.5, 0.4)),
+        "rate": lambda: defects.recall(scores, "defect", rate=1.5),
+        "repeats": lambda: efficiency.measure(results.profile, results.profile.methods[0], table[:1], repeats=0),
+        "shown": lambda: failures.worst(pd.DataFrame({"failure": [""]}), "", -1),
+        "'most' is -2": lambda: thresholds.calibration_index(table, most=-2),
+        "draws": lambda: language.plan(demo, spec, [1], -1, []),
+        "pixels": lambda: transfer.targets([demo], pixels=-5),
+        "alpha": lambda: thresholds.rank(9, 1.0),
+    }
+    for name, work in tried.items():
+        refused(work, name)

@@ -20,6 +20,14 @@ class InputError(ValueError):
     """The input is wrong: the message is one sentence that names the file or key and the remedy."""
 
 
+def within(name: str, value: float, low: float, high: float = float("inf")) -> float:
+    """A number that a person gave; InputError names it unless it lies from ``low`` to ``high``."""
+    if not low <= value <= high:
+        limits = f"of {low} or more" if high == float("inf") else f"from {low} to {high}"
+        raise InputError(f"{name!r} is {value}; give a number {limits}.")
+    return value
+
+
 class Later:
     """A module that is imported when it is first used."""
 

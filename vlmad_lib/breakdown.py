@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -235,7 +236,8 @@ def shot_findings(metrics: pd.DataFrame) -> str:
 def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:
     """Macro means by method, and the paired difference of ``column`` to the method ``base`` over *n* categories.
 
-    ``low`` and ``high`` are the ends of its 95 % interval (Student's t); nan for the base itself.
+    ``low`` and ``high`` are the ends of its 95 % interval (Student's t), cut to what a difference can be; nan for the
+    base itself.
     """
     cells = metrics.groupby(["method", "category"], sort=False)[MAIN].mean()
     rows = []
@@ -243,7 +245,8 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
         row = {"method": method, "n": len(part)} | part.mean().to_dict()
         if method != base:
             apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
-            row |= dict(zip(("difference", "low", "high"), statistics.paired(apart), strict=True), n=len(apart))
+            found = np.clip(statistics.paired(apart), -1, 1)
+            row |= dict(zip(("difference", "low", "high"), found, strict=True), n=len(apart))
         rows.append(row)
     return pd.DataFrame(rows, columns=["method", "n", *MAIN, "difference", "low", "high"])
 
@@ -254,7 +257,7 @@ def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_aur
     lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {int(reference.n)} categories)."]
     for row in compared[compared.method != base].itertuples():
         verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "no difference these categories can show"
-        interval = f"{max(row.low, -1):+.3f} to {min(row.high, 1):+.3f}, n = {row.n}"
+        interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
         lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
     return "\n".join(lines)
 

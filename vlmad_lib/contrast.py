@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from vlmad_lib import data, features
+from vlmad_lib import data, features, within
 from vlmad_lib.levels import EIGHT
 from vlmad_lib.results import Results
 
@@ -90,6 +90,7 @@ def _read(image: str, mask: str, width: int, height: int) -> torch.Tensor:
 
 def levels(measures: pd.DataFrame, cuts: tuple[float, float] = (1 / 3, 2 / 3), column: str = "contrast") -> pd.Series:
     """low, medium or high for each row, cut at two quantiles of the run's own defects; missing where not measured."""
-    low, high = measures[column].quantile(list(cuts))
+    low = within("low_cut", cuts[0], 0, 1)
+    low, high = measures[column].quantile([low, within("high_cut", cuts[1], low, 1)])
     found = pd.Series(np.select([measures[column] <= low, measures[column] <= high], LEVELS[:2], LEVELS[2]))
     return found.set_axis(measures.index).where(measures[column].notna())

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from vlmad_lib import ROOT, InputError, files
+from vlmad_lib import ROOT, InputError, files, within
 from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
@@ -399,7 +399,8 @@ def subset(table: pd.DataFrame, most: int, seed: int = 0) -> pd.DataFrame:
     All for 0. Drawn by the seed; images held out as references are left out.
     """
     rows = tested(table)
-    rows = rows.iloc[np.random.default_rng(seed).permutation(len(rows))]
+    within("images", most, 0)
+    rows = rows.iloc[np.random.default_rng(within("seed", seed, 0)).permutation(len(rows))]
     turn = rows.groupby(["category", "defect"]).cumcount()
     rows = rows.assign(turn=turn).sort_values("turn", kind="stable").drop(columns="turn")
     place = rows.groupby(["category", "label"]).cumcount()

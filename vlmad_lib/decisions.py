@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, statistics, sweeps, thresholds
+from vlmad_lib import statistics, sweeps, thresholds, within
 from vlmad_lib.statistics import percent
 from vlmad_lib.thresholds import ORACLE, Part
 
@@ -61,10 +61,9 @@ class Prices:
     defect_rate: float
 
     def __post_init__(self):
-        if not 0 <= self.defect_rate <= 1:
-            raise InputError(f"'defect_rate' is {self.defect_rate}; give the share of defective parts, 0 to 1.")
-        if min(self.escape, self.false_alarm) < 0:
-            raise InputError("'cost_escape' and 'cost_false_alarm' are costs; give numbers of 0 or more.")
+        within("defect_rate", self.defect_rate, 0, 1)
+        within("cost_escape", self.escape, 0)
+        within("cost_false_alarm", self.false_alarm, 0)
 
     def cost(self, false_alarm, escape):
         """Expected cost of 1000 parts at these rates."""

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import InputError, breakdown, contrast, data, statistics, sweeps
+from vlmad_lib import InputError, breakdown, contrast, data, statistics, sweeps, within
 from vlmad_lib.breakdown import SMALL
 from vlmad_lib.profile import Profile
 from vlmad_lib.statistics import percent
@@ -178,7 +178,7 @@ def recall(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), rate:
 
 
 def _limit(normal: np.ndarray, rate: float) -> float:
-    allowed = int(np.floor(rate * len(normal) + 1e-9))
+    allowed = int(np.floor(within("rate", rate, 0, 1) * len(normal) + 1e-9))
     return float(np.sort(normal)[::-1][allowed]) if allowed < len(normal) else float("-inf")
 
 

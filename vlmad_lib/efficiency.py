@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import backbones, data, features, methods, metrics
+from vlmad_lib import backbones, data, features, methods, metrics, within
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs, works
 from vlmad_lib.methods import Chosen
@@ -122,7 +122,7 @@ def measure(
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
     encode = [
         _seconds(lambda at=at: arrays.__setitem__(at, code.encode(backbone, inputs[at], names)))
-        for at in [*range(len(inputs))] * repeats
+        for at in [*range(len(inputs))] * within("repeats", repeats, 1)
     ]
     words = code.wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from vlmad_lib import breakdown, contrast, decisions, defects, statistics, sweeps, thresholds
+from vlmad_lib import breakdown, contrast, decisions, defects, statistics, sweeps, thresholds, within
 from vlmad_lib.results import Results
 from vlmad_lib.statistics import percent
 from vlmad_lib.thresholds import TRAIN, Part
@@ -68,7 +68,7 @@ def described(cases: pd.DataFrame, results: Results) -> pd.DataFrame:
 
 def worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFrame:
     """The failures of one kind, each method's most confident first: the farthest on the wrong side of the threshold."""
-    rows = cases[cases.failure == failure]
+    rows, most = cases[cases.failure == failure], within("shown", most, 0)
     rows = rows.assign(confidence=rows.margin.abs()).sort_values("confidence", ascending=False, kind="stable")
     places = {name: place for place, name in enumerate(dict.fromkeys(cases.method))}
     return rows.sort_values("method", key=lambda names: names.map(places), kind="stable").groupby("method").head(most)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib import breakdown, draws, embedding, statistics, sweeps
+from vlmad_lib import breakdown, draws, embedding, statistics, sweeps, within
 from vlmad_lib.profile import FULL, Method, Profile, check
 
 MEASURES = breakdown.MAIN
@@ -27,7 +27,8 @@ def plan(profile: Profile, spec: Method, shots: list[int | str], drawn: int, cat
 
     ``drawn``: the reference draws of it, the profile's first ones; 0 for all. InputError for wrong shots.
     """
-    changes = {"shots": [0, *shots], "categories": categories, "seeds": profile.seeds[: drawn or None]}
+    seeds = profile.seeds[: within("draws", drawn, 0) or None]
+    changes = {"shots": [0, *shots], "categories": categories, "seeds": seeds}
     wanted = check(Profile, profile.model_dump() | changes, "shots of notebook 18")
     return wanted.model_copy(update={"methods": [spec, *embedding.twins(spec)], "imports": []})
 

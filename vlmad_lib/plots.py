@@ -61,8 +61,16 @@ class _Plain(ticker.LogFormatterSciNotation):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0) -> Figure:
-    """Points with 95 % intervals per category, one colour per method, n beside each category."""
+def _chance(value: str, fpr_limit: float) -> float | None:
+    """What scores drawn by chance have of a metric, by its column; none where that depends on the images."""
+    return {"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro": fpr_limit / 2}.get(value)
+
+
+def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0, fpr_limit: float = 0.3) -> Figure:
+    """Points with 95 % intervals per category, one colour per method, n beside each category.
+
+    ``fpr_limit``: that of the AUPRO, in (0, 1]; maps drawn by chance have half of it.
+    """
     part = metrics[metrics.shots == shots]
     order = breakdown.ordered(metrics)
     palette = colours(metrics.method)
@@ -78,9 +86,12 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0)
     counts = part.drop_duplicates("category").set_index("category").reindex(order)
     labels = [f"{name}  (n = {row.n_good:.0f} + {row.n_defective:.0f})" for name, row in counts.iterrows()]
     axes.set_yticks(range(len(order)), labels)
-    axes.axvline(0.5, color="#30343b", lw=1, ls="--")
-    bars = "; bars: 95 % interval" if f"{value}_low" in part else ""
-    axes.set(xlim=(0, 1.02), xlabel=f"{breakdown.TITLES[value]}{bars}; dashed: chance")
+    told = "; bars: 95 % interval" if f"{value}_low" in part else ""
+    chance = _chance(value, fpr_limit)
+    if chance is not None:
+        axes.axvline(chance, color="#30343b", lw=1, ls="--")
+        told += "; dashed: chance"
+    axes.set(xlim=(0, 1.02), xlabel=breakdown.TITLES[value] + told)
     axes.invert_yaxis()
     _separate_groups(axes, metrics, order)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
@@ -105,7 +116,7 @@ def over_shots(
             mean = part.groupby("shots")[value].mean()
             axes.plot(mean.index.map(places), mean, "-", color=palette[name], lw=1.5, label=name)
             axes.plot(part.shots.map(places), part[value], "o", color=palette[name], ms=4, alpha=0.6)
-        chance = fpr_limit / 2 if value == "aupro" else 0.5
+        chance = _chance(value, fpr_limit)
         axes.axhline(chance, color="#30343b", lw=1, ls="--", label="chance")
         axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value])
         axes.set_xticks(list(places.values()), map(breakdown.shots_number, places))

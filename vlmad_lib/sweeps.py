@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vlmad_lib import InputError, breakdown, data, features, metrics, statistics
+from vlmad_lib import InputError, breakdown, data, features, metrics, statistics, within
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -124,7 +124,7 @@ def cost_findings(costs: pd.DataFrame, usual: Sequence[int], images: int) -> str
 def some(table: pd.DataFrame, most: int) -> list[str]:
     """The first ``most`` categories of every group of an index, in the tables' order; all where it is 0."""
     order = breakdown.ordered(table)
-    if not most:
+    if not within("most", most, 0):
         return order
     groups = table.drop_duplicates("category").set_index("category").group
     return [name for name in order if order.index(name) - [groups[one] for one in order].index(groups[name]) < most]
@@ -160,7 +160,7 @@ def window_variants(spec: Method, sizes: Sequence[int], shots: int = 0) -> list[
 
     With references the association is that of the windows alone too, patch tokens left out.
     """
-    few = {"patch_tokens": "none"} if shots else {}
+    few = {"patch_tokens": "none"} if within("references", shots, 0) else {}
     found = [spec]
     for size in sizes:
         for name, change in READINGS.items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, run, statistics
+from vlmad_lib import InputError, breakdown, data, run, statistics, within
 from vlmad_lib.results import Results
 
 REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
@@ -132,7 +132,7 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     drawn = [data.references(train, name, shots, seed) for name in train.category.unique()]
     drawn = pd.concat(drawn) if drawn else train
     spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
-    spare = spare.groupby("category").head(most) if most else spare
+    spare = spare.groupby("category").head(most) if within("most", most, 0) else spare
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
 
 

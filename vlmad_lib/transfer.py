@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps, wordings
+from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps, within, wordings
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import DEMO
@@ -115,7 +115,7 @@ def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[T
     if tested[0].dataset != "demo" or tested[0].subset != "target":
         return [Target(data.identity(one), one) for one in zero]
     table, _ = run.index(zero[0])
-    size = pixels or zero[0].evaluation_size
+    size = within("pixels", pixels or zero[0].evaluation_size, 16)
     first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
     return [Target("", first), *(Target(data.identity(one), one) for one in zero[1:]), *unseen(first)]
 
