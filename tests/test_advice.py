@@ -99,10 +99,13 @@ def test_the_time_of_a_method_is_that_with_as_many_references(results):
 
 
 def test_every_method_is_timed_without_references_and_with_the_most(results, monkeypatch):
-    monkeypatch.setattr(
-        advice.efficiency, "measure", lambda profile, spec, rows, repeats: {"method": spec.name, "shots": profile.shots}
-    )
-    assert advice.costs(results.profile, None).shots.tolist() == [[0], [0, 1]]
+    def measured(profile, spec, rows, repeats):
+        shots = max(profile.shots)
+        return {"method": spec.name, "shots": shots, "encode": 9.0, "score": 2.0 if shots else 1.0, "bare": 1.0}
+
+    monkeypatch.setattr(advice.efficiency, "measure", measured)
+    found = advice.costs(results.profile, None)
+    assert found.shots.tolist() == [1, 0] and found.score.tolist() == [2, 1] and found.encode.tolist() == [9, 9]
     assert len(advice.costs(results.profile.model_copy(update={"shots": [0]}), None)) == 1
 
 

@@ -87,6 +87,7 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path):
     rows = data.tested(table).head(2)
     found = efficiency.measure(profile, profile.methods[0], rows, {"fp32": 100.0, "bf16": 200.0}, repeats=2)
     assert found["n"] == 4 and found["low"] <= found["encode"] <= found["high"]
+    assert found["bare"] > 0
     assert found["share"] == pytest.approx(found["rate"] / 100)
     assert found["memory"] > 50 or np.isnan(found["memory"])
     features = run.view(profile, rows.iloc[0]).features

@@ -22,18 +22,18 @@ SPEC = Method.model_validate({"name": "WinCLIP"} | TINY)
 def test_differences_stay_within_what_an_auroc_can_be():
     values = np.array([0.1, 0.3, np.nan, 0.2])
     expected = ttest_1samp([0.1, 0.3, 0.2], 0).confidence_interval(0.95)
-    assert sweeps.difference(values) == pytest.approx((0.2, expected.low, expected.high))
-    assert sweeps.difference([0.2]) == (0.2, -1, 1)  # one value says nothing of its spread
-    assert sweeps.difference([0.1, 0.1, 0.1]) == pytest.approx((0.1, -1, 1))
-    assert sweeps.difference([0.0, 0.0]) == (0, 0, 0)
-    assert sweeps.difference([0.9, -0.9])[1:] == (-1, 1)
+    assert statistics.difference(values) == pytest.approx((0.2, expected.low, expected.high))
+    assert statistics.difference([0.2]) == (0.2, -1, 1)  # one value says nothing of its spread
+    assert statistics.difference([0.1, 0.1, 0.1]) == pytest.approx((0.1, -1, 1))
+    assert statistics.difference([0.0, 0.0]) == (0, 0, 0)
+    assert statistics.difference([0.9, -0.9])[1:] == (-1, 1)
     assert [sweeps.verdict(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1), (0, 0), (-1, 1))] == [
         *["higher", "lower"],
         *["not decided"] * 2,
     ]
     assert sweeps.signed(0.0123, -0.1, 0.2) == "+0.012 (-0.100 to +0.200)"
-    assert sweeps.signed(*sweeps.difference([0.0, 0.0])) == "+0.000 (the same in each)"  # no interval of certainty
-    assert sweeps.verdict(*sweeps.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "not decided"
+    assert sweeps.signed(*statistics.difference([0.0, 0.0])) == "+0.000 (the same in each)"  # no interval of certainty
+    assert sweeps.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "not decided"
 
 
 def test_the_study_is_quoted_as_printed():

@@ -74,13 +74,15 @@ def cells(results: Results, measures: pd.DataFrame) -> pd.DataFrame:
 
 
 def costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.DataFrame:
-    """``efficiency.measure`` of every method: without references and, where it takes any, with the most."""
+    """``efficiency.measure`` of every method: with the most references that it takes and, where it can, without any.
+
+    Encoding is timed once for both: what they differ by is far less than two timings do.
+    """
     found = []
     for spec in profile.methods:
-        few = methods.METHODS[spec.method].FEW_SHOT and max(profile.shots)
-        for shots in ([0], profile.shots) if few else ([0],):
-            part = profile.model_copy(update={"shots": shots})
-            found.append(efficiency.measure(part, spec, rows, repeats=repeats))
+        found.append(efficiency.measure(profile, spec, rows, repeats=repeats))
+        if found[-1]["shots"] and methods.METHODS[spec.method].ZERO_SHOT:
+            found.append(found[-1] | {"shots": 0, "score": found[-1]["bare"]})
     return pd.DataFrame(found)
 
 
@@ -223,7 +225,7 @@ def _choice(wide: pd.DataFrame, allowed: pd.DataFrame, fast: bool) -> dict:
     against = take if take != best else next(iter(rivals or others), "")
     pairs = wide.shape[1] * (wide.shape[1] - 1) // 2
     apart = (
-        sweeps.difference(wide[best] - wide[against], statistics.together(pairs))
+        statistics.difference(wide[best] - wide[against], statistics.together(pairs))
         if against
         else (np.nan, np.nan, np.nan)
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import combinations
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -26,6 +27,7 @@ TITLES = {
 MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 """Those of every summary."""
 SMALL = 20  # images below which a figure is shown as resting on few
+UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 
@@ -101,8 +103,15 @@ def table(found: pd.DataFrame, digits: int = 3) -> Styler:
     """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers."""
     if "shots" in found:
         found = found.assign(shots=found.shots.map(shots_number))
-    styled = found.rename(columns=TITLES).style.format(precision=digits, na_rep="none", escape="html")
-    return styled.format_index(escape="html", axis="columns").hide(axis="index")
+    styled = found.rename(columns=TITLES).map(_unbroken).style.format(precision=digits, na_rep="none", escape="html")
+    return styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
+
+
+def _unbroken(value: Any) -> Any:
+    """A value; a text as one in which no line ends within an interval, nor between *n* and its number."""
+    if not isinstance(value, str):
+        return value
+    return UNBROKEN.sub(lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
 
 
 # ---------------------------------------------------------------- sentences
@@ -236,8 +245,7 @@ def shot_findings(metrics: pd.DataFrame) -> str:
 def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:
     """Macro means by method, and the paired difference of ``column`` to the method ``base`` over *n* categories.
 
-    ``low`` and ``high`` are the ends of its 95 % interval (Student's t), cut to what a difference can be; nan for the
-    base itself.
+    ``low`` and ``high`` are the ends of its 95 % interval (``statistics.difference``); nan for the base itself.
     """
     cells = metrics.groupby(["method", "category"], sort=False)[MAIN].mean()
     rows = []
@@ -245,7 +253,7 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
         row = {"method": method, "n": len(part)} | part.mean().to_dict()
         if method != base:
             apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
-            found = np.clip(statistics.paired(apart), -1, 1)
+            found = statistics.difference(apart)
             row |= dict(zip(("difference", "low", "high"), found, strict=True), n=len(apart))
         rows.append(row)
     return pd.DataFrame(rows, columns=["method", "n", *MAIN, "difference", "low", "high"])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from vlmad_lib import statistics, sweeps
+from vlmad_lib import statistics
 
 MEASURED = {"contrast": "log contrast", "area": "log area"}  # less the mean of the category
 SMALLEST = 1e-4  # a contrast of nothing has no logarithm
@@ -112,6 +112,6 @@ def foreseen(cases: pd.DataFrame) -> pd.DataFrame:
             for place in range(len(names))
             if 0 < wrong[places == place].sum() < (places == place).sum() and known[place].any()
         ]
-        ends = dict(zip(("difference", "low", "high"), sweeps.difference(np.array(told)), strict=True))
+        ends = dict(zip(("difference", "low", "high"), statistics.difference(np.array(told)), strict=True))
         rows.append({"method": method} | ends | {"n": len(told)})
     return pd.DataFrame(rows, columns=["method", "difference", "low", "high", "n"])

@@ -44,7 +44,7 @@ def lending(found: Sequence[Part], alpha: float) -> pd.DataFrame:
                 [moved[same].set_index("target").balanced, moved[~same].groupby("target").balanced.mean()], axis=1
             ).dropna()
             if len(pairs):
-                ends = sweeps.difference(pairs.iloc[:, 1] - pairs.iloc[:, 0])
+                ends = statistics.difference(pairs.iloc[:, 1] - pairs.iloc[:, 0])
                 rows.append((method, rule, *pairs.mean(), *ends, len(pairs)))
     return pd.DataFrame(rows, columns=["method", "rule", "own", "another's", "difference", "low", "high", "n"])
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from vlmad_lib import breakdown, sweeps
+from vlmad_lib import breakdown, statistics, sweeps
 
 
 def drawing(table: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def steps(table: pd.DataFrame, keys: Sequence[str] = ("method",)) -> pd.DataFram
             apart = between(after, before)
             for column in columns:
                 known = apart[column].dropna()
-                found = dict(zip(("gain", "low", "high"), sweeps.difference(known), strict=True))
+                found = dict(zip(("gain", "low", "high"), statistics.difference(known), strict=True))
                 named = dict(zip(keys, key, strict=True)) | {"fewer": fewer, "more": more, "measure": column}
                 rows.append(named | found | {"n": len(known)})
     return pd.DataFrame(rows, columns=[*keys, "fewer", "more", "measure", "gain", "low", "high", "n"])
@@ -161,7 +161,7 @@ def _diminishing(table: pd.DataFrame, method: str, measure: str) -> str:
         draws[0] = draws[0].dropna().iloc[0]
     first = draws[counts[1]] - draws[counts[0]]
     last = (draws[counts[-1]] - draws[counts[1]]) / (len(counts) - 2)
-    mean, low, high = sweeps.difference((first - last).to_numpy())
+    mean, low, high = statistics.difference((first - last).to_numpy())
     told = {"higher": "gains diminish", "lower": "gains grow"}.get(sweeps.verdict(low, high), "not decided")
     return f"First step less the mean of the later ones {sweeps.signed(mean, low, high)}: {told}."
 

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import backbones, data, features, methods, metrics, within
+from vlmad_lib import backbones, data, features, methods, metrics, statistics, within
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs, works
 from vlmad_lib.methods import Chosen
 from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.results import Results
-from vlmad_lib.sweeps import count, difference, signed, verdict
+from vlmad_lib.sweeps import count, signed, verdict
 
 PUBLISHED = data.REFERENCE / "efficiency_published.csv"
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -106,8 +106,8 @@ def measure(
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
     ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given;
-    with references the score is that with as many as the profile's largest number of shots. ``share`` is that of the
-    machine's ``peaks``, nan without them.
+    with references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
+    ``share`` is that of the machine's ``peaks``, nan without them.
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
@@ -130,6 +130,7 @@ def measure(
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
     references = code.remember(references, settings, grid) if shots else None
     maps = [chosen.score(one, text, settings, grid, references)[1] for one in arrays]
+    bare = arrays if code.ZERO_SHOT else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
@@ -137,12 +138,13 @@ def measure(
         "decode": [_seconds(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
         "encode": encode,
         "score": [_seconds(lambda one=one: chosen.score(one, text, settings, grid, references)) for one in arrays],
+        "bare": [_seconds(lambda one=one: chosen.score(one, text, settings, grid, None)) for one in bare],
         "upsample": [
             _seconds(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
         ],
     }
-    found = {name: float(np.median(values)) * 1e3 for name, values in parts.items()}
+    found = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in parts.items()}
     work = gflop(chosen, spec.backbone, shots)
     rate = work / found["encode"] * 1e3
     return {
@@ -263,7 +265,7 @@ def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
         for name in ("image_auroc", "pixel_auroc"):
             wide = results.metrics.pivot_table(index="category", columns="method", values=name)
             apart = (wide[halved(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
-            row[name] = difference(apart.to_numpy())
+            row[name] = statistics.difference(apart.to_numpy())
         rows.append(row)
     return pd.DataFrame(rows)
 

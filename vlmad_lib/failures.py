@@ -145,7 +145,7 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
                 "second alone": int((wrong[0] & ~wrong[1]).sum()),
                 "neither": int((wrong[0] & wrong[1]).sum()),
             }
-            ends = dict(zip(("difference", "low", "high"), sweeps.difference(apart.to_numpy()), strict=True))
+            ends = dict(zip(("difference", "low", "high"), statistics.difference(apart.to_numpy()), strict=True))
             rows.append({"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart)})
     counted = ["both right", "first alone", "second alone", "neither"]
     return pd.DataFrame(rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n"])

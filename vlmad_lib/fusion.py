@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, language, run, sweeps, winclip
+from vlmad_lib import InputError, breakdown, data, language, run, statistics, sweeps, winclip
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.results import Results
 from vlmad_lib.transfer import UNSEEN
@@ -135,7 +135,7 @@ def where(table: pd.DataFrame, base: str) -> pd.DataFrame:
         sides = {f"{base} worse": both[both.worse], f"{base} better": both[~both.worse], "all": both}
         for name, part in sides.items():
             apart = part.groupby(level="category").gain.mean()
-            ends = dict(zip(("difference", "low", "high"), sweeps.difference(apart), strict=True))
+            ends = dict(zip(("difference", "low", "high"), statistics.difference(apart), strict=True))
             rows.append({"method": method, "where": name} | ends | {"n": len(apart)})
     return pd.DataFrame(rows, columns=["method", "where", "difference", "low", "high", "n"])
 
@@ -189,7 +189,7 @@ def _weight_line(weighed: pd.DataFrame) -> str:
     ends = f"{means.min():.3f} to {means.max():.3f}"
     wide = weighed.pivot(index="category", columns="weight", values="pixel_auroc")
     chosen = best_weight(weighed)
-    apart = sweeps.difference(wide[chosen] - wide[0.5])
+    apart = statistics.difference(wide[chosen] - wide[0.5])
     told = "equal weights" if chosen == 0.5 else f"{sweeps.signed(*apart)} against equal weights there"
     return (
         f"On auxiliary data (n = {n} categories) the weight of the V-V map moves pixel AUROC from {ends}; the best is "

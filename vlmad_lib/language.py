@@ -59,7 +59,7 @@ def _rows(facts: dict, apart: pd.DataFrame) -> list[dict]:
     found = []
     for measure in MEASURES:
         known = apart[measure].dropna()
-        values = dict(zip(("difference", "low", "high"), sweeps.difference(known), strict=True))
+        values = dict(zip(("difference", "low", "high"), statistics.difference(known), strict=True))
         found.append(facts | {"measure": measure} | values | {"n": len(known)})
     return found
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TEMPLATE = ROOT / "reports" / "template"
 FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
-NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|[—–-]|", re.IGNORECASE)
+NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|refused|[—–-]|", re.IGNORECASE)
 
 
 def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> BeautifulSoup:

@@ -208,7 +208,7 @@ def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("n
     rows = []
     for key, part in everything.groupby(list(keys), sort=False):
         units = part.groupby(unit)[value].mean()
-        ends = statistics.paired(units) if value == "drift" else sweeps.difference(units)
+        ends = statistics.paired(units) if value == "drift" else statistics.difference(units)
         rows.append((*key, value, *ends, len(units)))
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 

@@ -223,6 +223,13 @@ def paired(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float,
     return mean, mean - half, mean + half
 
 
+def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """``paired`` of the known differences of AUROCs (n,), its interval kept within [-1, 1]."""
+    values = np.asarray(values, float)
+    mean, low, high = paired(values[np.isfinite(values)], level)
+    return mean, max(low, -1.0), min(high, 1.0)
+
+
 # ---------------------------------------------------------------- subsets of the anomalous images
 
 

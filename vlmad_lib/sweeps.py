@@ -38,13 +38,6 @@ def verdict(low: float, high: float) -> str:
     return "higher" if low > 0 else "lower" if high < 0 else "not decided"
 
 
-def difference(values: np.ndarray, level: float = statistics.LEVEL) -> tuple[float, float, float]:
-    """``statistics.paired`` of the known differences of AUROCs, its interval kept within [-1, 1]."""
-    values = np.asarray(values, float)
-    mean, low, high = statistics.paired(values[np.isfinite(values)], level)
-    return mean, max(low, -1.0), min(high, 1.0)
-
-
 def signed(mean: float, low: float, high: float) -> str:
     """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
 
@@ -354,7 +347,7 @@ def _claim_lines(known: pd.DataFrame) -> list[str]:
             outside = [size for size in values if size not in inside]
             if within and outside:
                 apart = values[within].mean(axis=1) - values[outside].mean(axis=1)
-                found = difference(apart)
+                found = statistics.difference(apart)
                 agrees = {"higher": bool(group), "lower": not group}.get(verdict(*found[1:]))
                 word = "not decided" if agrees is None else "agrees" if agrees else "contradicts it"
                 if agrees and (beyond := _beyond(values.mean(), within, outside, bool(group))):

@@ -231,7 +231,8 @@ def differences(found: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(name: str, dataset: str, apart: pd.DataFrame) -> list[tuple]:
     values = {measure: apart[measure].dropna() for measure in MEASURES}
-    return [(name, dataset, measure, *sweeps.difference(one), len(one)) for measure, one in values.items() if len(one)]
+    known = {measure: one for measure, one in values.items() if len(one)}
+    return [(name, dataset, measure, *statistics.difference(one), len(one)) for measure, one in known.items()]
 
 
 def difference_table(found: pd.DataFrame) -> pd.DataFrame:
