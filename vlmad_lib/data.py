@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from vlmad_lib import ROOT, InputError, files, within
+from vlmad_lib import ROOT, InputError, within
 from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
@@ -49,8 +49,7 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     if profile.dataset == "demo":
         from vlmad_lib.demo import data as demo
 
-        with files.alone(root):
-            demo.write(root, profile.subset)
+        demo.write(root, profile.subset)
     elif profile.subset != "target":
         raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
     if not root.is_dir():
@@ -260,7 +259,7 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     split_file = root / "split_csv" / "1cls.csv"
     if not split_file.is_file():
         raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
-    split = _table(split_file, ("object", "split", "label", "image", "mask"))
+    split = texts(split_file, ("object", "split", "label", "image", "mask"), "fetch it again")
     for column, known in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
         if other := set(split[column]) - set(known):
             raise InputError(f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(known)}; correct it.")
@@ -283,14 +282,15 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     return rows, notes
 
 
-def _table(file: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV of text that has these columns; InputError otherwise."""
+def texts(file: Path, columns: Sequence[str], remedy: str, named: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV of text that has these columns, and one of those ``named``; InputError otherwise."""
     try:
         table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} is not a readable CSV ({error}); fetch it again.") from None
-    if absent := [name for name in columns if name not in table]:
-        raise InputError(f"{file} lacks the column {absent[0]!r}; it needs {', '.join(columns)}.")
+        raise InputError(f"{file} is not a readable CSV ({error}); {remedy}.") from None
+    wanted = [*columns, *([] if set(named) & set(table) else named[:1])]
+    if absent := [name for name in wanted if name not in table]:
+        raise InputError(f"{file} lacks the column {absent[0]!r}; it needs {', '.join(wanted)}.")
     return table
 
 
@@ -298,7 +298,7 @@ def _visa_labels(file: Path) -> dict[str, list[str]] | None:
     """Defect names of each image path; one image can have several."""
     if not file.is_file():
         return None
-    table = _table(file, ("image", "label"))
+    table = texts(file, ("image", "label"), "fetch it again")
     return {row.image: [name.strip() for name in row.label.split(",")] for row in table.itertuples()}
 
 

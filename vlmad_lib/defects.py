@@ -7,13 +7,12 @@ several categories can be pooled although scores of different categories cannot 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import InputError, breakdown, contrast, data, statistics, sweeps, within
+from vlmad_lib import breakdown, contrast, data, statistics, sweeps, within
 from vlmad_lib.breakdown import SMALL
 from vlmad_lib.profile import Profile
 from vlmad_lib.statistics import percent
@@ -38,20 +37,11 @@ def taxonomy(profile: Profile) -> dict[tuple[str, str], str]:
     path = profile.path(profile.taxonomy) if profile.taxonomy else data.REFERENCE / f"{profile.dataset}_defects.csv"
     if not path.is_file() and not profile.taxonomy:
         return {}
-    named = _LABEL.get(profile.dataset, "defect_type")
-    table = _read(path)
-    named = named if named in table else "defect_type"
-    absent = {"category", named, "proposed_class"} - set(table.columns)
-    if absent:
-        raise InputError(f"{path} lacks the column {sorted(absent)[0]!r}; it needs category, {named}, proposed_class.")
+    usual = "defect_type"
+    named = _LABEL.get(profile.dataset, usual)
+    table = data.texts(path, ("category", "proposed_class"), "correct it or leave 'taxonomy' out", (usual, named))
+    named = named if named in table else usual
     return dict(zip(zip(table.category, table[named], strict=True), table.proposed_class, strict=True))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"The taxonomy {path} is not a readable CSV ({error}); correct it or leave it out.") from None
 
 
 def classes(rows: pd.DataFrame, profile: Profile) -> pd.Series:

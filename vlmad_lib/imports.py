@@ -57,13 +57,8 @@ def read(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.n
 def _scores(file: Path) -> dict[Key, float]:
     if not file.is_file():
         return {}
-    try:
-        table = pd.read_csv(file, dtype={"category": str, "defect": str, "image": str}, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise InputError(f"{file} is not a readable CSV ({error}); write category, defect, image and score.") from None
-    absent = {"category", "defect", "image", "score"} - set(table.columns)
-    if absent:
-        raise InputError(f"{file} lacks the column {sorted(absent)[0]!r}; it needs category, defect, image and score.")
+    columns = ("category", "defect", "image", "score")
+    table = data.texts(file, columns, f"write one with {', '.join(columns)}")
     values = pd.to_numeric(table.score, errors="coerce")
     if not np.isfinite(values).all():
         line = int(np.flatnonzero(~np.isfinite(values))[0]) + 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlmad_lib import InputError
+from vlmad_lib import InputError, files
 
 from . import auxiliary  # noqa: F401  (registers its categories)
 from .categories import CATEGORIES, RECIPES, SCENES, Category
@@ -162,19 +162,25 @@ def write(
     """Write a data set of a subset (or of some of its categories) in MVTec AD layout, and return root.
 
     train and good are normal images per category, per_defect images per defect (contrasts in turn). The set is
-    built beside root and moved into place when complete; a root made by the same parameters and code is left as it
-    is. Raises InputError on an unknown name, or if root holds something else than demo data.
+    built beside root and moved into place when complete, by one process while others wait; a root made by the same
+    parameters and code is left as it is. Raises InputError on an unknown name, or if root holds something else than
+    demo data.
     """
     root, known = Path(root), names(subset)
     chosen = known if categories is None else list(categories)
     for name in chosen:
         if name not in known:
             raise InputError(f"Unknown category {name!r} in subset {subset!r}: one of {', '.join(known)}.")
-    made_by = {"parameters": {"subset": subset, "seed": seed, "train": train, "good": good,
-                              "per_defect": per_defect, "categories": chosen}, "source": _source()}  # fmt: skip
+    counts = {"seed": seed, "train": train, "good": good, "per_defect": per_defect}
+    with files.alone(root):
+        _write(root, {"parameters": {"subset": subset, **counts, "categories": chosen}, "source": _source()}, counts)
+    return root
+
+
+def _write(root: Path, made_by: dict, counts: dict[str, int]) -> None:
     record = root / "demo.json"
     if record.is_file() and json.loads(record.read_text("utf-8")) == made_by:
-        return root
+        return
     if root.exists() and not record.is_file() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} exists and is not demo data: choose another folder.")
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +188,8 @@ def write(
     try:
         new, old = work / "new", work / "old"
         new.mkdir()
-        rows = [row for name in chosen for row in _category(new, CATEGORIES[name], seed, train, good, per_defect)]
+        chosen = made_by["parameters"]["categories"]
+        rows = [row for name in chosen for row in _category(new, CATEGORIES[name], **counts)]
         with (new / "demo.csv").open("w", newline="", encoding="utf-8") as f:
             table = csv.DictWriter(f, FIELDS, lineterminator="\n")
             table.writeheader()
@@ -193,4 +200,3 @@ def write(
         new.replace(root)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return root
