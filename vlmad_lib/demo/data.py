@@ -9,8 +9,10 @@ import shutil
 import tempfile
 import zlib
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
+import joblib
 import numpy as np
 from PIL import Image
 
@@ -26,6 +28,7 @@ __all__ = ["CATEGORIES", "CONTRASTS", "Category", "delta_e", "names", "render", 
 CONTRASTS = tuple(LEVELS)
 FIELDS = ("category", "class_name", "group", "defect", "defect_class", "contrast", "image", "area_fraction", "delta_e")
 TRIES = 40  # draws of a defect before giving up
+FEW = 3  # categories that one process draws
 
 
 def names(subset: str) -> list[str]:
@@ -189,11 +192,13 @@ def _write(root: Path, made_by: dict, counts: dict[str, int]) -> None:
         new, old = work / "new", work / "old"
         new.mkdir()
         chosen = made_by["parameters"]["categories"]
-        rows = [row for name in chosen for row in _category(new, CATEGORIES[name], **counts)]
+        at_once = joblib.cpu_count() if len(chosen) > FEW else 1  # processes take longer to start than a few to draw
+        work_on = joblib.delayed(_category)
+        parts = joblib.Parallel(at_once)(work_on(new, CATEGORIES[name], **counts) for name in chosen)
         with (new / "demo.csv").open("w", newline="", encoding="utf-8") as f:
             table = csv.DictWriter(f, FIELDS, lineterminator="\n")
             table.writeheader()
-            table.writerows(rows)
+            table.writerows(chain.from_iterable(parts))
         (new / record.name).write_text(json.dumps(made_by, indent=1) + "\n", "utf-8")
         if root.exists():
             root.replace(old)
