@@ -114,8 +114,8 @@ def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[T
     zero = [one.model_copy(update={"imports": [], "shots": [0], "seeds": [0]}) for one in tested]
     if tested[0].dataset != "demo" or tested[0].subset != "target":
         return [Target(data.identity(one), one) for one in zero]
-    table, _ = run.index(zero[0])
     size = within("pixels", pixels or zero[0].evaluation_size, 16)
+    table, _ = run.index(zero[0])
     first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
     return [Target("", first), *(Target(data.identity(one), one) for one in zero[1:]), *unseen(first)]
 
