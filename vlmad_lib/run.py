@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,6 +46,8 @@ _DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilga
 _DECIDING += ["hybrid", "embedding", "units", "scoring"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
+# joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 PART = 8  # images a worker encodes before it takes others
 TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
