@@ -216,7 +216,7 @@ def test_costs_by_hand():
 
 @pytest.mark.parametrize("values", [(-1, 1, 0.1), (1, -1, 0.1), (1, 1, 1.1), (1, 1, -0.1)])
 def test_wrong_prices_are_refused(values):
-    with pytest.raises(InputError, match="defect_rate|cost_"):
+    with pytest.raises(InputError, match="defect_rate|cost_escape|cost_false_alarm"):
         decisions.Prices(*values)
 
 

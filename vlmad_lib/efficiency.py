@@ -46,15 +46,17 @@ def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
 
 def peak(precision: str = "fp32", repeats: int = 5) -> float:
     """GFLOP/s of the fastest large matrix product that PyTorch offers here: what encoding can be measured against."""
-    dtype, tried = KINDS[precision], []
-    for rows, inner, columns in SHAPES:
-        x, weight, bias = torch.ones(rows, inner, dtype=dtype), torch.ones(columns, inner), torch.ones(columns)
-        for packed in {False, works(dtype)}:
-            way = Linear(weight, bias, dtype, packed)
-            tried.append((2 * rows * inner * columns / 1e9, partial(way, x)))
+    tried = [product for shape in SHAPES for product in products(precision, *shape)]
     first = [work / _seconds(call) for work, call in tried]
     best = np.argsort(first)[-2:]  # all of them several times would take seconds
     return max(first + [tried[one][0] / _seconds(tried[one][1]) for one in best for _ in range(repeats - 1)])
+
+
+def products(precision: str, rows: int, inner: int, columns: int) -> list[tuple[float, Callable]]:
+    """A matrix product by each way that PyTorch offers here: its billions of operations, and what computes it."""
+    kind, work = KINDS[precision], 2 * rows * inner * columns / 1e9
+    x, weight, bias = torch.ones(rows, inner, dtype=kind), torch.ones(columns, inner), torch.ones(columns)
+    return [(work, partial(Linear(weight, bias, kind, packed), x)) for packed in {False, works(kind)}]
 
 
 def _seconds(call: Callable) -> float:

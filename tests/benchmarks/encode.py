@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from common import row, seconds, show
 from torch import Tensor, nn
 
-from vlmad_lib import anomalyclip, backbones, blocks, efficiency, methods, winclip
+from vlmad_lib import anomalyclip, backbones, efficiency, methods, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.profile import Method
 
@@ -79,16 +78,14 @@ def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 def sustained(precision: str) -> float:
     """GFLOP/s of large matrix products over ``SPAN`` seconds, by the faster of the ways there are."""
-    rows, inner, columns = efficiency.SHAPES[1]
-    kind = efficiency.KINDS[precision]
-    x, weight, bias = torch.ones(rows, inner, dtype=kind), torch.ones(columns, inner), torch.ones(columns)
+    ways, count = efficiency.products(precision, *efficiency.SHAPES[1]), 0
     with torch.inference_mode():
-        ways = [partial(blocks.Linear(weight, bias, kind, packed), x) for packed in {False, blocks.works(kind)}]
-        best, count, began = min(ways, key=lambda way: seconds(way, 3)[0]), 0, time.perf_counter()
+        work, best = min(ways, key=lambda way: seconds(way[1], 3)[0])
+        began = time.perf_counter()
         while (spent := time.perf_counter() - began) < SPAN:
             best()
             count += 1
-    return count * 2 * rows * inner * columns / 1e9 / spent
+    return count * work / spent
 
 
 def encoder(kind: str, plain: dict, bars: dict[str, float | None], precisions: list[str], equal: float) -> list[dict]:
