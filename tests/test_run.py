@@ -19,7 +19,20 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import backbones, data, features, files, methods, metrics, results, run, scoring, units, winclip
+from vlmad_lib import (
+    backbones,
+    contents,
+    data,
+    features,
+    files,
+    methods,
+    metrics,
+    results,
+    run,
+    scoring,
+    units,
+    winclip,
+)
 from vlmad_lib.profile import Method
 
 
@@ -174,7 +187,7 @@ def test_methods_that_share_a_store_encode_an_image_once(tmp_path, monkeypatch):
     seen = []
     encode = winclip.encode
     monkeypatch.setattr(winclip, "encode", lambda *asked: seen.append(sorted(asked[2])) or encode(*asked))
-    monkeypatch.setattr(features, "digest", _plain_digest(features.digest))
+    monkeypatch.setattr(contents, "digest", _plain_digest(contents.digest))
     scores = run.run(chosen.model_copy(update={"shots": [0]})).scores
     together = ["class", "window_1", "window_2", "window_3"]
     assert scores.groupby("method").size().tolist() == [8] * 4

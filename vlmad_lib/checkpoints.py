@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from vlmad_lib import InputError, data
-from vlmad_lib.features import stamp
+from vlmad_lib import InputError, contents, data
 from vlmad_lib.profile import Method, Profile
 
 
@@ -87,7 +86,7 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     path = kind.demo if spec.checkpoint == "demo" else profile.path(spec.checkpoint)
     if not path.is_file():
         raise InputError(_missing(path, spec, kind))
-    found, digest = _kept(path, stamp(str(path)), kind)
+    found, digest = _kept(path, contents.digest_file(str(path), profile.path(profile.cache)), kind)
     own, given = data.known_name(found["trained_on"]), data.known_name(spec.trained_on)
     if own and given and own != given:
         raise InputError(f"{spec.name}: {path} says it was trained on {own}, the profile {given}; drop 'trained_on'.")

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from vlmad_lib import data, features, within
+from vlmad_lib import contents, data, features, within
 from vlmad_lib.levels import EIGHT
 from vlmad_lib.results import Results
 
@@ -78,7 +78,9 @@ def _kept(image: str, mask: str, width: int, height: int, cache: Path) -> list[f
 
 
 def _file(image: str, mask: str, cache: Path) -> Path:
-    key = features.digest(features.stamp(image), features.stamp(mask), defect, FRAME, RING)
+    pixels = [contents.digest_file(path, cache.parent) for path in (image, mask)]
+    versions = contents.list_versions(contents.MEASURING_LIBRARIES)
+    key = contents.digest(pixels, defect, FRAME, RING, versions)
     return cache / f"{key}.npy"
 
 

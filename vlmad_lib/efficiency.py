@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import backbones, data, features, methods, metrics, statistics, within
+from vlmad_lib import backbones, contents, data, features, methods, metrics, statistics, within
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import Linear, packs, works
 from vlmad_lib.methods import Chosen
@@ -76,7 +76,7 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
         "precision": spec.precision,
         "size": chosen.module.side(chosen.settings, backbone),
     }
-    key = features.digest(facts, *chosen.module.ENCODING, versions, torch.get_num_threads())
+    key = contents.digest(facts, *chosen.module.ENCODING, versions, torch.get_num_threads())
     return float(
         features.kept(profile.path(profile.cache) / "memory" / f"{key}.npy", lambda: _peak(profile, spec, image))
     )

@@ -7,52 +7,22 @@ encoded again.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, data, files
+from vlmad_lib import InputError, contents, data, files
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.files import replace
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
 PIXELS = (Backbone.normalise, Backbone.standardise)
 TOKENS_AT_ONCE = 16384  # patch tokens of one batch: bounds the memory of a forward pass whatever batch is asked for
-
-
-def digest(*facts: Any) -> str:
-    """24 hexadecimal digits of JSON-ready facts; functions and classes count by their source."""
-
-    def plain(value: Any) -> str:
-        return _source(value) if callable(value) else str(value)
-
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=plain).encode()).hexdigest()[:24]
-
-
-@cache
-def _source(code: Callable) -> str:
-    return inspect.getsource(code)  # which reads and parses the file each time
-
-
-def stamp(path: str) -> str:
-    """What identifies a file's content: its place, size and time of change."""
-    if not path:
-        return ""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
-    return digest(path, status.st_size, status.st_mtime_ns)
 
 
 class Store:
@@ -64,15 +34,16 @@ class Store:
     ):  # fmt: skip
         """``size`` is the side of the input in pixels; ``exact`` keeps fp32, for training."""
         self.backbone, self.encode, self.size = backbone, encode, size
-        self.fit, self.channels, self.exact = fit, channels, exact
+        self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
+        versions = contents.list_versions(contents.ENCODING_LIBRARIES)
         model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
-        steps = digest(*code, data.views, data.boxes, *data.LOADING, files.write_array, *PIXELS)
+        steps = contents.digest(*code, data.views, data.boxes, *data.LOADING, files.write_array, *PIXELS, versions)
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 
     def _places(self, path: str, names: Iterable[str]) -> dict[str, Path]:
-        """The files of an image's arrays."""
-        folder = self.folder / stamp(path)
+        """The files of an image's arrays, which lie under the image's content."""
+        folder = self.folder / contents.digest_file(path, self.cache)[:24]
         return {name: folder / f"{name}.npy" for name in names}
 
     def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:

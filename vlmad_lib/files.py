@@ -98,7 +98,10 @@ def write_array(file: Path, values: np.ndarray) -> None:
 
 
 def read_array(file: Path) -> np.ndarray:
-    """The array of a file, read-only; Damaged where its checksum does not fit or it is gone."""
+    """The array of a file, read-only; Damaged where its checksum does not fit or it is gone.
+
+    InputError where it cannot be read for now, as when a disk or a network fails: then it is no less whole.
+    """
     try:
         content = file.read_bytes()
         mark, told = _TAIL.unpack_from(content, len(content) - _TAIL.size)
@@ -107,8 +110,10 @@ def read_array(file: Path) -> np.ndarray:
         start = 10 + int.from_bytes(content[8:10], "little")
         shape, order, kind = _header(content[:start])
         return np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape, order=order)
-    except (OSError, ValueError, struct.error):
+    except (FileNotFoundError, ValueError, struct.error):
         raise Damaged(str(file)) from None
+    except OSError as error:
+        raise _refuse_unreadable(file, error) from None
 
 
 @lru_cache(maxsize=1024)
@@ -153,15 +158,27 @@ def place(folder: Path, fill: Callable[[Path], object]) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _refuse_unreadable(path: Path, error: OSError) -> InputError:
+    reason = (error.strerror or type(error).__name__).lower()
+    return InputError(
+        f"The kept result {path} cannot be read ({reason}); look at that disk and start again: nothing was deleted."
+    )
+
+
 def whole(folder: Path) -> bool:
-    """Whether a folder is there with all its files as they were written; a damaged one is removed and warned of."""
+    """Whether a folder is there with all its files as they were written; a damaged one is removed and warned of.
+
+    InputError where it cannot be read for now: nothing is removed then.
+    """
     if not folder.is_dir():
         return False
     try:
         sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
         good = all(_sum(folder / name) == told for name, told in sums.items())
-    except (OSError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError):
         good = False
+    except OSError as error:
+        raise _refuse_unreadable(folder, error) from None
     if not good:
         say(f"The kept results {folder} were damaged and are computed again.")
         shutil.rmtree(folder, ignore_errors=True)

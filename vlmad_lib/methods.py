@@ -10,6 +10,7 @@ reads what others keep names them as ``sides`` and encodes with them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,19 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vlmad_lib import InputError, anomalyclip, aprilgan, backbones, clip, coop, embedding, features, hybrid, winclip
+from vlmad_lib import (
+    InputError,
+    anomalyclip,
+    aprilgan,
+    backbones,
+    clip,
+    contents,
+    coop,
+    embedding,
+    features,
+    hybrid,
+    winclip,
+)
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.checkpoints import Checkpoint, checkpoint
 from vlmad_lib.profile import Method, Profile, Strict
@@ -41,6 +54,12 @@ class Chosen:
     def module(self) -> ModuleType | embedding.Embedding:
         """The code of the method."""
         return METHODS[self.spec.method]
+
+    @property
+    def source(self) -> ModuleType:
+        """The module that holds the code of the method."""
+        code = self.module
+        return code if isinstance(code, ModuleType) else sys.modules[code.score.__module__]
 
     @property
     def name(self) -> str:
@@ -91,7 +110,9 @@ class Chosen:
         if not words:
             return None
         digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
-        key = features.digest(backbone.key, self.spec.method, words, digest, *backbones.TEXT, *self.module.TEXT)
+        versions = contents.list_versions(contents.ENCODING_LIBRARIES)
+        code = *backbones.TEXT, *self.module.TEXT
+        key = contents.digest(backbone.key, self.spec.method, words, digest, *code, versions)
         return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone, words, file))
 
 

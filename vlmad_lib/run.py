@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from vlmad_lib import (
     InputError,
     anomalyclip,
     backbones,
+    contents,
     data,
     features,
     files,
@@ -32,6 +34,7 @@ from vlmad_lib import (
     methods,
     metrics,
     prompts,
+    scoring,
     units,
 )
 from vlmad_lib.breakdown import TITLES
@@ -41,11 +44,6 @@ from vlmad_lib.results import Results
 from vlmad_lib.scoring import Scorer
 from vlmad_lib.units import Unit
 
-_DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
-_DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilgan", "checkpoints", "clip", "coop"]
-_DECIDING += ["hybrid", "embedding", "units", "scoring"]
-CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
-"""The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 # joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 PART = 8  # images a worker encodes before it takes others
@@ -63,7 +61,7 @@ class Variant:
     def columns(self, backbone: backbones.Backbone) -> dict:
         """The variant as columns of the scores table."""
         facts = self.chosen.columns(backbone) | {"shots": self.shots, "seed": self.seed}
-        return facts | {"variant": features.digest(facts)[:10]}
+        return facts | {"variant": contents.digest(facts)[:10]}
 
 
 def variants(profile: Profile) -> list[list[Variant]]:
@@ -137,8 +135,8 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     deciding = profile.model_dump(
         exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download"}
     )
-    stamps = [features.stamp(path) for path in [*table.image, *table["mask"], *weights, *outside]]
-    return features.digest(deciding, table.to_csv(), stamps, _code())
+    read = contents.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
+    return contents.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
 
 
 def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
@@ -159,9 +157,11 @@ def _files(path: Path) -> list[str]:
     return [str(path)] if path.is_file() else sorted(str(file) for file in path.rglob("*") if file.is_file())
 
 
-@lru_cache(maxsize=1)
-def _code() -> str:
-    return features.digest([path.read_text(encoding="utf-8") for path in CODE])
+def _code(*chosen: Chosen) -> str:
+    """What computes the units of some methods, or, with none, those of outside results; features depend on less."""
+    code = contents.digest_code(units, scoring, imports, sys.modules[__name__], *(method.source for method in chosen))
+    words = prompts.FILE.read_text(encoding="utf-8")
+    return contents.digest(code, words, contents.list_versions(contents.MEASURING_LIBRARIES))
 
 
 def _compute(
@@ -351,8 +351,8 @@ def _loaded(name: str, weights: str, precision: str, download: bool, _: tuple) -
 
 def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
     """The backbone of a method, loaded once per process, and again where its files have changed."""
-    stamps = tuple(map(features.stamp, _network_files(spec)))
-    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, stamps)
+    read = contents.digest_files(_network_files(spec), profile.path(profile.cache))
+    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, tuple(read))
 
 
 @dataclass(frozen=True)
@@ -372,18 +372,19 @@ def _plan(
     ``of``: the index by category.
     """
     cache, found, jobs = profile.path(profile.cache), [], {}
-    on = {name: units.tested(data.tested(part)) for name, part in of.items()}
+    on = {name: units.tested(data.tested(part), cache) for name, part in of.items()}
     for wanted in planned:
         chosen = wanted[0].chosen
         backbone = _backbone(chosen.spec, profile)
         places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
         named = [one.columns(backbone) for one in wanted]
+        code = _code(chosen)
         for category, part in of.items():
             row = part.iloc[0]
             words = chosen.module.wording(chosen.settings, row)
             for one, columns in zip(wanted, named, strict=True):
                 drawn = list(data.references(part, category, one.shots, one.seed).image) if one.shots else []
-                unit = units.unit(profile, _code(), on[category], columns, drawn, [words, backbone.key])
+                unit = units.unit(profile, code, on[category], columns, drawn, [words, backbone.key])
                 found.append(unit)
                 if not files.whole(unit.place):
                     jobs.setdefault((places, category), []).append(Job(one, row, unit))
@@ -493,8 +494,9 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[U
         return [], notes
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
-    columns = facts | settings | {"variant": features.digest(facts)[:10]}
-    unit = units.unit(profile, _code(), units.tested(rows), columns, more=joblib.hash((scores, maps)))
+    columns = facts | settings | {"variant": contents.digest(facts)[:10]}
+    measured = units.tested(rows, profile.path(profile.cache))
+    unit = units.unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
     if not files.whole(unit.place):
         units.write(profile, unit, scores, maps, [1] * len(rows), {})
     return [unit], notes

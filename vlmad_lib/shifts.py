@@ -20,7 +20,8 @@ from PIL import Image
 from scipy import ndimage
 
 from vlmad_lib import InputError, data
-from vlmad_lib.features import digest, replace, stamp
+from vlmad_lib.contents import digest, digest_file
+from vlmad_lib.files import replace
 
 NONE = "none"
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -203,7 +204,8 @@ def copies(rows: pd.DataFrame, shift: str, severity: int, folder: Path, seed: in
 
 def _copy(row, shift: str, severity: int, folder: Path, seed: int) -> tuple[str, str]:
     """Paths of an index row's shifted image and of its mask."""
-    facts = shift, SHIFTS[shift].levels[severity - 1], seed, stamp(row.image), stamp(row.mask)
+    pixels = [digest_file(path, folder) for path in (row.image, row.mask)]
+    facts = shift, SHIFTS[shift].levels[severity - 1], seed, pixels
     name = f"{row.category}-{row.defect}-{Path(row.image).stem}-{digest(*facts, _code())[:12]}"
     image, mask = folder / f"{name}.bmp", folder / f"{name}_mask.bmp"
     moved = matrix(shift, severity, row.image, seed)

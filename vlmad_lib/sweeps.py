@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vlmad_lib import InputError, breakdown, data, features, metrics, statistics, within
+from vlmad_lib import InputError, breakdown, contents, data, features, metrics, statistics, within
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -199,8 +199,9 @@ def by_size(table: pd.DataFrame) -> pd.DataFrame:
 def inside(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Pixel AUROC inside each image of masked rows of a scores table, with their index; kept on disk."""
     facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
-    size, stamps = results.profile.evaluation_size, [features.stamp(path) for path in rows["mask"].unique()]
-    key = features.digest(facts, stamps, size, metrics.framed_map, metrics.ranking)
+    size, pixels = results.profile.evaluation_size, contents.digest_files(rows["mask"].unique(), results.cache)
+    versions = contents.list_versions(contents.MEASURING_LIBRARIES)
+    key = contents.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
 
     def compute() -> torch.Tensor:
         found = pd.Series(np.nan, rows.index)

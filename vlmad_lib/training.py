@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, checkpoints, data, features, profile
+from vlmad_lib import InputError, backbones, checkpoints, contents, data, features, files, profile
 from vlmad_lib.methods import METHODS, Chosen
 from vlmad_lib.profile import USUAL, Profile, Strict
 
@@ -162,16 +162,16 @@ def train(
             means = _epoch(task, found, backbone, chosen, learner, optimiser, plan, len(curve), bar)
             curve.append({"epoch": len(curve) + 1} | means)
             kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve}
-            features.replace(state, lambda path, kept=kept: torch.save(kept, path))
+            files.replace(state, lambda path, kept=kept: torch.save(kept, path))
     lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
-    features.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
+    files.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     # the demo's is drawn wherever it is wanted, under one name
     root = "" if profile.dataset == "demo" else str(profile.path(profile.root).resolve())
     origin = {"trained_on": data.identity(profile), "root": root, "categories": list(found.table.category.unique())}
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
     text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count)
-    features.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+    files.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve
 
 
@@ -260,9 +260,10 @@ def _epoch(
 
 def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Examples, plan: Plan) -> str:
     """What a training must share with the one it goes on from: all but the number of epochs."""
-    stamps = [features.stamp(path) for path in [*found.table.image, *found.table["mask"]]]
+    paths = [*found.table.image, *found.table["mask"]]
+    pixels = contents.digest_files(paths, found.store.cache)
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
-    return features.digest(backbone.key, str(found.store.folder.name), facts, stamps, _epoch, *task.code)
+    return contents.digest(backbone.key, str(found.store.folder.name), facts, pixels, _epoch, *task.code)
 
 
 def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import data, features, files, levels, metrics, statistics
+from vlmad_lib import contents, data, files, levels, metrics, statistics
 from vlmad_lib.profile import Profile
 from vlmad_lib.results import KEYS, METRICS, SCORES, SHARES
 
@@ -25,16 +25,17 @@ Masks = dict[tuple[str, str], levels.Regions | None]
 
 @dataclass(frozen=True)
 class Tested:
-    """Rows of an index, all of one category, and a digest of them, their images and masks."""
+    """Rows of an index, all of one category, and a digest of them and of what their images and masks hold."""
 
     rows: pd.DataFrame
     key: str
 
 
-def tested(rows: pd.DataFrame) -> Tested:
-    """Index rows with what identifies them."""
-    stamps = [features.stamp(path) for path in [*rows.image, *rows["mask"]]]
-    return Tested(rows.drop(columns="split"), features.digest(rows.to_csv(index=False), stamps))
+def tested(rows: pd.DataFrame, cache: Path) -> Tested:
+    """Index rows with what identifies them, wherever their images and masks lie."""
+    pixels = contents.digest_files([*rows.image, *rows["mask"]], cache)
+    described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
+    return Tested(rows.drop(columns="split"), contents.digest(described, pixels))
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def unit(
     profile: Profile, code: str, on: Tested, columns: dict[str, Any], references: Sequence[str] = (), more: Any = ""
 ) -> Unit:
     """The unit of a variant's columns on tested rows; ``code`` and ``more``: what else decides its numbers."""
-    drawn = [features.stamp(path) for path in references]
+    cache = profile.path(profile.cache)
+    drawn = contents.digest_files(references, cache)
     measures = profile.evaluation_size, profile.fpr_limit, profile.pixel_metrics
-    key = features.digest(columns, on.key, drawn, more, *measures, code)
-    return Unit(profile.path(profile.cache) / "units" / key, on, columns, references)
+    key = contents.digest(columns, on.key, drawn, more, *measures, code)
+    return Unit(cache / "units" / key, on, columns, references)
 
 
 def write(
