@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError, data, masks
 
 
 def index(root, tmp_path, **changes):
@@ -439,3 +440,21 @@ def test_masks_of_good_pictures_are_black(tmp_path):
     assert (table["mask"] != "").sum() == 4 and notes == []
     Image.fromarray(region).save(tmp_path / "part/ground_truth/good/0.png")
     assert "marks 17% of" in refusal(tmp_path / "part", tmp_path, shots=[0])
+
+
+def test_masks_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    region = make_part(tmp_path / "part")
+    read, reading = [], masks._read_mask
+    monkeypatch.setattr(masks, "_read_mask", lambda path: read.append(path) or reading(path))
+    notes = [index(tmp_path / "part", tmp_path, shots=[0])[1] for _ in range(2)]
+    assert notes == [[], []] and len(read) == 4
+    file = tmp_path / "part/ground_truth/spot/0_mask.png"
+    state = file.stat()
+    content = file.read_bytes()
+    Image.fromarray(region * False).save(file)
+    file.write_bytes(file.read_bytes().ljust(len(content), b"\0"))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))  # another mask of equal size and time
+    assert "such as ground_truth/spot/0_mask.png" in index(tmp_path / "part", tmp_path, shots=[0])[1][0]
+    for kept in (tmp_path / "cache/masks").glob("*.json"):
+        kept.write_text("damaged")
+    assert "such as ground_truth/spot/0_mask.png" in index(tmp_path / "part", tmp_path, shots=[0])[1][0]

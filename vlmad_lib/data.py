@@ -89,7 +89,7 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
         raise InputError(layouts.explain_misnamed(place) or lacking)
     table = _described(table, profile, root)
     if profile.dataset == "folder":
-        table, said = check_masks(table)
+        table, said = check_masks(table, profile.path(profile.cache))
         notes += said
     notes += _count_notes(table, profile)
     drawn = max((shots for shots in profile.shots if shots < FULL), default=0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ _WORD = "(?:mask|gt|labels?|seg|segmentation|ground_?truth|annotation)"
 _AFFIX = re.compile(rf"^{_WORD}[ _.-]+|[ _.-]+{_WORD}$", re.IGNORECASE)
 GREYS = 8  # a mask with that many grey levels in its darker half was saved as JPEG, or resized with smoothing
 FAINT = 16  # a lossy file with no brighter level holds no mask: 0 and 1 do not survive as JPEG
+_STATE = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 MOST = 0.5  # a mask of more of its picture than that is perhaps inverted
 
 
@@ -216,22 +218,34 @@ def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.n
 # ---------------------------------------------------------------- what masks say
 
 
-@lru_cache(maxsize=1 << 16)
-def _facts(path: str, size: int, changed: int) -> tuple[float, bool]:
-    """The share of a mask that is defect, and whether grey levels were cut; a notebook asks more than once."""
-    mask, greys = _read_mask(path)
-    return float(mask.mean()), greys
+def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
+    """The share of each mask that is defect, and whether grey levels were cut.
+
+    Kept in the cache, for each notebook of a report asks: under the files' states, which change with any write to
+    them, and the code of this module.
+    """
+    states = [(path, *(getattr(Path(path).stat(), name) for name in _STATE)) for path in paths]
+    code = hashlib.sha256(Path(__file__).read_bytes())
+    code.update(json.dumps(states).encode())
+    place = cache / "masks" / f"{code.hexdigest()[:24]}.json"
+    with contextlib.suppress(OSError, ValueError):
+        if len(kept := json.loads(place.read_text(encoding="utf-8"))) == len(paths):
+            return kept
+    read = map(_read_mask, paths)
+    found = [(float(mask.mean()), greys) for mask, greys in read]
+    with contextlib.suppress(InputError):  # where nothing can be kept, masks are read again
+        files.replace(place, lambda path: path.write_text(json.dumps(found), encoding="utf-8"))
+    return found
 
 
-def check_masks(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def check_masks(table: pd.DataFrame, cache: Path) -> tuple[pd.DataFrame, list[str]]:
     """An index without the masks that mark nothing, and notes on those, on inverted ones and on grey ones.
 
     A defective picture whose mask marks nothing counts as one without a mask. InputError where the mask of a good
-    picture marks a defect. Reads every mask.
+    picture marks a defect. Reads every mask, once.
     """
     rows = table[table["mask"] != ""]
-    stats = [Path(path).stat() for path in rows["mask"]]
-    facts = [_facts(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(rows["mask"], stats, strict=True)]
+    facts = _measure(list(rows["mask"]), cache) if len(rows) else []
     rows = rows.assign(
         share=np.array([share for share, _ in facts], float), greys=np.array([greys for _, greys in facts], bool)
     )
