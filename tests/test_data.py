@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_mvtec, paint, shared, small_profile
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError, data, masks
 
 
 def index(root, tmp_path, **changes):
@@ -222,3 +226,235 @@ def test_masks_of_any_kind_are_read_alike(tmp_path):
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(InputError, match="float.tif cannot be decoded .a mask has whole numbers"):
         data.load_mask(tmp_path / "float.tif")
+
+
+# ---------------------------------------------------------------- folders as people have them
+
+
+def refusal(root, tmp_path, **changes):
+    """The sentence with which a data folder is refused."""
+    with pytest.raises(InputError) as caught:
+        index(root, tmp_path, **changes)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["yes", "no"], ["has no good/, but no/ and yes/"]),
+        (["OK", "NG"], ["/OK seems to hold normal pictures", "good"]),
+        (["Good", "Bad"], ["/Good is not spelt 'good'"]),
+        (["normal", "abnormal"], ["/normal seems to hold normal pictures", "good"]),
+        (["jack/ok_front", "jack/def_front"], ["/jack/ok_front seems to hold normal pictures", "good"]),
+        (["MT_Free", "MT_Crack"], ["/MT_Free seems to hold normal pictures", "good"]),
+        (["Class1/Train", "Class1/Test"], ["/Class1/Test is not spelt 'test'", "test/good"]),
+        (["train/cup/good", "test/cup/good", "test/cup/bad"], ["lies below the split", "/cup/test/good"]),
+        (["sets/cup/train/good", "sets/cup/test/good"], ["/sets holds the categories (cup", "set 'root'"]),
+        (["cup/train/good", "cup/test_private", "cup/test_public/good"], ["/cup/test_public is there", "test/good"]),
+        (["cup/train/ok", "cup/test/ok", "cup/test/ko"], ["/train/ok seems to hold normal", "rename it to"]),
+        (["cup/train/0", "cup/test/0", "cup/test/1"], ["/train has no good/, but 0"]),
+        (["cup/good", "cup/normal", "cup/dent"], ["/cup/normal seems to hold normal", "move them to"]),
+        (["cup/test/good", "cup/test/ground_truth/dent"], ["lies in test/", "/cup/ground_truth"]),
+        (["cup/good", "cup/dent", "ground_truth/cup/dent"], ["seems to hold masks", "<category>/ground_truth"]),
+    ],
+)
+def test_no_folder_is_taken_for_good_or_bad_by_guess(tmp_path, there, said):
+    for number, place in enumerate(there):
+        paint(tmp_path / "set" / place / "0.png", number)
+    for part in said:
+        assert part in refusal(tmp_path / "set", tmp_path, shots=[0])
+
+
+@pytest.mark.parametrize("name", ["ok", "OK", "Normal", "defect-free", "good_parts", "i.O.", "not defective", "正常"])
+def test_names_that_mean_good(name):
+    assert data.is_good_name(name)
+
+
+@pytest.mark.parametrize("name", ["abnormal", "ko", "NG", "not_ok", "no good", "normal wear", "broken", "n.i.O.", "1"])
+def test_names_that_do_not_mean_good(name):
+    assert not data.is_good_name(name)
+
+
+def test_folders_that_nothing_reads_are_noted(mvtec, tmp_path):
+    paint(mvtec / "plate/validation/good/0.png", 1)
+    paint(mvtec / "plate/train/spot/0.png", 2)
+    table, notes = index(mvtec, tmp_path)
+    assert "plate: validation/ is not read; pictures left out: 1." in notes
+    assert "plate: defective train images, which are not tested: 1 (train/spot/)." in notes
+    assert not any("have no mask" in note for note in notes) and len(data.tested(table)) == 16
+
+
+def test_what_systems_leave_in_folders_is_no_picture(mvtec, tmp_path):
+    before = index(mvtec, tmp_path)
+    for place in ("__MACOSX/plate/good", "plate/test/good/@eaDir/000.png", "plate/test/.ipynb_checkpoints"):
+        paint(mvtec / place / "x.png", 1)
+    after = index(mvtec, tmp_path)
+    assert after[0].equals(before[0]) and after[1] == before[1]
+
+
+def test_a_file_in_place_of_a_folder_and_one_that_may_not_be_read(mvtec, tmp_path, monkeypatch):
+    (tmp_path / "parts.zip").touch()
+    assert "is a file, not a folder; unpack it" in refusal(tmp_path / "parts.zip", tmp_path)
+    locked, listing = mvtec / "plate/ground_truth/spot", Path.iterdir
+
+    def iterdir(folder):
+        if folder == locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)  # the tests may run as root, whom no mode stops
+    assert f"{locked} may not be read (permission denied)" in refusal(mvtec, tmp_path)
+
+
+# ---------------------------------------------------------------- masks as people have them
+
+
+def make_part(root, names="{}_mask.png", masks=True, count=4):
+    """Good pictures and spotted ones, whose masks have names of a pattern; the region of the spot."""
+    for i in range(count):
+        paint(root / "good" / f"{i}.jpg", i)
+        mask = root / "ground_truth/spot" / names.format(i)
+        paint(root / "spot" / f"{i}.jpg", 50 + i, spot=True, mask=mask if masks else None)
+    region = np.zeros((60, 60), bool)
+    region[20:40, 10:40] = True
+    return region
+
+
+@pytest.mark.parametrize(
+    "names",
+    ["{}.png", "{}_MASK.png", "{}_gt.png", "{}_label.bmp", "{}-seg.png", "{}_segmentation.png", "mask_{}.png"]
+    + ["{}.png.png", "{}.jpg.png", "{}_ground_truth.png"],
+)
+def test_masks_under_the_names_of_other_tools(tmp_path, names):
+    make_part(tmp_path / "part", names)
+    table, notes = index(tmp_path / "part", tmp_path, shots=[0])
+    assert table.set_index("image")["mask"][str(tmp_path / "part/spot/2.jpg")].endswith(f"spot/{names.format(2)}")
+    assert (table["mask"] != "").sum() == 4 and notes == []
+
+
+def test_several_masks_of_one_image_are_merged(tmp_path):
+    region = make_part(tmp_path / "part", "{}/000.png")
+    folder = tmp_path / "part/ground_truth/spot"
+    other = np.zeros((60, 60), np.uint8)
+    other[:5, :5] = 126
+    for i in (0, 1):
+        Image.fromarray(other).save(folder / f"{i}/001.png")
+    table, notes = index(tmp_path / "part", tmp_path, shots=[0])
+    masks = table.set_index("image")["mask"]
+    np.testing.assert_array_equal(data.load_mask(masks[str(tmp_path / "part/spot/0.jpg")]), region | (other > 0))
+    assert masks[str(tmp_path / "part/spot/3.jpg")] == str(folder / "3/000.png")
+    assert notes == ["part: images with several masks: 2; what any of them marks is defect."]
+    Image.fromarray(other[:9]).save(folder / "1/001.png")
+    assert "differ in size" in refusal(tmp_path / "part", tmp_path, shots=[0])
+    (folder / "1").rename(folder / "9")
+    assert "have no image named 9" in refusal(tmp_path / "part", tmp_path, shots=[0])
+
+
+@pytest.mark.parametrize("names", ["{}.png", "{}_GT.png", "{}_label.bmp", "{}_segmentation.png", "mask_{}.png"])
+def test_masks_beside_their_pictures_are_no_defective_pictures(tmp_path, names):
+    root = tmp_path / "part"
+    region = make_part(root, masks=False)
+    for i in range(4):
+        Image.fromarray(region.astype(np.uint8) * 255).save(root / "spot" / names.format(i))
+    said = refusal(root, tmp_path, shots=[0])
+    assert "seems to be a mask of 0.jpg" in said and said.endswith("move it to ground_truth/spot.")
+
+
+def test_a_lone_mask_is_known_by_its_pixels_and_a_picture_of_a_label_is_none(tmp_path):
+    region = make_part(tmp_path / "part")
+    paint(tmp_path / "part/spot/label_7.png", 7)
+    paint(tmp_path / "part/spot/0.png", 8)  # a picture as 0.jpg is
+    table, _ = index(tmp_path / "part", tmp_path, shots=[0])
+    assert (table.label == 1).sum() == 6
+    Image.fromarray(region).save(tmp_path / "part/spot/label_7.png")
+    assert "label_7.png seems to be a mask; move" in refusal(tmp_path / "part", tmp_path, shots=[0])
+
+
+def test_a_folder_of_masks_named_as_a_defect_may_be(tmp_path):
+    region = make_part(tmp_path / "part")
+    paint(tmp_path / "part/label/0.png", 1)
+    assert set(index(tmp_path / "part", tmp_path, shots=[0])[0].defect) == {"good", "label", "spot"}
+    Image.fromarray(region).save(tmp_path / "part/label/0.png")
+    assert "seems to hold masks" in refusal(tmp_path / "part", tmp_path, shots=[0])
+
+
+def test_masks_in_another_format_are_not_passed_over(tmp_path):
+    make_part(tmp_path / "part", masks=False)
+    (tmp_path / "part/ground_truth/spot").mkdir(parents=True)
+    (tmp_path / "part/ground_truth/spot/0.json").touch()
+    notes = index(tmp_path / "part", tmp_path, shots=[0])[1]
+    assert "part: ground_truth/spot/ has no pictures, but 0.json; save masks as PNG." in notes
+
+
+def lossy(mask: np.ndarray) -> Image.Image:
+    """A mask that was saved as JPEG once."""
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "JPEG", quality=75)
+    return Image.open(stream)
+
+
+@pytest.mark.parametrize("top", [1, 2, 126, 236, 255])
+def test_levels_of_lossless_masks_all_count(tmp_path, top):
+    """Among them class indices and MVTec LOCO AD's codes of defects, several in one mask."""
+    mask = np.zeros((60, 60), np.uint8)
+    mask[5:30, 5:30], mask[35:40, 35:40] = top, max(1, top - 7)
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(data.load_mask(tmp_path / "m.png"), mask > 0)
+    mask = np.repeat(np.arange(240, dtype=np.uint8), 4).reshape(-1, 60)  # instances, numbered throughout
+    Image.fromarray(mask).save(tmp_path / "n.png")
+    np.testing.assert_array_equal(data.load_mask(tmp_path / "n.png"), mask > 0)
+
+
+def test_grey_edges_of_a_mask_that_was_a_jpeg_are_no_defect(tmp_path):
+    draw = Image.new("L", (400, 400))
+    ImageDraw.Draw(draw).line([(40, 60), (180, 200), (330, 330)], 255, 4)
+    clean = np.asarray(draw)
+    lossy(clean).save(tmp_path / "m.png")
+    assert (np.asarray(lossy(clean)) > 0).sum() > 1.5 * (clean > 0).sum()  # what was read as defect
+    assert data.load_mask(tmp_path / "m.png").sum() == pytest.approx((clean > 0).sum(), rel=0.05)
+
+
+def test_masks_that_say_nothing_or_the_contrary_are_noted(tmp_path):
+    region = make_part(tmp_path / "part", "{}.png").astype(np.uint8)
+    folder = tmp_path / "part/ground_truth/spot"
+    Image.fromarray(region * 0).save(folder / "0.png")
+    (folder / "1.png").unlink()
+    Image.fromarray(region).save(folder / "1.jpg")  # values 0 and 1
+    Image.fromarray(255 - region * 255).save(folder / "2.png")
+    lossy(region * 255).save(folder / "3.png")
+    table, notes = index(tmp_path / "part", tmp_path, shots=[0])
+    assert (table["mask"] != "").sum() == 2 and not any("anomalous images" in note for note in notes)
+    blank, over, grey = notes
+    assert "no pixel is marked as defect in 2 of its 4 masks, such as ground_truth/spot/0.png" in blank
+    assert "JPEG and WebP files lose" in blank
+    assert "more than half" in over and "in 1 of its 4 masks" in over and "spot/2.png (83%); if" in over
+    assert "grey edges" in grey and "in 1 of its 4 masks" in grey and "spot/3.png" in grey
+
+
+def test_masks_of_good_pictures_are_black(tmp_path):
+    region = make_part(tmp_path / "part")
+    (tmp_path / "part/ground_truth/good").mkdir()
+    Image.fromarray(region * False).save(tmp_path / "part/ground_truth/good/0.png")
+    table, notes = index(tmp_path / "part", tmp_path, shots=[0])
+    assert (table["mask"] != "").sum() == 4 and notes == []
+    Image.fromarray(region).save(tmp_path / "part/ground_truth/good/0.png")
+    assert "marks 17% of" in refusal(tmp_path / "part", tmp_path, shots=[0])
+
+
+def test_masks_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    region = make_part(tmp_path / "part")
+    read, reading = [], masks._read_mask
+    monkeypatch.setattr(masks, "_read_mask", lambda path: read.append(path) or reading(path))
+    notes = [index(tmp_path / "part", tmp_path, shots=[0])[1] for _ in range(2)]
+    assert notes == [[], []] and len(read) == 4
+    file = tmp_path / "part/ground_truth/spot/0_mask.png"
+    state = file.stat()
+    content = file.read_bytes()
+    Image.fromarray(region * False).save(file)
+    file.write_bytes(file.read_bytes().ljust(len(content), b"\0"))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))  # another mask of equal size and time
+    assert "such as ground_truth/spot/0_mask.png" in index(tmp_path / "part", tmp_path, shots=[0])[1][0]
+    for kept in (tmp_path / "cache/masks").glob("*.json"):
+        kept.write_text("damaged")
+    assert "such as ground_truth/spot/0_mask.png" in index(tmp_path / "part", tmp_path, shots=[0])[1][0]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from conftest import TINY, make_mvtec, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import data, decide, run, thresholds
+from vlmad_lib import ROOT, data, decide, run, thresholds
 
 SIZE = (60, 40)
 
@@ -33,7 +37,7 @@ def test_photographs_are_shown_upright(tmp_path, corner, suffix, orientation, pl
     exif[0x0112] = orientation
     corner.save(tmp_path / f"a.{suffix}", exif=exif)
     shown = data.load_image(tmp_path / f"a.{suffix}")
-    assert shown.size == data._size(str(tmp_path / f"a.{suffix}")) == (SIZE if orientation < 5 else SIZE[::-1])
+    assert shown.size == data.read_size(str(tmp_path / f"a.{suffix}")) == (SIZE if orientation < 5 else SIZE[::-1])
     red = np.asarray(shown)[..., 1] < 45
     assert red[place] and red.sum() == pytest.approx(256, abs=40)
 
@@ -88,6 +92,61 @@ def test_pictures_that_cannot_be_meant_are_refused(tmp_path):
     (tmp_path / "data/good").mkdir(parents=True)
     (tmp_path / "data/good/IMG_1.HEIC").touch()
     refused(lambda: data.index(small_profile(tmp_path / "data", tmp_path)), "IMG_1.HEIC", "save it as PNG or JPEG")
+
+
+def write_deep_png(path, values):
+    """A PNG of 16 bits a channel from (H, W, 3) uint16, which Pillow does not write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body)) for tag, body in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def test_colours_of_a_12_bit_camera_are_refused_as_its_greys_are(tmp_path):
+    values = np.linspace(0, 4095, 64 * 3).reshape(8, 8, 3).astype(np.uint16)
+    write_deep_png(tmp_path / "camera.png", values)
+    refused(lambda: data.load_image(tmp_path / "camera.png"), "camera.png", "16 bits", "none above 4095", "stretch")
+    write_deep_png(tmp_path / "whole.png", values * 16)
+    np.testing.assert_array_equal(np.asarray(data.load_image(tmp_path / "whole.png")), values * 16 >> 8)
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "night.png")  # 8 bits may be dark
+    assert np.asarray(data.load_image(tmp_path / "night.png")).max() == 9
+
+
+def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path):
+    for i in range(2):
+        paint(tmp_path / "part/good" / f"{i}.png", i)
+    paint(tmp_path / "part/good/strip.png", 3, (400, 20))
+    chosen = small_profile(tmp_path / "part", tmp_path, shots=[0])
+    tiles = len(data.boxes(400, 20, "tiles"))
+    assert tiles > data.MANY_TILES
+    [note] = run.index(chosen)[1]
+    assert (
+        f"1 of 3 pictures, such as strip.png with 400x20 pixels, which WinCLIP cuts into {tiles} square tiles" in note
+    )
+    with pytest.warns(UserWarning, match="long strips"):
+        found = run.run(chosen)
+    assert note in found.facts["notes"]
+    squashed = small_profile(tmp_path / "part", tmp_path, shots=[0], methods=[TINY | {"settings": {"fit": "squash"}}])
+    assert run.index(squashed)[1] == []
+
+
+def test_a_picture_that_only_pillow_warns_of_is_read_in_silence(tmp_path):
+    Image.new("1", (11_000, 9_500)).save(tmp_path / "a.png")
+    code = "import sys; from vlmad_lib import data; print(data.read_size(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ("(11000, 9500)", "")
+
+
+def test_a_picture_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    def opened(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", opened)
+    refused(lambda: data.load_image(tmp_path / "a.png"), "a.png", "permission denied", "right to read it")
 
 
 def test_a_picture_of_64_megapixels(tmp_path):

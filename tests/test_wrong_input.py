@@ -427,3 +427,28 @@ def test_numbers_of_notebooks_out_of_range(start):
     }
     for name, work in tried.items():
         refused(work, name)
+
+
+@pytest.mark.parametrize("name", ["01", "yes", "null", "1e3", "2024-01-05", "1_000", "0x1f", "1.0"])
+def test_folders_named_as_yaml_writes_other_things(tmp_path, name):
+    """They are text on the command line and in a file, quoted or not."""
+    for place in (name, "other"):
+        paint(tmp_path / "set" / place / "good/0.png", 1)
+    for written in (name, f"'{name}'"):
+        text = f"title: t\ndataset: folder\nroot: {tmp_path / 'set'}\nshots: [0]\n"
+        (tmp_path / "p.yml").write_text(f"{text}categories: [{written}]\nclass_names: {{{written}: steel plate}}\n")
+        given = [
+            profile.override(f"categories=[{written}]"),
+            profile.override(f"class_names={{{written}: steel plate}}"),
+        ]
+        (tmp_path / "q.yml").write_text(text)
+        for chosen in (profile.load(tmp_path / "p.yml"), profile.load(tmp_path / "q.yml", dict(given))):
+            assert (chosen.categories, chosen.class_names) == ([name], {name: "steel plate"})
+            table, _ = data.index(chosen)
+            assert list(table.category) == [name] and list(table.class_name) == ["steel plate"]
+
+
+def test_text_that_yaml_takes_for_a_number_is_told_to_be_quoted(tmp_path):
+    (tmp_path / "p.yml").write_text("title: 2024\ndataset: folder\nroot: a\n")
+    refused(lambda: profile.load(tmp_path / "p.yml"), "'title'", "2024", "write it in quotes")
+    refused(lambda: profile.load("own_images", dict([profile.override("categories=bottle")])), "'categories'", "list")

@@ -17,19 +17,39 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vlmad_lib import ROOT, InputError, within
+from vlmad_lib import ROOT, InputError, layouts, within
+from vlmad_lib.images import (  # noqa: F401 (what others know as data.views)
+    LOADING,
+    MANY_TILES,
+    SUFFIXES,
+    UNREAD,
+    below,
+    boxes,
+    frame,
+    images_in,
+    load_image,
+    read_size,
+    require_folder,
+    subfolders,
+    views,
+)
+from vlmad_lib.layouts import NAMED, is_good_name, label_names  # noqa: F401
+from vlmad_lib.masks import (  # noqa: F401
+    MASKS,
+    check_masks,
+    find_masks,
+    framed_mask,
+    is_mask_folder,
+    is_mask_name,
+    load_mask,
+    looks_like_mask,
+)
 from vlmad_lib.profile import FULL, Profile
 
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
-UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".tga", ".svg", ".psd"}
-UNREAD |= {".dng", ".raw", ".nef", ".cr2", ".cr3", ".arw"}
-"""Pictures too, which the workbook does not read: left out in silence they would be missed."""
-NAMED = ("good", "train", "test", "ground_truth")  # folders of the layouts
-MASKS = ("mask", "masks", "gt", "groundtruth")  # folders that others keep masks in
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
@@ -52,22 +72,25 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
         demo.write(root, profile.subset)
     elif profile.subset != "target":
         raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
-    if not root.is_dir():
-        raise InputError(
-            f"The data folder {root} does not exist; set 'root' in the profile "
-            "(data/README.md says where to get each data set)."
-        )
+    require_folder(root, "set 'root' in the profile (data/README.md says where to get each data set)")
     rows, notes = _visa(root, profile) if profile.dataset == "visa" else _folders(root, profile)
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     if table.empty:
-        loose = profile.dataset == "folder" and _images(root)
-        told = "its pictures lie loose; move the normal ones to good/ and those of each defect to a folder of its own"
-        told = told if loose else "see data/README.md"
-        raise InputError(f"{root} holds no images in the layout of its data set: {told}.")
+        remedy = "see data/README.md"
+        if profile.dataset == "folder" and images_in(root):
+            loose = "its pictures lie loose"
+            remedy = f"{loose}; move the normal ones to good/ and those of each defect to a folder of its own"
+        said = layouts.explain(root) if profile.dataset != "visa" else ""
+        raise InputError(said or f"{root} holds no images in the layout of its data set: {remedy}.")
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
-        raise InputError(f"{root / untested[0]} has no test images; add test/good and test/<defect>.")
+        place = root if profile.dataset == "folder" and untested[0] == root.name else root / untested[0]
+        lacking = f"{place} has no test images; add test/good and test/<defect>."
+        raise InputError(layouts.explain_misnamed(place) or lacking)
     table = _described(table, profile, root)
+    if profile.dataset == "folder":
+        table, said = check_masks(table, profile.path(profile.cache))
+        notes += said
     notes += _count_notes(table, profile)
     drawn = max((shots for shots in profile.shots if shots < FULL), default=0)
     table, held = _hold_out(table, drawn if profile.methods else 0)
@@ -86,18 +109,12 @@ def _described(table: pd.DataFrame, profile: Profile, root: Path) -> pd.DataFram
 def listed(profile: Profile, category: str, parts: dict[tuple[str, str], list[str]]) -> pd.DataFrame:
     """The index of one category's pictures that lie in no layout: lists of paths by (split, defect), without masks."""
     rows = [
-        (category, split, defect, _labels(defect), image, "")
+        (category, split, defect, label_names(defect), image, "")
         for (split, defect), images in parts.items()
         for image in images
     ]
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     return _described(table, profile, profile.path(profile.root))
-
-
-def below(folder: Path, leave: tuple[str, ...] = ()) -> list[str]:
-    """All pictures of a folder and those in it, but for subfolders of some names; links to folders are not followed."""
-    inner = [one for one in _subfolders(folder) if one.name not in leave and not one.is_symlink()]
-    return [*map(str, _images(folder)), *(image for one in inner for image in below(one))]
 
 
 def identity(profile: Profile) -> str:
@@ -116,7 +133,7 @@ def alike(name: str, categories: Sequence[str], profile: Profile) -> list[str]:
     known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
     named = set(categories) or set(known[known.dataset == NAMES.get(name)].category)
     root = profile.path(profile.root)
-    own = profile.categories or ([one.name for one in _subfolders(root)] if root.is_dir() else [])
+    own = profile.categories or ([one.name for one in subfolders(root)] if root.is_dir() else [])
     return sorted(named.intersection([*own, root.name]))
 
 
@@ -154,104 +171,19 @@ def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
     return profile.categories or known
 
 
-def _images(folder: Path) -> list[Path]:
-    """The images of one folder, sorted by name. InputError for pictures of a kind that is not read."""
-    found = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    for file in found:
-        if file.suffix.lower() in UNREAD:
-            raise InputError(f"{file} is of a kind that is not read; save it as PNG or JPEG, or remove it.")
-        try:
-            file.name.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"The file name {str(file)!r} is not valid UTF-8; rename the file.") from None
-    return [file for file in found if file.suffix.lower() in SUFFIXES]
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _is_category(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in ("test", "train", "good"))
-
-
 def _folders(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
     """Rows of MVTec AD's layout, and of a person's folder that only has ``good`` and defects."""
-    rows, notes = [], []
-    categories = [root] if _is_category(root) else [path for path in _subfolders(root) if _is_category(path)]
-    wanted = _wanted([path.name for path in categories], profile, root)
-    left = [] if root in categories else [path for path in _subfolders(root) if path not in categories]
-    for path in [path for path in left if not profile.categories and below(path)]:
-        notes.append(f"{path.name}: no category, having no folder good or test; its pictures are left out.")
-    for category in (path for path in categories if path.name in wanted):
-        masks = _masks(category / "ground_truth")
-        splits = [(name, category / name) for name in ("train", "test") if (category / name).is_dir()]
-        _refuse_misplaced(category, [folder for _, folder in splits])
-        if not splits and (loose := _images(category)):
-            notes.append(f"{category.name}: {len(loose)} pictures lie loose beside good/; they are left out.")
-        for split, folder in splits or [("test", category)]:
-            for defect in _subfolders(folder):
-                if defect.name in ("ground_truth", "train", "test"):
-                    continue
-                for image in _defect_images(defect):
-                    mask = masks.pop((defect.name, image.stem), "") if split == "test" else ""
-                    rows.append((category.name, split, defect.name, _labels(defect.name), str(image), str(mask)))
-        if masks:
-            raise InputError(f"The mask {next(iter(masks.values()))} has no image of its name; remove it or add it.")
-        bare = [row for row in rows if row[0] == category.name and row[2] != "good" and not row[5]]
-        if bare and profile.dataset != "folder":
-            raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
-        if bare:
-            notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
-    return rows, notes
-
-
-def _refuse_misplaced(category: Path, splits: list[Path]) -> None:
-    """InputError for what lies where it would be missed, or taken for something else."""
-    for folder in [*_subfolders(category), *(one for split in splits for one in _subfolders(split))]:
-        usual = folder.name.casefold()
-        if usual in NAMED and folder.name != usual:
-            raise InputError(f"{folder} is not spelt {usual!r}; rename it.")
-        if usual in MASKS:
-            raise InputError(f"{folder} seems to hold masks; move them to {category / 'ground_truth'}/<defect>.")
-    if splits and (category / "good").is_dir():
-        raise InputError(
-            f"{category / 'good'} lies beside {splits[0].name}/; move it to {category / 'train' / 'good'}."
-        )
-    for folder in [*splits, category / "ground_truth"]:
-        if folder.is_dir() and (loose := _images(folder)):
-            raise InputError(
-                f"{loose[0]} lies loose in {folder.name}/; move it to the folder of its kind, or remove it."
-            )
-
-
-def _defect_images(folder: Path) -> list[Path]:
-    """The images of one kind of defect; InputError for masks among them, and for pictures in folders below."""
-    found = _images(folder)
-    stems = {image.stem for image in found}
-    for image in found:
-        if image.stem.endswith("_mask") and image.stem.removesuffix("_mask") in stems:
-            raise InputError(f"{image} seems to be a mask; move it to ground_truth/{folder.name}.")
-    deeper = next((path for inner in _subfolders(folder) for path in below(inner)), None)
-    if deeper:
-        raise InputError(f"{deeper} lies in a folder below {folder}; move it up, or out.")
-    return found
-
-
-def _labels(defect: str) -> str:
-    return "" if defect == "good" else defect
-
-
-def _masks(folder: Path) -> dict[tuple[str, str], Path]:
-    """Masks by (defect, stem of their image): pairs are made by name, never by order."""
-    if not folder.is_dir():
-        return {}
-    found: dict[tuple[str, str], Path] = {}
-    for mask in (mask for defect in _subfolders(folder) for mask in _images(defect)):
-        other = found.setdefault((mask.parent.name, mask.stem.removesuffix("_mask")), mask)
-        if other != mask:
-            raise InputError(f"{other} and {mask} are masks of one image; remove one of them.")
-    return found
+    categories, notes = layouts.find_categories(root), []
+    wanted = _wanted([path.name for path in categories], profile, root) if categories else []
+    for path in [] if root in categories or not categories else subfolders(root):
+        if path in categories or profile.categories or not below(path):
+            continue
+        if path.name == "ground_truth" or is_mask_folder(path):
+            raise InputError(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
+        said = f"{path.name}: no category, having no folder good or test; its pictures are left out."
+        notes.append(f"{said} {layouts.explain(path)}".strip())
+    rows, more = layouts.read_categories([path for path in categories if path.name in wanted], profile)
+    return rows, notes + more
 
 
 def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
@@ -318,37 +250,14 @@ def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[
 
 def _sizes(table: pd.DataFrame) -> pd.DataFrame:
     """The index with each image's size, read from the headers; masks must have the same."""
-    sizes = [_size(path) for path in table.image]
+    sizes = [read_size(path) for path in table.image]
     for image, mask, size in zip(table.image, table["mask"], sizes, strict=True):
-        if mask and _size(mask) != size:
+        if mask and read_size(mask) != size:
             raise InputError(
-                f"The mask {mask} has {'x'.join(map(str, _size(mask)))} pixels, its image {image} "
+                f"The mask {mask} has {'x'.join(map(str, read_size(mask)))} pixels, its image {image} "
                 f"{'x'.join(map(str, size))}; give both the same size."
             )
     return table.assign(width=[size[0] for size in sizes], height=[size[1] for size in sizes])
-
-
-def _size(path: str) -> tuple[int, int]:
-    """Width and height as shown: a camera held upright writes the picture lying and says so."""
-    with _open(path) as image:
-        # PNG's getexif would decode the picture; TIFF swaps its sides itself
-        try:
-            turned = "exif" in image.info and image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= 5
-        except Exception as error:  # decoders raise anything
-            raise InputError(f"{path} cannot be read as an image ({error}); replace or remove it.") from None
-        return image.size[::-1] if turned else image.size
-
-
-def _open(path: str | Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        if image.format in ("TIFF", "WEBP", "PNG", "GIF") and getattr(image, "n_frames", 1) > 1:
-            raise OSError(f"it holds {image.n_frames} pictures, save each as a file of its own")
-        return image
-    except FileNotFoundError:
-        raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
-    except Exception as error:  # decoders raise anything
-        raise InputError(f"{path} cannot be read as an image ({error}); replace or remove it.") from None
 
 
 def _count_notes(table: pd.DataFrame, profile: Profile) -> list[str]:
@@ -433,107 +342,6 @@ def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.
 
 
 # ---------------------------------------------------------------- pixels
-
-_ORIENTATION = 0x0112
-DEEP = 4096  # a 16-bit picture with no value above, of a 12-bit camera, would be nearly black in 8 bits
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """An image as 8-bit RGB, upright, transparent parts white; 16-bit grey keeps its upper byte.
-
-    Raises InputError where it cannot be decoded, holds several pictures or has pixels of no known range.
-    """
-    with _open(path) as image:
-        try:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _plain(image)
-        except Exception as error:  # decoders raise anything
-            raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.max() < DEEP:
-            raise ValueError(f"16 bits, but none above {values.max()}: nearly black; stretch all your pictures alike")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixel type {image.mode} has no known range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-LOADING = (load_image, _plain)
-"""The code whose change gives an image other pixels."""
-
-
-def load_mask(path: str | Path) -> np.ndarray:
-    """A mask as bool of shape (H, W): every colour but black is defect (above half in a lossy file).
-
-    Of a palette without black every index but 0; of a picture with transparency what is neither transparent nor black,
-    or, where all is black, what is not transparent.
-    """
-    with _open(path) as image:
-        least = 127 if image.format in ("JPEG", "WEBP") else 0
-        try:
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode == "F":
-                raise ValueError("a mask has whole numbers")
-            if image.mode.startswith("I"):
-                return np.asarray(image) > 0
-            if image.has_transparency_data:
-                *colours, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
-                seen = np.max(colours, axis=0) * (alpha > least)
-                return seen > least if (seen > least).any() else (alpha > least) & (alpha.min() < alpha.max())
-            values = np.asarray(image.convert("RGB")).max(-1)
-            if image.mode == "P" and values.min() > 0:
-                return np.asarray(image) > 0
-        except Exception as error:  # decoders raise anything
-            raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
-        return values > least
-
-
-def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
-    """The (left, top, right, bottom) boxes of an image that a model sees, in pixels.
-
-    ``squash``: the whole image. ``tiles``: squares of the short edge along the long one, a step of 0.8
-    edges, the last at the far end (specification, section 1); one box where the image is square.
-    """
-    if fit == "squash":
-        return [(0, 0, width, height)]
-    if fit != "tiles":
-        raise InputError(f"Setting 'fit' is {fit!r}; use tiles or squash.")
-    edge = min(width, height)
-    last = max(width, height) - edge
-    starts = [*range(0, last, max(1, int(0.8 * edge))), last]
-    if width >= height:
-        return [(start, 0, start + edge, edge) for start in starts]
-    return [(0, start, edge, start + edge) for start in starts]
-
-
-def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
-    """Width and height at which maps and masks are compared: short edge ``size``, or squashed to a square."""
-    if fit == "squash":
-        return size, size
-    scale = size / min(width, height)
-    return round(width * scale), round(height * scale)
-
-
-def views(path: str | Path, fit: str, size: int) -> np.ndarray:
-    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
-    image = load_image(path)
-    tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
-    return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
-
-
-def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.ndarray:
-    """A mask at the evaluation frame: bilinear on 0/255, then above one half; no path means no defect."""
-    if not path:
-        return np.zeros(frame(width, height, fit, size)[::-1], bool)
-    mask = Image.fromarray(load_mask(path).astype(np.uint8) * 255)
-    return np.asarray(mask.resize(frame(width, height, fit, size), Image.Resampling.BILINEAR)) > 127
 
 
 def example(table: pd.DataFrame) -> pd.Series:

@@ -24,6 +24,7 @@ from pydantic import (
 from vlmad_lib import ROOT, InputError
 
 FOLDER = ROOT / "reports"
+FOLDER_NAMES = ("categories", "class_names")  # hold text, whatever YAML makes of 01, yes, null or a date
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring = 2, 80  # a few lines of YAML can name themselves into gigabytes
 
@@ -176,13 +177,16 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
         return f"{source}: unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
-    return f"{source}: key {key!r} has the value {SHORT.repr(problem['input'])}; {problem['msg'].lower()}."
+    unquoted = problem["type"] == "string_type" and not isinstance(problem["input"], list | dict)
+    remedy = "; write it in quotes" if unquoted else ""
+    return f"{source}: key {key!r} has the value {SHORT.repr(problem['input'])}; {problem['msg'].lower()}{remedy}."
 
 
 def override(pair: str) -> tuple[str, Any]:
     """The key and the YAML value of ``key=value``; nothing after the sign is the empty string.
 
-    Text is taken as it is for keys that are text, unless it is quoted: a path may hold '#' or ': '.
+    Text is taken as it is for keys that are text, unless it is quoted: a path may hold '#' or ': '. Names of folders
+    are taken as they are written, so a folder may be named 01 or yes.
     """
     key, sign, text = pair.partition("=")
     if not (key and sign):
@@ -194,7 +198,8 @@ def override(pair: str) -> tuple[str, Any]:
     ):
         return key, text.strip()
     try:
-        return key, yaml.safe_load(text) if text.strip() else ""
+        named = key in FOLDER_NAMES and text.strip()[:1] in ("[", "{")
+        return key, yaml.load(text, yaml.BaseLoader if named else yaml.SafeLoader) if text.strip() else ""
     except yaml.YAMLError:
         raise InputError(f"-p {key}: {text!r} is not a YAML value; quote it.") from None
 
@@ -210,10 +215,12 @@ def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
         raise InputError(f"There is no profile {path}; give one of {known}, or the path of a YAML file.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # plain: every value as it is written
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not readable YAML ({reason}); correct that line.") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
+    values |= {key: plain[key] for key in FOLDER_NAMES if isinstance(values.get(key), list | dict) and key in plain}
     return check(Profile, values | (overrides or {}), path.name)

@@ -89,7 +89,28 @@ def variants(profile: Profile) -> list[list[Variant]]:
 def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
     few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
-    return data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    table, notes = data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    return table, notes + _name_strips(profile, table)
+
+
+def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
+    """Notes on pictures so long that a method which cuts them into square tiles works many times as much."""
+    sizes = zip(table.width, table.height, strict=True)
+    rows = table.assign(tiles=[len(data.boxes(width, height, "tiles")) for width, height in sizes])
+    rows = rows[rows.tiles > data.MANY_TILES]
+    if rows.empty:
+        return []
+    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
+    notes = []
+    for category, part in rows.groupby("category") if tiled else []:
+        longest, total = part.loc[part.tiles.idxmax()], f"{part.tiles.sum():,}"
+        notes.append(
+            f"{category}: long strips: {len(part)} of {(table.category == category).sum()} pictures, such as "
+            f"{Path(longest.image).name} with {longest.width}x{longest.height} pixels, which {', '.join(tiled)} cuts "
+            f"into {longest.tiles} square tiles. Together they make {total} tiles, as much work as {total} square "
+            "pictures; with the setting 'fit: squash' each is one."
+        )
+    return notes
 
 
 def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None) -> Results:
@@ -176,6 +197,8 @@ def _compute(
     found, jobs = _plan(profile, planned, of)
     encoding = _encoding(profile, planned, jobs)
     total = sum(len(paths) for *_, paths in encoding)
+    for note in _name_strips(profile, table) if total else []:
+        files.say(note)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         for count in _parallel(profile, _encode, encoding):
             bar.update(count)
