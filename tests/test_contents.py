@@ -115,7 +115,7 @@ def test_a_read_error_deletes_nothing(tmp_path, monkeypatch):
         assert "cannot be read (input/output error)" in refused(lambda: run.run(asked))
         array = next(path for path in kept if path.parent.parent.parent.parent.name == "features")
         assert "nothing was deleted" in refused(lambda: files.read_array(array))
-    assert sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file()) == kept
+    assert all(path.is_file() for path in kept)
     assert run.run(asked).scores.equals(before)
 
 
