@@ -19,6 +19,7 @@ from vlmad_lib import (
     aprilgan,
     breakdown,
     data,
+    decide,
     features,
     methods,
     metrics,
@@ -289,6 +290,14 @@ def test_it_appears_wherever_methods_do(job):
     own = found.scores[(found.scores.image == row.image) & (found.scores.shots == 0)]
     own = own[own.method == "APRIL-GAN"]
     np.testing.assert_allclose(parts["sum"], found.maps(own)[0][0], atol=5e-3)
+    assert found.kept(own)[0].shape == (1, 5, 5, 5)  # four layers' logits and the distances of a grid of 5 x 5
+    framed = metrics.upsample(found.kept(own)[0][0], 60, 60)
+    np.testing.assert_array_equal(found.framed(own)[0], framed)
+    part = found.scores[(found.scores.variant == own.variant.iloc[0]) & (found.scores.category == own.category.iloc[0])]
+    masks = [data.framed_mask(one.mask, 60, 60, "squash", 60) for one in part.itertuples()]
+    value = metrics.pixel_metrics(zip(found.framed(part), masks, strict=True))["pixel_auroc"]
+    table = found.metrics[(found.metrics.variant == own.variant.iloc[0]) & (found.metrics.category == row.category)]
+    assert value == pytest.approx(table.pixel_auroc.iloc[0])
 
 
 def test_pictures_are_judged_one_by_one_on_a_fixed_scale(job, file):
@@ -309,6 +318,21 @@ def test_pictures_are_judged_one_by_one_on_a_fixed_scale(job, file):
         return few[few.image.isin(part.scores.image)].set_index("image").score
 
     pd.testing.assert_series_equal(scores(again).sort_index(), scores(part).sort_index())
+
+
+def test_decide_scores_pictures_by_themselves_and_says_so(job, file, tmp_path):
+    """Another picture in the folder moves no score of the first ones, as a stretched scale would."""
+    found = job(shots=[0, 1])
+    for i in range(12):
+        paint(tmp_path / "new" / "good" / f"{i}.png", 500 + i)
+    paint(tmp_path / "new" / "first.png", 1)
+    alone = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
+    assert "image_score: fixed" in alone.facts["scale"] and alone.told().endswith("as published.")
+    paint(tmp_path / "new" / "second.png", 2, spot=True)
+    both = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
+    assert both.facts["references"] == 1 and both.table.score.iloc[0] == alone.table.score.iloc[0]
+    other = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "WinCLIP")
+    assert "scale" not in other.facts
 
 
 def test_features_are_anomalyclips_where_they_are_the_same(job, tmp_path):

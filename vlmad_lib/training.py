@@ -181,7 +181,7 @@ def _sheet(rows: list[pd.Series], side: int) -> tuple[np.ndarray, np.ndarray]:
         if row["mask"]:
             cover.paste(Image.fromarray(data.load_mask(row["mask"]).astype(np.uint8) * 255), corner)
     shrunk = cover.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC)), np.asarray(shrunk) > 127
+    return np.array(whole.resize((side, side), Image.Resampling.BICUBIC)), np.asarray(shrunk) > 127
 
 
 # ---------------------------------------------------------------- training
