@@ -2,7 +2,8 @@
 
 An oracle file holds for each quantity its shape, sum, deviation, extremes, first and last values, as another
 implementation computed them on seeded random weights. WinCLIP's name a model config, a seed, an image and a class
-name; AnomalyCLIP's have in ``args`` the config (small or full) and the seed, where they are not small and 0.
+name; AnomalyCLIP's and APRIL-GAN's have in ``args`` the config (small or full) and the seed, where they are not small
+and 0. Runs keep features as fp16: quantities marked so are computed from features that went through a ``Store``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlmad_lib import anomalyclip, backbones, data, metrics, prompts, winclip
+from vlmad_lib import anomalyclip, aprilgan, backbones, data, features, metrics, projection_training, prompts, winclip
 from vlmad_lib.prompt_training import loss
 
 EMBEDDING, SCORE, METRIC = 2e-5, 2e-6, 1e-9
+KEPT = ", kept as fp16"
+"""What the name of a quantity ends with that was computed from kept features, as every run computes it."""
+HALF = {"winclip": 1e-4, "anomalyclip": 5e-4, "aprilgan": 5e-4}
+"""Tolerances of scores and maps from kept features: fp16 rounds each number of a feature by up to 0.05 %, and a low
+temperature enlarges what that does to a cosine."""
 
 
 def image(seed: int, height: int = 700, width: int = 900) -> np.ndarray:
@@ -73,6 +79,20 @@ def view(net: backbones.Backbone, seed: int, side: int = 0) -> torch.Tensor:
         return net.normalise(data.views(path, "squash", side or net.image_size))
 
 
+def through_store(
+    module, chosen, net: backbones.Backbone, seeds: list[int], names: list[str]
+) -> dict[str, torch.Tensor]:
+    """The features of seeded pictures as a run reads them: encoded, kept on disk as fp16, read back."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [str(Path(folder) / f"{seed}.png") for seed in seeds]
+        for seed, path in zip(seeds, paths, strict=True):
+            Image.fromarray(image(seed)).save(path)
+        place = module.side(chosen, net), "squash", "rgb"
+        store = features.Store(Path(folder) / "cache", net, module.encode, module.ENCODING, *place)
+        store.fill(paths, names)
+        return store.load(paths, names)[0]
+
+
 def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
     """Everything a WinCLIP oracle names, computed by this code, with its tolerance."""
     net = backbone(oracle["config"], oracle["seed"])
@@ -86,7 +106,20 @@ def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
     )
     zero_score, zero_map = winclip.score(test, text, chosen, net.grid)
     few_score, few_map = winclip.score(test, text, chosen, net.grid, memory)
-    return {
+    kept = through_store(winclip, chosen, net, [oracle["image_seed"] + shot for shot in range(3)], names)
+    kept_test, kept_memory = (
+        {name: value[part] for name, value in kept.items()} for part in (slice(1), slice(1, None))
+    )
+    rough = {
+        "zero_shot": winclip.score(kept_test, text, chosen, net.grid),
+        "few_shot": winclip.score(kept_test, text, chosen, net.grid, kept_memory),
+    }
+    rounded = {
+        f"{name}_{part}{KEPT}": (value, HALF["winclip"])
+        for name, pair in rough.items()
+        for part, value in zip(("score", "grid_map"), pair, strict=True)
+    }
+    return rounded | {
         "text_mean_unnormalised": (text, EMBEDDING),
         "class_embedding": (test["class"], EMBEDDING),
         "windows_k2": (test["window_2"], EMBEDDING),
@@ -211,6 +244,12 @@ def anomalyclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]
     score, total = anomalyclip.score(first, raw, chosen, grid)
     found |= {"image_score": (score, SCORE), "map_last": (official_map(alone[1]), SCORE)}
     found["map_sum"] = (official_map(total), 4 * SCORE)
+    kept = through_store(anomalyclip, chosen, net, [parts.get("image", seed)], anomalyclip.arrays(chosen))
+    score, total = anomalyclip.score(kept, raw, chosen, grid)
+    found |= {
+        f"image_score{KEPT}": (score, HALF["anomalyclip"]),
+        f"map_sum{KEPT}": (official_map(total), 4 * HALF["anomalyclip"]),
+    }
     last = {"class": features["class"], "vv_24": features["vv_24"]}
     labels = torch.tensor([0, 1])
 
@@ -233,6 +272,89 @@ def anomalyclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]
         for i, deep in enumerate(own.deep):
             found[f"{kind}.compound_prompts_text.{i}"] = (value(deep), 2e-3 if kind == "grad" else tolerance)
     return found | drawn("metric", "metric.pixel-auroc", _metrics)[0]
+
+
+def projections(net: backbones.Backbone, seed: int = 0) -> aprilgan.Projections:
+    """Projections drawn by name, as the oracles' were."""
+    width, joint = aprilgan.widths(net)
+    found = aprilgan.Projections(len(LAYERS), width, joint)
+    with torch.no_grad():
+        for name, value in found.named_parameters():
+            stream = np.random.default_rng([seed, zlib.crc32(f"aprilgan.{name}".encode())])
+            drawn = stream.standard_normal(tuple(value.shape), dtype=np.float32)
+            value.copy_(torch.from_numpy(drawn * np.float32(width**-0.5 if value.ndim == 2 else 0.1)))
+    return found
+
+
+def aprilgan_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
+    """Everything an APRIL-GAN oracle names, computed by this code, with its tolerance."""
+    config, seed, parts = arguments(oracle)
+    net = backbone(config | {"quick_gelu": oracle["quick_gelu"]}, seed)
+    chosen = aprilgan.settings("paper", {"layers": list(LAYERS), "image_size": 518})
+    grid, names = 518 // config["patch"], aprilgan.arrays(chosen)
+    first = parts.get("image", seed)
+    picture, row = _pixels(net, first)
+    own = projections(net, seed)
+    text = prompts.prototypes(net, *prompts.ensemble(oracle["class_name"], chosen.states, chosen.templates))
+    unit = torch.nn.functional.normalize(text, dim=-1)
+    pictures = [picture, *(_pixels(net, first + shot)[0] for shot in (1, 2))]
+    exact = {name: [] for name in names}
+    for one in pictures:
+        for name, value in aprilgan.encode(net, one, names).items():
+            exact[name].append(value)
+    exact = {name: torch.cat(values) for name, values in exact.items()}
+    position = anomalyclip.positions(net.visual, grid, "bicubic")[[0, 1, 2, 700, -1]]
+    found = {
+        "image_tensor_row": (row, 1e-5),
+        "pos_embed_interp": (position, 1e-5),
+        "text_features": (unit, 1e-5),
+        "image_features_raw": (exact["image"][:1], EMBEDDING),
+    }
+    for number, layer in enumerate(LAYERS):
+        tokens = exact[f"raw_{layer}"]
+        projected = own.fc[number](tokens[:1]).detach()
+        found |= {f"raw_L{layer}": (tokens[:1], EMBEDDING), f"projected_L{layer}": (projected, EMBEDDING)}
+        found[f"patchprob_L{layer}"] = (winclip.probability(projected, text, aprilgan.TEMPERATURE), 1e-5)
+        found[f"distance_L{layer}"] = (2 * winclip.distance(tokens[:1], tokens[1:]), 1e-5)
+    found |= _aprilgan_scores(exact, text, own, chosen, grid, 1e-5)
+    kept = through_store(aprilgan, chosen, net, [first, first + 1, first + 2], names)
+    rough = _aprilgan_scores(kept, text, own, chosen, grid, HALF["aprilgan"])
+    found |= {f"{name}{KEPT}": pair for name, pair in rough.items() if not name.startswith("map_L")}
+    return found | _aprilgan_step(net, picture, own, text, chosen, parts.get("mask", seed))
+
+
+def _aprilgan_scores(
+    kept: dict[str, torch.Tensor], text: torch.Tensor, own: aprilgan.Projections, chosen, grid: int, tolerance: float
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """Scores, and maps at 518 px by the code every run measures and draws with; the first picture is the one tested."""
+    test, memory = ({name: value[part] for name, value in kept.items()} for part in (slice(1), slice(1, None)))
+    with torch.no_grad():
+        zero_score, zero = aprilgan.score(test, text, chosen, grid, learned=own)
+        few_score, few = aprilgan.score(test, text, chosen, grid, memory, learned=own)
+
+    def framed(stack: torch.Tensor) -> torch.Tensor:
+        found = metrics.framed_map(stack.numpy(), 518, 518, "squash", 518, chosen.sigma)
+        return torch.from_numpy(found)[None]
+
+    alone = {f"map_L{layer}": torch.stack([zero[:, at], zero[:, -1]], 1) for at, layer in enumerate(LAYERS)}
+    stacks = alone | {"zero_map": zero, "association_map": few[:, -1:], "few_map": few}
+    found = {name: (framed(stack), tolerance) for name, stack in stacks.items()}
+    return found | {"zero_score": (zero_score, tolerance), "few_max": (few_score[:, 1], tolerance)}
+
+
+def _aprilgan_step(
+    net: backbones.Backbone, picture: torch.Tensor, own: aprilgan.Projections, text: torch.Tensor, chosen, seed: int
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """Losses, gradients and one step of Adam on the picture, as normal, and its mirror image, as anomalous."""
+    batch = aprilgan.encode(net, torch.cat([picture, picture.flip(-1)]), aprilgan.layers(chosen))
+    optimiser = torch.optim.Adam(own.parameters(), 1e-3, (0.5, 0.999))
+    projected = [one(batch[name]) for one, name in zip(own.fc, aprilgan.layers(chosen), strict=True)]
+    terms = projection_training.loss(projected, text.expand(2, -1, -1), mask(seed))
+    terms["total"].backward()
+    found = {f"loss_{name}": (value.detach(), 1e-5) for name, value in terms.items()}
+    found |= {f"grad.{name}": (value.grad.clone(), 1e-5) for name, value in own.named_parameters()}
+    optimiser.step()
+    return found | {f"after_step.{name}": (value.detach(), 1e-5) for name, value in own.named_parameters()}
 
 
 def _pixels(net: backbones.Backbone, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,13 +404,14 @@ def compare(path: str | Path) -> list[tuple[str, float, float]]:
         facts = {"shape": [len(last)], "first": last, "last": last, "sum": sum(last), "std": float(np.std(last))}
         oracle[name] = facts
     known = {"zero_shot_score": winclip_quantities, "map_last": anomalyclip_quantities}
+    known |= {"projected_L6": aprilgan_quantities}
     quantities = next((known[key] for key in known if key in oracle), None)
     if quantities is None:
         raise SystemExit(f"{path} is no oracle this script knows; it needs one of the keys {', '.join(known)}.")
     return [
-        (name, difference(found, oracle[name]), tolerance)
+        (name, difference(found, oracle[name.removesuffix(KEPT)]), tolerance)
         for name, (found, tolerance) in quantities(oracle).items()
-        if name in oracle
+        if name.removesuffix(KEPT) in oracle
     ]
 
 
@@ -300,7 +423,7 @@ def main(paths: list[str]) -> int:
         print(path)
         for name, found, tolerance in compare(path):
             failed |= not found <= tolerance
-            print(f"  {'ok  ' if found <= tolerance else 'FAIL'} {name:30} {found:.1e} (tolerance {tolerance:.0e})")
+            print(f"  {'ok  ' if found <= tolerance else 'FAIL'} {name:34} {found:.1e} (tolerance {tolerance:.0e})")
     return int(failed)
 
 

@@ -67,7 +67,7 @@ def test_settings_of_the_other_method_are_empty(done):
         "squash",
     ]
     assert set(one.loc["AnomalyCLIP", ["windows", "temperature", "templates"]]) == {""}
-    assert set(one.loc["WinCLIP", ["attention", "layers", "sigma", "prompts"]]) == {""}
+    assert set(one.loc["WinCLIP", ["attention", "layers", "prompts"]]) == {""}
 
 
 def test_weights_name_backbone_and_prompts(done):

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
+import parity
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, make_mvtec, paint, small_profile
+from PIL import Image
 
-from vlmad_lib import InputError, anomalyclip, aprilgan, breakdown, data, features, methods, prompts, run, training
+from vlmad_lib import (
+    InputError,
+    anomalyclip,
+    aprilgan,
+    breakdown,
+    data,
+    decide,
+    features,
+    methods,
+    metrics,
+    prompts,
+    run,
+    thresholds,
+    training,
+)
 from vlmad_lib.aprilgan import Projections, score
 from vlmad_lib.profile import Method
 from vlmad_lib.projection_training import APRILGAN, loss
@@ -55,7 +74,7 @@ def test_maps_are_summed_over_projected_layers():
         x, y = np.sin(np.pi * angle / 180), np.cos(np.pi * angle / 180) + 1
         second.append(sigmoid(100 * (y - x) / np.hypot(x, y)))
     first = [0.0, 0.5, sigmoid(-100 * gap), 1.0]
-    np.testing.assert_allclose(maps.flatten(), np.array(first) + second, atol=1e-5)
+    np.testing.assert_allclose(metrics.grid_maps(maps.numpy()).flatten(), np.array(first) + second, atol=1e-5)
 
 
 def test_references_add_the_distance_before_projection_and_the_maximum_to_the_score():
@@ -63,10 +82,44 @@ def test_references_add_the_distance_before_projection_and_the_maximum_to_the_sc
     references = {"raw_1": torch.cat([at(0, 10, 0, 0), at(0, 0, 0, -90)]), "raw_2": torch.cat([at(90, 90, 90, 60)] * 2)}
     bare = score(found, TEXT, CHOSEN, 2, learned=turned())[1]
     whole, maps = score(found, TEXT, CHOSEN, 2, references, learned=turned())
-    apart = maps - bare
+    apart = metrics.grid_maps(maps.numpy()) - metrics.grid_maps(bare.numpy())
     # layer 2: 60 degrees everywhere, one half; layer 1: nothing, and 60 less 10 degrees at the last patch
     np.testing.assert_allclose(apart.flatten(), [0.5, 0.5, 0.5, 1.5 - np.cos(np.pi * 50 / 180)], atol=1e-5)
-    assert whole.item() == pytest.approx((0.5 + maps.max().item() / 4) / 2, abs=1e-5)
+    largest = metrics.upsample(maps[0].numpy(), 518, 518).max()
+    np.testing.assert_allclose(whole, [[0.5, largest]], atol=1e-5)  # what ``over_category`` makes scores of
+    fixed = CHOSEN.model_copy(update={"image_score": "fixed"})
+    whole, again = score(found, TEXT, fixed, 2, references, learned=turned())
+    assert whole.item() == pytest.approx((0.5 + largest / 4) / 2, abs=1e-5) and torch.equal(again, maps)
+
+
+def test_logits_are_enlarged_corner_on_corner_before_the_softmax():
+    """Halfway between a certain and an even patch lies the sigmoid of half the logit, not the mean of both chances."""
+    stack = np.zeros((2, 3, 2, 2), np.float32)
+    stack[0, 0], stack[0, 1], stack[0, 2] = [[8, 0], [8, 0]], [[-4, 4], [-4, 4]], [[0.5, 1.5], [0.5, 1.5]]
+    stack[1] = 9  # another image
+    found = metrics.framed_map(stack[:1], 30, 30, "squash", 5)
+    across = np.array([0, 0.25, 0.5, 0.75, 1])
+    expected = 1 / (1 + np.exp(-(8 - 8 * across))) + 1 / (1 + np.exp(4 - 8 * across)) + 0.5 + across
+    np.testing.assert_allclose(found, expected[None].repeat(5, 0), atol=1e-6)
+    np.testing.assert_allclose(metrics.grid_maps(stack)[0], found[::4, ::4], atol=1e-6)  # corners are the patches
+    plain = np.array([[[0.0, 1.0], [0.0, 1.0]]])
+    assert metrics.grid_maps(plain) is plain and metrics.framed_map(plain, 30, 30, "squash", 4)[0, 1] == 0.25
+
+
+def test_maxima_are_stretched_over_a_categorys_images():
+    found = aprilgan.over_category(np.array([[0.2, 1.5], [0.6, 3.5], [0.9, 2.0]]))
+    np.testing.assert_allclose(found, [0.1, (0.6 + 1) / 2, (0.9 + 0.25) / 2])
+    np.testing.assert_allclose(
+        aprilgan.over_category(np.array([[0.4, 2.0]])), [0.2]
+    )  # of one image: nothing to stretch
+
+
+@pytest.mark.slow
+def test_parity_with_the_official_code():
+    compared = parity.compare(Path(__file__).with_name("aprilgan_small.json"))
+    assert len(compared) > 50 and {name.endswith(parity.KEPT) for name, *_ in compared} == {True, False}
+    for name, found, tolerance in compared:
+        assert found <= tolerance, name
 
 
 def test_the_zero_shot_image_score_never_looks_at_the_map():
@@ -121,6 +174,17 @@ def test_resized_positions_are_open_clips(tiny_backbone):
 @pytest.mark.parametrize(("blocks", "ends"), [(24, [6, 12, 18, 24]), (12, [3, 6, 9, 12]), (6, [2, 3, 4, 6])])
 def test_layers_are_the_ends_of_the_quarters(blocks, ends):
     assert [anomalyclip.quarter(blocks, part) for part in (1, 2, 3, 4)] == ends
+
+
+def test_the_official_preset_takes_folder_names_and_draws_with_replacement():
+    chosen = aprilgan.settings("official")
+    assert (chosen.names, chosen.draws, chosen.image_score) == ("folder", "repeated", "stretched")
+    assert aprilgan.settings("official", {"names": "cleaned"}).names == "cleaned"
+    table = pd.DataFrame({"image": list("abcdef"), "category": "nut", "split": "train", "label": 0})
+    own, other = (methods.Chosen(Method(**OWN), aprilgan.settings(preset)) for preset in ("official", "paper"))
+    drawn = [list(own.references(table, "nut", 4, seed).image) for seed in range(20)]
+    assert any(len(set(names)) < 4 for names in drawn) and {len(names) for names in drawn} == {4}
+    assert all(other.references(table, "nut", 4, seed).image.is_unique for seed in range(20))
 
 
 def test_prompts_are_the_official_numbers():
@@ -215,6 +279,9 @@ def test_it_appears_wherever_methods_do(job):
     assert "APRIL-GAN" in breakdown.category_findings(found.metrics)
     few = found.scores[found.scores.shots == 2].groupby(["category", "seed"])
     assert few.references.nunique().eq(1).all()  # the same draws as WinCLIP's
+    few = found.scores[(found.scores.method == "APRIL-GAN") & (found.scores.shots == 2)]
+    for _, part in few.groupby(["category", "seed"]):  # the greatest maximum of a category counts 1, the least 0
+        assert part.score.between(0, 1).all() and part.score.max() >= 0.5
     weights = set(found.scores[found.scores.method == "APRIL-GAN"].weights)
     assert len(weights) == 1 and "+" in weights.pop()
     row, spec = found.index[found.index.split == "test"].iloc[0], found.profile.methods[1]
@@ -223,6 +290,49 @@ def test_it_appears_wherever_methods_do(job):
     own = found.scores[(found.scores.image == row.image) & (found.scores.shots == 0)]
     own = own[own.method == "APRIL-GAN"]
     np.testing.assert_allclose(parts["sum"], found.maps(own)[0][0], atol=5e-3)
+    assert found.kept(own)[0].shape == (1, 5, 5, 5)  # four layers' logits and the distances of a grid of 5 x 5
+    framed = metrics.upsample(found.kept(own)[0][0], 60, 60)
+    np.testing.assert_array_equal(found.framed(own)[0], framed)
+    part = found.scores[(found.scores.variant == own.variant.iloc[0]) & (found.scores.category == own.category.iloc[0])]
+    masks = [data.framed_mask(one.mask, 60, 60, "squash", 60) for one in part.itertuples()]
+    value = metrics.pixel_metrics(zip(found.framed(part), masks, strict=True))["pixel_auroc"]
+    table = found.metrics[(found.metrics.variant == own.variant.iloc[0]) & (found.metrics.category == row.category)]
+    assert value == pytest.approx(table.pixel_auroc.iloc[0])
+
+
+def test_pictures_are_judged_one_by_one_on_a_fixed_scale(job, file):
+    """A stretched score depends on the category's other images: thresholds and single pictures do without it."""
+    found = job(shots=[0, 1])
+    assert thresholds.normal_scores(found, 0) is not None
+    normal = thresholds.normal_scores(found, 1)
+    assert set(normal.method) == {"WinCLIP"}
+    [spec] = [one for one in found.profile.methods if one.method == "aprilgan"]
+    judged = methods.alone(spec)
+    assert judged.settings["image_score"] == "fixed" and methods.alone(judged) == judged
+    again = job({"settings": judged.settings}, shots=[0, 1])
+    some = again.index[again.index.label == 0].image
+    part = run.run(again.profile, table=again.index[again.index.image.isin(some)])
+
+    def scores(results):
+        few = results.scores[(results.scores.method == "APRIL-GAN") & (results.scores.shots == 1)]
+        return few[few.image.isin(part.scores.image)].set_index("image").score
+
+    pd.testing.assert_series_equal(scores(again).sort_index(), scores(part).sort_index())
+
+
+def test_decide_scores_pictures_by_themselves_and_says_so(job, file, tmp_path):
+    """Another picture in the folder moves no score of the first ones, as a stretched scale would."""
+    found = job(shots=[0, 1])
+    for i in range(12):
+        paint(tmp_path / "new" / "good" / f"{i}.png", 500 + i)
+    paint(tmp_path / "new" / "first.png", 1)
+    alone = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
+    assert "image_score: fixed" in alone.facts["scale"] and alone.told().endswith("as published.")
+    paint(tmp_path / "new" / "second.png", 2, spot=True)
+    both = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
+    assert both.facts["references"] == 1 and both.table.score.iloc[0] == alone.table.score.iloc[0]
+    other = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "WinCLIP")
+    assert "scale" not in other.facts
 
 
 def test_features_are_anomalyclips_where_they_are_the_same(job, tmp_path):
@@ -242,7 +352,7 @@ def test_wrong_input_is_named(job, tmp_path):
     refused(lambda: job({"settings": OWN["settings"] | {"layers": [1, 1, 1, 9]}}), "there is no layer 9")
     refused(lambda: job({"settings": {"templates": "36"}}), "no set of templates '36'")
     refused(lambda: job({"settings": {"temperature": 1.0}}), "APRIL-GAN settings: unknown key 'temperature'")
-    refused(lambda: job({"preset": "study"}), "no preset 'study'")
+    refused(lambda: job({"preset": "study"}), "no preset 'study'; use paper or official")
 
 
 def test_it_is_not_tested_on_what_it_learned_from(job):
@@ -325,6 +435,48 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(profile, tmp_path):
     assert "Learned projections of APRIL-GAN" in card and "2 epochs, batch 4" in card and "focal + Dice" in card
 
 
+def test_four_pictures_are_stitched_two_by_two(tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
+    rows = []
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (40, 20), colour).save(tmp_path / f"{number}.png")
+        Image.new("L", (40, 20), 255).save(tmp_path / f"{number}_mask.png")
+        mask = str(tmp_path / f"{number}_mask.png") if number == 2 else ""
+        rows.append(pd.Series({"image": str(tmp_path / f"{number}.png"), "mask": mask, "width": 40, "height": 20}))
+    pixels, mask = training._sheet(rows, 8)
+    assert pixels.shape == (8, 8, 3) and mask.shape == (8, 8)
+    corners = pixels[1, 1], pixels[1, 6], pixels[6, 1], pixels[6, 6]
+    assert [tuple(map(int, one)) for one in corners] == colours
+    assert mask[4:, :4].all() and not mask[:4].any() and not mask[:, 4:].any()
+
+
+def test_kinds_are_drawn_before_pictures():
+    """One good picture of a hundred and one is drawn as often as all the defective ones together."""
+    table = pd.DataFrame({"category": "nut", "defect": ["good"] + ["dent"] * 100})
+    stream = np.random.default_rng(0)
+    drawn = [row.defect for _ in range(200) for row in training._four(table, "nut", stream)]
+    assert 0.4 < drawn.count("good") / len(drawn) < 0.6
+
+
+def test_stitched_examples_are_drawn_anew_each_epoch_and_alike_each_time(profile, tmp_path, tiny_backbone):
+    chosen = methods.Chosen(Method(**OWN), aprilgan.settings("paper", OWN["settings"]))
+    plan = Plan(stitched=0.5)
+    found = training.examples(profile, chosen, tiny_backbone, plan, False, APRILGAN)
+    places = np.arange(len(found.table))
+
+    def stitched(epoch: int) -> list[bool]:
+        batch = found.batch(places)
+        training._stitch(batch, places, found, tiny_backbone, chosen, plan, epoch)
+        return [
+            not torch.equal(*pair)
+            for pair in zip(batch.arrays["raw_q1"], found.batch(places).arrays["raw_q1"], strict=True)
+        ]
+
+    assert stitched(0) == stitched(0) != stitched(1) and 0 < sum(stitched(0)) < len(places)
+    train(APRILGAN, profile, tmp_path / "some.pth", Plan(epochs=1, stitched=0.5))
+    assert "50% of the examples are four pictures stitched together" in (tmp_path / "some.md").read_text()
+
+
 def test_pictures_without_masks_teach_nothing(tmp_path):
     for i in range(3):
         paint(tmp_path / "parts/bolt/good" / f"{i}.png", i)
@@ -341,5 +493,10 @@ def test_the_command_line(profile, tmp_path, capsys):
     command = ["train", str(file), "--out", str(out), "--epochs", "1"]
     assert training.main(APRILGAN, command) == 0 and out.is_file()
     assert "1 epochs, loss" in capsys.readouterr().out
+    assert training.main(APRILGAN, [*command, "--official"]) == 2
+    assert "trains on mvtec or visa; leave --official out for other data" in capsys.readouterr().err
+    own = ["train", str(file), "--out", str(tmp_path / "o.pth"), "--official", "-p", "dataset=mvtec"]
+    assert training.main(APRILGAN, own) == 0 and "3 epochs, loss" in capsys.readouterr().out
+    assert "20% of the examples are four pictures" in (tmp_path / "o.md").read_text()
     assert training.main(APRILGAN, [*command, "-p", "methods=[{}]"]) == 2
     assert "no APRIL-GAN method; add one" in capsys.readouterr().err

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
+from scipy import ndimage
 
-from vlmad_lib import InputError, embedding, methods, run, winclip
+from vlmad_lib import InputError, embedding, methods, metrics, run, winclip
 from vlmad_lib.profile import FULL, Method, Profile, check
 
 NAMES = list(embedding.METHODS)
@@ -36,10 +37,15 @@ def test_a_coreset_of_everything_repeats_nothing_even_among_equal_points():
     assert (picked[:2] < 6).sum() == 1  # the first two come from both places
 
 
-def test_neighbourhoods_are_means_of_what_lies_inside_the_image():
+def test_neighbourhoods_are_means_in_which_zeros_beyond_the_image_count():
+    """As unfolding with padding and averaging does, which is how the official code has them."""
     grid = torch.arange(9.0).reshape(1, 9, 1)
     found = embedding.pooled(grid, 3, 3).flatten()
-    assert found[0] == np.mean([0, 1, 3, 4]) and found[4] == 4 and found[5] == np.mean([1, 2, 4, 5, 7, 8])
+    assert found[0] == pytest.approx(sum([0, 1, 3, 4]) / 9) and found[4] == 4
+    assert found[5] == pytest.approx(sum([1, 2, 4, 5, 7, 8]) / 9)
+    several = torch.randn(2, 25, 4, generator=torch.Generator().manual_seed(0))
+    unfolded = torch.nn.functional.unfold(several.mT.unflatten(2, (5, 5)), 3, padding=1)
+    torch.testing.assert_close(embedding.pooled(several, 5, 3), unfolded.unflatten(1, (4, 9)).mean(2).mT)
     torch.testing.assert_close(embedding.pooled(grid, 3, 1), grid)
 
 
@@ -145,6 +151,17 @@ def test_normalised_tokens_ignore_their_lengths(kind):
 # ---------------------------------------------------------------- the contract
 
 
+def test_maps_are_smoothed_as_in_the_originals():
+    """Four pixels of a map of 224: an edge then rises as a Gaussian's integral with that deviation."""
+    edge = np.repeat([0.0, 1.0], 8)[None].repeat(16, 0)[None]
+    chosen = {kind: method.settings() for kind, method in embedding.METHODS.items()}
+    for kind in ("patchcore", "padim", "spade"):
+        found = metrics.framed_map(edge, 224, 224, "squash", 224, chosen[kind].sigma)
+        plain = metrics.framed_map(edge, 224, 224, "squash", 224)
+        np.testing.assert_allclose(found, ndimage.gaussian_filter(plain, 4.0), atol=1e-6)
+    assert chosen["association"].sigma == 0
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """WinCLIP and all methods without words, few-shot and full-shot."""
@@ -205,6 +222,7 @@ def test_twins_share_backbone_and_windows_of_a_winclip():
     found = {one.method: one for one in embedding.twins(spec)}
     assert set(found) == set(NAMES) and {one.backbone for one in found.values()} == {TINY["backbone"]}
     assert found["association"].settings["windows"] == [1] and "windows" not in found["padim"].settings
+    assert {one.settings["sigma"] for one in found.values()} == {0.0}
     for one in found.values():
         assert methods.METHODS[one.method].settings(one.preset, one.settings).fit == "squash"
     study = check(Method, TINY | {"preset": "study"}, "test")  # has no patch tokens, which the others cannot do without

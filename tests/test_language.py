@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import TINY, small_profile
 
-from vlmad_lib import InputError, breakdown, draws, language, statistics, sweeps
+from vlmad_lib import InputError, breakdown, draws, embedding, language, statistics, sweeps
 from vlmad_lib.profile import FULL, Method, check
 
 MEASURES = language.MEASURES
@@ -112,6 +112,7 @@ def test_the_plan_runs_all_methods_on_the_same_draws(mvtec, tmp_path):
     plan = language.plan(profile, spec, [1, "full"], 2, ["plate"])
     assert plan.shots == [0, 1, FULL] and plan.seeds == [4, 5] and plan.categories == ["plate"]
     assert [one.method for one in plan.methods] == ["winclip", "association", "patchcore", "padim", "spade"]
+    assert {one.settings["sigma"] for one in plan.methods} == {embedding.SIGMA}  # smoothed with smoothed
     with pytest.raises(InputError, match="shots of notebook 18: key 'shots.1' has the value 'few'"):
         language.plan(profile, spec, ["few"], 0, [])
 

@@ -18,9 +18,12 @@ def chosen(**changes) -> profile.Profile:
 
 
 def ours(
-    method="WinCLIP", categories=tuple(COUNTS), shift=0.0, shots=0, seeds=(0,), dataset="MVTec AD"
+    method="WinCLIP", categories=tuple(COUNTS), shift=0.0, shots=0, seeds=(0,), dataset="MVTec AD", size=240
 ) -> pd.DataFrame:
-    """A metrics table that has the paper's image AUROC of every category, shifted, and 0.5 for all else."""
+    """A metrics table that has the paper's image AUROC of every category, shifted, and 0.5 for all else.
+
+    But for the AUPRO by 200 thresholds, which is 0.4.
+    """
     paper = reference.published().query("who == 'paper' and shots == 0 and kind == 'winclip' and dataset == 'MVTec AD'")
     paper = paper[paper.metric == "image_auroc"].set_index("category").value
     rows = []
@@ -28,6 +31,7 @@ def ours(
         values = dict.fromkeys(breakdown.TITLES, 0.5) | {"image_auroc": paper.get(name, 0.5) + shift}
         values |= dict(zip(("n_good", "n_defective"), COUNTS.get(name, (1, 1)), strict=True))
         facts = {"dataset": dataset, "category": name, "group": GROUPS.group.get(name, "unknown"), "method": method}
+        facts |= {"aupro_200": 0.4, "evaluation_size": size}
         rows += [facts | values | {"shots": shots, "seed": seed} for seed in seeds]
     return pd.DataFrame(rows)
 
@@ -147,6 +151,46 @@ def test_missing_images_and_unpublished_metrics():
     assert of(found, "tile", "aupro")["no verdict because"] == "not published"
     narrow = of(reference.beside(ours(), chosen(fpr_limit=0.1)), metric="aupro")
     assert narrow["no verdict because"] == "AUPRO up to 0.1, published up to 0.3"
+
+
+PROMPTS = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "visa"}
+
+
+def test_an_aupro_is_judged_against_one_by_as_many_thresholds():
+    """WinCLIP's paper has the exact one, AnomalyCLIP's authors theirs of 200 thresholds, which only equals itself."""
+    exact = of(reference.beside(ours(), chosen()), metric="aupro")
+    assert (exact.ours, exact["AUPRO by"], exact.verdict) == (0.5, "all thresholds", "outside")
+    assert exact["re-implementations"].endswith("200 thresholds)")
+    prompted = chosen(methods=[PROMPTS])
+    found = reference.beside(ours("AnomalyCLIP", size=518), prompted)
+    coarse = of(found, metric="aupro")
+    assert (coarse["AUPRO by"], coarse.paper) == ("200 thresholds", pytest.approx(0.814, abs=5e-4))
+    assert coarse.ours == pytest.approx(0.4) and coarse.verdict == "outside" and of(found, "tile", "aupro").ours == 0.4
+    assert of(found, metric="pixel_auroc")["AUPRO by"] == ""
+    narrow = chosen(methods=[PROMPTS], fpr_limit=0.1)  # the 200 thresholds always go up to 0.3
+    assert of(reference.beside(ours("AnomalyCLIP", size=518), narrow), metric="aupro").verdict == "outside"
+    in_bins = of(
+        reference.beside(ours("AnomalyCLIP", size=518).assign(aupro_200=float("nan")), prompted), metric="aupro"
+    )
+    assert (in_bins.ours, in_bins.verdict) == (0.5, "")
+    assert in_bins["no verdict because"] == (
+        "AUPRO by all thresholds, published by 200 thresholds, which are not counted in bins"
+    )
+    assert set(reference.points(ours("AnomalyCLIP"), prompted, "aupro").query("who == 'AnomalyCLIP'").value) == {0.4}
+    listed = reference.means("MVTec AD").set_index(["method", "who", "shots"])["AUPRO by"]
+    assert (
+        listed["AnomalyCLIP", "authors' log", 0] == "200 thresholds"
+        and listed["WinCLIP", "paper", 0] == "all thresholds"
+    )
+
+
+def test_maps_at_another_size_are_not_judged():
+    found = reference.beside(ours("AnomalyCLIP"), chosen(methods=[PROMPTS]))
+    for metric in ("pixel_auroc", "aupro"):
+        row = of(found, metric=metric)
+        assert row.verdict == "" and not pd.isna(row.paper)
+        assert row["no verdict because"] == "maps compared at 240 px, published at 518: set evaluation_size: 518"
+    assert of(found).verdict == "within"  # an image score has no size
 
 
 def test_findings_change_with_the_table():

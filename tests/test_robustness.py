@@ -18,6 +18,7 @@ def scores(values: dict[tuple[str, str, int], list[float]], labels=(0, 0, 1, 1))
     rows = []
     for (method, shift, severity), found in values.items():
         facts = {"method": method, "name": f"{method}, zero-shot", "shots": 0, "shift": shift, "severity": severity}
+        facts["image_score"] = "class_token"
         for category in ("a", "b"):
             for number, (label, score) in enumerate(zip(labels, found, strict=True)):
                 place = {"category": category, "group": "rigid", "label": label, "source": f"{category}{number}"}

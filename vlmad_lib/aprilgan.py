@@ -1,9 +1,12 @@
 """APRIL-GAN (Chen, Han, Zhang, arXiv 2305.17382): patch tokens of four layers, each projected into the joint space.
 
-Follows the official code (github.com/ByChelsea/VAND-APRIL-GAN) where it says more than the paper, and differs from it
-in this: probabilities are upsampled, not logits, so that maps stay at the grid's size; pictures that are not square are
-squashed; and the few-shot image score has a fixed scale (``score``). The paper was known here by its abstract alone.
-``python -m vlmad_lib.aprilgan train`` trains.
+Follows the official code (github.com/ByChelsea/VAND-APRIL-GAN) where it says more than the paper, which was known here
+by its abstract alone. Maps, the few-shot image score, losses and steps of training are the official ones, as
+tests/parity.py shows. What differs is this: pictures that are not square are squashed; numbers are fp32, where the
+official code has mixed precision; and references are drawn as for every method here, from ``seeds``. The official draws
+depend on all that used PyTorch's random numbers before, and cannot be had again; preset ``official`` draws with
+replacement, as that code does, and takes its class names. ``python -m vlmad_lib.aprilgan train`` trains, with
+``--official`` for as many epochs and on as large a share of stitched pictures as that code.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlmad_lib import InputError, anomalyclip, checkpoints, prompts, winclip
+from vlmad_lib import InputError, anomalyclip, checkpoints, metrics, prompts, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.files import replace
 from vlmad_lib.profile import Strict, check
@@ -34,10 +37,13 @@ QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyc
 
 
 class Settings(Strict):
-    """The defaults are the published protocol, but for ``names``: the official code takes the ``folder``'s.
+    """The defaults are the published protocol, with the class names and the draws of references of the other methods.
 
     ``layers``: blocks from 1, as many as the checkpoint projects; none: the ends of the four quarters of the depth.
-    ``states`` and ``templates``: sets of prompts.json.
+    ``states`` and ``templates``: sets of prompts.json. ``names`` and ``draws``: official are the ``folder``'s name, and
+    references ``repeated``, drawn with replacement (preset ``official``).
+    ``image_score``: with references, the mean of P(anomalous) and of the map's maximum; that is ``stretched`` to [0, 1]
+    over the category's test images, as published, or divided by its upper end (``fixed``), which needs no other image.
     """
 
     learned: ClassVar[bool] = True
@@ -46,16 +52,21 @@ class Settings(Strict):
     states: str = "broken"
     templates: str = "35"
     names: Literal["cleaned", "folder", "object"] = "cleaned"
+    image_score: Literal["stretched", "fixed"] = "stretched"
+    draws: Literal["distinct", "repeated"] = "distinct"
     sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
 
+PRESETS = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
+
+
 def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """The defaults with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
-    if preset != "paper":
-        raise InputError(f"APRIL-GAN has no preset {preset!r}; use paper.")
-    chosen = check(Settings, overrides or {}, "APRIL-GAN settings")
+    """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
+    if preset not in PRESETS:
+        raise InputError(f"APRIL-GAN has no preset {preset!r}; use {' or '.join(PRESETS)}.")
+    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
     prompts.ensemble("object", chosen.states, chosen.templates)
     return chosen
 
@@ -213,37 +224,53 @@ def score(
     *,
     learned: Projections,
 ) -> tuple[Tensor, Tensor]:
-    """Image scores (N,) and maps (N, grid, grid), both summed over layers.
+    """Image scores and kept maps, stacks (N, layers + 1, grid, grid) as ``metrics.upsample`` enlarges them.
 
-    Zero-shot: the class token's P(anomalous), which never looks at the map; the maps of the projected
-    tokens, each in [0, 1]. With references: one minus the cosine to the nearest reference token, wherever
-    it lies, of the tokens before projection, is added to the map; the image score is the mean of the class token's and
-    of the map's maximum. The official code stretches these maxima to [0, 1] by the least and the greatest over the
-    category's test images; a score of one image cannot know them, so here they are divided by twice the layers.
+    A stack has the logits of the projected tokens, a map a layer, and one of distances: of the tokens before projection
+    one minus the cosine to the nearest reference token, wherever it lies, summed over layers; 0 without references.
+    Scores are (N,), in [0, 1]: zero-shot the class token's P(anomalous), which never looks at the map. With references
+    the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
+    leaves both, (N, 2), to ``over_category``.
     """
     whole = winclip.probability(features["image"], text, TEMPERATURE)
-    found = sum(_maps(features, text, chosen, grid, learned))
+    logits = _logits(features, text, chosen, grid, learned)
+    near = torch.zeros_like(logits[:, 0])
     if references is not None:
-        names = layers(chosen)
-        near = sum(2 * winclip.distance(features[name], references[name]) for name in names)
-        found = found + near.unflatten(1, (grid, grid))
-        whole = (whole + found.amax((1, 2)) / (2 * len(names))) / 2
-    return whole, found
+        apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
+        near = apart.unflatten(1, (grid, grid))
+    stacks = torch.cat([logits, near[:, None]], 1)
+    if references is None:
+        return whole, stacks
+    frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
+    largest = torch.tensor([float(metrics.upsample(one.numpy(), *frame).max()) for one in stacks])
+    if chosen.image_score == "stretched":
+        return torch.stack([whole, largest], 1), stacks
+    return (whole + largest / (2 * logits.shape[1])) / 2, stacks
 
 
-def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> list[Tensor]:
-    """The zero-shot map (N, grid, grid) in [0, 1] of every layer."""
+def over_category(scores: np.ndarray) -> np.ndarray:
+    """Few-shot image scores (N,) of a category's images, from P(anomalous) and the map's maximum of each (N, 2).
+
+    The mean of both, the maxima stretched to [0, 1] by the least and the greatest of them; 0 where all are equal.
+    """
+    whole, largest = scores.T
+    return (whole + (largest - largest.min()) / (np.ptp(largest) or 1)) / 2
+
+
+def _logits(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> Tensor:
+    """(N, layers, grid, grid): the logit of each projected token, anomalous less normal."""
     projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
-    return [winclip.probability(tokens, text, TEMPERATURE).unflatten(1, (grid, grid)) for tokens in projected]
+    near = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
+    return ((near[..., 1] - near[..., 0]) / TEMPERATURE).unflatten(2, (grid, grid))
 
 
 def parts(
     features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, *, learned: Projections
 ) -> dict[str, np.ndarray]:
     """The zero-shot map of every layer of the first image, and their sum, (grid, grid) each."""
-    maps = _maps(features, text, chosen, grid, learned)
+    maps = _logits(features, text, chosen, grid, learned)[0].sigmoid()
     names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
-    found = {f"layer {name}": one[0].numpy() for name, one in zip(names, maps, strict=True)}
+    found = {f"layer {name}": one.numpy() for name, one in zip(names, maps, strict=True)}
     return found | {"sum": sum(found.values())}
 
 

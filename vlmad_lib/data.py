@@ -325,10 +325,11 @@ def _generator(seed: int, category: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(category.encode())])
 
 
-def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
+def references(table: pd.DataFrame, category: str, shots: int, seed: int, repeated: bool = False) -> pd.DataFrame:
     """``shots`` normal train rows of a category, drawn without replacement; a smaller draw is part of a larger.
 
-    ``FULL``: all of the train split. InputError where there are too few.
+    ``repeated``: drawn with replacement, so that one may come twice. ``FULL``: all of the train split. InputError where
+    there are too few.
     """
     if shots == FULL:
         pool = table[(table.category == category) & (table.split == "train") & (table.label == 0)]
@@ -338,7 +339,8 @@ def references(table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.
     pool = table[(table.category == category) & table.split.isin(["train", "reference"]) & (table.label == 0)]
     if len(pool) < shots:
         raise InputError(f"{category} has {len(pool)} normal train images, fewer than {shots} shots; lower 'shots'.")
-    return pool.iloc[_generator(seed, category).permutation(len(pool))[:shots]]
+    stream = _generator(seed, category)
+    return pool.iloc[stream.integers(len(pool), size=shots) if repeated else stream.permutation(len(pool))[:shots]]
 
 
 # ---------------------------------------------------------------- pixels

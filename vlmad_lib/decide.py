@@ -29,6 +29,10 @@ from vlmad_lib.statistics import percent
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
 COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason"]
+SCALE = (
+    "{} scores each picture by itself here, on a fixed scale (image_score: fixed); in a report its scores are "
+    "stretched over a category's test images, as published."
+)
 WIDTH = 480  # pixels of a picture in an overlay
 INK = 0.55  # how much of an overlay is its map
 
@@ -45,16 +49,18 @@ class Decisions:
         """One sentence for the person who asked."""
         counts = self.table.decision.value_counts()
         parts = ", ".join(f"{counts[name]} {name}" for name in counts.index)
-        return f"{len(self.table)} pictures: {parts}. {self.facts['promise']}"
+        said = self.facts["promise"], self.facts.get("scale", "")
+        return " ".join(filter(None, [f"{len(self.table)} pictures: {parts}.", *said]))
 
 
 def decide(profile: Profile, folder: Path, alpha: float = 0.1, category: str = "", method: str = "") -> Decisions:
     """Decisions on the pictures of a folder by a profile's method (its first, if none is named).
 
     Pictures that cannot be read are listed with the reason; where the normal pictures are too few for alpha, all are
-    ``undecided`` but have their scores. InputError where there is no picture, or no normal one.
+    ``undecided`` but have their scores. InputError where there is no picture, or no normal one. Each picture is scored
+    by itself (``methods.alone``), whatever else is in the folder.
     """
-    spec = _method(profile, method)
+    spec = methods.alone(_method(profile, method))
     if not folder.is_dir():
         raise InputError(f"The folder of new pictures {folder} does not exist; correct its path.")
     new = data.below(folder, KEPT)
@@ -145,6 +151,8 @@ def _judged(
         first = results.scores.iloc[0]
         facts |= {key: first[key] for key in ("category", "class_name", "method", "backbone", "weights", "preset")}
         facts["warnings"] = results.facts["warnings"]
+        if shots and first.image_score == "fixed":
+            facts["scale"] = SCALE.format(first.method)
     return Decisions(pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object}), facts, results)
 
 

@@ -18,8 +18,10 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError, winclip
+from vlmad_lib.metrics import FRAME
 from vlmad_lib.profile import USUAL, Method, Strict, check
 
+SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
 PROJECTED = 128  # dimensions in which a coreset is picked; points keep their distances there but for a few per cent
 Positive = Annotated[int, Field(ge=1)]
 
@@ -29,6 +31,7 @@ class Settings(Strict):
 
     learned: ClassVar[bool] = False
     patch_tokens: Literal["last", "last_ln_post", "penultimate"] = "last"
+    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb"] = "rgb"
 
@@ -38,9 +41,13 @@ class Settings(Strict):
 
 
 class Euclidean(Settings):
-    """``normalise``: distances between tokens of length one, so that only directions count."""
+    """``normalise``: distances between tokens of length one, so that only directions count.
+
+    ``sigma``: the originals'. It smooths maps only: image scores are read off the patches.
+    """
 
     normalise: bool = False
+    sigma: Annotated[float, Field(ge=0, le=518)] = SIGMA
 
     def of(self, values: Tensor) -> Tensor:
         """(..., D) features as they are compared."""
@@ -55,7 +62,7 @@ class Euclidean(Settings):
 
 
 class Association(Settings):
-    """As in WinCLIP's settings, whose defaults these are."""
+    """As in WinCLIP's settings, whose defaults these are; WinCLIP's maps are not smoothed."""
 
     windows: list[Positive] = [2, 3]
     patch_tokens: Literal["last", "last_ln_post", "penultimate", "none"] = "last"
@@ -103,9 +110,12 @@ class PatchCore(Euclidean):
 
 
 def pooled(tokens: Tensor, grid: int, size: int) -> Tensor:
-    """(N, P, D) tokens, each the mean of its size x size neighbourhood inside the image (section 3.1)."""
+    """(N, P, D) tokens, each the mean of its size x size neighbourhood (section 3.1).
+
+    Beyond the image lie zeros, which count as in the official code.
+    """
     maps = tokens.mT.unflatten(2, (grid, grid))
-    return F.avg_pool2d(maps, size, 1, size // 2, count_include_pad=False).flatten(2).mT
+    return F.avg_pool2d(maps, size, 1, size // 2).flatten(2).mT
 
 
 def coreset(points: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -300,7 +310,9 @@ def twins(spec: Method) -> list[Method]:
     own = winclip.settings(spec.preset, spec.settings).model_dump()
     found = []
     for name, method in METHODS.items():
-        shared = ["fit", "windows", "window_association"] + (["patch_tokens"] if own["patch_tokens"] != "none" else [])
+        shared = ["fit", "sigma", "windows", "window_association"] + (
+            ["patch_tokens"] if own["patch_tokens"] != "none" else []
+        )
         settings = {key: own[key] for key in shared if key in method.Settings.model_fields}
         found.append(Method(method=name, settings=settings, **spec.network))
     return found

@@ -25,12 +25,14 @@ def counts(profile: Profile, full: bool) -> list[int | str]:
 def plan(profile: Profile, spec: Method, shots: list[int | str], drawn: int, categories: list[str]) -> Profile:
     """The profile that runs a WinCLIP and all methods without words, with and without references.
 
+    All maps are smoothed alike, as in the originals of those without words, or as the WinCLIP's settings say.
     ``drawn``: the reference draws of it, the profile's first ones; 0 for all. InputError for wrong shots.
     """
     seeds = profile.seeds[: within("draws", drawn, 0) or None]
     changes = {"shots": [0, *shots], "categories": categories, "seeds": seeds}
     wanted = check(Profile, profile.model_dump() | changes, "shots of notebook 18")
-    return wanted.model_copy(update={"methods": [spec, *embedding.twins(spec)], "imports": []})
+    smoothed = spec.model_copy(update={"settings": {"sigma": embedding.SIGMA} | spec.settings})
+    return wanted.model_copy(update={"methods": [smoothed, *embedding.twins(smoothed)], "imports": []})
 
 
 def differences(metrics: pd.DataFrame, own: str, alone: bool = False) -> pd.DataFrame:

@@ -21,12 +21,13 @@ from vlmad_lib.results import Results
 def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.ndarray]:
     """Score and map of a row of the scores table by another method, with the row's references, from kept features.
 
-    The map is (H, W) float32 at the evaluation frame. InputError for settings the method cannot have.
+    The map is (H, W) float32 at the evaluation frame; the score that of the image alone (``methods.alone``). InputError
+    for settings the method cannot have.
     """
-    profile, shots = results.profile, int(row.shots)
+    profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
     chosen, seen = methods.choose(spec, profile), run.view(profile, row, spec)
     settings, names = chosen.settings, chosen.module.arrays(chosen.settings, shots)
-    drawn = data.references(results.index, row.category, shots, int(row.seed)) if shots else None
+    drawn = chosen.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (chosen.store(results.cache, seen.backbone, channels) for channels in ("", "rgb"))
     references = memory.load(list(drawn.image), names) if shots else None
     scorer = scoring.Scorer(chosen, seen.text, seen.grid, references)

@@ -3,7 +3,8 @@
 A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT``, ``FEW_SHOT`` (whether it runs
 without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
 that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
-``parts`` for what is read off all, with ``DRAWS`` where ``score`` can share work between draws of references. One that
+``parts`` for what is read off all, with ``DRAWS`` where ``score`` can share work between draws of references, and
+``over_category`` where an image's score takes those of its category. One that
 learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts`` read more of its checkpoint than text. One that
 reads what others keep names them as ``sides`` and encodes with them.
 """
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 from torch import Tensor
 
 from vlmad_lib import (
@@ -27,6 +29,7 @@ from vlmad_lib import (
     clip,
     contents,
     coop,
+    data,
     embedding,
     features,
     hybrid,
@@ -91,6 +94,10 @@ class Chosen:
             found[prefix] = features.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
         return features.Joint(found) if len(found) > 1 else found[""]
 
+    def references(self, table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
+        """The reference images of a draw, rows of an index: the same for all methods but one that draws otherwise."""
+        return data.references(table, category, shots, seed, getattr(self.settings, "draws", "") == "repeated")
+
     @property
     def score(self) -> Callable:
         """The module's ``score``, with what it reads of the checkpoint besides text."""
@@ -120,6 +127,13 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value))
     return "default" if value is None else str(value)
+
+
+def alone(spec: Method) -> Method:
+    """A method as it judges pictures one by one: no score of it depends on what else is in the category."""
+    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    fixed = {"image_score": "fixed"} if getattr(chosen, "image_score", "") == "stretched" else {}
+    return spec.model_copy(update={"settings": spec.settings | fixed})
 
 
 def choose(spec: Method, profile: Profile) -> Chosen:

@@ -78,16 +78,35 @@ def _aupro_200(rates: np.ndarray, overlaps: np.ndarray, limit: float = 0.3) -> f
 
 
 # ---------------------------------------------------------------- maps at the evaluation frame
+# A kept map is (h, w), the anomaly score of each patch, or a stack (L + 1, h, w) where the method enlarges logits and
+# not probabilities: L maps of logits, anomalous less normal, each enlarged before its sigmoid, and one of distances.
+# The anomaly map of a stack is the sum of them all.
 
 
-def upsample(grid_map: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(h, w) -> (height, width) float32, bilinear between cell centres (align_corners=False)."""
-    values = torch.from_numpy(np.ascontiguousarray(grid_map, np.float32))[None, None]
-    return F.interpolate(values, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+def grid_maps(kept: np.ndarray) -> np.ndarray:
+    """Kept maps (T, h, w), or stacks of them (T, L + 1, h, w), as anomaly scores of patches (T, h, w)."""
+    return kept if kept.ndim == 3 else _summed(torch.from_numpy(np.ascontiguousarray(kept, np.float32))).numpy()
+
+
+def upsample(kept: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A kept map (h, w) or stack (L + 1, h, w) -> (height, width) float32, bilinear.
+
+    A map is enlarged between cell centres (align_corners=False); each map of a stack corner on corner, as the official
+    code of APRIL-GAN does, before its sigmoid.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(kept, np.float32))
+    if values.ndim == 2:
+        return F.interpolate(values[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
+    return _summed(F.interpolate(values[None], (height, width), mode="bilinear", align_corners=True))[0].numpy()
+
+
+def _summed(stacks: torch.Tensor) -> torch.Tensor:
+    """The anomaly maps (T, h, w) of stacks (T, L + 1, h, w)."""
+    return stacks[:, :-1].sigmoid().sum(1) + stacks[:, -1]
 
 
 def framed_map(tiles: np.ndarray, width: int, height: int, fit: str, size: int, sigma: str | float = 0) -> np.ndarray:
-    """The maps (T, h, w) of an image's boxes as one map at the evaluation frame, the mean where they overlap.
+    """The kept maps (or stacks) of an image's T boxes as one map at the evaluation frame, the mean where they overlap.
 
     Smoothed where ``sigma``, as the scores table has it ("" is none), says so: that of a Gaussian in pixels of a
     frame of 518, where AnomalyCLIP is evaluated; it scales with ``size``.

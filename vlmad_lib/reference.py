@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import breakdown, data
+from vlmad_lib.metrics import PIXEL
 from vlmad_lib.profile import USUAL, Method, Profile
 
 PAPERS = {"winclip": ("WinCLIP", "WinCLIP+"), "anomalyclip": ("AnomalyCLIP", "AnomalyCLIP")}
@@ -21,11 +22,31 @@ BENCHMARKS = ("MVTec AD", "VisA")
 MEAN_TOLERANCE, CATEGORY_TOLERANCE = 0.02, 0.05
 DRAWS = 5  # of references, over which the paper averages its few-shot figures
 FPR_LIMIT = 0.3  # of the AUPRO in both papers
+EXACT, COARSE = "all thresholds", "200 thresholds"
+AUPRO = {"winclip": EXACT, "anomalyclip": COARSE}
+"""By how many thresholds a paper computes its AUPRO: WinCLIP's as MVTec AD defines it, AnomalyCLIP's by its own code
+(``metrics``: aupro and aupro_200), which gives other values on the same maps."""
+COARSE_SOURCES = ("zqhang", "study")
+"""Whose figures of any method come from 200 thresholds: AnomalyCLIP's authors, and the programs the study used."""
+SIZE = {"winclip": 240, "anomalyclip": 518}
+"""Pixels at which a paper compares maps with masks: the side of its method's input."""
 PROMPTS_FROM = {"MVTec AD": "visa", "VisA": "mvtec"}
 """The data set on which AnomalyCLIP's published prompts were trained, by the one they were tested on."""
 _KEYS = ["dataset", "kind", "shots", "category", "metric"]
-_COLUMNS = [*_KEYS, "who", "value", "trust", "source"]
-_BESIDE = ["method", "shots", "category", "metric", "ours", "paper", "trust", "difference", "tolerance", "verdict"]
+_COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds"]
+_BESIDE = [
+    "method",
+    "shots",
+    "category",
+    "metric",
+    "AUPRO by",
+    "ours",
+    "paper",
+    "trust",
+    "difference",
+    "tolerance",
+    "verdict",
+]
 _BESIDE += ["study", "re-implementations", "no verdict because"]
 _SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
 
@@ -37,14 +58,27 @@ def published() -> pd.DataFrame:
     """The papers' and the re-implementations' figures, in [0, 1]; ``who`` is ``paper`` or the re-implementation.
 
     ``kind`` is the method as profiles name it, ``category`` may be ``mean`` (macro). Where several sources quote
-    one figure of a paper, primary ones go first, then the source that says most.
+    one figure of a paper, primary ones go first, then the source that says most. ``thresholds`` says by how many an
+    AUPRO was computed (``EXACT``, ``COARSE`` or ``not stated``), and is empty for other metrics.
     """
     table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
     table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100)
     table = table[table.shots.str.isdigit() & table.metric.isin(list(breakdown.TITLES))]
     table = table.assign(shots=table.shots.astype(int))
     found = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
-    return pd.concat(found, ignore_index=True)[_COLUMNS]
+    return _counted(pd.concat(found, ignore_index=True))[_COLUMNS]
+
+
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of figures with the column ``thresholds``."""
+    pairs = zip(table.kind, table.who, table.metric, strict=True)
+    return table.assign(thresholds=[_thresholds(kind, who) if name == "aupro" else "" for kind, who, name in pairs])
+
+
+def _thresholds(kind: str, who: str) -> str:
+    if any(name in who for name in COARSE_SOURCES):
+        return COARSE
+    return AUPRO[kind] if who == "paper" else "not stated"
 
 
 def _of_paper(table: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -67,7 +101,7 @@ def of_study() -> pd.DataFrame:
     table = table[table.metric.isin(list(breakdown.TITLES))].rename(columns={"item": "category", "table": "source"})
     kinds = {names[0]: kind for kind, names in PAPERS.items()}
     facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0}
-    found = table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts)
+    found = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
     return found.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
 
 
@@ -82,7 +116,10 @@ def _figures() -> pd.DataFrame:
 
 
 def means(dataset: str) -> pd.DataFrame:
-    """The published macro means of a benchmark, for display: a row per method, shots and source of the figures."""
+    """The published macro means of a benchmark, for display: a row per method, shots and source of the figures.
+
+    ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
+    """
     found = figures()
     found = found[(found.dataset == dataset) & (found.category == "mean")]
     logged = found.source.str.contains(LOG) & (found.who == "paper")
@@ -90,8 +127,13 @@ def means(dataset: str) -> pd.DataFrame:
         method=[USUAL[kind]["name"] for kind in found.kind], who=found.who.mask(logged, "authors' log")
     )
     wide = found.pivot_table(index=["method", "shots", "who", "trust"], columns="metric", values="value", sort=False)
-    columns = [name for name in breakdown.TITLES if name in wide]
-    return wide[columns].reset_index().sort_values(["method", "shots"], ascending=[False, True], kind="stable")
+    by = found[found.metric == "aupro"].set_index(wide.index.names).thresholds
+    wide = wide[[name for name in breakdown.TITLES if name in wide]].join(by[~by.index.duplicated()].rename("AUPRO by"))
+    return (
+        wide.fillna({"AUPRO by": ""})
+        .reset_index()
+        .sort_values(["method", "shots"], ascending=[False, True], kind="stable")
+    )
 
 
 # ---------------------------------------------------------------- beside ours
@@ -120,9 +162,12 @@ def beside(
 
     ``difference`` is ours minus the paper's (nan for a mean over part of the benchmark). ``verdict`` is ``within`` or
     ``outside`` the tolerance, and empty where the setup is not the published one; ``no verdict because`` then says
-    what differs.
+    what differs. Our AUPRO is computed by as many thresholds as the paper's, which ``AUPRO by`` names.
     """
+    metrics = _as_published(metrics, profile)
     ours = _ours(metrics)
+    counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
+    sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
     known = figures()
     known = known[known.dataset == metrics.dataset.iloc[0]]
     reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
@@ -132,10 +177,12 @@ def beside(
         part = known[(known.kind == kind_of(row.method, profile)) & (known.shots == row.shots)]
         part = part[(part.category == row.category) & (part.metric == row.metric)]
         paper, study = (part[part.who == who] for who in ("paper", "study"))
-        others = part[~part.who.isin(["paper", "study"])].value
+        others = part[~part.who.isin(["paper", "study"])]
         figure = paper.value.iloc[0] if len(paper) else np.nan
         lacks = lacking[row.method, row.shots][row.category]
-        reason = reasons[row.method, row.shots] or _cell_reason(row, figure, lacks, profile)
+        by = counted[row.method, row.shots] if row.metric == "aupro" else ""
+        size = int(sizes[row.method, row.shots])
+        reason = reasons[row.method, row.shots] or _cell_reason(row, paper, by, size, lacks, profile)
         unlike = row.category == "mean" and lacks  # a mean over other categories or images differs for that alone
         tolerance = mean_tolerance if row.category == "mean" else category_tolerance
         close = "within" if abs(row.ours - figure) <= tolerance + 1e-9 else "outside"
@@ -145,6 +192,7 @@ def beside(
                 "shots": row.shots,
                 "category": row.category,
                 "metric": row.metric,
+                "AUPRO by": by,
                 "ours": row.ours,
                 "paper": figure,
                 "trust": _trust(paper.iloc[0]) if len(paper) else "",
@@ -157,6 +205,14 @@ def beside(
             }
         )
     return pd.DataFrame(rows, columns=_BESIDE)
+
+
+def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """A metrics table whose AUPRO is by as many ``thresholds`` as the method's paper's, where it was counted so."""
+    coarse = metrics.method.map({name: AUPRO.get(kind_of(name, profile)) for name in metrics.method.unique()}) == COARSE
+    coarse &= metrics.aupro_200.notna()
+    counted = pd.Series(EXACT, metrics.index).mask(coarse, COARSE)
+    return metrics.assign(aupro=metrics.aupro.mask(coarse, metrics.aupro_200), thresholds=counted)
 
 
 def _trust(row: pd.Series) -> str:
@@ -181,11 +237,14 @@ def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     return found.loc[order.sort_values(["later", "name", "shots", "place", "column"]).index].dropna()
 
 
-def _range(values: pd.Series) -> str:
+def _range(others: pd.DataFrame) -> str:
+    """The span of the re-implementations' figures, n, and of an AUPRO by how many thresholds."""
+    values = others.value
     if values.empty:
         return "none"
     ends = f"{values.min():.3f}" if len(values) == 1 else f"{values.min():.3f} to {values.max():.3f}"
-    return f"{ends} (n = {len(values)})"
+    by = " or ".join(sorted(set(others.thresholds) - {""}))
+    return f"{ends} (n = {len(values)}{f'; {by}' if by else ''})"
 
 
 def _reason(part: pd.DataFrame, profile: Profile) -> str:
@@ -235,10 +294,16 @@ def _lacking(part: pd.DataFrame) -> dict[str, str]:
     return found | {"mean": few or next((found[name] for name in run if found[name]), "")}
 
 
-def _cell_reason(row, figure: float, lacking: str, profile: Profile) -> str:
-    if np.isnan(figure):
+def _cell_reason(row, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
+    """Why a figure is not judged by ``paper``'s rows; ``by``: our thresholds of an AUPRO, ``size``: our pixels."""
+    if paper.empty:
         return "not published"
-    if row.metric == "aupro" and profile.fpr_limit != FPR_LIMIT:
+    kind, counted = paper.kind.iloc[0], paper.thresholds.iloc[0]
+    if row.metric in PIXEL and size != SIZE[kind]:
+        return f"maps compared at {size} px, published at {SIZE[kind]}: set evaluation_size: {SIZE[kind]}"
+    if by != counted:
+        return f"AUPRO by {by}, published by {counted}, which are not counted in bins"
+    if by == EXACT and profile.fpr_limit != FPR_LIMIT:
         return f"AUPRO up to {profile.fpr_limit}, published up to {FPR_LIMIT}"
     return lacking
 
@@ -287,6 +352,7 @@ def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc")
     dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
     known = figures()
     known = known[(known.dataset == dataset) & (known.shots == 0) & (known.metric == metric)]
+    metrics = _as_published(metrics, profile)
     ours = metrics[(metrics.dataset == dataset) & (metrics.shots == 0)]
     low, high = (ours.get(f"{metric}_{end}", np.nan) for end in ("low", "high"))
     kinds = [kind_of(name, profile) for name in ours.method]

@@ -63,7 +63,11 @@ class Results:
     cache: Path
 
     def maps(self, rows: pd.DataFrame) -> list[np.ndarray]:
-        """The maps (tiles, h, w) of rows of the scores table, at the size they were computed."""
+        """The maps (tiles, h, w) of rows of the scores table: the anomaly scores of the patches."""
+        return [metrics.grid_maps(one) for one in self.kept(rows)]
+
+    def kept(self, rows: pd.DataFrame) -> list[np.ndarray]:
+        """The maps of rows as units keep them, (tiles, h, w) or stacks (tiles, L + 1, h, w); see ``metrics``."""
         if "" in set(rows.map_file):
             raise InputError("These rows have scores but no maps; choose a method that has maps.")
         files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
@@ -72,7 +76,7 @@ class Results:
     def framed(self, rows: pd.DataFrame) -> list[np.ndarray]:
         """The maps of rows at the evaluation frame, (H, W) float32 each."""
         size = self.profile.evaluation_size
-        pairs = zip(rows.itertuples(), self.maps(rows), strict=True)
+        pairs = zip(rows.itertuples(), self.kept(rows), strict=True)
         return [metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for row, tiles in pairs]
 
     def macro(self) -> pd.DataFrame:

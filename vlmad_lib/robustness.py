@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 
-from vlmad_lib import breakdown, data, metrics, run, shifts, statistics, sweeps, winclip
+from vlmad_lib import breakdown, data, methods, metrics, run, shifts, statistics, sweeps, winclip
 from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.results import Results
 
@@ -44,11 +44,13 @@ def quick(spec: Method) -> Method | None:
 def plans(profile: Profile) -> tuple[Profile, Profile]:
     """What runs for the scores, and what for the maps that the first does not give.
 
-    The second has the methods as they are, zero-shot and with the profile's smallest number of references.
+    The second has the methods as they are, zero-shot and with the profile's smallest number of references. Pictures are
+    scored one by one (``methods.alone``): how far other shifts move other pictures is no part of a score.
     """
     few = sorted(shots for shots in profile.shots if 0 < shots < FULL)[:1]
-    cheap = [one for one in map(quick, profile.methods) if one]
-    slow = [spec for spec in profile.methods if spec not in cheap]
+    own = [methods.alone(spec) for spec in profile.methods]
+    cheap = [one for one in map(quick, own) if one]
+    slow = [spec for spec in own if spec not in cheap]
     base = profile.model_copy(update={"imports": [], "seeds": profile.seeds[:1]})
     wanted = [{"methods": cheap, "shots": [0]}, {"methods": slow, "shots": [0, *few]}]
     return tuple(base.model_copy(update=one) for one in wanted)
@@ -103,9 +105,11 @@ def auroc_changes(scores: pd.DataFrame) -> pd.DataFrame:
 def score_changes(scores: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
     """``drift``: how far each image's score moves, in standard deviations of all its category's scores.
 
-    ``whole`` is the scores table of a run of all images; nan where it lacks the method, or the scores do not vary.
+    ``whole`` is the scores table of a run of all images; nan where it lacks the method, the scores do not vary, or they
+    were stretched over the category, as those of single images are not.
     """
     keys = ["name", "category"]
+    whole = whole[(whole.image_score != "stretched") | (whole.shots == 0)]
     spread = whole.assign(name=breakdown.by_name(whole)).groupby(keys).score.std(ddof=1).rename("spread")
     scores = scores.join(spread, on=keys)
     scaled = scores.score / scores.spread.where(scores.spread > 0)
@@ -148,7 +152,7 @@ def compare_maps(results: Results, seed: int = 0) -> pd.DataFrame:
     """
     scores = results.scores
     clean, rows, masks = {}, [], {}
-    for row, tiles in zip(scores.itertuples(), results.maps(scores), strict=True):
+    for row, tiles in zip(scores.itertuples(), results.kept(scores), strict=True):
         side = tiles.shape[-1]
         grid, wide = (
             metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for size in (side, FRAME)

@@ -406,7 +406,7 @@ def _plan(
             row = part.iloc[0]
             words = chosen.module.wording(chosen.settings, row)
             for one, columns in zip(wanted, named, strict=True):
-                drawn = list(data.references(part, category, one.shots, one.seed).image) if one.shots else []
+                drawn = list(chosen.references(part, category, one.shots, one.seed).image) if one.shots else []
                 unit = units.unit(profile, code, on[category], columns, drawn, [words, backbone.key])
                 found.append(unit)
                 if not files.whole(unit.place):

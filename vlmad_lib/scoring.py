@@ -59,9 +59,10 @@ class Scorer:
         return self.chosen.module.remember(some, self.chosen.settings, self.grid)
 
     def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores (N,) of images by a draw, maps (tiles, grid, grid) and the number of tiles of each image."""
+        """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has."""
         found = [[side[:, draw] for side in self.found[image]] for image in images]
-        scores = np.array([values.mean(dtype=np.float64) for values, _ in found])
+        scores = np.array([values.mean(0, dtype=np.float64) for values, _ in found])
+        scores = self.chosen.module.over_category(scores) if scores.ndim > 1 else scores
         return scores, np.concatenate([maps for _, maps in found]), np.array([len(values) for values, _ in found])
 
 

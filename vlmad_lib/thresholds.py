@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, run, statistics, within
+from vlmad_lib import InputError, breakdown, data, methods, run, statistics, within
 from vlmad_lib.results import Results
 
 REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
@@ -139,14 +139,16 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
 def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
     """The scores table of normal training images, scored by a run's methods like test images, for ``parts``.
 
-    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method.
+    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method. Methods
+    whose scores were stretched over the test images are left out: training images have no place on that scale.
     """
     chosen = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
-    if not chosen.methods or spare.empty or not (results.scores.shots == shots).any():
+    able = [spec for spec in chosen.methods if not shots or methods.alone(spec) == spec]
+    if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
-    changes = {"imports": [], "shots": [shots], "seeds": [seed]}
+    changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
     return run.run(chosen.model_copy(update=changes), table=spare).scores
 
 

@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -34,6 +35,7 @@ class Plan(Strict):
     batch: Annotated[int, Field(ge=1)] = 8
     rate: Annotated[float, Field(gt=0)] = 1e-3
     seed: Annotated[int, Field(ge=0)] = 111
+    stitched: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of examples that are four pictures of a category as one
     exact: bool = True  # features kept as fp32; fp16 halves their size and shares them with a run that scores
 
 
@@ -59,7 +61,7 @@ class Task:
     ``start`` makes the learner of a backbone, settings and seed; ``terms`` are the objective's by name, the last being
     the ``total``, of learner, backbone, settings and batch; ``write`` takes learner, path, what the file says of the
     data (name, folder, categories) and backbone. ``masks``: whether images without a mask teach nothing. ``code``: what
-    the objective depends on.
+    the objective depends on. ``official``: the changes of the plan by which the official code trains on a data set.
     """
 
     method: str
@@ -71,6 +73,7 @@ class Task:
     write: Callable
     code: tuple
     masks: bool = False
+    official: dict[str, dict] | None = None
 
     @property
     def title(self) -> str:
@@ -133,6 +136,54 @@ def examples(
     return Examples(table, store, names, masks)
 
 
+# ---------------------------------------------------------------- four pictures as one
+
+
+def _stitch(
+    batch: Batch,
+    places: np.ndarray,
+    found: Examples,
+    backbone: backbones.Backbone,
+    chosen: Chosen,
+    plan: Plan,
+    epoch: int,
+) -> None:
+    """Put four pictures of its category, side by side, in the place of some examples of a batch.
+
+    They are encoded when they are wanted, for each is seen once; which ones depends on seed, epoch and place alone.
+    """
+    side = found.store.size
+    for number, place in enumerate(places):
+        stream = np.random.default_rng([plan.seed, epoch, place])
+        if stream.random() < plan.stitched:
+            pixels, mask = _sheet(_four(found.table, batch.rows.category.iloc[number], stream), side)
+            values = chosen.module.encode(backbone, backbone.normalise(pixels[None]), found.names)
+            for name, value in values.items():
+                batch.arrays[name][number] = value[0]
+            batch.masks[number] = torch.from_numpy(mask)
+
+
+def _four(table: pd.DataFrame, category: str, stream: np.random.Generator) -> list[pd.Series]:
+    """Four rows of a category: of each the kind is drawn first, good or one of its defects, then the picture."""
+    part = table[table.category == category]
+    kinds = [rows for _, rows in part.groupby("defect")]
+    drawn = [kinds[kind] for kind in stream.integers(len(kinds), size=4)]
+    return [rows.iloc[stream.integers(len(rows))] for rows in drawn]
+
+
+def _sheet(rows: list[pd.Series], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Four pictures, two by two, as the model's input (side, side, 3) uint8, and their mask (side, side) bool."""
+    width, height = rows[0].width, rows[0].height
+    whole, cover = (Image.new(mode, (2 * width, 2 * height)) for mode in ("RGB", "L"))
+    for number, row in enumerate(rows):
+        corner = number % 2 * width, number // 2 * height
+        whole.paste(data.load_image(row.image), corner)
+        if row["mask"]:
+            cover.paste(Image.fromarray(data.load_mask(row["mask"]).astype(np.uint8) * 255), corner)
+    shrunk = cover.resize((side, side), Image.Resampling.BILINEAR)
+    return np.array(whole.resize((side, side), Image.Resampling.BICUBIC)), np.asarray(shrunk) > 127
+
+
 # ---------------------------------------------------------------- training
 
 
@@ -184,7 +235,7 @@ Learned {noun} of {title}, written by `{command}`, as this card is.
 - **Trained on**: {trained_on}, {images} test images ({anomalous} anomalous) of {categories}. A run refuses to test on
   these data.
 - **Settings**: {settings}.
-- **Run**: {epochs} epochs, batch {batch}, Adam at {rate}, seed {seed}; {objective}.
+- **Run**: {epochs} epochs, batch {batch}, Adam at {rate}, seed {seed}; {objective}{sheets}.
 
 | | first epoch | last epoch |
 |---|---|---|
@@ -209,6 +260,7 @@ def _card(
         title=task.title,
         command=task.kind.command,
         objective=task.objective,
+        sheets=f"; {plan.stitched:.0%} of the examples are four pictures stitched together" if plan.stitched else "",
         file=out.name,
         curve=out.with_suffix(".curve.jsonl").name,
         sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
@@ -246,7 +298,10 @@ def _epoch(
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(found.table))
     sums = dict.fromkeys(task.names, 0.0)
     for start in range(0, len(order), plan.batch):
-        batch = found.batch(order[start : start + plan.batch])
+        places = order[start : start + plan.batch]
+        batch = found.batch(places)
+        if plan.stitched:
+            _stitch(batch, places, found, backbone, chosen, plan, epoch)
         terms = task.terms(learner, backbone, chosen.settings, batch)
         optimiser.zero_grad()
         terms["total"].backward()
@@ -263,7 +318,8 @@ def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Exampl
     paths = [*found.table.image, *found.table["mask"]]
     pixels = contents.digest_files(paths, found.store.cache)
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
-    return contents.digest(backbone.key, str(found.store.folder.name), facts, pixels, _epoch, *task.code)
+    code = _epoch, _stitch, _four, _sheet, *task.code
+    return contents.digest(backbone.key, str(found.store.folder.name), facts, pixels, *code)
 
 
 def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:
@@ -281,6 +337,15 @@ def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Opt
     raise InputError(f"{file} belongs to a training with other data, settings or code; remove it, or change --out.")
 
 
+def _official(task: Task, chosen: Profile) -> dict:
+    """The changes of the plan by which the official code trains on a profile's data; InputError where it does not."""
+    found = task.official.get(data.identity(chosen))
+    if found is None:
+        names = " or ".join(task.official)
+        raise InputError(f"The official code of {task.title} trains on {names}; leave --official out for other data.")
+    return found
+
+
 def main(task: Task, arguments: list[str] | None = None) -> int:
     """The command line; 0 done, 2 wrong input, 130 interrupted."""
     noun = task.kind.noun
@@ -288,17 +353,24 @@ def main(task: Task, arguments: list[str] | None = None) -> int:
     command = parser.add_subparsers(dest="command", required=True).add_parser("train", help=f"train {noun}")
     command.add_argument("profile", help="a profile in reports/, or the path of a YAML file; its test images are used")
     command.add_argument("--out", type=Path, required=True, help="the checkpoint to write, such as mine.pth")
-    for key, value in task.plan.model_dump(exclude={"exact"}).items():
+    keys = ["epochs", "batch", "rate", "seed", *(["stitched"] if task.official else [])]
+    for key in keys:
+        value = getattr(task.plan, key)
         command.add_argument(f"--{key}", type=type(value), default=value, help=f"default {value}")
+    if task.official:
+        told = "as the official code trains on these data: epochs, and the share of stitched pictures"
+        command.add_argument("--official", action="store_true", help=told)
     command.add_argument("--half", action="store_true", help="keep features as fp16: half the disk, nearly the same")
     command.add_argument("--method", default="", help="name of the method to train, where the profile has several")
     command.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="override a key")
     options = parser.parse_args(arguments)
     try:
         given = dict(profile.override(pair) for pair in options.pairs)
-        values = {key: getattr(options, key) for key in ("epochs", "batch", "rate", "seed")}
-        plan = profile.check(Plan, values | {"exact": not options.half}, "train")
         loaded = profile.load(options.profile, given)
+        values = {key: getattr(options, key) for key in keys} | {"exact": not options.half}
+        if task.official and options.official:
+            values |= _official(task, loaded)
+        plan = profile.check(Plan, values, "train")
         curve = train(task, loaded, options.out.resolve(), plan, options.method, progress=sys.stderr.isatty())
     except InputError as error:
         print(error, file=sys.stderr)

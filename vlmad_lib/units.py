@@ -1,7 +1,7 @@
 """Units: one variant of one method on one category, kept under a digest of everything that decides its numbers.
 
-A unit's folder holds ``scores.npy``, ``maps.npy`` where the method has maps, and ``unit.json``: what the images of the
-index do not say of its rows. The tables of a run are put together from its units.
+A unit's folder holds ``scores.npy``, ``maps.npy`` where the method has maps (``metrics`` says in which form), and
+``unit.json``: what the images of the index do not say of its rows. The tables of a run are put together from its units.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def unit(
 def write(
     profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks
 ) -> None:
-    """Keep a unit's image scores (N,), maps (sum of tiles, h, w) and metrics, complete or not at all.
+    """Keep a unit's image scores (N,), maps or stacks (sum of tiles, ...) and metrics, complete or not at all.
 
     ``masks`` are read once for all units that share the dictionary.
     """

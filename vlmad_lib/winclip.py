@@ -48,6 +48,7 @@ class Settings(Strict):
     patch_tokens: Literal["last", "last_ln_post", "penultimate", "none"] = "last"
     window_association: Literal["harmonic", "mean"] = "harmonic"
     fusion: Literal["mean", "harmonic"] = "mean"
+    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of a Gaussian over maps, in pixels of a frame of 518
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb", "bgr"] = "rgb"  # bgr: the test images of the faulty preset, never the references
 
