@@ -32,7 +32,7 @@ CATEGORIES = {
 OFTEN = [  # a kind of each sort that failed, on notebooks that need no encoding of their own
     ("defects alone", "all", "methods"),
     ("one of two with defects alone", "none", "scores"),
-    ("one of two without masks", "all", "methods and scores"),
+    ("one of two without masks", "all", "maps"),
 ]
 QUICK = ["01_the_data", "04_category_type", "05_defect_contrast", "06_defect_type", "11_failures"]
 

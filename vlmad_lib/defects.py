@@ -305,11 +305,11 @@ def level_findings(found: pd.DataFrame, between: pd.DataFrame, related: pd.DataF
     for row in between.itertuples():
         at = found[found.method == row.method].set_index(found.columns[1])
         low, high = at.loc[row.first], at.loc[row.second]
+        counted = [sweeps.count(int(one.images), "image", "images") for one in (low, high)]
         lines.append(
-            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, "
-            f"n = {sweeps.count(int(low.images), 'image', 'images')}) on the least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, "
-            f"n = {int(high.images)}) on the most visible: {sweeps.signed(row.difference, row.low, row.high)}, "
-            f"{_told(row)}."
+            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {counted[0]}) on the least "
+            f"visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {counted[1]}) on the most visible: "
+            f"{sweeps.signed(row.difference, row.low, row.high)}, {_told(row)}."
         )
     for name, part in related.dropna(subset="rank correlation").groupby("method", sort=False):
         for over, rows in part.groupby("over", sort=False):
