@@ -307,9 +307,9 @@ def level_findings(found: pd.DataFrame, between: pd.DataFrame, related: pd.DataF
         low, high = at.loc[row.first], at.loc[row.second]
         counted = [sweeps.count(int(one.images), "image", "images") for one in (low, high)]
         lines.append(
-            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {counted[0]}) on the least "
-            f"visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {counted[1]}) on the most visible: "
-            f"{sweeps.signed(row.difference, row.low, row.high)}, {_told(row)}."
+            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {counted[0]}) on the "
+            f"least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {counted[1]}) on the most "
+            f"visible: {sweeps.signed(row.difference, row.low, row.high)}, {_told(row)}."
         )
     for name, part in related.dropna(subset="rank correlation").groupby("method", sort=False):
         for over, rows in part.groupby("over", sort=False):
