@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 
@@ -35,7 +36,11 @@ def run_cells(name: str, path, monkeypatch) -> list:
     for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
         tags = cell["metadata"].get("tags", [])
         if cell["cell_type"] == "code" and "skip-execution" not in tags:
-            exec("".join(cell["source"]), space)
+            tree = ast.parse("".join(cell["source"]))
+            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None  # Jupyter displays its value
+            exec(compile(tree, name, "exec"), space)
+            value = eval(compile(ast.Expression(last.value), name, "eval"), space) if last else None
+            shown.extend([] if value is None else [value])
             if "parameters" in tags:
                 space["profile"] = str(path)
     return shown

@@ -485,3 +485,38 @@ def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
     assert found.status == "interrupted" and not kernels.Kernel.running
     assert "finished here" in (found.folder / "01_done.html").read_text()
     assert "not been run" in (found.folder / "02_stop.html").read_text()
+
+
+def test_pages_hold_what_concerns_their_data(tmp_path):
+    """Text on the demo data is for the demo, published figures for benchmarks, a heading goes with what it announces."""
+    silent, told = code("x = 1"), code("x")
+    told.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "1"})]
+    cells = [
+        new_markdown_cell("# Title"),
+        new_markdown_cell("Minutes on the demo.", metadata={"tags": ["demo"]}),
+        new_markdown_cell("As the paper says.", metadata={"tags": ["benchmark"]}),
+        new_markdown_cell("## Nothing below", metadata={"tags": ["if-shown"]}),
+        silent,
+        new_markdown_cell("## Something below", metadata={"tags": ["if-shown"]}),
+        silent,
+        told,
+        new_markdown_cell("## A heading of its own"),
+    ]
+    texts = {
+        name: pages_module.body(cells, tmp_path / "x.ipynb", dataset=name).get_text()
+        for name in ("demo", "mvtec", "folder")
+    }
+    assert [("Minutes" in text, "paper" in text) for text in texts.values()] == [
+        (True,) * 2,
+        (False, True),
+        (False,) * 2,
+    ]
+    for text in texts.values():
+        assert "Nothing below" not in text and "Something below" in text and "A heading of its own" in text
+
+
+def test_the_study_is_left_out_of_reports_on_own_pictures_but_where_asked_for(tmp_path):
+    study = "16_the_study_rechecked"
+    assert study not in report.resolve("own_images", [], tmp_path, "").profile.notebooks
+    assert study in report.resolve("mvtec", [], tmp_path, "").profile.notebooks
+    assert report.resolve("own_images", [f"notebooks=[{study}]"], tmp_path, "").profile.notebooks == [study]

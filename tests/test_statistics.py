@@ -166,8 +166,45 @@ GOOD_OBJECTS = {"linen": ("texture", 0.55), "cork": ("texture", 0.6), "gear": ("
 def test_group_means_are_macro_means_with_n():
     found = breakdown.by_group(metrics(GOOD_TEXTURES)).set_index("group")
     assert found.image_auroc.to_dict() == pytest.approx({"texture": 0.85, "rigid": 0.6, "all": 2.3 / 3})
-    assert found.n.to_dict() == {"texture": 2, "rigid": 1, "all": 3}
+    assert found.n.to_dict() == {"texture": "2", "rigid": "1", "all": "3"}
     assert list(found.index) == ["texture", "rigid", "all"]
+
+
+def test_n_beside_a_mean_counts_what_is_in_it():
+    """Categories without masks are in no pixel mean; where none has masks, the image means' count is all there is."""
+    table = metrics(GOOD_TEXTURES)
+    pixels = [name for name in breakdown.TITLES if name.startswith("pixel")] + ["aupro"]
+    table.loc[table.category == "cork", pixels] = np.nan
+    found = breakdown.by_group(table).set_index("group")
+    assert found.n.to_dict() == {"texture": "1 to 2", "rigid": "1", "all": "2 to 3"}
+    assert found.pixel_auroc["texture"] == 0.9 and found.image_auroc["texture"] == pytest.approx(0.85)
+    assert breakdown.by_group(table.assign(**dict.fromkeys(pixels, np.nan))).n.tolist() == ["2", "1", "3"]
+    assert breakdown.behind(pd.DataFrame({"a": [np.nan]})) == "0"
+    beside = breakdown.against(pd.concat([table, table.assign(method="other")]), table.method.iloc[0])
+    assert beside.n.tolist() == [2, 2]
+
+
+def test_methods_without_maps_are_not_set_against_others_by_pixel():
+    table = metrics(GOOD_TEXTURES)
+    scores = table.assign(method="scores alone", pixel_auroc=np.nan, aupro=np.nan)
+    assert breakdown.apart_by_pixel(pd.concat([table, scores])).empty
+
+
+def test_a_table_without_rows_is_a_sentence_and_empty_columns_are_left_out():
+    assert breakdown.table(pd.DataFrame({"a": []})).data == breakdown.NO_ROWS
+    assert breakdown.table(pd.DataFrame({"a": []}), without="No mask.").data == "No mask."
+    found = breakdown.table(pd.DataFrame({"a": [1, 2], "aupro": [None, None], "b": [0.5, None]})).to_html()
+    assert "No row has a value for: AUPRO." in found and "none" in found and "nan" not in found.casefold()
+    assert "No row" not in breakdown.table(pd.DataFrame({"a": [1]})).to_html()
+
+
+def test_one_of_a_kind_is_singular():
+    assert breakdown.categories(1) == "1 category" and breakdown.categories(0) == "0 categories"
+    assert breakdown.counted(pd.Series([1, 1]), "images") == "1 image"
+    assert breakdown.counted(pd.Series([1, 3]), "draws") == "1 to 3 draws"
+    test = pd.DataFrame({"category": ["plate"], "defect": ["dent"], "label": [1]})
+    told = breakdown.data_findings(test, pd.Series([0.01]))
+    assert "1 test image in 1 category" in told and "1 mask)" in told and "1 defect type has 1 image:" in told
 
 
 def test_categories_have_one_order():

@@ -323,7 +323,7 @@ def test_rule_findings_follow_the_data():
     assert "broken, so test and training images are not alike" in told[2.0] and "kept" not in told[2.0]
     assert "That is more than the 10%" in told[2.0] and f"{ORACLE} (an oracle)" in told[2.0]
     few = thresholds.calibrated([part([0.1, 0.2], [0.3], np.arange(5))], 0.1)
-    assert "In 1 of 1 categories k is too small for 10% (it takes 9)" in decisions.rule_findings(few, 0.1)
+    assert "In 1 of 1 category k is too small for 10% (it takes 9)" in decisions.rule_findings(few, 0.1)
     assert "The promise" not in decisions.rule_findings(few, 0.1)
     assert "n = 0" in decisions.rule_findings(few.iloc[:0], 0.1)
 

@@ -48,6 +48,11 @@ SITUATIONS = (
 )
 
 
+def situations(found: pd.DataFrame) -> list[Situation]:
+    """Those of ``SITUATIONS`` that the categories of ``cells`` can speak of: own pictures may be of no known group."""
+    return [one for one in SITUATIONS if set(one.groups) & set(found.group)]
+
+
 # ---------------------------------------------------------------- what was measured
 
 
@@ -120,7 +125,7 @@ def tradeoffs(results: Results, found: pd.DataFrame, needed: pd.DataFrame, recal
     """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
 
     ``recalled``: ``faint_recall``. Image AUROC's interval is over images; the others' are Student's over categories.
-    ``n``: categories that have a value, the least and the most of the three metrics.
+    ``n``: categories behind the three means (``breakdown.behind``).
     """
     rows = []
     for row in needed.itertuples():
@@ -139,7 +144,7 @@ def tradeoffs(results: Results, found: pd.DataFrame, needed: pd.DataFrame, recal
                 "ms per image": _plain(row.ms),
                 "peak memory, MB": _plain(row.memory),
                 "needs": asks(row),
-                "n": sweeps.spanned(part[list(MEASURED)].count()),
+                "n": breakdown.behind(part[list(MEASURED)]),
             }
         )
     return pd.DataFrame(rows)
@@ -276,7 +281,7 @@ def sentences(advised: pd.DataFrame) -> str:
 
 
 def _sentence(row) -> str:
-    counted = f"n = {sweeps.count(row.n, 'category', 'categories')}"
+    counted = f"n = {breakdown.categories(row.n)}"
     if not row.n:
         return f"not enough evidence: no category here has a value to compare ({counted})."
     title = TITLES[row.column]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from html import escape
 from itertools import combinations
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from vlmad_lib import InputError, statistics
@@ -29,6 +31,35 @@ MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 SMALL = 20  # images below which a figure is shown as resting on few
 UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
+
+
+def count(n: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{n} {one if n == 1 else many}"
+
+
+def spanned(counts: pd.Series) -> str:
+    """One count, or the smallest and the largest: ``24``, ``8 to 30``."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+SINGULAR = {"categories": "category", "images": "image", "draws": "draw"}
+
+
+def counted(counts: pd.Series, noun: str) -> str:
+    """``spanned`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
+    return f"{spanned(counts)} {SINGULAR[noun] if counts.max() == 1 else noun}"
+
+
+def behind(values: pd.DataFrame) -> str:
+    """On how many rows the means of some columns rest, for a column *n*: ``3``, or ``1 to 3`` where they differ.
+
+    A row without a value is in no mean, as the pixel metrics of a category without masks. Columns without any value
+    have no mean, so they do not count.
+    """
+    counts = values.count()
+    return spanned(counts[counts > 0]) if counts.any() else "0"
 
 
 def by_name(table: pd.DataFrame) -> pd.Series:
@@ -69,14 +100,13 @@ def _places(names: Iterable[str]) -> dict[str, int]:
 
 
 def by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
-    """Macro means over the categories of each group, then of all; ``n`` is the number of categories."""
+    """Macro means over the categories of each group, then of all; ``n`` is what ``behind`` says of them."""
     columns = columns or list(TITLES)
     cells = per_category(metrics, columns)
-    groups = cells.groupby(["name", "group"], sort=False)
-    parts = pd.concat([groups[columns].mean(), groups.size().rename("n")], axis=1).reset_index()
-    totals = cells.groupby("name", sort=False)
-    total = pd.concat([totals[columns].mean(), totals.size().rename("n")], axis=1).reset_index()
-    found = pd.concat([parts, total.assign(group="all")], ignore_index=True)
+    parts = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
+    counts = pd.Series({key: behind(rows[columns]) for key, rows in parts}, name="n")
+    found = parts[columns].mean().reset_index()
+    found["n"] = [counts[key] for key in zip(found.name, found.group, strict=True)]
     places = _places(cells.name) | _places([*GROUPS, "all"])
     return found.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
 
@@ -99,12 +129,25 @@ def consistency(metrics: pd.DataFrame, column: str = "image_auroc") -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def table(found: pd.DataFrame, digits: int = 3) -> Styler:
-    """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers."""
+NOT_RUN = "- Not run here (n = 0), so there is nothing to see."
+NO_ROWS = "There is nothing here to put into this table."
+
+
+def table(found: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> Styler | Markdown:
+    """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers.
+
+    A frame without rows is the sentence ``without``. Columns without any value are left out and named in the caption.
+    """
+    if not len(found):
+        return Markdown(without)
     if "shots" in found:
         found = found.assign(shots=found.shots.map(shots_number))
+    blank = [name for name in found if found[name].isna().all()]
+    found = found.drop(columns=blank)
     styled = found.rename(columns=TITLES).map(_unbroken).style.format(precision=digits, na_rep="none", escape="html")
-    return styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
+    styled = styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
+    named = ", ".join(TITLES.get(name, str(name)) for name in blank)
+    return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
 
 
 def _unbroken(value: Any) -> Any:
@@ -139,13 +182,14 @@ def _means(part: pd.DataFrame) -> str:
     counts = part[MAIN].count()
     known = [column for column in MAIN if counts[column]]
     alike = counts[known].nunique() == 1
-    each = {name: "" if alike else f" (n = {_counted(counts[name])})" for name in known}
+    each = {name: "" if alike else f" (n = {categories(counts[name])})" for name in known}
     told = [f"{TITLES[name]} {part[name].mean():.3f}{each[name]}" for name in known]
-    return ", ".join(told) + (f" over {_counted(counts[known[0]])}" if alike else "")
+    return ", ".join(told) + (f" over {categories(counts[known[0]])}" if alike else "")
 
 
-def _counted(n: int) -> str:
-    return f"{n} {'category' if n == 1 else 'categories'}"
+def categories(n: int) -> str:
+    """``1 category``, ``2 categories``."""
+    return count(n, "category", "categories")
 
 
 def _groups_told(part: pd.DataFrame) -> str:
@@ -201,20 +245,24 @@ def data_findings(test: pd.DataFrame, areas: pd.Series) -> str:
     """What the test images and their defects' areas (shares of the image) mean for the metrics, as a Markdown list."""
     share = test.label.mean()
     lines = [
-        f"- {len(test)} test images in {test.category.nunique()} categories, {share:.0%} of them anomalous: calling "
-        f"everything anomalous already has an average precision of {share:.2f}, so read AP against that."
+        f"- {count(len(test), 'test image', 'test images')} in {categories(test.category.nunique())}, {share:.0%} of "
+        f"them anomalous: calling everything anomalous already has an average precision of {share:.2f}, so read AP "
+        "against that."
     ]
     if len(areas):
         small = (areas < 1 / 225).mean()
+        n = count(len(areas), "mask", "masks")
         lines.append(
-            f"- The median defect covers {areas.median():.2%} of its image (n = {len(areas)} masks); {small:.0%} cover "
-            "less than one patch token of a 15 x 15 grid."
+            f"- The median defect covers {areas.median():.2%} of its image (n = {n}); {small:.0%} cover less than "
+            "one patch token of a 15 x 15 grid."
         )
     counts = test[test.label == 1].groupby(["category", "defect"]).size()
     if len(counts):
+        has, each = ("has", "") if len(counts) == 1 else ("have", f" each (median {counts.median():.0f})")
+        noun = "image" if counts.max() == 1 else "images"
         lines.append(
-            f"- {len(counts)} defect types have {counts.min()} to {counts.max()} images each "
-            f"(median {counts.median():.0f}): a figure for a single type rests on few images."
+            f"- {count(len(counts), 'defect type', 'defect types')} {has} {spanned(counts)} {noun}{each}: a figure for "
+            "a single type rests on few images."
         )
     return "\n".join(lines)
 
@@ -238,7 +286,7 @@ def shot_findings(metrics: pd.DataFrame) -> str:
         sentence += f", {means[high]:.3f} {shots_name(high)} ({means[high] - means[low]:+.3f}{told})."
         gains = metrics[metrics.method == method].pivot_table(index="category", columns="shots", values="image_auroc")
         better = int((gains[high] > gains[low]).sum())
-        lines.append(f"- {sentence} References help in {better} of {len(gains)} categories.")
+        lines.append(f"- {sentence} References help in {better} of {categories(len(gains))}.")
     return "\n".join(lines)
 
 
@@ -250,7 +298,7 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
     cells = metrics.groupby(["method", "category"], sort=False)[MAIN].mean()
     rows = []
     for method, part in cells.groupby("method", sort=False):
-        row = {"method": method, "n": len(part)} | part.mean().to_dict()
+        row = {"method": method, "n": int(part[column].count())} | part.mean().to_dict()
         if method != base:
             apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
             found = statistics.difference(apart)
@@ -262,7 +310,7 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
 def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
     """Which changes of ``against`` cost or gain, and which the categories cannot decide, as a Markdown list."""
     reference = compared.set_index("method").loc[base]
-    lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {int(reference.n)} categories)."]
+    lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {categories(int(reference.n))})."]
     for row in compared[compared.method != base].itertuples():
         verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "no difference these categories can show"
         interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
@@ -340,7 +388,8 @@ def apart_by_pixel(metrics: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
             facts = {"method": one, "against": other, "metric": column}
             rows.append(facts | row[["difference", "low", "high", "n"]].to_dict())
     found = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
-    return found[found.n > 0].assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1)).astype({"n": int})
+    found = found[found.n > 0].astype({"n": int})
+    return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
 
 
 def apart_by_pixel_findings(found: pd.DataFrame) -> str:
@@ -349,7 +398,7 @@ def apart_by_pixel_findings(found: pd.DataFrame) -> str:
     for row in found.itertuples():
         lines.append(
             f"- **{row.method}** against **{row.against}**, {TITLES[row.metric]}: {row.difference:+.3f} "
-            f"({row.low:+.3f} to {row.high:+.3f}), {_verdict(row)}; n = {_counted(row.n)}."
+            f"({row.low:+.3f} to {row.high:+.3f}), {_verdict(row)}; n = {categories(row.n)}."
         )
     return "\n".join(lines)
 

@@ -168,5 +168,5 @@ def findings(found: pd.DataFrame, methods: list[str]) -> str:
                 f"{row.brier:.3f}, {against} a constant's {row.constant:.3f}"
             )
         outside = "" if PUBLISHED in set(part.version) else " Its scores leave [0, 1] and are no probabilities as such."
-        lines.append(f"**{name}**, n = {part.n.iloc[0]} images: {'; '.join(told)}.{outside}")
+        lines.append(f"**{name}**, n = {breakdown.counted(part.n, 'images')}: {'; '.join(told)}.{outside}")
     return "\n".join(f"- {line}" for line in lines)

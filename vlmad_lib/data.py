@@ -277,7 +277,7 @@ def _count_notes(table: pd.DataFrame, profile: Profile) -> list[str]:
 
 def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]:
     """Where a category has no train split, some good test images become references for few-shot runs."""
-    notes = []
+    held = []
     for category, part in table.groupby("category"):
         good = part[(part.split == "test") & (part.label == 0)]
         if not shots or (part.split == "train").any():
@@ -290,11 +290,13 @@ def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]
             )
         chosen = good.index[_generator(0, category).permutation(len(good))[:count]]
         table.loc[chosen, "split"] = "reference"
-        notes.append(
-            f"{category}: no train split; {count} of its {len(good)} good test images are held out as references "
-            "and leave the test, that of zero-shot too, so that all is tested on the same images."
-        )
-    return table, notes
+        held.append(f"{category} {count} of {len(good)}")
+    if not held:
+        return table, []
+    return table, [
+        f"Without a train split, good test images are held out as references ({', '.join(held)}). They leave the test, "
+        "that of zero-shot too, so that all is tested on the same images."
+    ]
 
 
 def tested(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import statistics, sweeps, thresholds, within
+from vlmad_lib import breakdown, statistics, sweeps, thresholds, within
 from vlmad_lib.statistics import percent
 from vlmad_lib.thresholds import ORACLE, Part
 
@@ -145,7 +145,7 @@ def gaps(found: Sequence[Part]) -> str:
     halves = sorted({part.category for part in found if part.source != thresholds.TRAIN})
     if halves:
         lines.append(
-            f"For {sweeps.count(len(halves), 'category', 'categories')} no training image was scored: random halves of "
+            f"For {breakdown.categories(len(halves))} no training image was scored: random halves of "
             "the good test images calibrate and are judged in turn, so each has fewer images."
         )
     if few := sorted({part.category for part in found if not part.spare}):
@@ -190,7 +190,8 @@ def _promise(part: pd.DataFrame, alpha: float) -> str:
     silent = int(np.isinf(part.threshold).sum())
     least = int(np.ceil(1 / alpha - 1 - 1e-9))
     level = percent(alpha)
-    told = f" In {silent} of {len(part)} categories k is too small for {level} (it takes {least}): none is rejected."
+    told = f" In {silent} of {breakdown.categories(len(part))} k is too small for {level} (it takes {least}): none is "
+    told += "rejected."
     told = told if silent else ""
     fresh = part[part.source == thresholds.TRAIN]
     if fresh.empty or silent == len(part):
@@ -210,7 +211,7 @@ def overkill_findings(table: pd.DataFrame) -> str:
         told = []
         for share, rows in part.groupby("share", sort=False):
             blind = int((rows.allowed == 0).sum())
-            some = sweeps.count(blind, "category", "categories")
+            some = breakdown.categories(blind)
             few = f" (no escape allowed in {some} with too few defective images for {percent(share)})" if blind else ""
             told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {percent(share)} escape{few}")
         lines.append(f"- **{method}**: of the good parts it rejects {', '.join(told)}.")

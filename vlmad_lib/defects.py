@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from vlmad_lib import breakdown, contrast, data, statistics, sweeps, within
@@ -47,18 +48,19 @@ def taxonomy(profile: Profile) -> dict[tuple[str, str], str]:
 def classes(rows: pd.DataFrame, profile: Profile) -> pd.Series:
     """The defect class of each row of an index or scores table; ``unknown`` where the taxonomy has none.
 
-    An image with several labels of different classes is ``Multiple``; normal images have the empty class.
+    Without any taxonomy, as for own pictures, a defect's own name is its class. An image with several labels of
+    different classes is ``Multiple``; normal images have the empty class.
     """
     known = taxonomy(profile)
     keys = rows[["category", "labels", "defect", "label"]]
     distinct, found = keys.drop_duplicates(), []  # a large table has few
     for row in distinct.itertuples():
         labels = row.labels.split(";") if row.labels else [row.defect]
-        named = {known.get((row.category, label), UNKNOWN) for label in labels}
+        named = {known.get((row.category, label), UNKNOWN) if known else label for label in labels}
         if len(named) > 1:
             named = {"Multiple"}
         one = next(iter(named))
-        found.append("" if row.label == 0 else one if one in CLASSES else UNKNOWN)
+        found.append("" if row.label == 0 else one if one in CLASSES or not known else UNKNOWN)
     one_each = distinct.assign(found=pd.Series(found, distinct.index, dtype=str))
     return keys.merge(one_each, how="left").found.set_axis(rows.index).rename(None)
 
@@ -70,8 +72,9 @@ def unknown(rows: pd.DataFrame) -> str:
         return ""
     names = sorted({f"{row.category}/{row.defect}" for row in without.itertuples()})
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    told = sweeps.count(len(without), "image has", "images have")
     return (
-        f"{len(without)} images have a defect without a class ({shown}); they are shown as unknown. "
+        f"{told} a defect without a class ({shown}), shown as unknown. "
         "Give them one in a file named by 'taxonomy' in the profile."
     )
 
@@ -192,7 +195,7 @@ def blind(scores: pd.DataFrame, rate: float, shots: int = 0) -> str:
     few = normal[np.floor(rate * normal + 1e-9) == 0]
     if few.empty or rate == 0:
         return ""
-    return f"no image of {sweeps.spanned(few)} in {len(few)} of {sweeps.count(len(normal), 'category', 'categories')}"
+    return f"no image of {sweeps.spanned(few)} in {len(few)} of {breakdown.categories(len(normal))}"
 
 
 def apart(
@@ -280,13 +283,17 @@ def beside_study(found: pd.DataFrame, column: str, study: pd.DataFrame) -> pd.Da
     return found.assign(**{"study": printed.auroc.to_numpy(), "study's types": counts})
 
 
-def tidy(table: pd.DataFrame) -> Styler:
-    """A frame for display: AUROC spelt out, interval ends in one column, shares with three decimals."""
+def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS) -> Styler | Markdown:
+    """A frame for display: AUROC spelt out, interval ends in one column, shares with three decimals.
+
+    Without rows it is the sentence ``without``.
+    """
     shown = table.copy()
     if {"low", "high"} <= set(shown):
-        ends = [f"{low:.3f} to {high:.3f}" for low, high in zip(shown.low, shown.high, strict=True)]
+        pairs = list(zip(shown.low, shown.high, strict=True))
+        ends = [f"{low:.3f} to {high:.3f}" if low == low and high == high else None for low, high in pairs]
         shown = shown.assign(low=ends).drop(columns="high").rename(columns={"low": "95 % interval"})
-    return breakdown.table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}))
+    return breakdown.table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}), without=without)
 
 
 # ---------------------------------------------------------------- sentences
@@ -298,11 +305,11 @@ def level_findings(found: pd.DataFrame, between: pd.DataFrame, related: pd.DataF
     for row in between.itertuples():
         at = found[found.method == row.method].set_index(found.columns[1])
         low, high = at.loc[row.first], at.loc[row.second]
+        counted = [sweeps.count(int(one.images), "image", "images") for one in (low, high)]
         lines.append(
-            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {int(low.images)} "
-            f"images) on the least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, "
-            f"n = {int(high.images)}) on the most visible: {sweeps.signed(row.difference, row.low, row.high)}, "
-            f"{_told(row)}."
+            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {counted[0]}) on the "
+            f"least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {counted[1]}) on the most "
+            f"visible: {sweeps.signed(row.difference, row.low, row.high)}, {_told(row)}."
         )
     for name, part in related.dropna(subset="rank correlation").groupby("method", sort=False):
         for over, rows in part.groupby("over", sort=False):

@@ -127,8 +127,8 @@ def draw_findings(table: pd.DataFrame) -> str:
     lines = []
     for (method, measure), part in found.dropna(subset="gain").groupby(["method", "measure"], sort=False):
         told = [
-            f"{step(row)} shots {sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} draws, "
-            f"{sweeps.verdict(row.low, row.high)}"
+            f"{step(row)} shots {sweeps.signed(row.gain, row.low, row.high)}, "
+            f"n = {sweeps.count(row.n, 'draw', 'draws')}, {sweeps.verdict(row.low, row.high)}"
             for row in part.itertuples()
         ]
         lines.append(
@@ -137,7 +137,7 @@ def draw_findings(table: pd.DataFrame) -> str:
     for row in wider.dropna(subset="gain").drop_duplicates(["method", "measure"]).itertuples():
         lines.append(
             f"**{row.method}**, {breakdown.TITLES[row.measure]}: for other categories the step from {step(row)} is "
-            f"{sweeps.signed(row.gain, row.low, row.high)}, n = {row.n} categories, "
+            f"{sweeps.signed(row.gain, row.low, row.high)}, n = {breakdown.categories(row.n)}, "
             f"{sweeps.verdict(row.low, row.high)}."
         )
     extreme = extreme_draws(table)

@@ -203,7 +203,7 @@ def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
     kept = cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
     told = [
         f"from {sweeps.spanned(part.k)} {source} a category in {part.category.nunique()} of "
-        f"{sweeps.count(cases.category.nunique(), 'category', 'categories')}"
+        f"{breakdown.categories(cases.category.nunique())}"
         for source, part in kept
     ]
     own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
@@ -236,7 +236,8 @@ def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> li
         if verdict
     ]
     chance = f"of {len(found)} inputs chance alone would decide about {(1 - statistics.LEVEL) * len(found):.1f}"
-    n = f"n = {found.images.max()} images in {found.categories.max()} categories"
+    n = f"n = {sweeps.count(found.images.max(), 'image', 'images')} in "
+    n += breakdown.categories(found.categories.max())
     open_ones = [name for name, verdict in zip(found.input, verdicts, strict=True) if not verdict]
     rest = f"; not decided: {', '.join(open_ones)}" if open_ones else ""
     rest += f"; {chance}"
@@ -252,8 +253,9 @@ def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> li
 
 def _apart_line(row) -> str:
     word = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
-    named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {sum(row[4:8])} images)"
+    n = sweeps.count(sum(row[4:8]), "image", "images")
+    named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {n})"
     counts = f"both right {row[4]}, {row.first} alone {row[5]}, {row.second} alone {row[6]}, neither {row[7]}"
-    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {row.n} categories"
+    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {breakdown.categories(row.n)}"
     told = word.get(sweeps.verdict(row.low, row.high), "not decided")
     return f"{named}: {counts}; shares of failures apart by {apart}: {told}."

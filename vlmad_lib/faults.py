@@ -140,7 +140,8 @@ def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
         decided = "not decided" if row.low <= 0 <= row.high else "lower" if row.high < 0 else "higher"
         told = (
             f"- **All faults together, {breakdown.shots_name(row.shots)}, {breakdown.TITLES[row.metric]}**: "
-            f"{row.value:.3f} {STUDY}, {row.base:.3f} {PAPER}: {_told(row)}, n = {row.n} categories, {decided}."
+            f"{row.value:.3f} {STUDY}, {row.base:.3f} {PAPER}: {_told(row)}, n = {breakdown.categories(row.n)}, "
+            f"{decided}."
         )
         gap = gaps.get(row.metric, float("nan")) if row.shots == 0 else float("nan")
         if gap < 0 and row.low > float("-inf"):
@@ -166,9 +167,9 @@ def findings(found: pd.DataFrame) -> str:
         undecided = (part.low <= 0) & (part.high >= 0) & ~idle
         lines.append(
             f"- **{breakdown.shots_name(shots)}, {breakdown.TITLES[metric]}**: {worst.base:.3f} {PAPER}, "
-            f"{best.base:.3f} {STUDY} (n = {part.n.max()} categories). Added alone, *{worst.fault}* costs most "
-            f"({_told(worst)}); taken away alone, *{best.fault}* recovers most ({_told(best)}). Of {len(part)} changes "
-            f"{idle.sum()} change nothing and these categories cannot decide {undecided.sum()}."
+            f"{best.base:.3f} {STUDY} (n = {breakdown.categories(part.n.max())}). Added alone, *{worst.fault}* costs "
+            f"most ({_told(worst)}); taken away alone, *{best.fault}* recovers most ({_told(best)}). Of {len(part)} "
+            f"changes {idle.sum()} change nothing and these categories cannot decide {undecided.sum()}."
         )
     return "\n".join(lines)
 

@@ -157,7 +157,9 @@ def findings(
             part = found[(found.against == other) & (found.group == "all")]
             told = [f"{breakdown.TITLES[row.measure]} {language.told_apart(row)}" for row in part.itertuples()]
             if told:
-                lines.append(f"**{name}** less {other}: {', '.join(told)} (n = {sweeps.spanned(part.n)} categories).")
+                lines.append(
+                    f"**{name}** less {other}: {', '.join(told)} (n = {breakdown.counted(part.n, 'categories')})."
+                )
         part = found[(found.against == base) & (found.group != "all") & (found.measure == "pixel_auroc")]
         if len(part):
             told = [f"{row.group} {language.told_apart(row)} (n = {row.n})" for row in part.itertuples()]
@@ -192,6 +194,6 @@ def _weight_line(weighed: pd.DataFrame) -> str:
     apart = statistics.difference(wide[chosen] - wide[0.5])
     told = "equal weights" if chosen == 0.5 else f"{sweeps.signed(*apart)} against equal weights there"
     return (
-        f"On auxiliary data (n = {n} categories) the weight of the V-V map moves pixel AUROC from {ends}; the best is "
-        f"{chosen:g}{_ENDS.get(chosen, '')}: {told}. Target images had no part in it."
+        f"On auxiliary data (n = {breakdown.categories(n)}) the weight of the V-V map moves pixel AUROC from {ends}; "
+        f"the best is {chosen:g}{_ENDS.get(chosen, '')}: {told}. Target images had no part in it."
     )

@@ -117,7 +117,7 @@ def _told(part: pd.DataFrame, over: str, verdicts: dict[str, str]) -> str:
         verdict = sweeps.verdict(row.low, row.high)
         interval = sweeps.signed(row.difference, row.low, row.high)
         told.append(f"{breakdown.TITLES[row.measure]} {interval}, {verdicts.get(verdict, verdict)}")
-    return f"over n = {sweeps.spanned(part.n)} {over} {', '.join(told)}"
+    return f"over n = {breakdown.counted(part.n, over)} {', '.join(told)}"
 
 
 def _counted(part: pd.DataFrame) -> str:
@@ -131,5 +131,5 @@ def _counted(part: pd.DataFrame) -> str:
     chance = (1 - statistics.LEVEL) * len(part)
     return (
         f"{', '.join(told)}, not decided in {(verdicts == 'not decided').sum()} of n = {len(part)} comparisons over "
-        f"{sweeps.spanned(part.n)} categories, of which chance alone would decide about {chance:.1f}"
+        f"{breakdown.counted(part.n, 'categories')}, of which chance alone would decide about {chance:.1f}"
     )

@@ -33,8 +33,12 @@ HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_ar
 NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|refused|[—–-]|", re.IGNORECASE)
 
 
-def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> BeautifulSoup:
-    """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order."""
+def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dataset: str = "demo") -> BeautifulSoup:
+    """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order.
+
+    ``dataset``: the profile's, which decides what of a notebook concerns the run (``ELSEWHERE``).
+    """
+    cells = _concerned(cells, dataset)
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
     if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
@@ -57,6 +61,34 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = ()) -> 
             link.unwrap()
     _order_headings(soup, path.stem)
     return soup
+
+
+ELSEWHERE = {"demo": ("mvtec", "visa", "folder"), "benchmark": ("folder",)}
+"""Tags of cells, and the data sets on whose pages they are left out.
+
+``demo``: text on the demo data alone; ``benchmark``: published figures, beside which own pictures cannot stand.
+"""
+
+
+def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
+    """The cells that a run on a data set concerns.
+
+    Text tagged ``if-shown`` goes with its code cells, those below
+    it up to the next text, where none of them shows anything: a heading above nothing tells a reader nothing.
+    """
+    left_out = {tag for tag, names in ELSEWHERE.items() if dataset in names}
+    cells = [cell for cell in cells if not left_out & set(cell.metadata.get("tags", []))]
+    kept, place = [], 0
+    while place < len(cells):
+        end = place + 1
+        while end < len(cells) and cells[end].cell_type == "code":
+            end += 1
+        section = cells[place:end]
+        shown = any(cell.get("outputs") or cell.metadata.get("failed") for cell in section)
+        if shown or "if-shown" not in section[0].metadata.get("tags", []):
+            kept += section
+        place = end
+    return kept
 
 
 class _Exporter(HTMLExporter):
@@ -153,7 +185,7 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
     """Write one notebook's page; without cells it says that the notebook has not been run."""
     books = report.notebooks
     place = books.index(notebook)
-    soup = body(cells, notebook.path, [book.page for book in books])
+    soup = body(cells, notebook.path, [book.page for book in books], report.profile.dataset)
     notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
     values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}

@@ -476,29 +476,35 @@ def cosines(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def latencies(costs: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Milliseconds per image on a log axis: measured here with the range of the timings, and published ones below."""
-    here = [(f"{row.method}, here\n{row.backbone}, {row.precision}", row.encode, row) for row in costs.itertuples()]
-    known = published[published["ms per image"] > 0]
-    labels = known.method + ", published\n" + known.backbone.where(known.backbone != "", "?") + ", "
-    labels += known.input_px.map(_pixels) + known.hardware
-    papers = list(zip(labels, known["ms per image"], strict=True))
+def latencies(costs: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Milliseconds per image from zero: measured here with the range of the timings; below, published ones.
+
+    Each has an axis of its own, as other machines and backbones may take a hundred times as long.
+    """
+    heights = [len(costs), 0 if published is None else int((published["ms per image"] > 0).sum())]
+    heights = [count for count in heights if count]
+    size = (6.5, 0.9 * len(heights) + 0.42 * sum(heights))
+    figure, grid = plt.subplots(len(heights), figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
     palette = colours(costs.method)
-    figure, axes = plt.subplots(figsize=(5.5, 0.8 + 0.42 * (len(here) + len(papers))))
-    for place, (_, value, row) in enumerate(here):
-        axes.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
-        axes.plot(value, place, "o", color=palette[row.method], ms=7)
-    axes.plot([value for _, value in papers], np.arange(len(papers)) + len(here), "D", color="#6b7785", ms=5)
-    axes.set_yticks(range(len(here) + len(papers)), [label for label, *_ in [*here, *papers]], fontsize=9)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("ms per image (log scale)")
-    axes.invert_yaxis()
+    first = grid[0, 0]
+    for place, row in enumerate(costs.itertuples()):
+        first.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
+        first.plot(row.encode, place, "o", color=palette[row.method], ms=7)
+    labels = [[f"{row.method}\n{row.backbone}, {row.precision}" for row in costs.itertuples()]]
+    if len(heights) > 1:
+        known = published[published["ms per image"] > 0]
+        named = known.method + "\n" + known.backbone.where(known.backbone != "", "?") + ", "
+        labels.append(list(named + known.input_px.map(_pixels) + known.hardware))
+        grid[1, 0].plot(known["ms per image"], range(len(known)), "D", color="#6b7785", ms=5)
+    for axes, names, where in zip(grid[:, 0], labels, ("here", "published"), strict=False):
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"ms per image, {where}")
+        axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
     return figure
 
 
 def worth(points: pd.DataFrame, label: str) -> Figure:
-    """Accuracy with its interval (value, low, high) against ms an image on a log axis, a point a (name)."""
+    """Accuracy with its interval (value, low, high) against ms an image from zero, a point a (name)."""
     palette = colours(points.method)
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
     ranks = points.groupby("method").value.rank(method="first")
@@ -510,12 +516,9 @@ def worth(points: pd.DataFrame, label: str) -> Figure:
         line = {"arrowstyle": "-", "color": "#8a8f98", "lw": 0.7}
         where = {"textcoords": "offset points", "va": "center", "arrowprops": line, "fontsize": 8}
         axes.annotate(row.name, (row.ms, row.value), (16, 12 * place if pd.notna(place) else 0), **where)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.margins(x=0.35, y=0.1)
-    axes.set_xlabel("ms per image on this machine (log scale); bars: 95 % interval")
+    axes.margins(y=0.1)
+    axes.set_xlim(0, 1.4 * points.ms.max())  # the names stand to the right of their points
+    axes.set_xlabel("ms per image on this machine; bars: 95 % interval")
     axes.set_ylabel(label)
     return figure
 

@@ -25,6 +25,13 @@ from vlmad_lib import ROOT, InputError
 
 FOLDER = ROOT / "reports"
 FOLDER_NAMES = ("categories", "class_names")  # hold text, whatever YAML makes of 01, yes, null or a date
+STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
+NOTEBOOKS = (
+    *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
+    *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
+    *("10_efficiency", "11_failures", "12_thresholds", "13_transfer", "14_hybrid", "15_robustness"),
+    *(STUDY, "17_which_method", "18_does_language_help"),
+)
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring = 2, 80  # a few lines of YAML can name themselves into gigabytes
 
@@ -134,13 +141,21 @@ class Profile(Strict):
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False
     cache: str = "data/cache"
-    notebooks: list[str] = [
-        *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
-        *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
-        *("10_efficiency", "11_failures", "12_thresholds", "13_transfer", "14_hybrid", "15_robustness"),
-        *("16_the_study_rechecked", "17_which_method", "18_does_language_help"),
-    ]
+    notebooks: list[str] = list(NOTEBOOKS)
     notice: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_the_study(cls, values: Any) -> Any:
+        """Own pictures are on no benchmark: the study's claims about those concern them only where asked for."""
+        if isinstance(values, dict) and values.get("dataset") == "folder":
+            values = {"notebooks": [name for name in NOTEBOOKS if name != STUDY]} | values
+        return values
+
+    @property
+    def own(self) -> bool:
+        """Whether the data are a person's own pictures, beside which no published figure can stand."""
+        return self.dataset == "folder"
 
     def path(self, value: str) -> Path:
         """A path of this profile as an absolute one; relative paths start at the workbook's folder."""

@@ -82,7 +82,7 @@ class Results:
     def macro(self) -> pd.DataFrame:
         """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.
 
-        That is the categories, and their images, that have an image AUROC.
+        That is the categories, and their images, that have an image AUROC; ``pixel_categories`` have pixel metrics.
         """
         rows = []
         named = self.metrics.assign(name=breakdown.by_name(self.metrics))
@@ -93,26 +93,35 @@ class Results:
             draws = part.seed.nunique() if part.shots.iloc[0] else 0
             known = part.dropna(subset="image_auroc") if part.image_auroc.notna().any() else part
             images = chosen[chosen.category.isin(known.category)].image.nunique()
-            counts = {"categories": known.category.nunique(), "images": images, "draws": draws}
+            masked = part.dropna(subset="pixel_auroc").category.nunique()
+            counts = {"categories": known.category.nunique(), "pixel_categories": masked}
+            counts |= {"images": images, "draws": draws}
             rows.append({"method": part.method.iloc[0], "name": name, "low": low, "high": high, **means, **counts})
         return pd.DataFrame(rows)
 
     def headline(self, macro: pd.DataFrame | None = None) -> pd.DataFrame:
-        """The macro means formatted for people; ``macro`` where they are at hand."""
+        """The macro means formatted for people; ``macro`` where they are at hand.
+
+        Pixel metrics have a number of categories of their own where some category has no masks.
+        """
         macro = self.macro() if macro is None else macro
         interval = "{} ({} to {})"
-        return pd.DataFrame(
+        known = macro[macro.pixel_categories > 0]
+        apart = (known.pixel_categories != known.categories).any()
+        found = pd.DataFrame(
             {
                 "method": row.name,
                 "image AUROC (95 % interval)": interval.format(*map(_number, (row.image_auroc, row.low, row.high))),
                 "pixel AUROC": _number(row.pixel_auroc),
                 "AUPRO": _number(row.aupro),
                 "categories": row.categories,
+                "categories, pixel metrics": row.pixel_categories,
                 "test images": row.images,
                 "reference draws": row.draws,
             }
             for row in macro.itertuples(index=False)
         )
+        return found if apart else found.drop(columns="categories, pixel metrics")
 
     def by_category(self) -> pd.DataFrame:
         """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""

@@ -268,7 +268,8 @@ def rests(auroc: pd.DataFrame) -> str:
     if auroc.empty:
         return ""
     good, bad = sweeps.spanned(auroc.good), sweeps.spanned(auroc.bad)
-    return f"Each category's image AUROC rests on {good} good and {bad} defective images."
+    noun = breakdown.counted(auroc.bad, "images").rpartition(" ")[2]
+    return f"Each category's image AUROC rests on {good} good and {bad} defective {noun}."
 
 
 def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
@@ -332,7 +333,7 @@ def _undecided(part: pd.DataFrame, rest: pd.DataFrame) -> str:
 def _lost(part: pd.DataFrame, noun: str) -> str:
     """Which shifts cost, and how much all of them do."""
     lower, higher, rest = _split(part)
-    whole, n = part.iloc[-1], f"n = {sweeps.spanned(part.n)} {noun}"
+    whole, n = part.iloc[-1], f"n = {breakdown.counted(part.n, noun)}"
     worst = part[part["shift"] != ALL].sort_values("mean").iloc[0]
     told = f"{_told(whole)}, {n}, {sweeps.verdict(whole.low, whole.high)}; "
     told += f"lower under {', '.join(lower['shift'])}" if len(lower) else "lower under no shift that is decided"
@@ -351,7 +352,7 @@ def _drifting(part: pd.DataFrame) -> str:
     told = "; ".join(told) or "no shift decides which way"
     return (
         f"{told}; {_undecided(part, rest)}. Where they rise, a threshold set before rejects more good parts "
-        f"(n = {sweeps.spanned(part.n)} images)."
+        f"(n = {breakdown.counted(part.n, 'images')})."
     )
 
 
@@ -362,7 +363,7 @@ def _holding(part: pd.DataFrame, name: str, what: str, noun: str) -> str:
     whole = part.iloc[-1]
     verdict = {"higher": f"{one} holds better", "lower": f"{other} holds better"}
     decided = verdict.get(sweeps.verdict(whole.low, whole.high), "not decided")
-    told = f"**{name}**, {what}: {_told(whole)}, n = {sweeps.spanned(part.n)} {noun}: {decided}"
+    told = f"**{name}**, {what}: {_told(whole)}, n = {breakdown.counted(part.n, noun)}: {decided}"
     for winner, rows in ((one, higher), (other, lower)):
         told += f"; {winner} under {', '.join(rows['shift'])}" if len(rows) else ""
     return f"{told}; {_undecided(part, rest)}."

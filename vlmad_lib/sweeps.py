@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from vlmad_lib import InputError, breakdown, contents, data, features, metrics, statistics, within
+from vlmad_lib.breakdown import count, spanned
 from vlmad_lib.profile import Method
 from vlmad_lib.results import Results
 
@@ -46,17 +47,6 @@ def signed(mean: float, low: float, high: float) -> str:
     if np.isnan(mean):
         return "none"
     return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def count(n: int, one: str, many: str) -> str:
-    """A number with its noun."""
-    return f"{n} {one if n == 1 else many}"
-
-
-def spanned(counts: pd.Series) -> str:
-    """One count, or the smallest and the largest: ``24``, ``8 to 30``."""
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low}" if low == high else f"{low} to {high}"
 
 
 # ---------------------------------------------------------------- window sizes (notebook 07)
@@ -278,7 +268,7 @@ def window_findings(
         single = int((~sizes["not told from it"].str.contains(",")).sum())
         lines.append(
             f"Inside an image, one size is told from all others for {single} of "
-            f"{count(len(sizes), 'category', 'categories')} (n = {spanned(sizes.images)} images)."
+            f"{breakdown.categories(len(sizes))} (n = {spanned(sizes.images)} images)."
         )
     return "\n".join(f"- {line}" for line in [*lines, *([] if shots else _claim_lines(known))])
 

@@ -284,7 +284,7 @@ def findings(found: pd.DataFrame) -> str:
             f"{sweeps.verdict(row.low, row.high)}"
             for row in part.itertuples()
         ]
-        n = f"n = {sweeps.spanned(part.n)} {'category' if part.n.max() == 1 else 'categories'}"
+        n = f"n = {breakdown.counted(part.n, 'categories')}"
         lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
     if len(told_of):
         lines.append(f"Comparisons over fewer than {FEW} categories stand in the table alone.")
@@ -293,7 +293,7 @@ def findings(found: pd.DataFrame) -> str:
         more = "more than" if group > row[4] else "no more than"
         lines.append(
             f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
-            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {row.n} categories)."
+            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)})."
         )
     refused = found[found.refused].drop_duplicates(["source", "target"])
     cells = found.drop_duplicates(["source", "target"])
@@ -314,7 +314,7 @@ def _answer(told_of: pd.DataFrame) -> str:
         f"**Does it matter?** {'It seems so, for some prompts' if len(sure) > chance else 'Hardly'}: {len(sure)} of "
         f"{len(told_of)} differences between prompts are decided, chance alone would decide about {chance:.1f}; the "
         f"largest{' of them' if len(sure) else ''} is {most.compared}, {breakdown.TITLES[most.measure]} "
-        f"{sweeps.signed(most.difference, most.low, most.high)}, n = {most.n} categories."
+        f"{sweeps.signed(most.difference, most.low, most.high)}, n = {breakdown.categories(most.n)}."
     )
 
 
