@@ -1,8 +1,8 @@
 """vlmad: vision-language anomaly detection, compared, broken down and explained in notebooks.
 
 Modules, left to right; none knows what stands to its right:
-``profile  data  backbones  prompts  winclip  files  features  checkpoints  prompt_learner  anomalyclip  clip  coop
-aprilgan  hybrid  embedding  methods  levels  metrics  statistics  run  plots  report``, and ``training``,
+``profile  data  tensors  backbones  prompts  winclip  files  features  checkpoints  prompt_learner  anomalyclip  clip
+coop  aprilgan  hybrid  embedding  methods  levels  metrics  statistics  run  plots  report``, and ``training``,
 ``prompt_training``, ``projection_training`` beside ``run``.
 """
 
