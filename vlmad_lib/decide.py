@@ -28,7 +28,7 @@ from vlmad_lib.statistics import percent
 
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
-COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason"]
+COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason", "warning"]
 WIDTH = 480  # pixels of a picture in an overlay
 INK = 0.55  # how much of an overlay is its map
 
@@ -145,7 +145,9 @@ def _judged(
         first = results.scores.iloc[0]
         facts |= {key: first[key] for key in ("category", "class_name", "method", "backbone", "weights", "preset")}
         facts["warnings"] = results.facts["warnings"]
-    return Decisions(pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object}), facts, results)
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object})
+    table["warning"] = " ".join(facts.get("warnings", []))  # in every row: a table goes on without what was printed
+    return Decisions(table, facts, results)
 
 
 def _promise(k: int, alpha: float) -> str:
