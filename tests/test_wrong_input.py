@@ -262,7 +262,7 @@ def test_arrays_that_claim_to_fill_the_machine(start, tmp_path):
 
 def test_safetensors_that_claim_a_header_of_exabytes(tmp_path):
     (tmp_path / "w.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "plain tensors")
+    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "its header claims")
 
 
 def imported(path):

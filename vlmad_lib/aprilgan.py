@@ -33,6 +33,8 @@ ZERO_SHOT = True
 FEW_SHOT = True
 TEMPERATURE = 0.01  # CLIP's logit scale of 100
 DEMO = Path(__file__).parent / "demo" / "aprilgan-demo.pth"
+PLAIN_GELU = True
+"""The official code builds OpenAI's CLIP with plain GELU, though it was trained with QuickGELU; so does the default."""
 QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyclip.quarter``)
 
 
@@ -125,11 +127,13 @@ def write(
     root: str = "",
     fingerprint: str = "",
     categories: Sequence[str] = (),
+    activation: str = "",
 ) -> None:
-    """Write projections in the official format, with what they were trained on and the fingerprint of their CLIP."""
+    """Write projections in the official format, with what they were trained on, fingerprint and activation of their
+    CLIP: the activation is in no weights, and so in no fingerprint of them."""
     state = {name: value.detach().clone() for name, value in learner.state_dict().items()}
     content = {"trainable_linearlayer": state, "trained_on": trained_on, "root": root, "fingerprint": fingerprint}
-    content["categories"] = list(categories)
+    content |= {"categories": list(categories), "activation": activation}
     replace(path, lambda file: torch.save(content, file))
 
 
@@ -176,7 +180,8 @@ def _filled(found: dict) -> Projections:
 def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
     """The projections of a checkpoint and the data set they were trained on, "" where it does not say.
 
-    Raises InputError where they are of another CLIP: by its fingerprint, or, as official files have none, its widths.
+    Raises InputError where they are of another CLIP: by its fingerprint and activation, or, as official files have
+    none, its widths and the activation of the official code.
     """
     found = checkpoints.read(path, CHECKPOINT)
     learner, own = _filled(found), widths(backbone)
@@ -186,6 +191,15 @@ def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
         raise InputError(
             f"The projections in {path} were not trained for {backbone.label} ({why or 'its weights are others'}); "
             "name the backbone they were trained on."
+        )
+    official = "" if found["fingerprint"] else "GELU"
+    activation = found["activation"] or official  # older files of ours tell the fingerprint alone
+    if activation not in ("", backbone.activation):
+        why = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
+        raise InputError(
+            f"The projections in {path} were trained on {activation} ({why}), {backbone.label} computes "
+            f"{backbone.activation}; name the backbone of the same weights with {activation}, such as "
+            f"ViT-L-14-336{'' if activation == 'GELU' else '-quickgelu'}."
         )
     return learner, found["trained_on"]
 

@@ -1,14 +1,19 @@
-"""One door to every open_clip ViT: by name and weights, offline unless told, with a fingerprint."""
+"""One door to every open_clip ViT: by name and weights, offline unless told, with a fingerprint.
+
+Which activation weights were trained with, QuickGELU or plain GELU, is in no tensor: it follows from where they come
+from (``_origin``), and a backbone that computes the other one is refused.
+"""
 
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmad_lib import ROOT, InputError, open_clip
+from vlmad_lib import ROOT, InputError, open_clip, tensors
 from vlmad_lib.blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
 DEMO_CONFIG = Path(__file__).parent / "demo" / "vlmad-demo.json"
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
+COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
+ACTIVATION = {True: "QuickGELU", False: "GELU"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,9 @@ class Backbone:
     """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
 
     ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
-    without weights, such as QuickGELU or the number of heads, are in no fingerprint.
+    without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
+    sentences on the activation where it contradicts the weights' origin, or where that is not known; else empty.
+    ``tokenizer`` names one of a hub, "" for CLIP's own.
     """
 
     name: str
@@ -38,6 +47,9 @@ class Backbone:
     fingerprint: str
     precision: str = "fp32"
     key: str = ""
+    warning: str = ""
+    note: str = ""
+    tokenizer: str = ""
 
     @property
     def visual(self) -> open_clip.transformer.VisionTransformer:
@@ -60,6 +72,16 @@ class Backbone:
         return self.weights.startswith("random:")
 
     @property
+    def is_demo(self) -> bool:
+        """Whether the weights are the demo's, good for its drawn pictures only, whatever file holds them."""
+        return self.fingerprint == _demo_fingerprint()
+
+    @property
+    def activation(self) -> str:
+        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
+        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
+
+    @property
     def label(self) -> str:
         """Name, weights and precision, for tables."""
         return f"{Path(self.name).stem} ({Path(self.weights).name}, {self.precision})"
@@ -73,6 +95,7 @@ class Backbone:
             "precision": self.precision,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "random": self.is_random,
+            "activation": self.activation,
         }
 
     @cached_property
@@ -94,30 +117,59 @@ class Backbone:
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
         """Text embeddings (N, D), not normalised; padding beyond the longest text is cut where it cannot matter."""
-        tokens = _tokenizer(self.name)(texts)
+        tokens = _tokenizer(self)(texts)
         return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
 
     def _text(self, tokens: Tensor) -> Tensor:
-        model = self.model
-        causal = isinstance(model, open_clip.CLIP) and model.attn_mask is not None
-        if not causal or model.text_pool_type != "argmax":
-            return model.encode_text(tokens)
+        tower = text_tower(self.model)
+        causal = tower.attn_mask is not None
+        if not causal or tower.pool_type != "argmax":
+            return self.model.encode_text(tokens)
         # A causal mask keeps what stands behind the end token from reaching it.
         tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
         length = tokens.shape[1]
-        x = model.token_embedding(tokens) + model.positional_embedding[:length]
-        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-        x = open_clip.transformer.text_global_pool(x, tokens, "argmax")
-        projection = model.text_projection
-        return projection(x) if isinstance(projection, torch.nn.Linear) else x @ projection
+        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        return tower.project(open_clip.transformer.text_global_pool(x, tokens, "argmax"))
 
 
-TEXT = (Backbone.encode_text, Backbone._text)
+@dataclass(frozen=True)
+class TextTower:
+    """The parts of a text tower, wherever open_clip's model keeps them."""
+
+    token_embedding: torch.nn.Module
+    positional_embedding: Tensor
+    transformer: torch.nn.Module
+    ln_final: torch.nn.Module
+    text_projection: torch.nn.Module | Tensor | None
+    attn_mask: Tensor | None
+    pool_type: str
+    context_length: int
+
+    def project(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., D), with bias where the model has one."""
+        if self.text_projection is None:
+            return x
+        linear = isinstance(self.text_projection, torch.nn.Linear)
+        return self.text_projection(x) if linear else x @ self.text_projection
+
+
+def text_tower(model: torch.nn.Module) -> TextTower:
+    """The text tower of an open_clip model, of either of its classes."""
+    own = getattr(model, "text", model)  # CustomTextCLIP keeps it apart
+    shared = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
+    pool = own.text_pool_type if own is model else own.pool_type
+    return TextTower(*(getattr(own, name) for name in shared), pool, own.context_length)
+
+
+TEXT = (Backbone.encode_text, Backbone._text, TextTower, text_tower)
 """The code whose change makes kept text features stale, whatever the method."""
 
 
-def _tokenizer(name: str):
-    return open_clip.get_tokenizer(name) if name in open_clip.list_models() else open_clip.tokenize
+def _tokenizer(backbone: Backbone):
+    if backbone.name in open_clip.list_models():
+        return open_clip.get_tokenizer(backbone.name)
+    return partial(open_clip.tokenize, context_length=text_tower(backbone.model).context_length)
 
 
 def config(name: str) -> dict:
@@ -141,39 +193,127 @@ def config(name: str) -> dict:
     return found
 
 
-def load(name: str, weights: str = "demo", precision: str = "fp32", download: bool = False) -> Backbone:
+def load(
+    name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False
+) -> Backbone:
     """A backbone in evaluation mode.
 
-    ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a
-    safetensors or torch file, ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of open_clip,
-    looked for in data/weights and in the local hub cache and fetched only with ``download``. Raises InputError
-    for an unknown name, missing or unfit weights, and towers that are no ViT with a class token.
+    ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
+    (``tensors``; Hugging Face's CLIPModel too), ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of
+    open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
+    ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
+    Raises InputError for an unknown name, missing or unfit weights, those that need the other activation, and towers
+    that are no ViT with a class token.
     """
-    seeded = weights.startswith("random:")
-    read = None if seeded else _read(locate(name, weights, download))  # what is missing is said before work begins
     settings = config(name)  # once: its file may change while it is used
-    model = _build(name, settings)
+    warning = note = ""
+    if weights.startswith("random:"):
+        model = _build(name, settings)
+        state = random_state(model, _seed(weights))
+    else:
+        path = locate(name, weights, download, plain_gelu)  # what is missing is said before work begins
+        state = tensors.state(tensors.read(path))
+        warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
+        model = _build(name, settings)
+        state = _convert(state, model, path)
     mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
-    state = _convert(random_state(model, _seed(weights)) if seeded else read, model)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"The weights {weights} do not fit {name} ({reason}); name the model they belong to."
-        ) from None
+    if misfit := _misfit(state, model.state_dict()):
+        raise InputError(f"The weights {weights} do not fit {name}: {misfit}; name the model they belong to.")
+    model.load_state_dict(state)
     model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
+    if fingerprint == _demo_fingerprint() and settings != config("demo"):
+        raise InputError(
+            f"The weights {weights} are the demo's, and {name} computes them otherwise than they were trained; "
+            "name 'backbone: demo'."
+        )
     key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
-    return Backbone(name, weights, model, fingerprint, precision, key)
+    tokenizer = settings["text_cfg"].get("hf_tokenizer_name") or ""
+    return Backbone(name, weights, model, fingerprint, precision, key, warning, note, tokenizer)
 
 
 def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
-    tag = Path(weights).stem.removeprefix(f"{name}-")  # as a file of data/weights is named
-    entry = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return tuple(list(entry.get(part) or usual[part]) for part in usual)
+
+
+# ---------------------------------------------------------------- where weights come from
+
+
+@lru_cache(maxsize=1)
+def _published() -> dict[str, dict]:
+    """open_clip's entries by the names that their files have, and by the folders that a hub's cache keeps them in."""
+    found = {}
+    for model, tag in open_clip.list_pretrained():
+        entry = open_clip.pretrained.get_pretrained_cfg(model, tag)
+        url, hub = entry.get("url", ""), entry.get("hf_hub", "").strip("/")
+        names = [f"{model}-{tag}", f"models--{hub.replace('/', '--')}" if hub else ""]
+        # OpenAI's are published as ViT-B-32.pt, as others' files are called too: their counters tell
+        names += [] if "openai" in url else [Path(url).stem]
+        found |= {name.casefold(): entry for name in names if name}
+    return found
+
+
+def _entry(name: str, weights: str | Path) -> dict | None:
+    """open_clip's entry of a tag, or of the file that a path names; None where it has none."""
+    parts = Path(weights).parts or ("",)
+    end = next((end for end in tensors.SUFFIXES if parts[-1].endswith(end)), "")
+    places = [parts[-1].removesuffix(end), *parts[:-1]]
+    known = [entry for place in places if (entry := _published().get(place.casefold()))]
+    return open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or (known[0] if known else None)
+
+
+def _origin(name: str, weights: str, path: Path, state: dict[str, Tensor]) -> tuple[str, bool | None]:
+    """What tells where weights come from, and whether they need QuickGELU: None where nothing tells.
+
+    The one place that decides it, for tags and files alike: by what is in the file, by the config beside one of the
+    library transformers, by open_clip's entry of the tag or the file's name, and by OpenAI's name in the file's.
+    """
+    if path == DEMO_WEIGHTS:
+        return "the demo's card", False
+    if all(key in state for key in COUNTERS):
+        return "the counters that OpenAI's own files carry", True
+    if _is_transformers(state) and (act := _hidden_act(path.with_name("config.json"))):
+        return "'hidden_act' in the config.json beside them", act == "quick_gelu"
+    entry = _entry(name, weights) or _entry(name, path)
+    if entry is not None:
+        return "open_clip's list of weights", bool(entry.get("quick_gelu"))
+    return ("OpenAI's name in that of the file", True) if "openai" in path.name.casefold() else ("", None)
+
+
+def _hidden_act(beside: Path) -> str:
+    """The activation that a config of the library transformers names, "" where there is none."""
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        # the library's own default, which its configs leave out
+        return (found.get("vision_config") or found.get("vision_config_dict") or {}).get("hidden_act", "quick_gelu")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _judge(
+    name: str, weights: str, settings: dict, origin: str, needed: bool | None, plain_gelu: bool
+) -> tuple[str, str]:
+    """A warning and a note on the activation; InputError where a named model computes another one than weights need."""
+    quick = bool(settings.get("quick_gelu"))
+    if needed is None:
+        return "", (
+            f"Where the weights {Path(weights).name} of {Path(name).name} come from is not known, nor the activation "
+            f"they were trained with; {ACTIVATION[quick]} is what was computed."
+        )
+    if needed == quick or (needed and plain_gelu):
+        return "", ""
+    base, own = name.removesuffix("-quickgelu"), Path(name).suffix == ".json"
+    remedy = f"set 'quick_gelu' in {name} to {str(needed).lower()}" if own else (
+        f"name the model {base}-quickgelu" if needed else f"name the model {base}"
+    )  # fmt: skip
+    sentence = f"The weights {weights} need {ACTIVATION[needed]}, as {origin} tells, and {name} computes "
+    sentence += f"{ACTIVATION[quick]}; {remedy}."
+    if own and origin != "the demo's card":  # whoever writes a config may know better
+        return sentence, ""
+    raise InputError(sentence)
 
 
 def skeleton(name: str) -> Backbone:
@@ -215,34 +355,33 @@ def _seed(weights: str) -> int:
     return seed
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return open_clip.factory.load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # an unpickler that meets garbage raises anything
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"The weights {path} cannot be read as plain tensors ({reason}); fetch the file again or save its "
-            "state dict as safetensors."
-        ) from None
+def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
+    """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
 
-
-def locate(name: str, weights: str, download: bool = False) -> Path:
-    """The file behind weights given as path or tag; InputError says which file to fetch and where to put it."""
-    if name == weights == "demo":
-        return DEMO_WEIGHTS
-    path = Path(weights).expanduser()
-    for candidate in (path, ROOT / path):
-        if candidate.is_file():
-            return candidate
-    if path.suffix or len(path.parts) > 1:
-        raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
-    for suffix in (".safetensors", ".pt", ".bin", ".pth"):
-        if (WEIGHTS / f"{name}-{weights}{suffix}").is_file():
-            return WEIGHTS / f"{name}-{weights}{suffix}"
-    entry = open_clip.pretrained.get_pretrained_cfg(name, weights)
-    if entry and bool(entry.get("quick_gelu")) != bool(config(name).get("quick_gelu")):
-        raise InputError(f"The weights {weights} need QuickGELU; name the model {name}-quickgelu.")
+    A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
+    before anything is fetched (``plain_gelu`` as in ``load``).
+    """
+    if weights == "demo":
+        if name == "demo":
+            return DEMO_WEIGHTS
+        raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
+    entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
+    if entry:
+        _judge(name, weights, config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu)
+    else:
+        for candidate in (path, ROOT / path):
+            if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
+                return candidate  # of a folder the reader says what is in it
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
+    base = name.removesuffix("-quickgelu")
+    for model in dict.fromkeys([name, base, f"{base}-quickgelu"]):  # one file serves both
+        for suffix in tensors.SUFFIXES:
+            if (WEIGHTS / f"{model}-{weights}{suffix}").is_file():
+                return WEIGHTS / f"{model}-{weights}{suffix}"
     if not entry:
+        if name == "demo":
+            raise InputError(f"The backbone demo has no weights {weights!r}; write 'weights: demo' beside it.")
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InputError(f"{name} has no weights {weights!r}; tags: {tags}; or give a file or random:<seed>.")
     # The hub entry of laion400m_e32 holds e31, so this tag takes its release file.
@@ -250,13 +389,32 @@ def locate(name: str, weights: str, download: bool = False) -> Path:
     if hub and (cached := _cached(hub)):
         return cached
     source = f"open_clip_model.safetensors of the hub repository {hub}" if hub else Path(entry["url"]).name
+    place = WEIGHTS / f"{name}-{weights}{'.safetensors' if hub else '.pt'}"
     if not download:
-        place = WEIGHTS / f"{name}-{weights}{'.safetensors' if hub else '.pt'}"
         raise InputError(
             f"The weights {weights} of {name} are not on this machine; fetch {source} and put it at {place}, "
             "or set 'download: true' in the profile."
         )
-    return Path(open_clip.download_pretrained(entry, prefer_hf_hub=bool(hub)))
+    return _fetched(entry, bool(hub), f"The weights {weights} of {name}", f"fetch {source}", place)
+
+
+def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Path:
+    """The file of an entry, downloaded; InputError says whether the network or the disk was to blame."""
+    try:
+        return Path(open_clip.download_pretrained(entry, prefer_hf_hub=hub))
+    except Exception as error:  # the hub's client and urllib raise many kinds
+        chain, cause = [error], error
+        while (cause := cause.__cause__ or cause.__context__) and cause not in chain:
+            chain.append(cause)
+    disk = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
+            errno.EACCES: "you may not write there"}  # fmt: skip
+    reasons = [disk[one.errno] for one in chain if isinstance(one, OSError) and one.errno in disk]
+    if reasons:
+        raise InputError(f"{what} were fetched but could not be kept in your download cache: {reasons[0]}.")
+    raise InputError(
+        f"{what} could not be fetched: there is no connection to their server, or it refuses; try again with a "
+        f"network, or elsewhere {remedy} and put it at {place}."
+    )
 
 
 def _cached(hub: str) -> Path | None:
@@ -269,19 +427,105 @@ def _cached(hub: str) -> Path | None:
     return None
 
 
-def _convert(state: dict[str, Tensor], model: torch.nn.Module) -> dict[str, Tensor]:
-    """fp32 tensors under the model's own names; OpenAI archives carry three counters more."""
-    for key in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(key, None)
-    if isinstance(model, open_clip.CustomTextCLIP):
+def _convert(state: dict[str, Tensor], model: torch.nn.Module, path: Path) -> dict[str, Tensor]:
+    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry."""
+    if _is_transformers(state):
+        state = _from_transformers(state, path)
+    state = {key: value for key, value in state.items() if key not in COUNTERS and not key.endswith("attn_mask")}
+    if isinstance(model, open_clip.CustomTextCLIP) and any(key.startswith("transformer.") for key in state):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
+def _is_transformers(state: dict[str, Tensor]) -> bool:
+    return any(key.startswith(("text_model.", "vision_model.", "clip.text_model.")) for key in state)
+
+
+_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_OUTER = {
+    "logit_scale": "logit_scale",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+}
+_NORMS = {
+    "vision_model.pre_layrnorm": "visual.ln_pre",  # the library's own spelling
+    "vision_model.post_layernorm": "visual.ln_post",
+    "text_model.final_layer_norm": "ln_final",
+}
+_TOWERS = {"vision_model.encoder.layers.": "visual.transformer.resblocks.",
+           "text_model.encoder.layers.": "transformer.resblocks."}  # fmt: skip
+
+
+def _from_transformers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """open_clip's names for the tensors of a CLIPModel of the library transformers; InputError for other models."""
+    found, left = {}, []
+    for key, value in state.items():
+        tower = next((start for start in _TOWERS if key.startswith(start)), "")
+        layer, _, part = key.removeprefix(tower).partition(".") if tower else ("", "", key)
+        module, _, leaf = part.rpartition(".")
+        if key.endswith("position_ids"):
+            continue
+        if key in _OUTER:
+            found[_OUTER[key]] = value.T if key.endswith("projection.weight") else value
+        elif not tower and module in _NORMS:
+            found[f"{_NORMS[module]}.{leaf}"] = value
+        elif tower and module in _BLOCK:
+            found[f"{_TOWERS[tower]}{layer}.{_BLOCK[module]}.{leaf}"] = value
+        elif tower and module == "self_attn.q_proj":  # of query, key and value open_clip makes one matrix
+            parts = [state.get(f"{tower}{layer}.self_attn.{one}_proj.{leaf}") for one in "qkv"]
+            if all(one is not None for one in parts):
+                found[f"{_TOWERS[tower]}{layer}.attn.in_proj_{leaf}"] = torch.cat(parts)
+        elif not (tower and module in ("self_attn.k_proj", "self_attn.v_proj")):
+            left.append(key)
+    lacking = [key for key in _OUTER if _OUTER[key] not in found]
+    if left or lacking:
+        why = f"it lacks {lacking[0]}" if lacking else f"it holds {left[0]}"
+        raise InputError(
+            f"{path} is a file of the library transformers, but of no whole CLIPModel ({why}); fetch one with both "
+            "towers, or open_clip's own file of these weights."
+        )
+    return found
+
+
+def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """How weights differ from those of a model in names and shapes; empty where they fit."""
+    shape = lambda value: " x ".join(map(str, value.shape)) or "a number"  # noqa: E731
+    lacking, more = [key for key in own if key not in state], [key for key in state if key not in own]
+    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    said = [f"{verb} {keys[0]}" + (f" and {len(keys) - 1} more tensors" if len(keys) > 1 else "")
+            for verb, keys in (("they lack", lacking), ("they hold besides", more)) if keys]  # fmt: skip
+    said += [f"{key} is {shape(state[key])}, it needs {shape(own[key])}" for key in other[:1]]
+    if not state:
+        return "there are no tensors by name in them"
+    return ", ".join(said)
+
+
+@lru_cache(maxsize=1)
+def _demo_fingerprint() -> str:
+    """The fingerprint of the demo's weights, without a model."""
+    return _digest(tensors.read(DEMO_WEIGHTS))
+
+
 def _fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 over names and fp32 values, the same for every file format of the same weights."""
+    return _digest(model.state_dict())
+
+
+def _digest(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
+    for key, value in sorted(state.items()):
+        value = value.float() if value.is_floating_point() else value
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.contiguous().numpy().data if value.ndim else value.numpy().tobytes())
     return digest.hexdigest()

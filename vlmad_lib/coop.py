@@ -60,9 +60,12 @@ def write(learner: Context, path: Path, trained_on: str, root: str = "", categor
 
 def _parse(found: dict) -> dict[str, Tensor]:
     state = found["state_dict"]
+    if state["ctx"].ndim == 3:
+        raise ValueError("it has a context of its own for each class; only one shared by all can be read")
     if state["ctx"].ndim != 2:
-        raise ValueError("the context has a wrong shape")
-    return {"context": state["ctx"].float(), "prefix": state["token_prefix"].float()}
+        raise ValueError("its context has a wrong shape")
+    # the official code leaves the prefix out where it saves for other classes, and has a row of it for each class
+    return {"context": state["ctx"].float(), "prefix": list(state.get("token_prefix", ())[:1])}
 
 
 CHECKPOINT = checkpoints.Kind(
@@ -80,7 +83,13 @@ def read(backbone: Backbone, path: Path) -> tuple[Context, str]:
     """The context of a checkpoint and the data set it was trained on; InputError where it is of other CLIP weights."""
     found = checkpoints.read(path, CHECKPOINT)
     learner = Context(backbone, 0, len(found["context"]))
-    refuse_other_clip(backbone, path, "prefix", learner.prefix, found["prefix"])
+    if learner.context.shape[1:] != found["context"].shape:
+        raise InputError(
+            f"The prompts in {path} have {found['context'].shape[1]} numbers a token, {backbone.label} has "
+            f"{learner.context.shape[2]}; name the backbone they were trained on."
+        )
+    for prefix in found["prefix"]:
+        refuse_other_clip(backbone, path, "prefix", learner.prefix[0], prefix)
     with torch.no_grad():
         learner.context.copy_(found["context"])
     return learner, found["trained_on"]

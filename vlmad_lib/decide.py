@@ -28,7 +28,7 @@ from vlmad_lib.statistics import percent
 
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
-COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason"]
+COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason", "warning"]
 SCALE = (
     "{} scores each picture by itself here, on a fixed scale (image_score: fixed); in a report its scores are "
     "stretched over a category's test images, as published."
@@ -153,7 +153,9 @@ def _judged(
         facts["warnings"] = results.facts["warnings"]
         if shots and first.image_score == "fixed":
             facts["scale"] = SCALE.format(first.method)
-    return Decisions(pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object}), facts, results)
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object})
+    table["warning"] = " ".join(facts.get("warnings", []))  # in every row: a table goes on without what was printed
+    return Decisions(table, facts, results)
 
 
 def _promise(k: int, alpha: float) -> str:

@@ -89,7 +89,7 @@ def _peak(profile: Profile, spec: Method, image: str) -> torch.Tensor:
 
 
 def _encode_once(profile: Profile, spec: Method, image: str) -> float:
-    chosen, backbone = methods.choose(spec, profile), backbones.load(spec.backbone, spec.weights, spec.precision)
+    chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec)
     pixels = data.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
     chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
     try:
@@ -113,7 +113,7 @@ def measure(
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
-    backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
+    backbone = methods.load_backbone(spec)
     size, grid = code.side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0

@@ -6,7 +6,8 @@ that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, call
 ``parts`` for what is read off all, with ``DRAWS`` where ``score`` can share work between draws of references, and
 ``over_category`` where an image's score takes those of its category. One that
 learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts`` read more of its checkpoint than text. One that
-reads what others keep names them as ``sides`` and encodes with them.
+reads what others keep names them as ``sides`` and encodes with them. One whose official code computes plain GELU
+on weights trained with QuickGELU says so by ``PLAIN_GELU``.
 """
 
 from __future__ import annotations
@@ -134,6 +135,21 @@ def alone(spec: Method) -> Method:
     chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
     fixed = {"image_score": "fixed"} if getattr(chosen, "image_score", "") == "stretched" else {}
     return spec.model_copy(update={"settings": spec.settings | fixed})
+
+
+def locate_weights(spec: Method, download: bool = False) -> Path:
+    """``backbones.locate`` of a method's weights, read as the method reads them."""
+    return backbones.locate(spec.backbone, spec.weights, download, plain_gelu(spec))
+
+
+def load_backbone(spec: Method, download: bool = False) -> Backbone:
+    """``backbones.load`` of a method's backbone, read as the method reads it."""
+    return backbones.load(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec))
+
+
+def plain_gelu(spec: Method) -> bool:
+    """Whether a method's official code reads weights trained with QuickGELU by plain GELU."""
+    return getattr(METHODS[spec.method], "PLAIN_GELU", False)
 
 
 def choose(spec: Method, profile: Profile) -> Chosen:

@@ -62,6 +62,7 @@ USUAL |= {
     method: USUAL["anomalyclip"] | {"name": name}
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
 }
+USUAL["aprilgan"]["backbone"] = "ViT-L-14-336"  # its official code computes plain GELU
 USUAL |= {
     method: USUAL["winclip"] | {"name": name}
     for method, name in {
@@ -131,6 +132,7 @@ class Profile(Strict):
     class_names: dict[str, str] = {}
     methods: list[Method] = []
     imports: list[Import] = []
+    checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
     shots: Annotated[list[Shots], Field(min_length=1)] = [0]
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]

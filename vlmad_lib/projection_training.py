@@ -60,7 +60,7 @@ def _start(backbone: Backbone, chosen: aprilgan.Settings, seed: int) -> aprilgan
 
 
 def _write(learner: aprilgan.Projections, out: Path, origin: dict, backbone: Backbone) -> None:
-    aprilgan.write(learner, out, **origin, fingerprint=backbone.fingerprint)
+    aprilgan.write(learner, out, **origin, fingerprint=backbone.fingerprint, activation=backbone.activation)
 
 
 APRILGAN = Task(

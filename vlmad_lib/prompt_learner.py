@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmad_lib import InputError, checkpoints, open_clip
-from vlmad_lib.backbones import Backbone
+from vlmad_lib.backbones import Backbone, text_tower
 from vlmad_lib.files import replace
 
 DEMO = Path(__file__).parent / "demo" / "anomalyclip-demo.pth"
@@ -31,9 +31,14 @@ class PromptLearner(torch.nn.Module):
 
     def __init__(self, backbone: Backbone, seed: int = 0, context: int = 12, depth: int = 9, width: int = 4):
         super().__init__()
-        model, stream = backbone.model, torch.Generator().manual_seed(seed)
+        tower, stream = text_tower(backbone.model), torch.Generator().manual_seed(seed)
+        if tower.pool_type != "argmax" or backbone.tokenizer:
+            raise InputError(
+                f"Prompts cannot be learned for {backbone.name}: its text tower does not read the end token of CLIP's "
+                "own tokenizer; choose another backbone (try ViT-L-14-336-quickgelu)."
+            )
         tokens, rows = _rows(backbone, self.WORDS, "object", context)
-        size, depth = rows.shape[-1], min(depth, len(model.transformer.resblocks))
+        size, depth = rows.shape[-1], min(depth, len(tower.transformer.resblocks))
         self.register_buffer("tokens", tokens)
         self.register_buffer("prefix", rows[:, :1].clone())
         self.register_buffer("suffix", rows[:, 1 + context :].clone())
@@ -47,29 +52,37 @@ class PromptLearner(torch.nn.Module):
 
         ``name`` other than "object" is the class-aware ablation, ``deep`` False the one without deep prompts.
         """
-        model, tokens, suffix = backbone.model, self.tokens, self.suffix
+        tower, tokens, suffix = text_tower(backbone.model), self.tokens, self.suffix
         if name != "object":
             tokens, rows = _rows(backbone, self.WORDS, name, self.context.shape[1])
             suffix = rows[:, 1 + self.context.shape[1] :]
         ends = tokens.argmax(-1)
-        length = int(ends.max()) + 1  # a causal mask keeps what stands behind the end token from reaching it
+        mask, length = tower.attn_mask, tokens.shape[1]
+        if mask is not None:  # it keeps what stands behind the end token from reaching it
+            length = int(ends.max()) + 1
+            mask = mask[:length, :length]
         context = self.context.expand(2, -1, -1)
-        x = (torch.cat([self.prefix, context, suffix], 1) + model.positional_embedding)[:, :length]
-        for number, block in enumerate(model.transformer.resblocks):
+        x = (torch.cat([self.prefix, context, suffix], 1) + tower.positional_embedding)[:, :length]
+        for number, block in enumerate(tower.transformer.resblocks):
             if deep and 1 <= number <= len(self.deep):
                 # Rounded to fp16 and expanded before, as in the official code: gradients pass the same grid.
                 row = self.deep[number - 1].expand(2, -1, -1).half().float()
                 x = torch.cat([x[:, :1], row, x[:, 1 + row.shape[1] :]], 1)
-            x = block(x, attn_mask=model.attn_mask[:length, :length])
-        x = model.ln_final(x)
-        return x[torch.arange(2), ends] @ model.text_projection
+            x = block(x, attn_mask=mask)
+        return tower.project(tower.ln_final(x)[torch.arange(2), ends])
 
 
 def _rows(backbone: Backbone, words: tuple[str, str], name: str, context: int) -> tuple[Tensor, Tensor]:
-    """Tokens (2, 77) of both prompts of a name, and their embeddings."""
-    blanks = " ".join(["X"] * context)
-    tokens = open_clip.tokenize([f"{blanks} {one.format(name)}" for one in words])
-    return tokens, backbone.model.token_embedding(tokens).detach()
+    """Tokens (2, length of the text tower, 77 in CLIP) of both prompts of a name, and their embeddings."""
+    blanks, tower = " ".join(["X"] * context), text_tower(backbone.model)
+    texts = [f"{blanks} {one.format(name)}" for one in words]
+    if open_clip.tokenize(texts, context_length=256).argmax(-1).max() >= tower.context_length:
+        raise InputError(
+            f"The text tower of {backbone.name} reads {tower.context_length} tokens, too few for {context} learned "
+            f"ones and {name!r}; choose a backbone that reads more, or a shorter class name."
+        )
+    tokens = open_clip.tokenize(texts, context_length=tower.context_length)
+    return tokens, tower.token_embedding(tokens).detach()
 
 
 # ---------------------------------------------------------------- files
@@ -125,7 +138,8 @@ CHECKPOINT = checkpoints.Kind(
 
 def refuse_other_clip(backbone: Backbone, path: Path, name: str, own: Tensor, theirs: Tensor) -> None:
     """InputError where embeddings of words, kept beside prompts, are not those of the loaded CLIP."""
-    if own.shape != theirs.shape or not torch.allclose(own, theirs.float(), atol=1e-6):
+    # rounded as the file is: half the digits are no other weights
+    if own.shape != theirs.shape or not torch.allclose(own.to(theirs.dtype).float(), theirs.float(), atol=1e-6):
         raise InputError(
             f"The {name} in {path} is not what {backbone.label} has for these words: the prompts belong to other "
             "CLIP weights; name the backbone they were trained on."

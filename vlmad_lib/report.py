@@ -326,6 +326,8 @@ def main(arguments: list[str] | None = None) -> int:
     for notebook in report.notebooks:
         if notebook.status == "failed":
             print(f"{notebook.path.stem}: {notebook.error}", file=sys.stderr)
+    for warning in report.facts.get("warnings", []):
+        print(f"Warning: {warning}", file=sys.stderr)
     print(report.folder / "index.html")
     print(f"{len(states)} notebooks, {', '.join(counts)}, {report.record()['seconds']:.0f} s")
     return {"ok": 0, "failed": 1}.get(report.status, 130)

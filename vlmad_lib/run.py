@@ -168,7 +168,7 @@ def _network_files(spec: Method) -> list[str]:
     """The files of a method's weights and model config, "" for none: random ones, a name, one that has gone since."""
     drawn = spec.weights.startswith("random:")
     try:
-        weights = "" if drawn else str(backbones.locate(spec.backbone, spec.weights))
+        weights = "" if drawn else str(methods.locate_weights(spec))
     except InputError:
         weights = ""
     return [weights, spec.backbone if Path(spec.backbone).is_file() else ""]
@@ -191,7 +191,7 @@ def _compute(
     """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
     for spec in profile.methods:  # what is missing is said before the first method has worked for hours
         if not spec.weights.startswith("random:"):
-            backbones.locate(spec.backbone, spec.weights, profile.download)
+            methods.locate_weights(spec, profile.download)
     started = time.perf_counter()
     of = dict(list(table.groupby("category", sort=False)))
     found, jobs = _plan(profile, planned, of)
@@ -220,8 +220,9 @@ def _compute(
         + _in_bins(profile, measured)
     )
     used = [_backbone(spec, profile) for spec in profile.methods]
+    remarks += [one.note for one in used if one.note] + _by_word(planned)
     facts = {
-        "warnings": _warnings(profile, planned),
+        "warnings": _warnings(profile, planned, used),
         "notes": list(dict.fromkeys(remarks)),
         "backbones": list({one.label: one.facts() for one in used}.values()),
         "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
@@ -273,13 +274,29 @@ def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) ->
     return notes
 
 
-def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
-    """What makes every number of this run meaningless or unfair, said in red."""
+def _by_word(planned: list[list[Variant]]) -> list[str]:
+    """Notes on checkpoints of which only the profile says what they were trained on."""
+    return [
+        f"{one.name}: that its {one.prompts.noun} in {one.prompts.path.name} were trained on {one.prompts.trained_on} "
+        "is the profile's word; neither the file nor the list of known SHA-256 says so."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.by_word
+    ]
+
+
+def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbones.Backbone]) -> list[str]:
+    """What makes every number of this run meaningless or unfair, said in red; ``used``: the backbone of each method."""
     random = [
         f"{spec.name}: the weights of {spec.backbone} are random ({spec.weights}), "
         "so its numbers say nothing about the method."
         for spec in profile.methods
         if spec.weights.startswith("random:")
+    ]
+    drawn = [
+        f"{spec.name}: the weights of {spec.backbone} are the demo's, trained on drawn pictures alone, so its numbers "
+        "and decisions say nothing about these parts; name real weights."
+        for spec, one in zip(profile.methods, used, strict=True)
+        if profile.dataset != "demo" and one.is_demo
     ]
     leaked = [
         f"{one.name}: its {one.prompts.noun} were trained on the very data they are tested on "
@@ -293,7 +310,7 @@ def _warnings(profile: Profile, planned: list[list[Variant]]) -> list[str]:
         for one in _chosen(planned)
         if one.prompts and one.prompts.alike
     ]
-    return random + leaked + copies
+    return random + drawn + [one.warning for one in used if one.warning] + leaked + copies
 
 
 def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
@@ -318,7 +335,7 @@ def _prompt_facts(chosen: Chosen) -> dict:
     """What a report says of learned prompts, ready for JSON."""
     prompts = chosen.prompts
     return {"method": chosen.name, "checkpoint": prompts.path.name, "sha256": prompts.digest,
-            "trained_on": prompts.trained_on, "leaked": prompts.leaked}  # fmt: skip
+            "trained_on": prompts.trained_on, "leaked": prompts.leaked, "by_word": prompts.by_word}  # fmt: skip
 
 
 # ---------------------------------------------------------------- one image
@@ -368,14 +385,14 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, weights: str, precision: str, download: bool, _: tuple) -> backbones.Backbone:
-    return backbones.load(name, weights, precision, download)
+def _loaded(name: str, weights: str, precision: str, download: bool, plain_gelu: bool, _: tuple) -> backbones.Backbone:
+    return backbones.load(name, weights, precision, download, plain_gelu)
 
 
 def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
     """The backbone of a method, loaded once per process, and again where its files have changed."""
     read = contents.digest_files(_network_files(spec), profile.path(profile.cache))
-    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, tuple(read))
+    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, methods.plain_gelu(spec), tuple(read))
 
 
 @dataclass(frozen=True)

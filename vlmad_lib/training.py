@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, checkpoints, contents, data, features, files, profile
+from vlmad_lib import InputError, backbones, checkpoints, contents, data, features, files, methods, profile
 from vlmad_lib.methods import METHODS, Chosen
 from vlmad_lib.profile import USUAL, Profile, Strict
 
@@ -198,7 +198,7 @@ def train(
     """
     plan, chosen = plan or task.plan, _method(task, profile, method)
     spec = chosen.spec
-    backbone = backbones.load(spec.backbone, spec.weights, spec.precision, profile.download)
+    backbone = methods.load_backbone(spec, profile.download)
     found = examples(profile, chosen, backbone, plan, progress, task)
     learner = task.start(backbone, chosen.settings, plan.seed)
     optimiser = torch.optim.Adam(learner.parameters(), plan.rate, (0.5, 0.999))
