@@ -28,7 +28,6 @@ from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = True
-TEMPERATURE = 0.01  # CLIP's logit scale of 100
 DEMO = Path(__file__).parent / "demo" / "aprilgan-demo.pth"
 QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyclip.quarter``)
 
@@ -46,6 +45,7 @@ class Settings(Strict):
     states: str = "broken"
     templates: str = "35"
     names: Literal["cleaned", "folder", "object"] = "cleaned"
+    temperature: Annotated[float, Field(gt=0)] = 0.01  # CLIP's logit scale of 100
     sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
@@ -221,7 +221,7 @@ def score(
     of the map's maximum. The official code stretches these maxima to [0, 1] by the least and the greatest over the
     category's test images; a score of one image cannot know them, so here they are divided by twice the layers.
     """
-    whole = winclip.probability(features["image"], text, TEMPERATURE)
+    whole = winclip.probability(features["image"], text, chosen.temperature)
     found = sum(_maps(features, text, chosen, grid, learned))
     if references is not None:
         names = layers(chosen)
@@ -234,7 +234,7 @@ def score(
 def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> list[Tensor]:
     """The zero-shot map (N, grid, grid) in [0, 1] of every layer."""
     projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
-    return [winclip.probability(tokens, text, TEMPERATURE).unflatten(1, (grid, grid)) for tokens in projected]
+    return [winclip.probability(tokens, text, chosen.temperature).unflatten(1, (grid, grid)) for tokens in projected]
 
 
 def parts(
