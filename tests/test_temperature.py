@@ -11,7 +11,20 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import InputError, backbones, coop, methods, prompt_training, run, training, winclip, wordings
+from vlmad_lib import (
+    InputError,
+    backbones,
+    breakdown,
+    coop,
+    draws,
+    methods,
+    prompt_training,
+    reference,
+    run,
+    training,
+    winclip,
+    wordings,
+)
 from vlmad_lib.backbones import cosine
 from vlmad_lib.demo import card, temperature
 from vlmad_lib.demo.data import CATEGORIES
@@ -212,3 +225,39 @@ def test_variants_of_unread_words_are_left_out(demo, tiny_backbone):
     own = wordings.variants(Method(backbone="demo", weights="demo", name="W"), "a zzz {}", "a {} with damage")
     assert wordings.unread(own, demo, row) == {"W, own pair": ["zzz"]}
     assert wordings.unread_findings({}) == ""
+
+
+# ------------------------------------------------------------ what is said, and the published figures beside
+
+
+def test_temperatures_are_told_where_they_are_not_the_published_ones():
+    scores = pd.DataFrame({"method": ["WinCLIP", "A", "SPADE"], "temperature": ["1.05", "0.15", ""]})
+    plain, wide = {"name": "ViT-B-16", "temperature_factor": 1.0}, {"name": "demo", "temperature_factor": 15.0}
+    told = breakdown.temperature_note(scores, [plain, wide])
+    assert "`demo` (15)" in told and told.endswith("In use: WinCLIP 1.05, A 0.15.") and "ViT-B-16" not in told
+    assert breakdown.temperature_note(scores, [plain]) == breakdown.temperature_note(scores, []) == ""
+
+
+def test_published_means_are_read_as_printed():
+    found = reference.quoted(["WinCLIP+", "WinCLIP", "PatchCore"])
+    assert list(found.method.unique()) == ["WinCLIP+", "WinCLIP", "PatchCore"]
+    rows = found.set_index(["method", "shots"])
+    assert rows.loc[("WinCLIP+", 4)].tolist() == pytest.approx([0.952, 0.962, 0.890])
+    assert rows.loc[("PatchCore", 1)].tolist() == pytest.approx([0.834, 0.920, 0.797])
+    assert reference.quoted(["nobody"]).empty
+
+
+def test_gains_from_references_stand_beside_the_papers():
+    rows = [("WinCLIP", name, 0, 0, image, 0.8) for name, image in (("a", 0.6), ("b", 0.8))]
+    rows += [("WinCLIP", name, 4, seed, 0.75 + 0.01 * seed, 0.85 + 0.001 * seed) for name in "ab" for seed in range(3)]
+    table = pd.DataFrame(rows, columns=["method", "category", "shots", "seed", "image_auroc", "pixel_auroc"])
+    found = draws.beside_published(table).set_index("measure")
+    assert list(found.shots) == [4, 4] and list(found.n) == [3, 3]
+    assert found.published.tolist() == pytest.approx([0.952 - 0.9181, 0.962 - 0.8512])
+    assert found.gain.tolist() == pytest.approx([0.06, 0.051])
+    told = draws.beside_published_findings(found.reset_index())
+    assert "**image AUROC, 4-shot less zero-shot**: +0.034 in WinCLIP's paper" in told
+    assert "+0.060 (+0.035 to +0.085) over n = 3 draws: references help, a larger gain than there." in told
+    assert "+0.111 in WinCLIP's paper" in told and "a smaller gain than there" in told
+    assert draws.beside_published(table[table.shots > 0]).empty
+    assert draws.beside_published_findings(draws.beside_published(table[table.shots > 0])) == ""
