@@ -66,7 +66,8 @@ def test_settings_of_the_other_method_are_empty(done):
         "4.0",
         "squash",
     ]
-    assert set(one.loc["AnomalyCLIP", ["windows", "temperature", "templates"]]) == {""}
+    assert set(one.loc["AnomalyCLIP", ["windows", "templates"]]) == {""}
+    assert set(one.temperature) == {"0.07"}  # both have one, and the small backbone keeps it
     assert set(one.loc["WinCLIP", ["attention", "layers", "prompts"]]) == {""}
 
 

@@ -25,7 +25,6 @@ from vlmad_lib.profile import Method, Strict, check
 from vlmad_lib.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.winclip import probability
 
-TEMPERATURE = 0.07
 ZERO_SHOT = True
 FEW_SHOT = False
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
@@ -51,6 +50,7 @@ class Settings(Strict):
     prompts: Literal["learned", "class", "object"] = "learned"
     word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
     deep: bool = True
+    temperature: Annotated[float, Field(gt=0)] = 0.07
     sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
@@ -246,14 +246,14 @@ def score(
 
     The image score never looks at the map (appendix of the paper; the official code agrees).
     """
-    whole = probability(features["class"], text, TEMPERATURE)
+    whole = probability(features["class"], text, chosen.temperature)
     return whole, sum(_maps(features, text, chosen, grid).values())
 
 
 def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, Tensor]:
     """The map (N, grid, grid) in [0, 1] of every layer."""
     names = arrays(chosen)[1:]
-    return {name: probability(features[name], text, TEMPERATURE).unflatten(1, (grid, grid)) for name in names}
+    return {name: probability(features[name], text, chosen.temperature).unflatten(1, (grid, grid)) for name in names}
 
 
 def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:

@@ -31,7 +31,6 @@ from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = True
-TEMPERATURE = 0.01  # CLIP's logit scale of 100
 DEMO = Path(__file__).parent / "demo" / "aprilgan-demo.pth"
 PLAIN_GELU = True
 """The official code builds OpenAI's CLIP with plain GELU, though it was trained with QuickGELU; so does the default."""
@@ -56,6 +55,7 @@ class Settings(Strict):
     names: Literal["cleaned", "folder", "object"] = "cleaned"
     image_score: Literal["stretched", "fixed"] = "stretched"
     draws: Literal["distinct", "repeated"] = "distinct"
+    temperature: Annotated[float, Field(gt=0)] = 0.01  # CLIP's logit scale of 100
     sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
@@ -246,7 +246,7 @@ def score(
     the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
     leaves both, (N, 2), to ``over_category``.
     """
-    whole = winclip.probability(features["image"], text, TEMPERATURE)
+    whole = winclip.probability(features["image"], text, chosen.temperature)
     logits = _logits(features, text, chosen, grid, learned)
     near = torch.zeros_like(logits[:, 0])
     if references is not None:
@@ -275,7 +275,7 @@ def _logits(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: i
     """(N, layers, grid, grid): the logit of each projected token, anomalous less normal."""
     projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
     near = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
-    return ((near[..., 1] - near[..., 0]) / TEMPERATURE).unflatten(2, (grid, grid))
+    return ((near[..., 1] - near[..., 0]) / chosen.temperature).unflatten(2, (grid, grid))
 
 
 def parts(

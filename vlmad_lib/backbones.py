@@ -10,8 +10,9 @@ import copy
 import errno
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -29,6 +30,7 @@ DEMO_CONFIG = Path(__file__).parent / "demo" / "vlmad-demo.json"
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
 ACTIVATION = {True: "QuickGELU", False: "GELU"}
+FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class Backbone:
         return self.visual.grid_size[0]
 
     @property
+    def temperature_factor(self) -> float:
+        """What methods' temperatures are multiplied by on it: see the function of this name."""
+        return temperature_factor(self.name)
+
+    @property
     def is_random(self) -> bool:
         """Whether the weights are seeded noise, good for tests only."""
         return self.weights.startswith("random:")
@@ -93,6 +100,7 @@ class Backbone:
             "weights": self.weights,
             "sha256": self.fingerprint,
             "precision": self.precision,
+            "temperature_factor": self.temperature_factor,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "random": self.is_random,
             "activation": self.activation,
@@ -119,6 +127,21 @@ class Backbone:
         """Text embeddings (N, D), not normalised; padding beyond the longest text is cut where it cannot matter."""
         tokens = _tokenizer(self)(texts)
         return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
+
+    def unread_words(self, texts: Iterable[str]) -> list[str]:
+        """The words of texts that training never showed the text tower, each once, in lower case.
+
+        Some token of theirs has an embedding of zeros, as the demo's training leaves those of words that no caption
+        held: such words say nothing, or the same as any other. Large CLIPs have read every token.
+        """
+        model = getattr(self.model, "text", self.model)
+        blank = ~model.token_embedding.weight.any(1)
+        if not blank.any():
+            return []
+        words = dict.fromkeys(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
+        tokens = _tokenizer(self)(list(words)) if words else []
+        ends = (row[1 : int(row.argmax())] for row in tokens)  # between the tokens of start and end
+        return [word for word, row in zip(words, ends, strict=True) if blank[row].any()]
 
     def _text(self, tokens: Tensor) -> Tensor:
         tower = text_tower(self.model)
@@ -172,10 +195,33 @@ def _tokenizer(backbone: Backbone):
     return partial(open_clip.tokenize, context_length=text_tower(backbone.model).context_length)
 
 
+def config_file(name: str) -> Path | None:
+    """The JSON file behind ``demo`` or a path; none for the names of open_clip."""
+    path = DEMO_CONFIG if name == "demo" else Path(name)
+    return path if path.suffix == ".json" else None
+
+
+def temperature_factor(name: str) -> float:
+    """What the temperatures of methods are multiplied by on a backbone: ``temperature_factor`` of its config, above 0.
+
+    Methods were published with temperatures that suit the cosines of large CLIPs, whose factor is 1, as is that of any
+    config without this key. A backbone whose cosines spread wider needs a larger one: otherwise probabilities are all
+    near 0 or 1. It changes no feature. InputError for a factor that is no number above 0.
+    """
+    path = config_file(name)
+    if not path:
+        return 1.0
+    config(name)  # refuses a file that is none
+    factor = json.loads(path.read_text(encoding="utf-8")).get(FACTOR, 1)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+        raise InputError(f"The model config {path} has {FACTOR!r} {factor!r}; write a number above 0, or leave it out.")
+    return float(factor)
+
+
 def config(name: str) -> dict:
     """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
-    path = DEMO_CONFIG if name == "demo" else Path(name)
-    if path.suffix == ".json":
+    path = config_file(name)
+    if path:
         if not path.is_file():
             raise InputError(f"The model config {path} does not exist; give an open_clip name or a JSON file.")
         try:
@@ -186,7 +232,7 @@ def config(name: str) -> dict:
             isinstance(found.get(key), dict) for key in ("vision_cfg", "text_cfg")
         ):
             raise InputError(f"The model config {path} lacks 'vision_cfg' or 'text_cfg'; write it as open_clip's are.")
-        return found
+        return {key: value for key, value in found.items() if key != FACTOR}
     found = open_clip.get_model_config(name)
     if found is None:
         raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() prints the names it has.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -288,6 +289,25 @@ def shot_findings(metrics: pd.DataFrame) -> str:
         better = int((gains[high] > gains[low]).sum())
         lines.append(f"- {sentence} References help in {better} of {categories(len(gains))}.")
     return "\n".join(lines)
+
+
+def temperature_note(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
+    """What is said of temperatures where a backbone's factor multiplies them; empty where all are as published.
+
+    ``backbones`` are those of the run's facts, ``scores`` its table, which has the temperatures used.
+    """
+    wide = {one["name"]: one["temperature_factor"] for one in backbones if one.get("temperature_factor", 1) != 1}
+    if not wide:
+        return ""
+    factors = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in wide.items())
+    used = scores[scores.temperature != ""].groupby("method", sort=False).temperature.first().astype(float)
+    named = ", ".join(f"{name} {value:g}" for name, value in used.items())
+    return (
+        "**Temperatures are not the published ones here**: they are multiplied by the factor of the backbone, "
+        f"{factors}, whose cosines spread wider than those of the CLIPs that the methods were published with. At the "
+        "published temperatures many scores would lie near 0 or 1, and words would swamp the references. The factor "
+        f"was chosen on categories that are not tested here. In use: {named}."
+    )
 
 
 def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from vlmad_lib import breakdown, statistics, sweeps
+from vlmad_lib import breakdown, reference, statistics, sweeps
 
 
 def drawing(table: pd.DataFrame) -> pd.DataFrame:
@@ -66,6 +66,39 @@ def steps_over_categories(table: pd.DataFrame) -> pd.DataFrame:
     columns = ["image_auroc", "pixel_auroc"]
     cells = table.groupby(["method", "category", "shots"], sort=False)[columns].mean().reset_index()
     return steps(cells.rename(columns={"category": "seed"}))
+
+
+def beside_published(table: pd.DataFrame) -> pd.DataFrame:
+    """What references bring a WinCLIP here, from none to each number of them, beside its paper's gains on MVTec AD.
+
+    Columns: shots, measure, published (the paper's gain of the macro mean), gain (ours, over draws), low, high, n.
+    Only numbers of references that the paper has; empty without a zero-shot result.
+    """
+    paper = reference.quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
+    rows = []
+    for shots in sorted(set(table.shots) & set(paper.index) - {0}):
+        for row in steps(table[table.shots.isin([0, shots])]).itertuples():
+            published = paper.loc[shots, row.measure] - paper.loc[0, row.measure]
+            facts = {"shots": shots, "measure": row.measure, "published": published}
+            rows.append(facts | {name: getattr(row, name) for name in ("gain", "low", "high", "n")})
+    return pd.DataFrame(rows, columns=["shots", "measure", "published", "gain", "low", "high", "n"])
+
+
+def beside_published_findings(found: pd.DataFrame) -> str:
+    """Where the gains here differ from the published ones, as a Markdown list, a line a measure; most references."""
+    lines = []
+    for measure, part in found.dropna().groupby("measure", sort=False):
+        row = part[part.shots == part.shots.max()].iloc[0]
+        less = "a smaller gain than there" if row.high < row.published else "the interval holds the gain there too"
+        than = "a larger gain than there" if row.low > row.published else less
+        word = {"higher": "references help", "lower": "references cost"}.get(sweeps.verdict(row.low, row.high))
+        lines.append(
+            f"- **{breakdown.TITLES[measure]}, {breakdown.shots_name(row.shots)} less zero-shot**: "
+            f"{row.published:+.3f} in WinCLIP's paper on MVTec AD; here {sweeps.signed(row.gain, row.low, row.high)} "
+            f"over n = {row.n} draws: {word or 'not decided whether references help'}, "
+            f"{than}."
+        )
+    return "\n".join(lines)
 
 
 def step(row) -> str:

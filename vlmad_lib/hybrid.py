@@ -37,6 +37,7 @@ class Settings(Strict):
     learned: ClassVar[bool] = True
     windows: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the windows' map
+    temperature: Annotated[float, Field(gt=0)] = 0.07  # of both maps and of the image score
     local_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     fusion: Literal["mean", "harmonic"] = "mean"
     image_score: Literal["class_token", "with_map"] = "class_token"
@@ -48,12 +49,14 @@ class Settings(Strict):
     @property
     def windowed(self) -> winclip.Settings:
         """The settings of its windows."""
-        return winclip.Settings(windows=self.windows, full_image=self.full_image, fit=self.fit)
+        return winclip.Settings(
+            windows=self.windows, full_image=self.full_image, temperature=self.temperature, fit=self.fit
+        )
 
     @property
     def local(self) -> anomalyclip.Settings:
         """The settings of its V-V map and image score."""
-        return anomalyclip.Settings(image_size=self.image_size, sigma=self.sigma)
+        return anomalyclip.Settings(image_size=self.image_size, temperature=self.temperature, sigma=self.sigma)
 
 
 def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:

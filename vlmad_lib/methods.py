@@ -152,9 +152,22 @@ def plain_gelu(spec: Method) -> bool:
     return getattr(METHODS[spec.method], "PLAIN_GELU", False)
 
 
+def settings(spec: Method) -> Strict:
+    """The checked settings that a method of a profile runs with; InputError says what is wrong.
+
+    A temperature, published or of the profile, is multiplied by the factor of the backbone
+    (``backbones.temperature_factor``): here, for scores, training and the scores table alike.
+    """
+    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    factor = backbones.temperature_factor(spec.backbone)
+    if factor == 1 or "temperature" not in type(chosen).model_fields:
+        return chosen
+    return chosen.model_copy(update={"temperature": chosen.temperature * factor})
+
+
 def choose(spec: Method, profile: Profile) -> Chosen:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
-    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    chosen = settings(spec)
     if chosen.learned:
         return Chosen(spec, chosen, checkpoint(spec, profile, METHODS[spec.method].CHECKPOINT))
     given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]

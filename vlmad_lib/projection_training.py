@@ -17,7 +17,9 @@ from vlmad_lib.training import Batch, Plan, Task
 TERMS = ("focal", "dice", "total")
 
 
-def loss(projected: list[Tensor], text: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def loss(
+    projected: list[Tensor], text: Tensor, masks: Tensor, temperature: float = aprilgan.Settings().temperature
+) -> dict[str, Tensor]:
     """Focal and Dice loss, summed over layers, of tokens in the joint space (B, P, D) and masks (B, side, side).
 
     ``text`` (B, 2, D) are the prototypes of each image. Logits, not probabilities, are upsampled, corner on corner, and
@@ -26,7 +28,7 @@ def loss(projected: list[Tensor], text: Tensor, masks: Tensor) -> dict[str, Tens
     focal = dice = torch.zeros(())
     text = F.normalize(text, dim=-1)
     for tokens in projected:
-        logits = F.normalize(tokens, dim=-1) @ text.mT / aprilgan.TEMPERATURE
+        logits = F.normalize(tokens, dim=-1) @ text.mT / temperature
         grid = round(tokens.shape[1] ** 0.5)
         logits = logits.mT.unflatten(2, (grid, grid))
         chances = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=True).softmax(1)
@@ -52,7 +54,7 @@ def _terms(
 ) -> dict[str, Tensor]:
     tokens = [batch.arrays[name] for name in aprilgan.layers(chosen)]
     projected = [one(value) for one, value in zip(learner.fc, tokens, strict=True)]
-    return loss(projected, _prototypes(backbone, chosen, batch), batch.masks)
+    return loss(projected, _prototypes(backbone, chosen, batch), batch.masks, chosen.temperature)
 
 
 def _start(backbone: Backbone, chosen: aprilgan.Settings, seed: int) -> aprilgan.Projections:

@@ -35,21 +35,28 @@ class Loss:
         return self.cross_entropy + 4 * (self.focal + self.dice_anomalous + self.dice_normal)
 
 
-def loss(features: dict[str, Tensor], text: Tensor, labels: Tensor, masks: Tensor, known: Tensor | None = None) -> Loss:
+def loss(
+    features: dict[str, Tensor],
+    text: Tensor,
+    labels: Tensor,
+    masks: Tensor,
+    known: Tensor | None = None,
+    temperature: float = anomalyclip.Settings().temperature,
+) -> Loss:
     """Terms on the arrays of ``encode``, labels (B,) in {0, 1} and masks (B, side, side) in {0, 1}.
 
     ``text`` is (2, D), or (B, 2, D) where every image has prompts of its own. Images without a mask, those not
-    ``known`` (B,), count for the cross entropy alone.
+    ``known`` (B,), count for the cross entropy alone. Cosines are divided by ``temperature``.
     """
     text = F.normalize(text, dim=-1).expand(len(labels), -1, -1)
-    entropy = cross_entropy(features["class"], text, labels, anomalyclip.TEMPERATURE)
+    entropy = cross_entropy(features["class"], text, labels, temperature)
     known = torch.ones(len(labels), dtype=torch.bool) if known is None else known
     focal = anomalous = normal = torch.zeros(())
     masks = masks[known]
     for name, value in features.items():
         if name == "class" or not known.any():
             continue
-        logits = F.normalize(value[known], dim=-1) @ text[known].mT / anomalyclip.TEMPERATURE
+        logits = F.normalize(value[known], dim=-1) @ text[known].mT / temperature
         grid = round(value.shape[1] ** 0.5)
         chances = logits.softmax(-1).mT.unflatten(2, (grid, grid))
         chances = F.interpolate(chances, masks.shape[-2:], mode="bilinear", align_corners=False)
@@ -90,7 +97,7 @@ def texts(module, learner: PromptLearner, backbone: Backbone, chosen: Strict, ro
 
 def _terms(learner: PromptLearner, backbone: Backbone, chosen: anomalyclip.Settings, batch: Batch) -> dict[str, Tensor]:
     text = texts(anomalyclip, learner, backbone, chosen, batch.rows)
-    found = loss(batch.arrays, text, batch.labels, batch.masks, batch.known)
+    found = loss(batch.arrays, text, batch.labels, batch.masks, batch.known, chosen.temperature)
     return {name: getattr(found, name) for name in TERMS}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -134,6 +135,24 @@ def means(dataset: str) -> pd.DataFrame:
         .reset_index()
         .sort_values(["method", "shots"], ascending=[False, True], kind="stable")
     )
+
+
+def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
+    """Published macro means of methods as ``published_results.csv`` names them, in [0, 1], whoever prints them.
+
+    A row per method, as ordered, and number of references; columns method, shots, image_auroc, pixel_auroc, aupro, nan
+    where none was published. Where sources differ, the most trusted goes first.
+    """
+    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = table[(table.dataset == dataset) & (table.category == "mean") & table.method.isin(methods)]
+    table = table[table.shots.str.isdigit() & table.metric.isin(breakdown.MAIN)]
+    trust = table.trust.map(lambda name: TRUSTED.index(name) if name in TRUSTED else len(TRUSTED))
+    table = table.assign(shots=table.shots.astype(int), value=table.value / 100, trust=trust)
+    first = table.sort_values("trust", kind="stable").drop_duplicates(["method", "shots", "metric"])
+    wide = first.pivot(index=["method", "shots"], columns="metric", values="value").reindex(columns=breakdown.MAIN)
+    order = {name: place for place, name in enumerate(methods)}
+    wide = wide.reset_index().rename_axis(columns=None)
+    return wide.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 # ---------------------------------------------------------------- beside ours

@@ -171,7 +171,8 @@ def _network_files(spec: Method) -> list[str]:
         weights = "" if drawn else str(methods.locate_weights(spec))
     except InputError:
         weights = ""
-    return [weights, spec.backbone if Path(spec.backbone).is_file() else ""]
+    config = backbones.config_file(spec.backbone)
+    return [weights, str(config) if config and config.is_file() else ""]
 
 
 def _files(path: Path) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, backbones, checkpoints, contents, data, features, files, methods, profile
-from vlmad_lib.methods import METHODS, Chosen
+from vlmad_lib.methods import METHODS, Chosen, settings
 from vlmad_lib.profile import USUAL, Profile, Strict
 
 
@@ -284,7 +284,7 @@ def _method(task: Task, profile: Profile, name: str) -> Chosen:
     if not known:
         called = f" named {name!r}" if name else ""
         raise InputError(f"The profile has no {task.title} method{called}; add one, with its backbone and weights.")
-    chosen = Chosen(known[0], METHODS[task.method].settings(known[0].preset, known[0].settings))
+    chosen = Chosen(known[0], settings(known[0]))
     if not chosen.settings.learned:
         raise InputError(f"{known[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")
     return chosen

@@ -122,6 +122,35 @@ def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.
     return pd.DataFrame(rows)
 
 
+def unread(some: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[str, list[str]]:
+    """The variants of a family (its first is the base) that bring words which the backbone's text tower never read.
+
+    By the variant's name, those words (``Backbone.unread_words``) that the base does not have too; a base with learned
+    prompts has none. What such a variant differs by says nothing about its words. Empty for large CLIPs.
+    """
+    own, *others = (set(backbone.unread_words(_texts(spec, row))) for spec in some)
+    brought = {spec.name: sorted(words - own) for spec, words in zip(some[1:], others, strict=True)}
+    return {name: words for name, words in brought.items() if words}
+
+
+def _texts(spec: Method, row: pd.Series) -> list[str]:
+    """All prompts of a method for an index row; of learned ones the words behind what is learned."""
+    words = methods.METHODS[spec.method].wording(methods.settings(spec), row)
+    sides = [[one] if isinstance(one, str) else one for one in words if isinstance(one, (str, list))]
+    return [text for side in sides for text in side]
+
+
+def unread_findings(brought: dict[str, list[str]]) -> str:
+    """Which variants are left out because of words never read (``unread``), as a line of a Markdown list."""
+    if not brought:
+        return ""
+    named = "; ".join(f"{name} ({', '.join(words)})" for name, words in brought.items())
+    return (
+        "- **Left out**, since this backbone's text tower never read a word that they bring, so that any other word of "
+        f"that kind would do the same: {named}."
+    )
+
+
 @torch.no_grad()
 def state_cosines(backbone: Backbone, class_name: str, own: Sequence[str] = ()) -> pd.DataFrame:
     """Cosines (n, n) of WinCLIP's seven normal and four anomalous states for a class name, then of one's own prompts.

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 
@@ -82,9 +83,10 @@ This card is written by that command.
 |---|---|---|---|---|
 {scores}
 
-WinCLIP on 24 good and 24 defective pictures each, on the moving average of the weights. The whole curve is
-in `{curve}`. The demo report gives the scores on the target categories.
+WinCLIP on 24 good and 24 defective pictures each, on the moving average of the weights, at the published temperature.
+The whole curve is in `{curve}`. The demo report gives the scores on the target categories.
 
+{scale}
 ## Limits
 
 It knows drawn pictures and a handful of nouns. All state words mean the same to it, so that prompts hardly matter;
@@ -102,6 +104,7 @@ def card(weights: Path, hold_out: bool) -> str:
     return CARD.format(
         **runs[-1]["settings"],
         file=weights.name,
+        scale=scale_section(weights),
         curve=weights.with_suffix(".curve.jsonl").name,
         sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
         parameters=sum(value.numel() for value in load_file(weights).values()),
@@ -125,6 +128,82 @@ def _parts(runs: list[dict]) -> list[str]:
             told.append(f"  - from step {line['step']}: " + ", ".join(f"{n} {v}" for n, v in changed.items()) + ".")
         before = line["settings"]
     return told
+
+
+# ---------------------------------------------------------------- the card's section on the temperature
+
+SCALE = """## Temperature
+
+The image tower learned at the temperature {published:g} that WinCLIP reads with, where CLIP learns at 0.01 and is read
+at {published:g}; so its cosines spread wider, and at {published:g} the words would swamp the references. On this
+backbone **every temperature is multiplied by {factor}** (`{key}` in `{config}`), WinCLIP's to {used:g}; other backbones
+keep the published values. Chosen by `python -m vlmad_lib.demo.temperature` on {held_out}, which it was not trained on:
+{good} normal and {bad} defective fresh scenes each, references from {pool} more normal ones, {draws} draws. WinCLIP+
+takes the plain mean of its map of words and its map of references, so the factor is the candidate at which, over normal
+pictures, both vary most alike: the geometric mean over categories of the ratio of their standard deviations is nearest
+1. No AUROC enters.
+
+{choice}
+
+Macro means over n = {n} categories, too few to tell AUROCs this close apart; a zero-shot image AUROC does not depend
+on the temperature. The other methods on the same scenes, with what the demo ships for them:
+
+{effect}
+"""
+UNSCALED = """## Temperature
+
+The factor on temperatures was not chosen for these weights yet: `python -m vlmad_lib.demo.temperature`.
+"""
+
+
+def scale_file(weights: Path) -> Path:
+    """Where ``demo.temperature`` keeps what it measured on weights."""
+    return weights.with_suffix(".temperature.json")
+
+
+def words_to_references(measured: pd.DataFrame) -> pd.Series:
+    """By factor, how WinCLIP's map of words varies, by its map of references: the geometric mean over categories."""
+    return np.exp(np.log(measured.words / measured.references).groupby(measured.factor).mean())
+
+
+def scale_section(weights: Path) -> str:
+    """The card's section on the temperature, from what was measured on these very weights."""
+    file = scale_file(weights)
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"weights": ""}
+    if facts["weights"] != hashlib.sha256(weights.read_bytes()).hexdigest():
+        return UNSCALED
+    measured, others = pd.DataFrame(facts["balance"]), pd.DataFrame(facts["effect"])
+    means = measured.drop(columns="category").groupby("factor").mean()
+    means.insert(0, "words : references", words_to_references(measured))
+    titles = {"above_0.9": "scores above 0.9", "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+    titles |= {"aupro": "AUPRO"}
+    shown = {"words : references": "words : references", "above_0.9": "zero-shot scores above 0.9"}
+    for name in ("image_auroc", "aupro"):
+        shown |= {one: f"{titles[name]}, {one.rpartition('_')[2]}-shot" for one in means if one.startswith(name)}
+    effect = others.groupby(["method", "shots", "factor"], sort=False)[list(titles)].mean().reset_index()
+    published = winclip.settings().temperature
+    return SCALE.format(
+        factor=facts["factor"],
+        good=facts["good"],
+        bad=facts["bad"],
+        pool=facts["pool"],
+        draws=facts["draws"],
+        published=published,
+        used=published * facts["factor"],
+        key=backbones.FACTOR,
+        config=backbones.DEMO_CONFIG.name,
+        held_out=", ".join(HELD_OUT),
+        n=measured.category.nunique(),
+        choice=_markdown(means[list(shown)].rename(columns=shown).reset_index()),
+        effect=_markdown(effect.rename(columns=titles)),
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown, three decimals."""
+    rows = [list(table.columns), ["---"] * table.shape[1]]
+    rows += [[f"{one:.3f}" if isinstance(one, float) else str(one) for one in row] for row in table.itertuples(False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 # ---------------------------------------------------------------- the data card
