@@ -25,7 +25,8 @@ def test_every_notebook_has_exercises_with_folded_solutions(path):
     kinds = ""
     for cell in cells[begin:]:
         tasks = re.findall(r"^(\d)\. ", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
-        kinds += "".join(tasks) + "".join(tag[0] for tag in cell.metadata.get("tags", []))
+        tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
+        kinds += "".join(tasks) + "".join(tag[0] for tag in tags)
     assert re.fullmatch(r"1es2e?s(3e?s)?", kinds), f"tasks, exercise and solution cells in the order {kinds}"
     for cell in cells:
         if "solution" in cell.metadata.get("tags", []):

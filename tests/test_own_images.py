@@ -205,6 +205,7 @@ def test_new_pictures_get_decisions_and_overlays(tmp_path, cache, drop, capsys):
     assert sorted(table.index) == ["./=1+1.png", "broken.png", "shift 2/ä.jpg", "shift 2/ä.png", "spot & <b>.png"]
     assert (facts["normal"], facts["references"], facts["calibration"]) == (12, 1, 11)  # 8 would leave too few
     assert table.decision["broken.png"] == "unreadable" and "cannot be read" in table.reason["broken.png"]
+    assert set(table.warning) == {" ".join(facts["warnings"])} and "are random" in table.warning["broken.png"]
     judged = table.drop("broken.png")
     assert (judged.decision == "defective").equals(judged.score.astype(float) > facts["threshold"])
     assert (judged.decision == "defective").equals(judged.p.astype(float) <= 0.1)

@@ -53,7 +53,7 @@ def test_the_index_holds_every_picture_once_under_its_own_names(tree, drawn):
                     Image.new("L", (4, 4)).save(place / f"{stem}.png")
                     if masked:
                         mask.parent.mkdir(parents=True, exist_ok=True)
-                        Image.new("L", (4, 4)).save(mask)
+                        Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(mask)
                     key = str(place / f"{stem}.png")
                     wanted[key] = (category, split, defect, str(mask) if masked else "", defect != "good")
         table, _ = data.index(small_profile(root, root / ".cache", shots=[0]))

@@ -488,7 +488,7 @@ def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
 
 
 def test_pages_hold_what_concerns_their_data(tmp_path):
-    """Text on the demo data is for the demo, published ones for benchmarks; a heading goes with what it announces."""
+    """Text on the demo is for the demo, published figures for benchmarks; a heading goes with what it announces."""
     silent, told = code("x = 1"), code("x")
     told.outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "1"})]
     cells = [
