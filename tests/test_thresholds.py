@@ -266,7 +266,7 @@ def test_calibration_is_told_from_its_absence():
         assert (found.low <= found.error).all() and (found.error <= found.high).all()
         assert (found.loc["isotonic"].error < found.loc["isotonic"].chance) and (found.n == 1200).all()
     assert "not told from calibrated" in told[1.0] and "n = 1200 images" in told[1.0]
-    assert "as published: error 0." in told[6.0] and ", not calibrated" in told[6.0]
+    assert "as run: error 0." in told[6.0] and ", not calibrated" in told[6.0]
 
 
 def test_scores_that_know_nothing_are_not_better_than_a_constant():
@@ -303,7 +303,7 @@ def test_scores_outside_the_unit_interval_are_no_probabilities():
     assert found.version.tolist() == list(calibration.CURVES)
     assert "leave [0, 1]" in calibration.findings(found, ["A"])
     alone = made_up(2.0, 50, 1)
-    assert calibration.table(alone).version.tolist() == ["as published"]
+    assert calibration.table(alone).version.tolist() == ["as run"]
     normal = calibration.table(alone.assign(label=0))
     assert normal.empty and "no calibration without both labels" in calibration.findings(normal, ["A"])
 

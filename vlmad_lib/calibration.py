@@ -16,7 +16,7 @@ from vlmad_lib import breakdown, statistics
 BINS, FULL = 10, 10  # bins, fewer where one would hold fewer images than this
 RESAMPLES = 500
 ENDS = (1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2
-PUBLISHED = "as published"
+AS_RUN = "as run"
 CURVES = ("logistic", "isotonic")
 """Platt's logistic curve of the score, and the best rising step function."""
 
@@ -119,13 +119,13 @@ def elsewhere(part: pd.DataFrame, curve: str) -> np.ndarray | None:
 
 
 def versions(scores: pd.DataFrame, shots: int = 0) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Each method (first reference draw) as published, if its scores lie in [0, 1], and by the curves."""
+    """Each method (first reference draw) as run, if its scores lie in [0, 1], and by the curves."""
     for name, part in breakdown.first_draws(scores, shots).groupby("method", sort=False):
         part = part.reset_index(drop=True)
         if part.label.nunique() < 2:
             continue
         if part.score.between(0, 1).all():
-            yield name, PUBLISHED, part
+            yield name, AS_RUN, part
         for curve in CURVES:
             values = elsewhere(part, curve)
             if values is not None:
@@ -167,6 +167,6 @@ def findings(found: pd.DataFrame, methods: list[str]) -> str:
                 f"{row.version}: error {row.error:.3f} ({row.low:.3f} to {row.high:.3f}), {word}; Brier "
                 f"{row.brier:.3f}, {against} a constant's {row.constant:.3f}"
             )
-        outside = "" if PUBLISHED in set(part.version) else " Its scores leave [0, 1] and are no probabilities as such."
+        outside = "" if AS_RUN in set(part.version) else " Its scores leave [0, 1] and are no probabilities as such."
         lines.append(f"**{name}**, n = {breakdown.counted(part.n, 'images')}: {'; '.join(told)}.{outside}")
     return "\n".join(f"- {line}" for line in lines)

@@ -137,7 +137,7 @@ SCALE = """## Temperature
 The image tower learned at the temperature {published:g} that WinCLIP reads with, where CLIP learns at 0.01 and is read
 at {published:g}; so its cosines spread wider, and at {published:g} the words would swamp the references. On this
 backbone **every temperature is multiplied by {factor}** (`{key}` in `{config}`), WinCLIP's to {used:g}; other backbones
-keep the published values. Chosen by `python -m vlmad_lib.demo.temperature` on {held_out}, which it was not trained on:
+keep the published values. `python -m vlmad_lib.demo.temperature` chose it on {held_out}, not trained on:
 {good} normal and {bad} defective fresh scenes each, references from {pool} more normal ones, {draws} draws. WinCLIP+
 takes the plain mean of its map of words and its map of references, so the factor is the candidate at which, over normal
 pictures, both vary most alike: the geometric mean over categories of the ratio of their standard deviations is nearest
