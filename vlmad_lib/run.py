@@ -43,7 +43,7 @@ from vlmad_lib.units import Unit
 
 _DECIDING = ["backbones", "blocks", "data", "features", "imports", "levels", "methods", "metrics", "prompt_learner"]
 _DECIDING += ["prompts", "run", "statistics", "winclip", "anomalyclip", "aprilgan", "checkpoints", "clip", "coop"]
-_DECIDING += ["hybrid", "embedding", "units", "scoring", "images", "masks", "layouts"]
+_DECIDING += ["hybrid", "embedding", "units", "scoring", "images", "masks", "layouts", "tables"]
 CODE = [*(Path(__file__).parent / f"{name}.py" for name in _DECIDING), prompts.FILE]
 """The files whose change makes kept units stale; kept features depend on less (see features.Store)."""
 # joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
@@ -211,7 +211,10 @@ def _compute(
         found += imported
         remarks += said
     if not found:
-        raise InputError("No outside result matches a test image; name them <category>, <defect>, <image file stem>.")
+        seen = f" ({remarks[-1].rstrip('.')})" if len(remarks) > len(notes) else ""
+        raise InputError(
+            f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
+        )
     scores, measured = units.gather(profile.path(profile.cache), found)
     remarks += (
         _one_class(measured)
