@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_mvtec, small_profile
+from PIL import Image
+from skimage import io
+from test_wrong_input import refused
 
-from vlmad_lib import InputError, data, run
+from vlmad_lib import InputError, data, imports, run, tables
 
 
 def profile(root, tmp_path, path, **changes):
@@ -135,3 +139,143 @@ def test_names_with_hyphens_dots_and_na(tmp_path):
     for place in ("maps", "s.csv"):
         found = run.run(profile(root, tmp_path, tmp_path / place, shots=[0]))
         assert len(found.scores) == 6 and (found.metrics.image_auroc == 1).all()
+
+
+# ---------------------------------------------------------------- files as people have them
+
+ROWS = [("plate", defect, f"{number:03}.png", number + 0.25 + 10 * (defect == "dent"))
+        for defect in ("good", "dent") for number in range(2)]  # fmt: skip
+WRITTEN = {
+    "commas": lambda text: text.encode(),
+    "semicolons and decimal commas": lambda text: text.replace(",", ";").replace(".25", ",25").encode(),
+    "tabs": lambda text: text.replace(",", "\t").encode(),
+    "tabs and decimal commas": lambda text: text.replace(",", "\t").replace(".25", ",25").encode(),
+    "UTF-16 with tabs": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "a byte order mark": lambda text: text.encode("utf-8-sig"),
+    "spaces": lambda text: text.replace(",", ", ").encode(),
+    "capitals in the header": lambda text: text.replace("category,defect", "Category,DEFECT").encode(),
+    "quotes": lambda text: text.replace("plate", '"plate"').replace("category", '"category"').encode(),
+    "paths of Windows": lambda text: text.replace("good,0", "good,plate\\test\\good\\0").encode(),
+    "another column": lambda text: "\n".join(f"{line},x" for line in text.splitlines()).encode(),
+}
+
+
+def scores_as(tmp_path, content: bytes):
+    (tmp_path / "s.csv").write_bytes(content)
+    return imports._scores(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_score_tables_of_other_programs(tmp_path, kind):
+    text = "category,defect,image,score\n" + "".join(f"{','.join(map(str, row))}\n" for row in ROWS)
+    expected = {(category, defect, image[:-4]): score for category, defect, image, score in ROWS}
+    assert scores_as(tmp_path, WRITTEN[kind](text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("category;defect;image;score\np;good;0;0,5\np;good;1;0.5\n", "line 2: the score is no finite number"),
+        ("category;defect;image;score\np;good;0;1.234,5\n", "line 2: the score is no finite number"),
+        ('category,defect,image,score\np,good,0,"1,234"\n', "line 2: the score is no finite number"),
+        ("category,defect,image,score\np,good,0,0,5\n", "more values than its header has names"),
+        ("category,defect,image,score,Score\np,good,0,1,2\n", "'score' twice"),
+        ("category,defect,image\np,good,0\n", "lacks the column 'score'; it needs category, defect, image, score"),
+        ("category,defect,image,score\nStück,good,0,1\n".encode("latin-1"), "line 2 is not UTF-8; in Excel choose"),
+    ],
+)
+def test_what_is_in_doubt_is_refused(tmp_path, text, said):
+    refused(lambda: scores_as(tmp_path, text if isinstance(text, bytes) else text.encode()), "s.csv", said)
+
+
+def test_no_table_is_cut_short_to_its_header(tmp_path):
+    """Pandas takes the first of too many values for a row's name, and drops the last where it may not."""
+    (tmp_path / "t.csv").write_text("a,b\n1,2,3\n")
+    refused(lambda: tables.texts(tmp_path / "t.csv", ("a", "b"), "write one"), "more values", "commas in quotes")
+
+
+def listed_maps(tmp_path, fill):
+    """The maps, scores and notes of two images by what ``fill`` puts into a folder."""
+    folder = tmp_path / "maps"
+    (folder / "plate/test/dent").mkdir(parents=True)
+    fill(folder)
+    table = pd.DataFrame({"category": "plate", "defect": "dent", "image": [f"/x/dent/{name}.png" for name in "ab"]})
+    _, scores, maps, notes = imports.read(folder, table)
+    return scores.tolist(), maps, " ".join(notes)
+
+
+VALUES = {"a": np.array([[0.5, 0.25], [0, 0.125]]), "b": np.array([[1.0, 2], [3, 1.5]])}
+
+
+def each(write, suffix):
+    return lambda folder: [write(folder / f"plate/test/dent/{name}{suffix}", VALUES[name]) for name in VALUES]
+
+
+def archive(key="dent-{}", name="plate.npz", change=lambda values: values):
+    return lambda folder: np.savez(folder / name, **{key.format(one): change(VALUES[one]) for one in VALUES})
+
+
+def tiff(kind):
+    return each(lambda path, values: io.imsave(path, values.astype(kind), check_contrast=False), ".tiff")
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        tiff(np.float32), tiff(np.float64), tiff(np.float16), each(np.save, ".npy"), archive(), archive("dent/{}"),
+        archive("dent-{}.png"), archive("plate/test/dent/{}.png"), archive(r"plate\test\dent\{}.png"),
+        archive(change=lambda values: values[None]), archive(change=lambda values: values[None, ..., None]),
+    ],
+)  # fmt: skip
+def test_maps_as_other_tools_save_them(tmp_path, fill):
+    """Among them MVTec's own evaluation code: TIFF of floating point."""
+    scores, maps, notes = listed_maps(tmp_path, fill)
+    assert scores == [0.5, 3] and np.array_equal(maps, np.stack([*VALUES.values()])) and not notes
+
+
+def test_names_that_differ_in_capitals_are_read_and_said(tmp_path):
+    scores, _, notes = listed_maps(tmp_path, archive(name="Plate.npz"))
+    assert scores == [0.5, 3] and notes == "maps: Plate.npz is read as plate.npz."
+    for name in ("PLATE.npz", "plate.NPZ"):
+        np.savez(tmp_path / "maps" / name, x=1)
+    (tmp_path / "maps/plate").rename(tmp_path / "maps/other")
+    table = pd.DataFrame({"category": ["plate"], "defect": "dent", "image": "/x/dent/a.png"})
+    refused(lambda: imports.read(tmp_path / "maps", table), "differ in capitals only", "plate.npz")
+
+
+def test_maps_of_few_levels_are_noted_and_pictures_of_maps_refused(tmp_path):
+    scores, _, notes = listed_maps(tmp_path, archive(change=lambda values: (values * 50).astype(np.uint8)))
+    assert scores == [25, 150] and "256 levels at most" in notes and "stretched" not in notes
+    stretched = archive(change=lambda values: (values / values.max() * 255).astype(np.uint8))
+    assert "all reach 255, so each was stretched to itself" in listed_maps(tmp_path / "2", stretched)[2]
+    deep = each(lambda path, values: Image.fromarray((values * 9000).astype(np.uint16)).save(path), ".png")
+    assert listed_maps(tmp_path / "3", deep)[0] == [4500, 27000]
+
+
+PICTURES = {"L": "is a picture of a map, with 256 levels", "RGB": "is a picture in colours"}
+
+
+@pytest.mark.parametrize("mode", PICTURES)
+def test_pictures_of_maps_are_refused(tmp_path, mode):
+    fill = each(lambda path, values: Image.fromarray(values.astype(np.uint8)).convert(mode).save(path), ".png")
+    refused(lambda: listed_maps(tmp_path, fill), "dent/a.png", PICTURES[mode], ".npy or .tiff")
+
+
+def test_two_maps_of_one_image_and_other_files_are_refused(tmp_path):
+    both = [archive(), each(np.save, ".npy")]
+    refused(lambda: listed_maps(tmp_path, lambda folder: [one(folder) for one in both]), "maps of one image", "remove")
+    photo = each(lambda path, values: path.write_bytes(b"x"), ".jpg")
+    refused(lambda: listed_maps(tmp_path / "2", photo), "a.jpg", "no anomaly map that is read", ".npy, .tif, .tiff")
+    broken = each(lambda path, values: path.write_bytes(b"x"), ".tiff")
+    refused(lambda: listed_maps(tmp_path / "3", broken), "a.tiff", "cannot be read as an anomaly map")
+    (tmp_path / "s.xlsx").write_bytes(b"PK")
+    refused(lambda: imports._scores(tmp_path / "s.xlsx"), "s.xlsx", "no CSV", "save it as CSV")
+
+
+def test_the_data_are_not_their_own_maps(mvtec, tmp_path):
+    refused(lambda: run.run(profile(mvtec, tmp_path, mvtec)), "is the test image, not its anomaly map")
+
+
+def test_results_that_match_nothing_are_named(mvtec, tmp_path):
+    (tmp_path / "s.csv").write_text("category,defect,image,score\nplate,Spot,000.png,1\n")
+    refused(lambda: run.run(profile(mvtec, tmp_path, tmp_path / "s.csv")), "No outside result", "such as Spot/000")

@@ -376,7 +376,7 @@ def test_a_taxonomy_that_is_missing_is_said_before_anything_is_computed(tmp_path
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("object;split", "lacks the column 'object'"), ("", "is not a readable CSV"),
+    [("object;split", "lacks the column 'label'"), ("", "is not a readable CSV"),
      ("object,split,label,image,mask\nc,test,Normal,c/a.JPG,", "label 'Normal' is none of normal, anomaly"),
      ("object,split,label,image,mask\n" + 2 * "c,test,normal,c/a.JPG,\n", "names c/a.JPG twice")],
 )  # fmt: skip

@@ -47,6 +47,7 @@ from vlmad_lib.masks import (  # noqa: F401
     looks_like_mask,
 )
 from vlmad_lib.profile import FULL, Profile
+from vlmad_lib.tables import texts
 
 REFERENCE = ROOT / "data" / "reference"
 NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
@@ -212,18 +213,6 @@ def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
             mask = str(root / row.mask) if row.mask else ""
             rows.append((category, row.split, defect, ";".join(names), str(root / row.image), mask))
     return rows, notes
-
-
-def texts(file: Path, columns: Sequence[str], remedy: str, named: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV of text that has these columns, and one of those ``named``; InputError otherwise."""
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is not a readable CSV ({error}); {remedy}.") from None
-    wanted = [*columns, *([] if set(named) & set(table) else named[:1])]
-    if absent := [name for name in wanted if name not in table]:
-        raise InputError(f"{file} lacks the column {absent[0]!r}; it needs {', '.join(wanted)}.")
-    return table
 
 
 def _visa_labels(file: Path) -> dict[str, list[str]] | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vlmad_lib import InputError, data, files, methods, plots, run, thresholds
+from vlmad_lib import InputError, commands, data, files, methods, plots, run, thresholds
 from vlmad_lib import profile as profiles
 from vlmad_lib.methods import METHODS
 from vlmad_lib.profile import FULL, Method, Profile
@@ -207,7 +207,7 @@ def _beside(image: str, heat: Image.Image) -> Image.Image:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0 decided, 1 some pictures unreadable or none decided, 2 wrong input."""
+    """The command line; 0 decided, 1 some pictures unreadable or none decided, 2 wrong input, 3 a fault of vlmad."""
     parser = argparse.ArgumentParser(prog="python -m vlmad_lib.decide", description=__doc__.splitlines()[0])
     parser.add_argument("profile", help="a profile in reports/, or the path of a YAML file: the method and its weights")
     parser.add_argument("folder", type=Path, help="new pictures, and normal ones in good/")
@@ -217,18 +217,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--method", default="", help="name of a method of the profile; its first if none is given")
     parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="changes a key")
     options = parser.parse_args(arguments)
-    try:
-        if options.out.resolve().is_relative_to(options.folder.resolve()):
-            raise InputError(f"--out {options.out} lies in {options.folder}: overlays would be judged next time.")
-        profile = profiles.load(options.profile, dict(profiles.override(pair) for pair in options.pairs))
-        found = decide(profile, options.folder, options.alpha, options.category, options.method)
-        write(found, options.folder, options.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; what was encoded is kept.", file=sys.stderr)
-        return 130
+    return commands.run_command(lambda: _decide_and_show(options), "Interrupted; what was encoded is kept.")
+
+
+def _decide_and_show(options: argparse.Namespace) -> int:
+    """Decide as a command line asks and print what came of it; the exit code."""
+    if options.out.resolve().is_relative_to(options.folder.resolve()):
+        raise InputError(f"--out {options.out} lies in {options.folder}: overlays would be judged next time.")
+    profile = profiles.load(options.profile, dict(profiles.override(pair) for pair in options.pairs))
+    found = decide(profile, options.folder, options.alpha, options.category, options.method)
+    write(found, options.folder, options.out)
     for warning in found.facts.get("warnings", []):
         print(f"Warning: {warning}", file=sys.stderr)
     print(options.out / "decisions.csv")

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from vlmad_lib import ROOT
+from vlmad_lib import ROOT, commands
 from vlmad_lib.files import replace
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -38,7 +38,12 @@ def write(folder: Path = NOTEBOOKS / "exercises") -> list[Path]:
 
 
 def main() -> int:
-    """Say what was written."""
+    """The command line; 0 done, 2 nothing could be written."""
+    return commands.run_command(_write_and_show)
+
+
+def _write_and_show() -> int:
+    """Write the copies and say which."""
     written = write()
     print(*written, sep="\n")
     print(f"{len(written)} written; copies that were there, and answers in them, are left as they were.")

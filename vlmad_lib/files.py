@@ -7,6 +7,7 @@ carries those of its files in ``sums.json`` and is moved into place when it is c
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import shutil
@@ -46,17 +47,41 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""What only writing can meet: a full disk, a used-up quota, storage that is read-only, a file too large for it."""
+
+
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[None]:
-    """A full disk or a folder that is not ours ends in an InputError that names the path."""
+    """A full disk or a folder that is not ours ends in an InputError that names the path.
+
+    Only what was met in writing this path is said so: errors of other files and of the network pass as they are.
+    """
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"{path} could not be written ({reason}); make room there or name another folder ('cache' in the profile, "
-            "or --out), then start again: what was finished is kept."
-        ) from error
+        if not _concerns(error, path):
+            raise
+        raise InputError(refusal(path, error.strerror or str(error))) from error
+
+
+def refusal(path: Path | str, reason: str) -> str:
+    """The sentence for a path that could not be written."""
+    return (
+        f"{path} could not be written ({reason.lower()}); make room there or name another folder ('cache' in the "
+        "profile, or --out), then start again: what was finished is kept."
+    )
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether an error is one of writing a path: of the disk's room, or of that path, what is in it, or above it."""
+    if error.errno in FULL:
+        return True
+    named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
+    return any(
+        name.is_relative_to(path) or path.is_relative_to(name) or name.name.startswith(f".{path.name}.")
+        for name in named
+    )
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

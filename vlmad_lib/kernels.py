@@ -10,9 +10,12 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, repeat
@@ -29,6 +32,7 @@ from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats", "vlmad_lib.plots", "vlmad_lib.run", "open_clip"]
+SOCKET_FOLDER = 80  # bytes of a folder's path that leave room for a socket's name: systems allow 104 or more for both
 CORES = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 """What tells PyTorch and NumPy, and joblib, how many cores a process may use."""
 
@@ -125,13 +129,22 @@ class Process:
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel that another thread than its notebook's can stop."""
+    """A kernel that another thread than its notebook's can stop.
+
+    It talks through files of a folder of its own where the system can do that: this needs no network, not even the
+    loopback interface, and no two kernels can take the same port.
+    """
 
     running: ClassVar[set[Kernel]] = set()
+    place: str = ""
 
     async def start_kernel(self, **kwargs: Any) -> None:
         """Start the kernel and list it among those running."""
         self.running.add(self)
+        self.place = self.place or tempfile.mkdtemp(prefix="vlmad-")
+        self.connection_file = str(Path(self.place) / "kernel.json")
+        if hasattr(socket, "AF_UNIX") and len(os.fsencode(self.place)) <= SOCKET_FOLDER:
+            self.transport, self.ip = "ipc", str(Path(self.place) / "kernel")
         self.kernel_id = self.kernel_id or uuid4().hex
         self.provisioner = Forked(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
         await super().start_kernel(**kwargs)
@@ -139,6 +152,8 @@ class Kernel(AsyncKernelManager):
     async def cleanup_resources(self, restart: bool = False) -> None:
         """Forget the kernel, which has ended."""
         await super().cleanup_resources(restart)
+        if not restart:
+            shutil.rmtree(self.place, ignore_errors=True)
         self.running.discard(self)
 
 

@@ -31,7 +31,7 @@ import yaml
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
-from vlmad_lib import ROOT, InputError, files, kernels, pages
+from vlmad_lib import ROOT, InputError, commands, files, kernels, pages
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
@@ -302,7 +302,7 @@ def _cells(path: Path) -> list[NotebookNode]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0 all green, 1 a notebook failed, 2 wrong input, 130 interrupted."""
+    """The command line; 0 all green, 1 a notebook failed, 2 wrong input, 3 a fault of vlmad, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m vlmad_lib.report", description=__doc__.splitlines()[0])
     parser.add_argument("profile", help="a profile in reports/, or the path of a YAML file")
     override = "override a profile key or notebook parameter with a YAML value; may be repeated"
@@ -313,13 +313,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # the index tells what failed
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     command = shlex.join(["python", "-m", "vlmad_lib.report", *arguments])
-    try:
-        report = resolve(options.profile, options.pairs, options.out, command)
-        with files.written(report.out):
-            build(report, progress=sys.stderr.isatty())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return commands.run_command(lambda: _build_and_show(options, command))
+
+
+def _build_and_show(options: argparse.Namespace, command: str) -> int:
+    """Build the report that a command line asks for and print where it lies; the exit code."""
+    report = resolve(options.profile, options.pairs, options.out, command)
+    with files.written(report.out):
+        build(report, progress=sys.stderr.isatty())
     states = [notebook.status for notebook in report.notebooks]
     told = ["ok", "failed", *(["not run"] if "not run" in states else [])]
     counts = [f"{states.count(state)} {state}" for state in told]
@@ -330,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"Warning: {warning}", file=sys.stderr)
     print(report.folder / "index.html")
     print(f"{len(states)} notebooks, {', '.join(counts)}, {report.record()['seconds']:.0f} s")
-    return {"ok": 0, "failed": 1}.get(report.status, 130)
+    return {"ok": 0, "failed": 1}.get(report.status, commands.INTERRUPTED)
 
 
 if __name__ == "__main__":

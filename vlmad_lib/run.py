@@ -212,7 +212,10 @@ def _compute(
         found += imported
         remarks += said
     if not found:
-        raise InputError("No outside result matches a test image; name them <category>, <defect>, <image file stem>.")
+        seen = f" ({remarks[-1].rstrip('.')})" if len(remarks) > len(notes) else ""
+        raise InputError(
+            f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
+        )
     scores, measured = units.gather(profile.path(profile.cache), found)
     remarks += (
         _one_class(measured)

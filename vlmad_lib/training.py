@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, checkpoints, contents, data, features, files, methods, profile
+from vlmad_lib import InputError, backbones, checkpoints, commands, contents, data, features, files, methods, profile
 from vlmad_lib.methods import METHODS, Chosen, settings
 from vlmad_lib.profile import USUAL, Profile, Strict
 
@@ -347,7 +347,7 @@ def _official(task: Task, chosen: Profile) -> dict:
 
 
 def main(task: Task, arguments: list[str] | None = None) -> int:
-    """The command line; 0 done, 2 wrong input, 130 interrupted."""
+    """The command line; 0 done, 2 wrong input, 3 a fault of vlmad, 130 interrupted."""
     noun = task.kind.noun
     parser = argparse.ArgumentParser(prog=task.kind.command.removesuffix(" train"))
     command = parser.add_subparsers(dest="command", required=True).add_parser("train", help=f"train {noun}")
@@ -364,19 +364,18 @@ def main(task: Task, arguments: list[str] | None = None) -> int:
     command.add_argument("--method", default="", help="name of the method to train, where the profile has several")
     command.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="override a key")
     options = parser.parse_args(arguments)
-    try:
-        given = dict(profile.override(pair) for pair in options.pairs)
-        loaded = profile.load(options.profile, given)
-        values = {key: getattr(options, key) for key in keys} | {"exact": not options.half}
-        if task.official and options.official:
-            values |= _official(task, loaded)
-        plan = profile.check(Plan, values, "train")
-        curve = train(task, loaded, options.out.resolve(), plan, options.method, progress=sys.stderr.isatty())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on after the last whole epoch", file=sys.stderr)
-        return 130
+    interrupted = "interrupted: the same command goes on after the last whole epoch"
+    return commands.run_command(lambda: _train_and_show(task, options, keys), interrupted)
+
+
+def _train_and_show(task: Task, options: argparse.Namespace, keys: list[str]) -> int:
+    """Train what a command line asks for, with the options ``keys`` as its plan, and print its losses; the exit code."""
+    given = dict(profile.override(pair) for pair in options.pairs)
+    loaded = profile.load(options.profile, given)
+    values = {key: getattr(options, key) for key in keys} | {"exact": not options.half}
+    if task.official and options.official:
+        values |= _official(task, loaded)
+    plan = profile.check(Plan, values, "train")
+    curve = train(task, loaded, options.out.resolve(), plan, options.method, progress=sys.stderr.isatty())
     print(f"{options.out}: {len(curve)} epochs, loss {curve[0]['total']:.3f} to {curve[-1]['total']:.3f}")
     return 0

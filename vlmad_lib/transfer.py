@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, breakdown, data, methods, run, statistics, sweeps, within, wordings
+from vlmad_lib import breakdown, commands, data, methods, run, statistics, sweeps, within, wordings
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Method, Profile
 from vlmad_lib.prompt_learner import DEMO
@@ -323,17 +323,17 @@ def _answer(told_of: pd.DataFrame) -> str:
 
 def main() -> int:
     """Train the prompts the demo ships, each with its card and loss curve; 0 done, 2 wrong input."""
+    return commands.run_command(_train_shipped)
+
+
+def _train_shipped() -> int:
     from vlmad_lib import prompt_training
 
-    try:
-        for group, categories in TRAINED.items():
-            profile = profiles.load("demo_auxiliary", {"categories": categories})
-            for seed in SEEDS:
-                plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
-                prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    for group, categories in TRAINED.items():
+        profile = profiles.load("demo_auxiliary", {"categories": categories})
+        for seed in SEEDS:
+            plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
+            prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
     return 0
 
 
