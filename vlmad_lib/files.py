@@ -77,6 +77,8 @@ def _concerns(error: OSError, path: Path) -> bool:
     """Whether an error is one of writing a path: of the disk's room, or of that path, what is in it, or above it."""
     if error.errno in FULL:
         return True
+    if error.errno is None:  # NumPy's "8 requested and 0 written", Pillow's "when writing image file"
+        return type(error) is OSError and "writ" in str(error)
     named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
     return any(
         name.is_relative_to(path) or path.is_relative_to(name) or name.name.startswith(f".{path.name}.")

@@ -369,7 +369,7 @@ def main(task: Task, arguments: list[str] | None = None) -> int:
 
 
 def _train_and_show(task: Task, options: argparse.Namespace, keys: list[str]) -> int:
-    """Train what a command line asks for, with the options ``keys`` as its plan, and print its losses; the exit code."""
+    """Train what a command line asks for, by the options ``keys``, and print its losses; the exit code."""
     given = dict(profile.override(pair) for pair in options.pairs)
     loaded = profile.load(options.profile, given)
     values = {key: getattr(options, key) for key in keys} | {"exact": not options.half}
