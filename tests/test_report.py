@@ -147,6 +147,56 @@ def test_list_items_have_the_type_of_the_default(tmp_path):
         resolve(tiny, "windows=[large]")
 
 
+LIMITS = {
+    "alpha": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "low": {"minimum": 0, "maximum": 1},
+    "high": {"minimum": "low", "maximum": 1},
+    "pixels": {"minimum": 16, "or": 0},
+    "levels": {"minimum": 1, "maximum": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (["alpha=10"], ["-p alpha: 10", "01_one", "more than 0 and less than 1"]),
+        (["alpha=0"], ["-p alpha: 0"]),
+        (["alpha=.nan"], ["-p alpha: nan"]),
+        (["low=0.5", "high=0.4"], ["-p high: 0.4", "at least 0.5 and at most 1"]),
+        (["pixels=5"], ["-p pixels: 5", "at least 16, or 0"]),
+        (["levels=[3, 6]"], ["-p levels: 6", "at least 1 and at most 5"]),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_happens(tmp_path, stub, capsys, pairs, words):
+    cell = code("alpha = 0.1\nlow = 0.3\nhigh = 0.6\npixels = 120\nlevels = [1]", "parameters")
+    cell.metadata["vlmad"] = {"limits": LIMITS}
+    tiny = write(tmp_path, {"01_one": [cell]})
+    chosen = [part for pair in pairs for part in ("-p", pair)]
+    assert report.main([str(tiny), *chosen, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and all(word in said for word in words), said
+    assert stub.calls == 0 and not (tmp_path / "out").exists()
+    assert resolve(tiny, "alpha=0.05", "pixels=0", "levels=[5]", "high=1").notebooks[0].parameters["pixels"] == 0
+
+
+def test_every_number_of_the_notebooks_has_limits_that_its_default_keeps():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = report._read(path)
+        numbers = {
+            key
+            for key, value in notebook.parameters.items()
+            if type(value) in (int, float) or (isinstance(value, list) and value and type(value[0]) in (int, float))
+        }
+        assert numbers - {"shots"} == set(notebook.limits), path.name  # the profile knows its shots
+        for key in notebook.limits:
+            report._check_limits(notebook, key)
+
+
+def test_alpha_of_the_notebooks_is_refused_by_name():
+    with pytest.raises(InputError, match="-p alpha: 10 is out of range; 1[12]_.*more than 0 and less than 1"):
+        report.resolve("demo", ["alpha=10"], Path("out"), "command")
+
+
 def test_overrides_reach_profile_and_notebooks(tiny):
     pairs = ["shots=[0, 4]", "limit=1", "label=", "root=/x y", "imports=[{name: X, path: Y}]"]
     found = resolve(tiny, *pairs)

@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import json
 import logging
+import operator
 import os
 import platform
 import shlex
@@ -30,12 +31,19 @@ import nbformat
 import yaml
 from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 from vlmad_lib import ROOT, InputError, commands, files, kernels, pages
 from vlmad_lib import profile as profiles
 from vlmad_lib.profile import Profile
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
+_BOUNDS = {
+    "minimum": (operator.ge, "at least"),
+    "exclusiveMinimum": (operator.gt, "more than"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMaximum": (operator.lt, "less than"),
+}
 INDEX_SECONDS = 5  # from one writing of the index to the next: each takes a third of one
 KEYS = "known keys: Profile in vlmad_lib/profile.py, and the notebooks' cells tagged 'parameters'"
 
@@ -46,6 +54,7 @@ class Notebook:
 
     path: Path
     parameters: dict[str, Any]
+    limits: dict[str, dict[str, Any]]  # of numbers, by parameter, from the metadata of the parameters cell
     title: str
     question: str
     about: float = 0.0  # seconds on the demo data, roughly, from its metadata (vlmad, seconds): the longest begin first
@@ -132,13 +141,14 @@ def _read(path: Path) -> Notebook:
         cells = book.cells
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError):
         raise InputError(f"{path} is not a notebook; open it in Jupyter and save it again.") from None
-    source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+    parameters = next((cell for cell in cells if "parameters" in cell.metadata.get("tags", [])), new_code_cell())
+    limits = parameters.metadata.get("vlmad", {}).get("limits", {})
     soup = pages.body([cell for cell in cells if cell.cell_type == "markdown"][:2], path)  # all would take long
     paragraph = soup.h1.find_next("p") or soup.new_tag("p")
     bold = (node for node in paragraph(["strong", "em"]) if len(node.get_text().split()) > 3)
     question = " ".join(next(bold, paragraph).get_text().split())
     about = book.metadata.get("vlmad", {}).get("seconds", 0)
-    return Notebook(path, _defaults(path, source), soup.h1.get_text(), question, about)
+    return Notebook(path, _defaults(path, parameters.source), limits, soup.h1.get_text(), question, about)
 
 
 def _defaults(path: Path, source: str) -> dict[str, Any]:
@@ -168,6 +178,24 @@ def _overlay(notebook: Notebook, given: dict[str, Any]) -> None:
             kinds = f"{type(value).__name__}, but {notebook.path.stem} needs {type(default).__name__}"
             raise InputError(f"-p {key}: {value!r} is of type {kinds}, such as {default!r}.")
         notebook.parameters[key] = value
+    for key in notebook.limits:  # all: one given may move the bound of another
+        _check_limits(notebook, key)
+
+
+def _check_limits(notebook: Notebook, key: str) -> None:
+    """InputError where a parameter, or an item of one that is a list, lies outside the limits of its notebook.
+
+    ``minimum``, ``maximum``, ``exclusiveMinimum`` and ``exclusiveMaximum`` are those of JSON schemas; a bound may be
+    the name of another parameter. ``or`` is a value that is allowed besides.
+    """
+    limits, value = notebook.limits[key], notebook.parameters[key]
+    bounds = {name: limits[name] for name in _BOUNDS if name in limits}
+    bounds = {name: notebook.parameters.get(bound, bound) for name, bound in bounds.items()}
+    for number in value if isinstance(value, list) else [value]:
+        if number != limits.get("or") and not all(_BOUNDS[name][0](number, bounds[name]) for name in bounds):
+            words = " and ".join(f"{_BOUNDS[name][1]} {bounds[name]}" for name in bounds)
+            besides = f", or {limits['or']}" if "or" in limits else ""
+            raise InputError(f"-p {key}: {number} is out of range; {notebook.path.stem} needs {words}{besides}.")
 
 
 def _fits(value: Any, default: Any) -> bool:
