@@ -8,7 +8,7 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from vlmad_lib import metrics
+from vlmad_lib import data, metrics
 
 
 def brute_force_aupro(masks, maps, limit: float) -> float:
@@ -134,3 +134,28 @@ def test_the_coarse_aupro_of_no_overlap_is_not_below_zero():
     rates = np.array([0.25, 0.1, 0.0])
     assert metrics._aupro_200(rates, np.full(3, -1e-13)) == 0
     assert metrics._aupro_200(rates, np.full(3, 1 + 1e-13)) == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(400, 100), (100, 400), (170, 100)])
+def test_what_is_looked_at_has_no_seams_and_what_is_measured_is_the_mean(width, height):
+    """Each box has a level of its own: the mean jumps where one begins, what is looked at never does."""
+    boxes = data.boxes(width, height, "tiles")
+    tiles = np.stack([np.full((5, 5), float(place % 3)) for place in range(len(boxes))])
+    long = int(height > width)
+    maps = [metrics.framed_map(tiles, width, height, "tiles", 100, 0, seamless) for seamless in (False, True)]
+    steps = [np.abs(np.diff(one, axis=1 - long)).max() for one in maps]
+    assert steps[0] >= 0.5 and steps[1] <= 2 / 9  # the shortest overlap takes 20 pixels from one level to the next
+    alone = [
+        place for place in range(max(width, height)) if sum(box[long] <= place < box[long + 2] for box in boxes) == 1
+    ]
+    assert alone and np.array_equal(*(one.take(alone, 1 - long) for one in maps))
+    assert all(one.min() == 0 and one.max() <= tiles.max() for one in maps)
+
+
+def test_a_seamless_map_of_one_level_has_it_everywhere():
+    tiles = np.full((5, 4, 4), 0.25, np.float32)
+    found = metrics.framed_map(tiles, 400, 100, "tiles", 50, seamless=True)
+    assert found.shape == (50, 200) and np.allclose(found, 0.25)
+    one = np.arange(16.0).reshape(1, 4, 4)
+    square = [metrics.framed_map(one, 90, 90, "tiles", 50, seamless=seamless) for seamless in (False, True)]
+    assert np.array_equal(*square)

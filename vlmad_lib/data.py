@@ -27,15 +27,17 @@ from vlmad_lib.images import (  # noqa: F401 (what others know as data.views)
     UNREAD,
     below,
     boxes,
+    explain_unread,
     frame,
     images_in,
+    is_folder,
     load_image,
     read_size,
     require_folder,
     subfolders,
     views,
 )
-from vlmad_lib.layouts import NAMED, is_good_name, label_names  # noqa: F401
+from vlmad_lib.layouts import NAMED, explain_name, is_good_name, label_names  # noqa: F401
 from vlmad_lib.masks import (  # noqa: F401
     MASKS,
     check_masks,
@@ -116,6 +118,14 @@ def listed(profile: Profile, category: str, parts: dict[tuple[str, str], list[st
     ]
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
     return _described(table, profile, profile.path(profile.root))
+
+
+def category_names(profile: Profile) -> list[str]:
+    """The categories that a profile's data set is known to have, or else its folder has; none without it."""
+    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
+    root = profile.path(profile.root)
+    found = list(known[known.dataset == NAMES.get(profile.dataset)].category)
+    return found or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
 
 
 def identity(profile: Profile) -> str:

@@ -2,12 +2,14 @@
 
 Normal pictures are those in FOLDER/good (or FOLDER/train/good), else those of the profile's own data. Some become
 references, the others set the threshold: split-conformal, so that a new good picture is rejected with probability at
-most alpha. OUT gets decisions.csv, an overlay for each decision, and decisions.json with what they rest on.
+most alpha. OUT gets decisions.csv, an overlay for each decision, and decisions.json with what they rest on. Masks among
+the new pictures are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -34,6 +36,9 @@ SCALE = (
     "stretched over a category's test images, as published."
 )
 WIDTH = 480  # pixels of a picture in an overlay
+PRODUCT = "object"  # what prompts call a product that nothing names
+ALIKE = 0.02  # by which the ratio of two sides may differ
+MADE = b"vlmad decide"  # the comment in overlays, by which those of an earlier call are known
 INK = 0.55  # how much of an overlay is its map
 
 
@@ -61,21 +66,23 @@ def decide(profile: Profile, folder: Path, alpha: float = 0.1, category: str = "
     by itself (``methods.alone``), whatever else is in the folder.
     """
     spec = methods.alone(_method(profile, method))
-    if not folder.is_dir():
-        raise InputError(f"The folder of new pictures {folder} does not exist; correct its path.")
-    new = data.below(folder, KEPT)
+    thresholds.rank(1, alpha)  # a wrong one is refused before anything is read
+    data.require_folder(folder, "correct its path")
+    _refuse_misnamed(folder)
+    new, faults, notes = _pictures(folder)
     if not new:
-        raise InputError(f"{folder} holds no picture to judge beside {', '.join(KEPT)}; add some.")
+        raise InputError(f"{folder} holds no picture to judge beside {', '.join(KEPT)} and masks; add some.")
     category, normal = _normal(profile, folder, category, set(new))
-    faults = {image: fault for image in new if (fault := _fault(image))}
     shots = _shots(len(normal), profile, spec, alpha)
     table = data.listed(profile, category, {("train", "good"): normal})
     table = thresholds.calibration_index(table, shots, profile.seeds[0])
     if (readable := [image for image in new if image not in faults]) and len(table):
         table = pd.concat([table, data.listed(profile, category, {("test", NEW): readable})], ignore_index=True)
+    notes += _other_shapes(table)
     keys = {"methods": [spec], "imports": [], "shots": [shots], "seeds": profile.seeds[:1], "categories": []}
     results = run.run(profile.model_copy(update=keys), table=table) if readable else None
-    return _judged(results, folder, new, faults, alpha, len(normal), shots)
+    notes += _words(profile, spec, table) if results else []
+    return _judged(results, folder, new, faults, notes, alpha, len(normal), shots)
 
 
 def _method(profile: Profile, name: str) -> Method:
@@ -89,12 +96,56 @@ def _method(profile: Profile, name: str) -> Method:
     return found[0]
 
 
+def _refuse_misnamed(folder: Path) -> None:
+    """InputError for a folder of normal pictures under another name than good/: they would be judged as new ones."""
+    train = folder / "train"
+    for path in [*data.subfolders(folder), *(data.subfolders(train) if data.is_folder(train) else [])]:
+        wanted = path.name.casefold() in ("good", "train") or data.is_good_name(path.name)
+        said = data.explain_name(path).rstrip(".") if wanted else ""
+        if not (said and data.below(path, unread=True)):
+            continue
+        place = path.with_name("good")
+        if data.is_folder(place) and not place.samefile(path):
+            said = f"{path} seems to hold normal pictures, as {place} does: move them there"
+        raise InputError(f"{said}, or give it another name if its pictures are to be judged.")
+
+
+def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """The pictures of a folder to judge, why some of them cannot be read, and notes on masks, which are left out."""
+    inner, new, masks, faults = [folder], [], [], {}
+    while inner:
+        place = inner.pop(0)
+        for path in reversed(data.subfolders(place)):
+            if (place == folder and path.name in KEPT) or path.is_symlink():
+                continue
+            if data.is_mask_folder(path):
+                masks += data.below(path, unread=True)
+            else:
+                inner.insert(0, path)
+        files_here = data.images_in(place, unread=True)
+        faults |= {str(file): fault for file in files_here if (fault := _fault(file))}
+        readable = [file for file in files_here if str(file) not in faults]
+        left = {str(mask) for mask, _ in data.find_masks(readable)}
+        masks += sorted(left)
+        new += [str(file) for file in files_here if str(file) not in left]
+    shown = Path(masks[0]).relative_to(folder) if masks else ""
+    return new, faults, [f"{len(masks)} masks are left out, such as {shown}."] if masks else []
+
+
 def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tuple[str, list[str]]:
     """The category, and its normal pictures: beside the new ones, or from the profile's data."""
     for place in (folder / "good", folder / "train" / "good"):
-        if place.is_dir() and (found := data.below(place)):
-            return category or folder.resolve().name, found
-    index, _ = run.index(profile.model_copy(update={"shots": [0]}))
+        if data.is_folder(place) and (found := data.below(place)):
+            for mask, _ in data.find_masks([Path(image) for image in found]):
+                raise InputError(f"{mask} seems to be a mask; move it out of {place}.")
+            return category or _product(profile, folder), found
+    try:
+        index, _ = run.index(profile.model_copy(update={"shots": [0]}))
+    except InputError as error:
+        if category:
+            raise
+        lacking = f"{folder} has no good/ folder with normal pictures; add it"
+        raise InputError(f"{lacking} (the profile's own data cannot serve: {str(error).rstrip('.')}).") from None
     known = list(index.category.unique())
     name = category or (folder.resolve().name if folder.resolve().name in known else known[0])
     if name not in known or not (category or name == folder.resolve().name or len(known) == 1):
@@ -107,8 +158,49 @@ def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tup
     return name, found
 
 
-def _fault(image: str) -> str:
+def _product(profile: Profile, folder: Path) -> str:
+    """The category that pictures with normal ones of their own belong to.
+
+    The folder's name where it is one of the profile's categories, else the only one in ``class_names``, else a neutral
+    word: folders that are filled anew each day are named by the day, which is no word for prompts.
+    """
+    name = folder.resolve().name
+    with contextlib.suppress(InputError):  # the profile's own data need not be there
+        if name in {*profile.class_names, *profile.categories, *data.category_names(profile)}:
+            return name
+    return next(iter(profile.class_names)) if len(profile.class_names) == 1 else PRODUCT
+
+
+def _words(profile: Profile, spec: Method, table: pd.DataFrame) -> list[str]:
+    """What prompts call the product, where a method's prompts name it."""
+    chosen, row = methods.choose(spec, profile), table.iloc[0]
+    other = row.copy()
+    other["class_name"] = f"other {row.class_name}"
+    if chosen.module.wording(chosen.settings, row) == chosen.module.wording(chosen.settings, other):
+        return []
+    hint = "; say what it is with 'class_names' in the profile, or with --category" * (row.category == PRODUCT)
+    return [f"Prompts call the product {row.class_name!r}{hint}."]
+
+
+def _other_shapes(table: pd.DataFrame) -> list[str]:
+    """A note on new pictures whose sides have another ratio than those of every normal one."""
+    ratios, new = table.width / table.height, table.defect == NEW
+    usual = ratios[~new].to_numpy()
+    apart = [not np.isclose(usual, ratio, rtol=ALIKE).any() for ratio in ratios[new]] if len(usual) else []
+    if not any(apart):
+        return []
+    first, normal = table[new][apart].iloc[0], table[~new].iloc[0]
+    return [
+        f"{sum(apart)} of {new.sum()} new pictures have another shape than the normal ones, such as "
+        f"{Path(first.image).name} with {first.width}x{first.height} pixels against {normal.width}x{normal.height}; "
+        "the threshold promises nothing for them."
+    ]
+
+
+def _fault(image: Path) -> str:
     """Why a picture cannot be read; empty where it can."""
+    if image.suffix.lower() in data.UNREAD:
+        return data.explain_unread(image)
     try:
         data.load_image(image)
     except InputError as error:
@@ -128,8 +220,9 @@ def _shots(normal: int, profile: Profile, spec: Method, alpha: float) -> int:
 
 
 def _judged(
-    results: Results | None, folder: Path, new: list[str], faults: dict[str, str], alpha: float, normal: int, shots: int
-) -> Decisions:
+    results: Results | None, folder: Path, new: list[str], faults: dict[str, str], notes: list[str], alpha: float,
+    normal: int, shots: int,
+) -> Decisions:  # fmt: skip
     scores = results.scores.set_index("image") if results else pd.DataFrame(columns=["defect", "score", "method"])
     known = np.sort(scores[scores.defect != NEW].score.to_numpy(float))
     limit = thresholds.conformal(known, alpha)
@@ -147,6 +240,7 @@ def _judged(
     promise = _promise(len(known), alpha)
     facts = {"folder": folder.resolve().name, "alpha": alpha, "normal": normal, "references": shots}
     facts |= {"calibration": len(known), "threshold": limit if np.isfinite(limit) else None, "promise": promise}
+    facts["notes"] = notes
     if results:
         first = results.scores.iloc[0]
         facts |= {key: first[key] for key in ("category", "class_name", "method", "backbone", "weights", "preset")}
@@ -176,7 +270,10 @@ def _promise(k: int, alpha: float) -> str:
 
 
 def write(found: Decisions, folder: Path, out: Path) -> None:
-    """decisions.csv, decisions.json and the overlays, which share one colour scale; InputError where it cannot."""
+    """decisions.csv, decisions.json and the overlays, which share one colour scale; InputError where it cannot.
+
+    Overlays of an earlier call are removed; whatever else lies there stays.
+    """
     table, colours = found.table.copy(), mpl.colormaps[plots.MAP]
     if found.results is not None:
         rows = found.results.scores
@@ -186,15 +283,29 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
             image = str(folder / name)
             if image not in frames.index:
                 continue
-            [frame] = found.results.framed(frames.loc[[image]])
+            [frame] = found.results.framed(frames.loc[[image]], seamless=True)
             shown = colours(np.clip((frame - low) / (high - low), 0, 1), bytes=True)[..., :3]
             kept = f"{place + 1:05}-{re.sub(r'[^0-9A-Za-z_-]+', '_', Path(name).stem)[:60]}.jpg"
             picture = _beside(image, Image.fromarray(shown))
-            files.replace(out / "overlays" / kept, lambda path, one=picture: one.save(path, "JPEG", quality=88))
+            how = {"format": "JPEG", "quality": 88, "comment": MADE}
+            files.replace(out / "overlays" / kept, lambda path, one=picture, how=how: one.save(path, **how))
             table.loc[place, "overlay"] = f"overlays/{kept}"
     files.replace(out / "decisions.csv", lambda path: table.to_csv(path, index=False))
     facts = json.dumps(found.facts, indent=1)
     files.replace(out / "decisions.json", lambda path: path.write_text(facts + "\n", encoding="utf-8"))
+    _remove_earlier(out, set(table.overlay.dropna()))
+
+
+def _remove_earlier(out: Path, written: set[str]) -> None:
+    """Remove the overlays of earlier calls from a folder."""
+    for file in (out / "overlays").glob("*.jpg"):
+        if f"overlays/{file.name}" in written:
+            continue
+        with contextlib.suppress(OSError):  # what is no picture is not ours
+            with Image.open(file) as image:
+                ours = image.info.get("comment") == MADE
+            if ours:
+                file.unlink()
 
 
 def _beside(image: str, heat: Image.Image) -> Image.Image:
@@ -229,6 +340,8 @@ def _decide_and_show(options: argparse.Namespace) -> int:
     write(found, options.folder, options.out)
     for warning in found.facts.get("warnings", []):
         print(f"Warning: {warning}", file=sys.stderr)
+    for note in found.facts["notes"]:
+        print(f"Note: {note}", file=sys.stderr)
     print(options.out / "decisions.csv")
     print(found.told())
     return int(bool({"unreadable", "undecided"} & set(found.table.decision)))

@@ -61,12 +61,17 @@ def images_in(folder: Path, unread: bool = False) -> list[Path]:
     found = [file for file in _entries(folder) if file.suffix.lower() in SUFFIXES | UNREAD and not is_folder(file)]
     for file in found:
         if file.suffix.lower() in UNREAD and not unread:
-            raise InputError(f"{file} is of a kind that is not read; save it as PNG or JPEG, or remove it.")
+            raise InputError(explain_unread(file))
         try:
             file.name.encode()
         except UnicodeEncodeError:
             raise InputError(f"The file name {str(file)!r} is not valid UTF-8; rename the file.") from None
     return found
+
+
+def explain_unread(file: Path) -> str:
+    """The sentence on a picture of a kind that is not read."""
+    return f"{file} is of a kind that is not read; save it as PNG or JPEG, or remove it."
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -104,17 +104,23 @@ def explain_misnamed(folder: Path) -> str:
     """A sentence on the first folder in another that has another name for one of the layout's; empty for none."""
     inner = [path for path in subfolders(folder) if path.name not in NAMED and below(path)]
     tests = [path for path in inner if path.name.casefold().startswith("test")]
-    for path in inner:
-        usual = path.name.casefold()
-        if usual in NAMED:
-            normal = "" if usual == "good" else "; normal pictures belong in train/good and test/good"
-            return f"{path} is not spelt {usual!r}: rename it{normal}."
-        if is_good_name(path.name):
-            return f"{path} seems to hold normal pictures: rename it to good/."
+    if said := next(filter(None, map(explain_name, inner)), ""):
+        return said
     if tests and not is_folder(folder / "test"):
         whole = next((path for path in tests if is_folder(path / "good")), tests[0])
         masks = f", and move {whole.name}/ground_truth out to ground_truth" * is_folder(whole / "ground_truth")
         return f"{whole} is there, but test/good and test/<defect> are wanted: rename it to test{masks}."
+    return ""
+
+
+def explain_name(folder: Path) -> str:
+    """A sentence on a folder whose name is another for one of the layout's; empty where it is not."""
+    usual = folder.name.casefold()
+    if usual in NAMED and folder.name != usual:
+        normal = "" if usual == "good" else "; normal pictures belong in train/good and test/good"
+        return f"{folder} is not spelt {usual!r}: rename it{normal}."
+    if folder.name not in NAMED and is_good_name(folder.name):
+        return f"{folder} seems to hold normal pictures: rename it to good/."
     return ""
 
 

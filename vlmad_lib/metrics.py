@@ -105,26 +105,38 @@ def _summed(stacks: torch.Tensor) -> torch.Tensor:
     return stacks[:, :-1].sigmoid().sum(1) + stacks[:, -1]
 
 
-def framed_map(tiles: np.ndarray, width: int, height: int, fit: str, size: int, sigma: str | float = 0) -> np.ndarray:
+def framed_map(
+    tiles: np.ndarray, width: int, height: int, fit: str, size: int, sigma: str | float = 0, seamless: bool = False
+) -> np.ndarray:
     """The kept maps (or stacks) of an image's T boxes as one map at the evaluation frame, the mean where they overlap.
 
     Smoothed where ``sigma``, as the scores table has it ("" is none), says so: that of a Gaussian in pixels of a
-    frame of 518, where AnomalyCLIP is evaluated; it scales with ``size``.
+    frame of 518, where AnomalyCLIP is evaluated; it scales with ``size``. ``seamless``, to be looked at and not to be
+    measured: where boxes overlap one map passes into the next, so none begins or ends with a step.
     """
-    found = _framed(tiles, width, height, fit, size)
+    found = _framed(tiles, width, height, fit, size, seamless)
     sigma = float(sigma or 0) * size / FRAME
     return ndimage.gaussian_filter(found, sigma) if sigma else found
 
 
-def _framed(tiles: np.ndarray, width: int, height: int, fit: str, size: int) -> np.ndarray:
+def _framed(tiles: np.ndarray, width: int, height: int, fit: str, size: int, seamless: bool) -> np.ndarray:
     columns, rows = data.frame(width, height, fit, size)
     found = data.boxes(width, height, fit)
     if len(found) == 1:
         return upsample(tiles[0], columns, rows)
-    total, count = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
+    total, weights = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
     for tile, (left, top, right, bottom) in zip(tiles, found, strict=True):
         x0, x1 = round(left * columns / width), round(right * columns / width)
         y0, y1 = round(top * rows / height), round(bottom * rows / height)
-        total[y0:y1, x0:x1] += upsample(tile, x1 - x0, y1 - y0)
-        count[y0:y1, x0:x1] += 1
-    return total / count
+        weight = _taper(x0, x1, columns) * _taper(y0, y1, rows)[:, None] if seamless else np.float32(1)
+        total[y0:y1, x0:x1] += weight * upsample(tile, x1 - x0, y1 - y0)
+        weights[y0:y1, x0:x1] += weight
+    return total / weights
+
+
+def _taper(start: int, end: int, length: int) -> np.ndarray:
+    """Weights of a box's pixels along one axis: they vanish at its ends, but not at those of the image."""
+    places = np.arange(start, end, dtype=np.float32) + 0.5
+    before = places - start if start else np.full_like(places, np.inf)
+    behind = end - places if end < length else np.full_like(places, np.inf)
+    return np.minimum(np.minimum(before, behind), length)

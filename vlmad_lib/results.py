@@ -73,11 +73,13 @@ class Results:
         files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
         return [np.array(files[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
 
-    def framed(self, rows: pd.DataFrame) -> list[np.ndarray]:
-        """The maps of rows at the evaluation frame, (H, W) float32 each."""
+    def framed(self, rows: pd.DataFrame, seamless: bool = False) -> list[np.ndarray]:
+        """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at."""
         size = self.profile.evaluation_size
-        pairs = zip(rows.itertuples(), self.kept(rows), strict=True)
-        return [metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for row, tiles in pairs]
+        return [
+            metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma, seamless)
+            for row, tiles in zip(rows.itertuples(), self.kept(rows), strict=True)
+        ]
 
     def macro(self) -> pd.DataFrame:
         """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.

@@ -1,0 +1,159 @@
+"""Decisions on folders as people have them: what is judged, left out and said, and what lies there after."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, paint, small_profile, write_profile
+from PIL import Image
+from test_wrong_input import refused
+
+from vlmad_lib import data, decide
+
+QUICK = TINY | {"settings": {"windows": [2], "states": "one"}}
+
+
+def quick(tmp_path, cache, **changes):
+    """A profile of few words, whose own data are not there."""
+    return small_profile(tmp_path / "nowhere", cache, **{"methods": [QUICK]} | changes)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def drop(tmp_path):
+    """Twelve good pictures and three new ones."""
+    folder = tmp_path / "drop_2026_11_27"
+    for i in range(12):
+        paint(folder / "good" / f"{i}.png", i)
+    for i in range(3):
+        paint(folder / f"n{i}.png", 100 + i, spot=i == 0)
+    return folder
+
+
+def names(found) -> list[str]:
+    return sorted(found.table.image)
+
+
+def said(found) -> str:
+    return " ".join(found.facts["notes"])
+
+
+def mask(path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.zeros((60, 60), np.uint8)
+    values[:20, :20] = 255
+    Image.fromarray(values).save(path)
+
+
+def test_masks_are_left_out_wherever_they_lie(tmp_path, cache, drop):
+    for place in ("masks/n0.png", "ground_truth/n0.png", "deeper/GT/n0.png", "n0_mask.png", "mask_n1.png"):
+        mask(drop / place)
+    paint(drop / "deeper/n9.png", 109)
+    found = decide.decide(quick(tmp_path, cache), drop)
+    assert names(found) == ["deeper/n9.png", "n0.png", "n1.png", "n2.png"]
+    assert "4 masks are left out, such as" in said(found)  # ground_truth/ is known to hold them
+    mask(drop / "good/0_mask.png")
+    refused(lambda: decide.decide(quick(tmp_path, cache), drop), "good/0_mask.png", "seems to be a mask")
+
+
+def test_one_picture_that_cannot_be_read_does_not_refuse_the_rest(tmp_path, cache, drop):
+    (drop / "n0.heic").write_bytes(b"x" * 50)
+    (drop / "n1.jpg").write_bytes(b"no picture")
+    Image.fromarray(np.full((60, 60), 900, np.uint16)).save(drop / "deep.png")
+    found = decide.decide(quick(tmp_path, cache), drop)
+    table = found.table.set_index("image")
+    unread = table[table.decision == "unreadable"]
+    assert sorted(unread.index) == ["deep.png", "n0.heic", "n1.jpg"] and len(table) == 6
+    assert "of a kind that is not read" in unread.reason["n0.heic"] and "nearly black" in unread.reason["deep.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("OK", ["seems to hold normal pictures", "rename it to good/"]), ("Good", ["not spelt 'good'", "rename"])],
+)
+def test_normal_pictures_under_another_name_are_not_judged(tmp_path, cache, drop, name, parts):
+    (drop / "good").rename(drop / name)
+    refused(lambda: decide.decide(quick(tmp_path, cache), drop), str(drop / name), *parts, "to be judged")
+    (drop / "train").mkdir()
+    (drop / name).rename(drop / "train" / name)
+    refused(lambda: decide.decide(quick(tmp_path, cache), drop), str(drop / "train" / name), *parts)
+
+
+def test_more_normal_pictures_beside_good_are_told_where_to_go(tmp_path, cache, drop):
+    paint(drop / "normal/a.png", 50)
+    refused(lambda: decide.decide(quick(tmp_path, cache), drop), "normal", f"as {drop / 'good'} does: move")
+
+
+def test_without_normal_pictures_the_remedy_is_a_folder_of_them(tmp_path, cache, drop):
+    (drop / "good").rename(tmp_path / "away")
+    chosen = quick(tmp_path, cache)
+    refused(lambda: decide.decide(chosen, drop), f"{drop} has no good/ folder", "add it", "nowhere does not exist")
+    refused(lambda: decide.decide(chosen, drop, category="bolt"), "nowhere does not exist", "set 'root'")
+
+
+def test_a_file_is_said_to_be_one(tmp_path, cache, drop):
+    (tmp_path / "parts.zip").write_bytes(b"PK")
+    for file in (tmp_path / "parts.zip", drop / "n0.png"):
+        refused(lambda file=file: decide.decide(quick(tmp_path, cache), file), str(file), "is a file", "unpack")
+
+
+def test_a_wrong_alpha_is_refused_before_pictures_are_read(tmp_path, cache, drop, monkeypatch):
+    monkeypatch.setattr(decide, "_pictures", lambda folder: pytest.fail("read"))
+    refused(lambda: decide.decide(quick(tmp_path, cache), drop, alpha=10), "alpha", "between 0 and 1")
+
+
+def test_the_folders_name_is_no_word_of_prompts(tmp_path, cache, drop):
+    chosen = quick(tmp_path, cache)
+    found = decide.decide(chosen, drop)
+    other = drop.rename(tmp_path / "bolt")
+    again = decide.decide(chosen, other)
+    assert list(found.table.score) == list(again.table.score) and found.facts["class_name"] == "object"
+    assert "Prompts call the product 'object'; say what it is" in said(found)
+    named = decide.decide(chosen.model_copy(update={"class_names": {"part_07": "steel bracket"}}), other)
+    assert said(named) == "Prompts call the product 'steel bracket'." and named.facts["category"] == "part_07"
+    assert list(named.table.score) != list(found.table.score)
+    several = chosen.model_copy(update={"class_names": {"bolt": "hex bolt", "nut": "nut"}})
+    assert decide.decide(several, other).facts["class_name"] == "hex bolt"
+    assert decide.decide(chosen, other, category="wing_nut").facts["class_name"] == "wing nut"
+
+
+def test_a_folder_that_is_a_category_of_the_profile_keeps_its_name(tmp_path, cache, drop):
+    own = small_profile(tmp_path, cache, methods=[QUICK])  # whose root holds the folder
+    assert decide.decide(own, drop).facts["class_name"] == "drop 2026 11 27"
+    assert "bottle" in data.category_names(own.model_copy(update={"dataset": "mvtec"}))
+    assert data.category_names(quick(tmp_path, cache)) == []
+
+
+def test_methods_without_words_say_nothing_of_them(tmp_path, cache, drop):
+    only = quick(tmp_path, cache, methods=[TINY | {"method": "patchcore"}], shots=[1])
+    assert said(decide.decide(only, drop)) == ""
+
+
+def test_pictures_of_another_shape_are_noted(tmp_path, cache, drop):
+    paint(drop / "strip.png", 7, (200, 50))
+    found = decide.decide(quick(tmp_path, cache), drop)
+    assert "1 of 4 new pictures have another shape" in said(found) and "strip.png with 200x50" in said(found)
+
+
+def test_an_output_folder_holds_the_overlays_of_the_last_call_alone(tmp_path, cache, drop, capsys):
+    values = {"dataset": "folder", "root": "nowhere", "shots": [0], "cache": str(cache), "methods": [QUICK]}
+    file, out = write_profile(tmp_path, **values), tmp_path / "out"
+    call = [str(file), str(drop), "--out", str(out)]
+    assert decide.main(call) == 0 and len(list((out / "overlays").iterdir())) == 3
+    (out / "overlays/notes.txt").write_text("mine")
+    Image.new("RGB", (9, 9)).save(out / "overlays/00009-mine.jpg")
+    (out / "overlays/broken.jpg").write_bytes(b"x")
+    for name in ("n0.png", "n2.png"):
+        (drop / name).unlink()
+    assert decide.main(call) == 0
+    [overlay] = pd.read_csv(out / "decisions.csv").overlay
+    kept = sorted(path.name for path in (out / "overlays").iterdir())
+    assert kept == sorted(["00009-mine.jpg", overlay.removeprefix("overlays/"), "broken.jpg", "notes.txt"])
+    assert json.loads((out / "decisions.json").read_text())["notes"][0] in capsys.readouterr().err
