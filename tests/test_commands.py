@@ -23,7 +23,20 @@ class OutOfMemoryError(RuntimeError):
     """As PyTorch raises."""
 
 
+def hub() -> Exception:
+    """What the hub's client makes of a network that is away: an error of a file, without its name."""
+    try:
+        try:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        except OSError:
+            raise FileNotFoundError("Failed to download file (model.bin). " + "Please check. " * 40) from None
+    except OSError as error:
+        return error
+
+
 CASES = {
+    "no network for the hub": (hub(), 2, ["network does not answer (failed to download file (model.bin)"]),
+    "nothing named": (OSError("something is odd"), 2, ["The system refuses (something is odd); correct that"]),
     "a wrong key": (InputError("'root' is wrong; correct it."), 2, ["'root' is wrong; correct it."]),
     "no network": (Refused("Max retries exceeded\nwith url: /"), 2, ["network does not answer", "max retries"]),
     "no name server": (socket.gaierror(-2, "Name or service not known"), 2, ["network does not answer", "name or"]),

@@ -14,6 +14,8 @@ from vlmad_lib import InputError, files
 
 WRONG, FAULTY, INTERRUPTED = 2, 3, 130
 """Exit codes: wrong input or a system that refuses, a fault of this program, Ctrl-C."""
+MOST = 200  # characters of what the system says
+DEPTH = 8  # errors that led to one another
 _REMEDIES = {
     errno.EACCES: "give yourself the right to use it",
     errno.EPERM: "give yourself the right to use it",
@@ -29,26 +31,35 @@ _ENDED = {"OutOfMemoryError", "TerminatedWorkerError", "BrokenProcessPool"}  # P
 def explain(error: Exception) -> str:
     """One sentence on an error of the system: the file, the network or the disk that it is of, and the remedy."""
     reason = _one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-    file = getattr(error, "filename", None)
-    file = file if isinstance(file, str) else "A file"
+    number, file = (getattr(error, name, None) for name in ("errno", "filename"))
+    again = "then start again: what was finished is kept"
     if _is_network(error):
         return f"The network does not answer ({reason}); connect this machine, or do without it: 'download: false'."
-    if getattr(error, "errno", None) in files.FULL:
-        return files.refusal(file, reason)
-    remedy = _REMEDIES.get(getattr(error, "errno", None), "check that disk and its connection")
-    return f"{file} cannot be used ({reason}); {remedy}, then start again: what was finished is kept."
+    if number in files.FULL:
+        return files.refusal(file or "A file", reason)
+    if not isinstance(file, str):
+        return f"The system refuses ({reason}); {_REMEDIES.get(number, 'correct that')}, {again}."
+    return f"{file} cannot be used ({reason}); {_REMEDIES.get(number, 'check that disk and its connection')}, {again}."
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300].rstrip(".").lower()
+    text = " ".join(text.split()).lower()
+    return text.rstrip(".") if len(text) <= MOST else f"{text[:MOST]} ..."
 
 
-def _is_network(error: BaseException) -> bool:
-    if isinstance(error, BrokenPipeError):  # of a process, or of a terminal
-        return False
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
-        return True
-    return getattr(error, "errno", None) in _NETWORK or type(error).__module__.partition(".")[0] in _CLIENTS
+def _is_network(error: BaseException | None) -> bool:
+    """Whether an error is of the network; one that names no file may have arisen from such a one."""
+    for _ in range(DEPTH):
+        if error is None or isinstance(error, BrokenPipeError):  # of a process, or of a terminal
+            return False
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        if getattr(error, "errno", None) in _NETWORK or type(error).__module__.partition(".")[0] in _CLIENTS:
+            return True
+        if getattr(error, "filename", None):
+            return False
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -85,7 +96,7 @@ def run_command(work: Callable[[], int], interrupted: str = "Interrupted; what w
 
 
 def _fault(error: Exception) -> str:
-    kind = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    kind = f"{type(error).__name__}: {' '.join(str(error).split())[:MOST]}"
     text = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(
