@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import nbformat  # noqa: E402, F401
 
 del sys.modules["rfc3987_syntax"]
 
+# a shell starts what runs in its background with Ctrl-C ignored, and tests of interrupts would wait in vain
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # beside another process one is faster
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))  # some tests try what benchmarks are made of
