@@ -486,7 +486,7 @@ def test_a_run_says_whose_weights_and_whose_word_it_takes(tiny_backbone, tmp_pat
     own = small_profile(tmp_path / "x", tmp_path / "c", methods=[spec.model_dump()])
     demo = replace(tiny_backbone, fingerprint=backbones.load("demo").fingerprint, weights="mine.pt", warning="Doubt.")
     [said, doubt] = run._warnings(own, [], [demo])[-2:]
-    assert "CoOp" in said and "the demo's, trained on drawn pictures alone" in said and doubt == "Doubt."
+    assert "CoOp" in said and "runs on the demo's weights" in said and doubt == "Doubt."
     drawn = own.model_copy(update={"dataset": "demo"})
     assert not [one for one in run._warnings(drawn, [], [demo]) if "drawn pictures" in one]
     assert not [one for one in run._warnings(own, [], [tiny_backbone]) if "drawn pictures" in one]

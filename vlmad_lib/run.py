@@ -297,7 +297,7 @@ def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbon
         if spec.weights.startswith("random:")
     ]
     drawn = [
-        f"{spec.name}: the weights of {spec.backbone} are the demo's, trained on drawn pictures alone, so its numbers "
+        f"{spec.name} runs on the demo's weights, which were trained on drawn pictures alone, so its numbers "
         "and decisions say nothing about these parts; name real weights."
         for spec, one in zip(profile.methods, used, strict=True)
         if profile.dataset != "demo" and one.is_demo
