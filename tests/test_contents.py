@@ -132,6 +132,14 @@ def test_library_versions_are_in_the_keys_of_features_and_scores(tmp_path, monke
     assert all(new != old for new, old in zip(places(), before, strict=True))
 
 
+def test_a_folder_in_the_place_of_a_file_is_called_one(tmp_path):
+    root, folder = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "weights.pt"
+    folder.mkdir()
+    for spec in (TINY | {"weights": str(folder)}, TINY | {"method": "coop", "checkpoint": str(folder)}):
+        asked = small_profile(root, tmp_path / "cache", methods=[spec], shots=[0])
+        assert "it is a folder" in refused(lambda asked=asked: run.run(asked))
+
+
 METHOD = """
 import torch
 from vlmad_lib.winclip import *  # noqa: F403

@@ -100,7 +100,8 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     path = kind.demo if spec.checkpoint == "demo" else profile.path(spec.checkpoint)
     if not path.exists():
         raise InputError(_missing(path, spec, kind))
-    found, digest = _kept(path, contents.digest_file(str(path), profile.path(profile.cache)), kind)
+    content = contents.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
+    found, digest = _kept(path, content, kind)
     own, given = data.known_name(found["trained_on"]), data.known_name(spec.trained_on)
     source = listed(profile)
     official = source.get(digest, "")

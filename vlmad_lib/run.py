@@ -172,7 +172,8 @@ def _network_files(spec: Method) -> list[str]:
     except InputError:
         weights = ""
     config = backbones.config_file(spec.backbone)
-    return [weights, str(config) if config and config.is_file() else ""]
+    # of a folder in a file's place the reader says what is in it
+    return [str(path) if path and Path(path).is_file() else "" for path in (weights, config)]
 
 
 def _files(path: Path) -> list[str]:
