@@ -15,6 +15,7 @@ MEASURED = {"contrast": "log contrast", "area": "log area"}  # less the mean of 
 SMALLEST = 1e-4  # a contrast of nothing has no logarithm
 RESAMPLES = 500
 STEPS = 50  # of Newton's method at most
+FREE = 0.01  # penalty of a category's intercept: enough to end where all its images agree
 FEW = 4  # categories below which resampling them says nothing
 
 
@@ -26,74 +27,99 @@ def measured(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def inputs(cases: pd.DataFrame) -> pd.DataFrame:
-    """What the model reads of each case: log contrast and log area, and groups and classes as 1 or 0.
+    """What the model reads of each case: log contrast, log area, and defect classes as 1 or 0.
 
-    The measures are less the mean of their category, of which other things differ too, and then standardised. A
-    measure that is missing or the same for all, and a group or class that is the only one, are left out.
+    The measures are less the mean of their category, of which other things differ too, and then standardised. Left out
+    is what does not vary within any category, such as a class that is the only one of each category it is in: no data
+    can tell it from the category itself.
     """
-    found = {}
+    columns = {}
     for name, title in MEASURED.items():
         logs = np.log(cases[name].clip(lower=SMALLEST)) if name in cases else pd.Series(0.0, cases.index)
         logs = logs - logs.groupby(cases.category).transform("mean")
         if np.ptp(logs) > 1e-9:
-            found[title] = logs / logs.std(ddof=0)
-    for column in ("group", "defect_class"):
-        kinds = [kind for kind in sorted(cases[column].unique()) if kind]
-        if len(kinds) > 1:
-            found |= {kind: (cases[column] == kind).astype(float) for kind in kinds}
-    return pd.DataFrame(found, index=cases.index)
+            columns[title] = logs / logs.std(ddof=0)
+    for kind in sorted(cases.defect_class.unique()):
+        column = (cases.defect_class == kind).astype(float)
+        if kind and _varying(column, cases.category).any():
+            columns[kind] = column
+    return pd.DataFrame(columns, index=cases.index)
 
 
-def fitted(values: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _varying(column: pd.Series, categories: pd.Series) -> pd.Series:
+    """By category, whether an input differs between its images."""
+    groups = column.groupby(categories)
+    return groups.max() - groups.min() > 1e-9
+
+
+def fitted(values: np.ndarray, wrong: np.ndarray, weights: np.ndarray, categories: np.ndarray) -> np.ndarray:
     """Ridge logistic regressions of ``wrong`` (N,) on values (N, inputs), one for each row of weights (runs, N).
 
-    Coefficients (runs, 1 + inputs), the unpenalised intercept first, those of scikit-learn's ``LogisticRegression``; by
-    Newton's method for all runs at once. Zeros where all weighted cases agree.
+    Each of the categories (N,), numbered from 0, has an intercept of its own, which is all but free: what differs
+    between categories is no effect of an input. Coefficients (runs, inputs), penalised as scikit-learn's
+    ``LogisticRegression`` does by default; by Newton's method for all runs at once. Zeros where all weighted cases
+    agree.
     """
     both = ((weights @ wrong > 0) & (weights @ ~wrong > 0))[:, None]
     weights = weights * both
-    x = np.column_stack([np.ones(len(values)), values])
+    intercepts = np.eye(categories.max() + 1)[categories]
+    x = np.column_stack([intercepts, values])
     products = (x[:, :, None] * x[:, None]).reshape(len(x), -1)
-    penalty = np.r_[1e-9, np.ones(values.shape[1])]
-    found = np.zeros((len(weights), x.shape[1]))
+    penalty = np.r_[np.full(intercepts.shape[1], FREE), np.ones(values.shape[1])]
+    coefficients = np.zeros((len(weights), x.shape[1]))
     for _ in range(STEPS):
-        chance = expit(found @ x.T)
-        slope = (weights * (wrong - chance)) @ x - penalty * found
+        chance = expit(coefficients @ x.T)
+        slope = (weights * (wrong - chance)) @ x - penalty * coefficients
         curve = ((weights * chance * (1 - chance)) @ products).reshape(len(weights), x.shape[1], -1)
         step = np.linalg.solve(curve + np.diag(penalty), slope[..., None])[..., 0]
-        found += step
+        coefficients += step
         if np.abs(step).max() < 1e-8:
             break
-    return found
+    return coefficients[:, intercepts.shape[1] :]
 
 
 def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """By method, the odds ratio of a failure for each of ``inputs``, all others the same; ``cases`` of one label.
+    """By method, the odds ratio of a failure for each of ``inputs`` within a category; ``cases`` of one label.
 
-    Per standard deviation of a measure; of a group or class against all images. A logistic regression with a ridge
-    penalty, which draws ratios towards 1. The 95 % interval is Student's, its standard error a bootstrap over *n*
-    categories, for images of one category are alike; from 0 to infinity with fewer than ``FEW`` categories.
+    Per standard deviation of a measure; of a class against the other images of its categories. A logistic regression
+    with an intercept for every category and a ridge penalty, which draws ratios towards 1. The intervals hold at 95 %
+    for all inputs of a method together (Bonferroni): Student's, with the standard error of a bootstrap over
+    categories, for images of one category are alike. An input that varies in fewer than ``FEW`` *categories* has none
+    (nan). Where the cases are of fewer categories than that, images are drawn within each, and the interval speaks of
+    these products alone; ``unit`` says which it is. Without any failure, or without any other image, there is none.
     """
     from scipy.stats import t
 
     rows = []
     for method, part in measured(cases).groupby("method", sort=False):
-        found = inputs(part)
-        values, wrong = found.to_numpy(), (part.failure != "").to_numpy()
+        table = inputs(part)
+        values, wrong = table.to_numpy(), (part.failure != "").to_numpy()
         names, places = np.unique(part.category, return_inverse=True)
-        own, n = fitted(values, wrong, np.ones((1, len(part))))[0, 1:], len(names)
-        half = np.full(len(own), np.inf)
-        if n >= FEW:
-            taken = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
-            drawn = fitted(values, wrong, taken[:, places])[:, 1:]
-            # resampling n categories understates their variance by (n - 1) / n
-            half = t.ppf((1 + statistics.LEVEL) / 2, n - 1) * drawn.std(axis=0, ddof=1) * np.sqrt(n / (n - 1))
-        ratios = zip(*map(np.exp, (own, own - half, own + half)), strict=True)
-        for name, ends in zip(found, ratios, strict=True):
-            images = len(part) if name in MEASURED.values() else int(found[name].sum())
-            known = dict(zip(("odds ratio", "low", "high"), map(float, ends), strict=True))
-            rows.append({"method": method, "input": name} | known | {"images": images, "categories": n})
-    return pd.DataFrame(rows, columns=["method", "input", "odds ratio", "low", "high", "images", "categories"])
+        own = fitted(values, wrong, np.ones((1, len(part))), places)[0]
+        unit = "category" if len(names) >= FEW else "image"
+        stream, level = np.random.default_rng(seed), statistics.together(max(table.shape[1], 1))
+        if unit == "category":
+            n = len(names)
+            weights = stream.multinomial(n, np.full(n, 1 / n), resamples)[:, places]
+        else:
+            n, weights = len(part), np.zeros((resamples, len(part)))
+            for place, size in enumerate(np.bincount(places)):
+                weights[:, places == place] = stream.multinomial(size, np.full(size, 1 / size), resamples)
+        drawn = fitted(values, wrong, weights, places)
+        # resampling n units understates their variance by (n - 1) / n
+        error = drawn.std(axis=0, ddof=1) * np.sqrt(n / max(n - 1, 1))
+        for place, name in enumerate(table):
+            varying = int(_varying(table[name], part.category).sum())
+            known = wrong.any() and not wrong.all() and (unit == "image" or varying >= FEW)
+            freedom = (varying if unit == "category" else n) - 1
+            half = t.ppf((1 + level) / 2, max(freedom, 1)) * error[place] if known else np.nan
+            ends = np.exp([own[place], own[place] - half, own[place] + half])
+            images = len(part) if name in MEASURED.values() else int(table[name].sum())
+            facts = dict(zip(("odds ratio", "low", "high"), map(float, ends), strict=True))
+            facts |= {"images": images, "categories": varying, "unit": unit}
+            rows.append({"method": method, "input": name} | facts)
+    columns = ["method", "input", "odds ratio", "low", "high", "images", "categories", "unit"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def foreseen(cases: pd.DataFrame) -> pd.DataFrame:
@@ -105,8 +131,8 @@ def foreseen(cases: pd.DataFrame) -> pd.DataFrame:
     for method, part in measured(cases).groupby("method", sort=False):
         values, wrong = inputs(part).to_numpy(), (part.failure != "").to_numpy()
         names, places = np.unique(part.category, return_inverse=True)
-        known = fitted(values, wrong, (places != np.arange(len(names))[:, None]).astype(float))
-        risks = (known[places, 1:] * values).sum(1)  # by the model that never saw the category
+        known = fitted(values, wrong, (places != np.arange(len(names))[:, None]).astype(float), places)
+        risks = (known[places] * values).sum(1)  # by the model that never saw the category
         told = [
             statistics.wins(wrong[places == place].astype(int), risks[places == place]).mean() - 0.5
             for place in range(len(names))

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, ttest_1samp
 
 from vlmad_lib import breakdown, contrast, decisions, defects, statistics, sweeps, thresholds, within
 from vlmad_lib.results import Results
@@ -95,28 +95,74 @@ def totals(cases: pd.DataFrame) -> pd.DataFrame:
 def shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     """How many of the images of each value of a column fail, by method; ``cases`` of one label.
 
-    Wilson's 95 % interval, and whether it is more or less than among the method's other images: Fisher's exact test,
-    Holm's correction over the values. Images count as independent; the model of ``causes`` does not.
+    Wilson's 95 % interval speaks of other images of these categories. *than the rest* compares with the method's other
+    images, Holm's correction over the values: of categories by Fisher's exact test, of other values within each
+    category that has both (``within``, how many), by a t test over these, for images of a category are alike. Where
+    there is but one category it is Fisher's test too, and speaks of this product alone.
     """
     rows = []
     for method, part in cases.groupby("method", sort=False):
         wrong, values = part.failure != "", part[column]
-        found, chances = [], []
+        counted, chances = [], []
         for value in sorted(values.dropna().unique()):
-            inside, outside = wrong[values == value], wrong[values.notna() & (values != value)]
-            counts = [[side.sum(), (~side).sum()] for side in (inside, outside)]
-            chances.append(float(fisher_exact(counts).pvalue) if len(outside) else 1.0)
-            low, high = statistics.wilson(inside.sum(), len(inside))
-            more = inside.mean() > (outside.mean() if len(outside) else 1.0)
-            facts = {"method": method, column: value, "failures": int(inside.sum()), "images": len(inside)}
-            found.append(facts | {"share": inside.mean(), "low": low, "high": high, "more": more})
-        told = zip(found, statistics.holm(chances), strict=True)
-        rows += [one | {"than the rest": _than(one.pop("more"), sure)} for one, sure in told]
-    columns = ["method", column, "failures", "images", "share", "low", "high", "than the rest"]
+            inside, rest = values == value, values.notna() & (values != value)
+            difference, p, both = _against_rest(wrong, inside, rest, part.category, column)
+            chances.append(p)
+            low, high = statistics.wilson(wrong[inside].sum(), inside.sum())
+            facts = {"method": method, column: value, "failures": int(wrong[inside].sum()), "images": int(inside.sum())}
+            facts |= {"share": wrong[inside].mean(), "low": low, "high": high, "within": both}
+            counted.append(facts | {"more": difference > 0})
+        decided = zip(counted, statistics.holm(chances), strict=True)
+        rows += [facts | {"than the rest": _than(facts.pop("more"), sure)} for facts, sure in decided]
+    columns = ["method", column, "failures", "images", "share", "low", "high", "within", "than the rest"]
     table = pd.DataFrame(rows, columns=columns)
+    if column == "category":
+        table = table.drop(columns="within")
     places = {name: place for place, name in enumerate(dict.fromkeys(table.method))}
     table = table.sort_values("share", ascending=False, kind="stable")
     return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def _against_rest(
+    wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series, column: str
+) -> tuple[float, float, int]:
+    """Share of failures inside less that of the rest, its p, and in how many categories both stand."""
+    if not rest.any():
+        return 0.0, 1.0, 0
+    means = pd.DataFrame(
+        {"inside": wrong[inside].groupby(categories).mean(), "rest": wrong[rest].groupby(categories).mean()}
+    )
+    both = means.dropna()
+    if column == "category" or categories.nunique() == 1:
+        counts = [[wrong[side].sum(), (~wrong[side]).sum()] for side in (inside, rest)]
+        return wrong[inside].mean() - wrong[rest].mean(), float(fisher_exact(counts).pvalue), len(both)
+    differences = both.inside - both.rest
+    if len(differences) < 2 or np.ptp(differences) < 1e-12:
+        return 0.0, 1.0, len(both)
+    return float(differences.mean()), float(ttest_1samp(differences, 0).pvalue), len(both)
+
+
+def alarms(cases: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Whether a category's false alarms are more or fewer than its threshold promises; good ``cases``.
+
+    A threshold from k training images is as random as they are, so that the number of rejected images is beta-binomial
+    (``statistics.rejection_tail``); two-sided tests, Holm's correction over the categories of a method. Thresholds from
+    the test images themselves, or too few images for a promise, have no test.
+    """
+    rows = []
+    for method, part in cases[cases.source == TRAIN].groupby("method", sort=False):
+        counted, chances = [], []
+        for category, images in part.groupby("category"):
+            k, n, rejected = int(images.k.iloc[0]), len(images), int((images.failure == ALARM).sum())
+            place = thresholds.rank(k, alpha)
+            more = statistics.rejection_tail(rejected, n, k, place)
+            fewer = 1 - statistics.rejection_tail(rejected + 1, n, k, place)
+            chances.append(min(1.0, 2 * min(more, fewer)))
+            facts = {"method": method, "category": category, "failures": rejected, "images": n, "k": k}
+            counted.append(facts | {"more": more < fewer})
+        decided = zip(counted, statistics.holm(chances), strict=True)
+        rows += [facts | {"than promised": _than(facts.pop("more"), sure)} for facts, sure in decided]
+    return pd.DataFrame(rows, columns=["method", "category", "failures", "images", "k", "than promised"])
 
 
 def _than(more: bool, sure: bool) -> str:
@@ -130,10 +176,11 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
     """Every two methods on the images of each kind: how many both, one or neither decides rightly.
 
     ``difference``: share of failures of the first less that of the second, the mean over *n* categories, paired, with
-    its 95 % interval.
+    its interval, at 95 % for all rows together (Bonferroni).
     """
-    rows = []
-    for first, second in combinations(dict.fromkeys(cases.method), 2):
+    rows, pairs = [], list(combinations(dict.fromkeys(cases.method), 2))
+    level = statistics.together(max(2 * len(pairs), 1))
+    for first, second in pairs:
         for label, kind in ((0, ALARM), (1, ESCAPE)):
             pair = _pair(cases, first, second, label)
             wrong = [pair.failure != "", pair.failure_other != ""]
@@ -145,7 +192,7 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
                 "second alone": int((wrong[0] & ~wrong[1]).sum()),
                 "neither": int((wrong[0] & wrong[1]).sum()),
             }
-            ends = dict(zip(("difference", "low", "high"), statistics.difference(apart.to_numpy()), strict=True))
+            ends = dict(zip(("difference", "low", "high"), statistics.difference(apart.to_numpy(), level), strict=True))
             rows.append({"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart)})
     counted = ["both right", "first alone", "second alone", "neither"]
     return pd.DataFrame(rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n"])
@@ -193,7 +240,7 @@ def findings(
             f"{kind}s {decisions.share_of((side.failure != '').sum(), len(side))}"
             for kind, side in zip((ALARM, ESCAPE), sides, strict=True)
         ]
-        lines.append(f"**{method}**: {', '.join(told)}.{_uneven(sides[1], ESCAPE)}{_uneven(sides[0], ALARM)}")
+        lines.append(f"**{method}**: {', '.join(told)}.{_uneven(sides[1])}{_beyond_promise(sides[0], alpha)}")
         lines += _common_line(method, found[found.method == method], foretold[foretold.method == method])
     lines += [_apart_line(row) for row in apart.itertuples() if row.n]
     return "\n".join(f"- {line}" for line in lines)
@@ -210,45 +257,77 @@ def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
     return f"Thresholds that let {percent(alpha)} of the good parts be rejected, set {' and '.join(told)}.{own}"
 
 
-def _uneven(side: pd.DataFrame, kind: str) -> str:
-    """In which categories a kind of failure is more or less frequent than in the rest."""
-    told = shares(side, "category")
-    if len(told) < 2 or not told.failures.sum():
+def _uneven(side: pd.DataFrame) -> str:
+    """In which categories escapes are more or less frequent than in the rest."""
+    table = shares(side, "category")
+    if len(table) < 2 or not table.failures.sum():
         return ""
-    rows = {way: told[told["than the rest"] == way] for way in ("more often", "less often")}
-    named = [
+    named = _ways(table, "than the rest")
+    return (
+        f" Of the {ESCAPE}s, {named or 'no category is told from the rest'} (n = {breakdown.categories(len(table))})."
+    )
+
+
+def _beyond_promise(side: pd.DataFrame, alpha: float) -> str:
+    """In which categories false alarms are more or fewer than thresholds as random as theirs give."""
+    table = alarms(side, alpha)
+    if table.empty:
+        return ""
+    named = _ways(table, "than promised")
+    none = f"no category has more or fewer than thresholds from {sweeps.spanned(table.k)} images may give"
+    return f" Of the {ALARM}s, {named + ' than promised' if named else none} (n = {breakdown.categories(len(table))})."
+
+
+def _ways(table: pd.DataFrame, column: str) -> str:
+    """Categories by a column of verdicts: ``more often in cork (3 of 9)``; empty where none is decided."""
+    rows = {way: table[table[column] == way] for way in ("more often", "less often")}
+    return " and ".join(
         f"{way} in {', '.join(f'{row.category} ({row.failures} of {row.images})' for row in part.itertuples())}"
         for way, part in rows.items()
         if len(part)
-    ]
-    return f" Of the {kind}s, {' and '.join(named) or 'no category is told from the rest'} (n = {len(told)})."
+    )
 
 
 def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> list[str]:
-    """What makes an escape more or less likely, all else the same, and whether escapes can be foreseen."""
+    """What makes an escape more or less likely within a category, and whether escapes can be foreseen."""
     if found.empty:
         return []
     ways = {"higher": "more", "lower": "less"}
-    verdicts = [ways.get(sweeps.verdict(row.low - 1, row.high - 1), "") for row in found.itertuples()]
-    told = [
-        f"{verdict} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f})"
-        for row, verdict in zip(found.itertuples(), verdicts, strict=True)
+    known = found[found.low.notna()]
+    verdicts = [ways.get(sweeps.verdict(row.low - 1, row.high - 1), "") for row in known.itertuples()]
+    decided = [
+        f"{verdict} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f}, {_counted(row)})"
+        for row, verdict in zip(known.itertuples(), verdicts, strict=True)
         if verdict
     ]
-    chance = f"of {len(found)} inputs chance alone would decide about {(1 - statistics.LEVEL) * len(found):.1f}"
-    n = f"n = {sweeps.count(found.images.max(), 'image', 'images')} in "
-    n += breakdown.categories(found.categories.max())
-    open_ones = [name for name, verdict in zip(found.input, verdicts, strict=True) if not verdict]
-    rest = f"; not decided: {', '.join(open_ones)}" if open_ones else ""
-    rest += f"; {chance}"
-    line = f"**{method}**, all else the same, an escape is {'; '.join(told) or 'tied to nothing for sure'} ({n}){rest}."
+    undecided = [name for name, verdict in zip(known.input, verdicts, strict=True) if not verdict]
+    rest = f"; not decided: {', '.join(undecided)}" if undecided else ""
+    few = list(found[found.low.isna()].input)
+    rest += f"; in too few categories to say: {', '.join(few)}" if few and len(known) else ""
+    together = f", 95 % for all {len(found)} inputs together" if len(found) > 1 else ""
+    unit = " These intervals are over images and speak of these products alone." if "image" in set(found.unit) else ""
+    said = "; ".join(decided) or "tied to nothing for sure"
+    line = (
+        f"**{method}**, within a category, an escape is {said} (n = {_counted(_largest(found))}{together}){rest}.{unit}"
+    )
     for row in foretold[foretold.n > 0].itertuples():
         word = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}.get(sweeps.verdict(row.low, row.high))
+        ends = f"{max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, " if row.n > 1 else ""
         line += (
             f" Which image of a new category escapes {word or 'is not told from chance'}: AUROC "
-            f"{0.5 + row.difference:.3f} ({max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, n = {row.n})."
+            f"{0.5 + row.difference:.3f} ({ends}n = {breakdown.categories(row.n)})."
         )
     return [line]
+
+
+def _largest(found: pd.DataFrame):
+    """The row of the input with the most images."""
+    return next(found.sort_values("images", ascending=False, kind="stable").itertuples())
+
+
+def _counted(row) -> str:
+    """The images and categories that an odds ratio rests on."""
+    return f"{sweeps.count(row.images, 'image', 'images')} in {breakdown.categories(row.categories)}"
 
 
 def _apart_line(row) -> str:

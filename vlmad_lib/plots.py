@@ -609,7 +609,11 @@ def lent(
 
 
 def odds(table: pd.DataFrame) -> Figure:
-    """Odds ratios with their 95 % intervals on a log axis, one colour per method; ``table`` of ``causes.explained``."""
+    """Odds ratios with their intervals on a log axis, one colour per method; ``table`` of ``causes.explained``.
+
+    Those without an interval are left out.
+    """
+    table = table.dropna(subset="low")
     order, names = list(dict.fromkeys(table.input)), list(dict.fromkeys(table.method))
     palette, edge = colours(names), 50.0
     figure, axes = plt.subplots(figsize=(8, 1.1 + (0.22 + 0.12 * len(names)) * len(order)))
@@ -621,7 +625,7 @@ def odds(table: pd.DataFrame) -> Figure:
         axes.plot(part["odds ratio"], at, "o", color=palette[name], ms=6, label=name)
     axes.set_yticks(range(len(order)), order)
     axes.axvline(1, color="#30343b", lw=1, ls="--")
-    axes.set(xscale="log", xlabel="odds ratio of an escape (log scale); bars: 95 % interval; dashed: no effect")
+    axes.set(xscale="log", xlabel="odds ratio of an escape (log scale); bars: 95 % for all together; dashed: no effect")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
