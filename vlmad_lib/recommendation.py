@@ -349,8 +349,9 @@ def recommend(
     smaller than the margin (the upper end of the interval of the difference, Bonferroni over the same comparisons),
     otherwise the best. ``verdict``: ``none`` (nothing to compare), ``only`` one method, ``less`` (one that asks for
     less and loses less than the margin), ``ahead`` (the best, told from all others) or ``unsure`` (the best, which has
-    rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``, which is ``take``, or the next
-    best where that is the best itself. ``first`` is the share of resampled units in which the best is first.
+    rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that is
+    the best itself, to its first rival, or else to the next best. ``first`` is the share of resampled categories in
+    which the best is first.
 
     ``unit`` is ``category`` from ``ENOUGH`` categories on, ``image`` below it where ``images`` are given, else empty:
     then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
@@ -400,7 +401,7 @@ def _choose(
     rivals = [name for name, sure in zip(others, decided, strict=True) if not sure]
     cheaper = [name for name in wide.columns[: list(wide).index(best)] if tests[name][1] < margin]
     take = cheaper[0] if cheaper else best
-    against = take if take != best else next(iter(others), "")
+    against = take if take != best else next(iter(rivals or others), "")
     if against and take == best:  # the interval that agrees with Holm's test
         low, high, _ = compare(against, steps[others.index(against)])
     else:
@@ -505,15 +506,16 @@ def _write(row) -> str:
             f"take **{row.take}** ({title} {row.taken:.3f}): it is ahead of {others} by {difference}. It "
             f"{asks}.{absent}"
         )
-    names = row.rivals.split("; ")
+    others = [name for name in row.rivals.split("; ") if name != row.against]
+    shown = "; ".join(others[:FEW_NAMES]) + (f" and {len(others) - FEW_NAMES} more" if len(others) > FEW_NAMES else "")
+    also = f" So may that over {shown}." if others else ""
     if np.isnan(row.low):
-        sure = f"{units} are too few to say how sure that is"
+        sure = f"{units} are too few to say how sure its lead over {row.against} ({row.other:.3f}) is."
     else:
-        sure = f"it is ahead of the next best, {row.against} ({row.other:.3f}), by {difference}"
-    share = "" if np.isnan(row.first) else f", and stays first in {row.first:.0%} of redraws of these categories"
-    shown = "; ".join(names[:FEW_NAMES]) + (f" and {len(names) - FEW_NAMES} more" if len(names) > FEW_NAMES else "")
-    untold = "" if len(names) < 2 else f" Not told from it are {shown}."
+        lead = f"{_format_difference(row)[:-1]}, {comparisons}{units})"
+        sure = f"its lead of {lead} over {row.against} ({row.other:.3f}) may be chance.{also}"
+    share = "" if np.isnan(row.first) else f" It stays first in {row.first:.0%} of redraws of these categories."
     return (
         f"take **{row.take}** ({title} {row.taken:.3f}), the highest of {row.competitors}, but that is not certain: "
-        f"{sure}{share}.{untold} It {asks}.{absent}"
+        f"{sure}{share} It {asks}.{absent}"
     )
