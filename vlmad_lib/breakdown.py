@@ -14,9 +14,8 @@ from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
 from vlmad_lib import InputError, statistics
-from vlmad_lib.profile import FULL
+from vlmad_lib.profile import FULL, GROUPS
 
-GROUPS = ("texture", "rigid", "flexible", "unknown")
 TITLES = {
     "image_auroc": "image AUROC",
     "image_ap": "image AP",

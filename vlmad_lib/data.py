@@ -95,8 +95,7 @@ def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
         table, said = check_masks(table, profile.path(profile.cache))
         notes += said
     notes += _count_notes(table, profile)
-    drawn = max((shots for shots in profile.shots if shots < FULL), default=0)
-    table, held = _hold_out(table, drawn if profile.methods else 0)
+    table, held = _hold_out(table, max(profile.shots) if profile.methods else 0)
     return table, notes + held
 
 
@@ -174,11 +173,10 @@ def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
     missing = [name for name in profile.categories if name not in known]
     if missing:
         raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}.")
-    unknown = [name for name in profile.class_names if name not in known]
-    if unknown:
-        raise InputError(
-            f"'class_names' has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(known))}."
-        )
+    for key in ("class_names", "groups"):
+        unknown = [name for name in getattr(profile, key) if name not in known]
+        if unknown:
+            raise InputError(f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(known))}.")
     return profile.categories or known
 
 
@@ -234,12 +232,12 @@ def _visa_labels(file: Path) -> dict[str, list[str]] | None:
 
 
 def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[pd.Series, pd.Series]:
-    """Group and class name of each category; what the profile says of a class name goes first."""
+    """Group and class name of each category; what the profile says of them goes first."""
     known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
     known = known[known.dataset == NAMES.get(profile.dataset, "")]
     if profile.dataset == "demo" and (root / "demo.csv").is_file():
         known = pd.read_csv(root / "demo.csv").drop_duplicates("category")
-    groups = dict(zip(known.category, known.group, strict=True))
+    groups = dict(zip(known.category, known.group, strict=True)) | profile.groups
     names = dict(zip(known.category, known.class_name, strict=True)) | profile.class_names
     return (
         categories.map(lambda name: groups.get(name, "unknown")),
@@ -275,17 +273,17 @@ def _count_notes(table: pd.DataFrame, profile: Profile) -> list[str]:
 
 
 def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]:
-    """Where a category has no train split, some good test images become references for few-shot runs."""
+    """Where a category has no train split, some good test images become references: half of them for ``FULL``."""
     held = []
     for category, part in table.groupby("category"):
         good = part[(part.split == "test") & (part.label == 0)]
         if not shots or (part.split == "train").any():
             continue
-        count = min(2 * shots, len(good) // 2)
-        if count < shots:
+        count, least = min(2 * shots, len(good) // 2), 1 if shots == FULL else shots
+        if count < least:
             raise InputError(
                 f"{category} has no train/good folder and only {len(good)} good test images, too few to hold out "
-                f"{shots} references; add train/good images or lower 'shots'."
+                f"{least} as references; add train/good images or lower 'shots'."
             )
         chosen = good.index[_generator(0, category).permutation(len(good))[:count]]
         table.loc[chosen, "split"] = "reference"
@@ -329,15 +327,14 @@ def _generator(seed: int, category: str) -> np.random.Generator:
 def references(table: pd.DataFrame, category: str, shots: int, seed: int, repeated: bool = False) -> pd.DataFrame:
     """``shots`` normal train rows of a category, drawn without replacement; a smaller draw is part of a larger.
 
-    ``repeated``: drawn with replacement, so that one may come twice. ``FULL``: all of the train split. InputError where
-    there are too few.
+    ``repeated``: drawn with replacement, so that one may come twice. ``FULL``: all of the train split, or all that were
+    held out where there is none. InputError where there are too few.
     """
+    pool = table[(table.category == category) & table.split.isin(["train", "reference"]) & (table.label == 0)]
     if shots == FULL:
-        pool = table[(table.category == category) & (table.split == "train") & (table.label == 0)]
         if pool.empty:
             raise InputError(f"{category} has no train/good images for full shots; add them, or leave 'full' out.")
         return pool
-    pool = table[(table.category == category) & table.split.isin(["train", "reference"]) & (table.label == 0)]
     if len(pool) < shots:
         raise InputError(f"{category} has {len(pool)} normal train images, fewer than {shots} shots; lower 'shots'.")
     stream = _generator(seed, category)

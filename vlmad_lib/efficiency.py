@@ -72,19 +72,20 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
     Kept: it takes seconds and, unlike a timing, does not change with what else the machine does.
     """
     chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
-    facts = chosen.columns(backbone) | {
-        "precision": spec.precision,
-        "size": chosen.module.side(chosen.settings, backbone),
-    }
-    key = contents.digest(facts, *chosen.module.ENCODING, versions, torch.get_num_threads())
+    arrays, size = chosen.module.arrays(chosen.settings), chosen.module.side(chosen.settings, backbone)
+    key = contents.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, torch.get_num_threads())
     return float(
         features.kept(profile.path(profile.cache) / "memory" / f"{key}.npy", lambda: _peak(profile, spec, image))
     )
 
 
 def _peak(profile: Profile, spec: Method, image: str) -> torch.Tensor:
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    """In a process of its own, a copy of one that has imported everything once, where the system can copy processes."""
+    copied = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if copied else "spawn")
+    if copied:
+        context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         return torch.tensor(pool.submit(_encode_once, profile, spec, image).result())
 
 

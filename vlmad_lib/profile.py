@@ -24,7 +24,8 @@ from pydantic import (
 from vlmad_lib import ROOT, InputError
 
 FOLDER = ROOT / "reports"
-FOLDER_NAMES = ("categories", "class_names")  # hold text, whatever YAML makes of 01, yes, null or a date
+GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the kind of their products
+FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
     *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
@@ -130,6 +131,7 @@ class Profile(Strict):
     subset: Literal["target", "auxiliary"] = "target"  # of the demo data: to test on, to train on
     categories: list[str] = []
     class_names: dict[str, str] = {}
+    groups: dict[str, Literal[GROUPS]] = {}  # of own categories; those of the benchmarks are known
     methods: list[Method] = []
     imports: list[Import] = []
     checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 2000
+MOST_RESAMPLES = 4000  # put five beyond each end of the intervals of twenty comparisons together
 LEVEL = 0.95
 FEW = 8  # with fewer images on either side a bootstrap is too sure
 RARE = 3  # with fewer images than this on the wrong side one more or less would move the bootstrap's ends much
@@ -151,9 +152,9 @@ def _labels(part: pd.DataFrame, images: pd.Index) -> np.ndarray:
 
 
 def macro_difference(
-    first: pd.DataFrame, second: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0
+    first: pd.DataFrame, second: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> tuple[float, float, float]:
-    """Difference of the macro mean image AUROCs of two scores tables and its 95 % interval, paired by image.
+    """Difference of the macro mean image AUROCs of two scores tables and its interval at ``level``, paired by image.
 
     Both are resampled alike, over the images that both scored. Categories with a class of fewer than ``FEW`` images
     have the interval of two Wilson intervals (Newcombe 1998). (nan, -1, 1) where no category can be compared.
@@ -170,7 +171,7 @@ def macro_difference(
         aurocs = [_auroc(labels, side) for side in runs]
         plain.append(aurocs[0] - aurocs[1])
         if n < FEW:
-            parts.append((plain[-1], *_apart(aurocs, (n, n)), 1))
+            parts.append((plain[-1], *_apart(aurocs, (n, n), level), 1))
             continue
         found = _resampled(labels, np.concatenate(runs), resamples, seed + number)
         drawn.append(found[: len(runs[0])].mean(0) - found[len(runs[0]) :].mean(0))
@@ -179,8 +180,8 @@ def macro_difference(
         return float("nan"), -1.0, 1.0
     if drawn:
         found = np.mean(drawn, axis=0)
-        low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        least = _blind(smallest) if low == high else 0.0
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        least = _blind(smallest, level) if low == high else 0.0
         parts.append((found.mean(), low - least, high + least, len(drawn)))
     low, high = _combined(parts)
     return float(np.mean(plain)), max(-1.0, low), min(1.0, high)
@@ -195,9 +196,30 @@ def _apart(aurocs: Sequence[float], counts: Sequence[float], level: float = LEVE
     return first - second - below, first - second + above
 
 
-def _blind(n: int) -> float:
+def _blind(n: int, level: float = LEVEL) -> float:
     """How far a difference can be from zero although n images show none."""
-    return 1 - wilson(n, n)[0]
+    return 1 - wilson(n, n, level)[0]
+
+
+def resamples_at(level: float) -> int:
+    """How many resamples put at least five beyond each end of an interval at ``level``."""
+    return max(RESAMPLES, int(np.ceil(10 / (1 - level))))
+
+
+def resample_images(labels: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """(resamples, N) how often each image of labels (N,) is drawn, normal and anomalous ones each among themselves."""
+    stream, times = np.random.default_rng(seed), np.zeros((resamples, len(labels)), int)
+    for label in (0, 1):
+        side = labels == label
+        times[:, side] = stream.multinomial(side.sum(), np.full(side.sum(), 1 / max(side.sum(), 1)), resamples)
+    return times
+
+
+def bootstrap_ends(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """The interval of a difference at ``level`` and the two-sided p that it is none, from its resampled values (R,)."""
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    return float(low), float(high), min(1.0, 2 * (tail + 1) / (len(differences) + 1))
 
 
 def together(count: int) -> float:
@@ -221,6 +243,21 @@ def paired(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float,
         return (0.0, 0.0, 0.0) if abs(mean) < 1e-12 else (mean, float("-inf"), float("inf"))
     half = float(t.ppf((1 + level) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half
+
+
+def paired_test(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """The ends of ``difference``'s interval at ``level`` and the two-sided p of the paired t test.
+
+    p is 1 where the differences do not vary, which tells nothing; the ends are nan with fewer than two differences.
+    """
+    from scipy.stats import ttest_1samp
+
+    differences = np.asarray(differences, float)
+    _, low, high = difference(differences, level)
+    if len(differences) < 2:
+        return float("nan"), float("nan"), 1.0
+    flat = np.ptp(differences) < 1e-12
+    return low, high, 1.0 if flat else float(ttest_1samp(differences, 0).pvalue)
 
 
 def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
@@ -267,7 +304,7 @@ def subset_difference(
         return difference, -1.0, 1.0
     ends = _apart(aurocs, counts, level)
     if min(counts) >= FEW:
-        stream, resamples = np.random.default_rng(seed), max(RESAMPLES, int(10 / (1 - level)))
+        stream, resamples = np.random.default_rng(seed), resamples_at(level)
         weights = _weights(sides[0], resamples, stream)
         found = np.subtract(*[_subset_resampled(side, weights, stream) for side in sides])
         low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
@@ -323,21 +360,53 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[f
     """
     from scipy.stats import norm
 
-    labels = np.asarray(labels)
-    normal, anomalous = (labels == 0).sum(), (labels == 1).sum()
-    over = [wins(labels, np.asarray(scores, float)) for scores in (first, second)]
-    # a normal image is outscored by anomalous ones where its own negative outscores theirs
-    under = [wins(1 - labels, -np.asarray(scores, float)) for scores in (first, second)]
-    difference = float(np.mean(over[0]) - np.mean(over[1])) if len(over[0]) else float("nan")
-    if min(normal, anomalous) < FEW:
+    difference, variance, n = _delong_variance(np.asarray(labels), np.atleast_2d(first), np.atleast_2d(second))
+    if n < FEW:
         return difference, -1.0, 1.0, 1.0
-    variance = np.var(over[0] - over[1], ddof=1) / anomalous + np.var(under[0] - under[1], ddof=1) / normal
     if variance == 0:
-        least = _blind(min(normal, anomalous))
+        least = _blind(n)
         return difference, difference - least, difference + least, 1.0
     half = norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance)
     p = 2 * norm.sf(abs(difference) / np.sqrt(variance))
     return difference, max(-1.0, float(difference - half)), min(1.0, float(difference + half)), float(p)
+
+
+def _delong_variance(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float, int]:
+    """Difference of two mean AUROCs over runs of scores (runs, N), its variance, and the images of the smaller class.
+
+    The variance is nan with fewer than two images of a class.
+    """
+    n = int(np.bincount(labels, minlength=2).min())
+    over, under = [], []
+    for runs in (np.asarray(first, float), np.asarray(second, float)):
+        over.append(np.mean([wins(labels, run) for run in runs], axis=0))
+        # a normal image is outscored by anomalous ones where its own negative outscores theirs
+        under.append(np.mean([wins(1 - labels, -run) for run in runs], axis=0))
+    difference = float(np.mean(over[0]) - np.mean(over[1])) if len(over[0]) else float("nan")
+    if n < 2:
+        return difference, float("nan"), n
+    return difference, sum(np.var(a - b, ddof=1) / len(a) for a, b in (over, under)), n
+
+
+def macro_delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
+    """DeLong's two-sided p of two macro mean image AUROCs, of scores tables as in ``macro_difference``.
+
+    Categories are taken as given. 1 where one of them has a class of fewer than ``FEW`` images, or nothing varies.
+    """
+    from scipy.stats import norm
+
+    parts = []
+    for category, rows in first.groupby("category"):
+        sides = [_runs(rows), _runs(second[second.category == category])]
+        shared = sides[0].index.intersection(sides[1].index)
+        labels = _labels(rows, shared)
+        if labels.size and labels.min() != labels.max():
+            parts.append(_delong_variance(labels, *(side.loc[shared].to_numpy().T for side in sides)))
+    if not parts or min(n for *_, n in parts) < FEW:
+        return 1.0
+    differences, variances, _ = np.array(parts).T
+    spread = np.sqrt(variances.sum())
+    return float(2 * norm.sf(abs(differences.sum()) / spread)) if spread else 1.0
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray, groups: int = 1) -> tuple[float, float, float]:
@@ -382,3 +451,16 @@ def rejection_tail(rejected: int, tested: int, calibration_images: int, rank: in
     if rank > calibration_images:
         return 1.0 if rejected == 0 else 0.0
     return float(betabinom.sf(rejected - 1, tested, calibration_images + 1 - rank, rank))
+
+
+def holm_levels(probabilities: list[float], level: float = 1 - LEVEL) -> list[float]:
+    """The level of each test's interval that agrees with ``holm``: without zero just where the test decides.
+
+    That of a test which decides is the level of its step; those of all others are the level of the first that failed.
+    """
+    decided, count = holm(probabilities, level), len(probabilities)
+    order = np.argsort(probabilities, kind="stable")
+    steps, rejected = [0.0] * count, sum(decided)
+    for rank, place in enumerate(order):
+        steps[place] = 1 - level / (count - min(rank, rejected))
+    return steps

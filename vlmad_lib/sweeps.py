@@ -42,10 +42,13 @@ def verdict(low: float, high: float) -> str:
 def signed(mean: float, low: float, high: float) -> str:
     """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
 
-    Differences that are all zero have no interval: that these are the same says little of others.
+    Differences that are all zero have no interval: that these are the same says little of others. Nor has a single
+    one, of which the ends are nan, infinite or all that is possible.
     """
     if np.isnan(mean):
         return "none"
+    if not (low > -1 or high < 1):
+        return f"{mean:+.3f} (too few for an interval)"
     return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 

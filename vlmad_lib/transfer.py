@@ -126,7 +126,8 @@ def unseen(profile: Profile) -> list[Target]:
 
     names = list(UNSEEN.values())
     root = demo.write(profile.path(profile.cache) / "demo_unseen", "auxiliary", categories=names, **DRAWN)
-    small = profile.model_copy(update={"dataset": "folder", "root": str(root), "categories": [], "class_names": {}})
+    own = {"dataset": "folder", "root": str(root), "categories": [], "class_names": {}, "groups": {}}
+    small = profile.model_copy(update=own)
     table, _ = data.index(small)
     found = []
     for group, name in UNSEEN.items():
