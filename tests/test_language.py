@@ -72,14 +72,18 @@ def test_words_alone_are_set_against_every_number_of_references():
 def test_sentences_say_what_is_decided_and_what_is_not():
     found, alone = (language.differences(METRICS, "words", alone=one) for one in (False, True))
     told = language.findings(found, alone, "words", "none").splitlines()
-    assert "over n = 4 categories image AUROC +0.163 (+0.062 to +0.263), words help" in told[0]
-    assert "over n = 2 draws" in told[0] and "full-shot" in told[1] and "not decided" in told[1]
+    assert "for other products, over n = 4 categories, image AUROC +0.163 (+0.062 to +0.263), words help" in told[0]
+    assert (
+        "with other references of these products, over n = 2 draws" in told[0]
+        and "full-shot" in told[1]
+        and "not decided" in told[1]
+    )
     worse = METRICS.assign(method=METRICS.method.map({"words": "none", "none": "words"}))
     worse = worse[worse.shots == 1]
     alone = language.differences(METRICS, "words", alone=True)
     assert "words cost" in language.findings(language.differences(worse, "words"), alone, "words", "none")
-    assert told[-1].startswith("- Words alone less all references alone (none): over n = 4 categories")
-    assert "references ahead" in told[-1]
+    assert told[-2].startswith("- Words alone less all references alone (none): for other products, over n = 4")
+    assert "references ahead" in told[-2] and "For a new product the intervals over categories decide" in told[-1]
 
 
 def test_comparisons_with_other_methods_are_counted():

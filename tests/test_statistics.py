@@ -256,7 +256,11 @@ def test_two_methods_are_compared_by_what_they_localise():
     assert found.n.to_dict() == {"pixel_auroc": 3, "aupro": 4} and found.difference["aupro"] == pytest.approx(-0.2075)
     told = breakdown.apart_by_pixel_findings(found.reset_index()).splitlines()
     assert "AUPRO: -0.207" in told[1] or "AUPRO: -0.208" in told[1]
-    assert "behind; n = 4 categories" in told[1] and "not told apart" in told[0]
+    assert "95 % for all 2 together), behind; n = 4 categories" in told[1] and "not decided" in told[0]
+    single = breakdown.apart_by_pixel(pd.concat([one[:1], other[:1]]))
+    assert single.low.isna().all()
+    told = breakdown.apart_by_pixel_findings(single)
+    assert "which one category cannot decide; n = 1 category" in told and "1.000" not in told
     assert breakdown.apart_by_pixel_findings(breakdown.apart_by_pixel(one)) == ""
 
 
@@ -305,10 +309,10 @@ def test_differences_are_paired_over_categories():
     found = breakdown.against(table, "base").set_index("method")
     assert found.pixel_auroc.tolist() == pytest.approx([0.8, 0.7033, 0.8], abs=1e-4)
     assert np.isnan(found.difference["base"]) and found.n.tolist() == [3, 3, 3]
-    expected = statistics.paired([-0.1, -0.09, -0.1])
+    expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)  # both comparisons with the base together
     assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
     told = breakdown.against_findings(breakdown.against(table, "base"), "base").splitlines()
-    assert told[1].endswith("lower.") and told[2].endswith("no difference these categories can show.")
+    assert told[1].endswith("lower.") and told[2].endswith("not decided.") and "for all 2 together" in told[1]
     assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]
 
 
@@ -483,7 +487,7 @@ def test_methods_are_told_apart_by_images_and_by_category():
     turned = breakdown.apart(table.assign(score=-table.score))
     assert turned["worse in"].iloc[0] == 2 and "behind" in breakdown.apart_findings(turned)
     same = breakdown.apart(table[table.category == "c"])
-    assert same.difference.iloc[0] == 0 and "not told apart" in breakdown.apart_findings(same)
+    assert same.difference.iloc[0] == 0 and "not decided" in breakdown.apart_findings(same)
     alone = breakdown.apart(table[table.method == "one"])
     assert alone.empty and breakdown.apart_findings(alone) == ""
 

@@ -146,7 +146,7 @@ def test_window_findings_follow_the_data():
     ]
     assert "k = 2 with 0.800: +0.097" in told[0] and "n = 3, better: k = 2 may replace it" in told[0]
     assert "k = 1 with 0.903: -0.050" in told[1] and "n = 3, worse: keep the fusion" in told[1]
-    assert "picked from 3 by these data" in told[0]
+    assert "holds at 95 % for all 1 variants together, of which this one was picked by these data" in told[0]
     assert (
         "**texture** (n = 3): best k = 2 by pixel AUROC with the whole image (0.800), told from all others" in told[0]
     )
@@ -247,18 +247,22 @@ def test_steps_over_categories_average_the_draws():
 
 def test_step_table_has_a_row_for_each_step():
     found = draws.step_table(draws.steps(shots(RISING)))
-    assert found.step.tolist() == ["0 to 1", "1 to 2"] and found.n.tolist() == [3, 3]
+    assert found.step.tolist() == ["0 to 1", "1 to 2"] and found.n.tolist() == ["3", "3"]
+    bare = shots(RISING)
+    bare.loc[bare.seed == 0, "pixel_auroc"] = np.nan
+    assert draws.step_table(draws.steps(bare[bare.shots > 0])).n.tolist() == ["3 and 2"]
     assert found["image AUROC"][0].startswith("+0.205 (+0.19") and found["image AUROC"][0].endswith("higher")
 
 
 def test_draw_findings_follow_the_data():
     rising, falling = (draws.draw_findings(shots(values)) for values in (RISING, FALLING))
-    assert "0 to 1 shots +0.205" in rising and "n = 3 draws, higher; 1 to 2 shots +0.005" in rising
+    assert "0 to 1 shots +0.205" in rising and "n = 3 draws: higher); 1 to 2 shots +0.005" in rising
     assert "gains diminish" in rising and "gains diminish" not in falling
-    assert "0 to 1 shots -0.145" in falling and "n = 3 draws, lower" in falling
+    assert "0 to 1 shots -0.145" in falling and "n = 3 draws: lower" in falling
     assert "The draw matters most for gear: 0.020 between the best and the worst of 3 draws of 1" in rising
     assert "for linen: 0.020" in falling
-    assert "for other categories the step from 0 to 1 is +0.205 (+0.141 to +0.269), n = 2 categories, higher" in rising
+    assert "for other products +0.141 to +0.269, n = 2 categories: higher; with other references of these" in rising
+    assert "For a new product the intervals over categories decide" in rising
     nothing = shots({0: [[0.5, 0.6]]})
     assert "no other number of references was run" in draws.draw_findings(nothing)
     assert draws.draw_findings(nothing.assign(image_auroc=np.nan)) == breakdown.NO_AUROC
@@ -366,7 +370,7 @@ def test_wordings_are_paired_over_categories_within_a_family():
     found = wordings.differences(worded(**values), [FAMILY, leaked])
     image = found[found.measure == "image_auroc"].set_index(["base", "variant"])
     assert list(image.index)[1:4] == [("WinCLIP", "one"), ("WinCLIP", "two"), ("A LEAKED", "A LEAKED")]
-    expected = statistics.paired([-0.1, -0.09, -0.1])
+    expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)
     assert tuple(image.loc[("WinCLIP", "one"), ["difference", "low", "high"]]) == pytest.approx(expected)
     assert np.isnan(image.difference.iloc[0]) and image.loc[("A LEAKED", "word"), "low"] > -1.0
     table = wordings.difference_table(found).set_index("variant")

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
@@ -60,6 +61,12 @@ def behind(values: pd.DataFrame) -> str:
     """
     counts = values.count()
     return spanned(counts[counts > 0]) if counts.any() else "0"
+
+
+def count_each(counts: pd.Series) -> str:
+    """The counts behind some figures in their order, once where all are the same: ``12``, or ``12, 8 and 8``."""
+    numbers = [f"{number:.0f}" for number in counts]
+    return numbers[0] if len(set(numbers)) == 1 else f"{', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def by_name(table: pd.DataFrame) -> pd.Series:
@@ -178,13 +185,22 @@ def category_findings(metrics: pd.DataFrame) -> str:
 
 
 def _means(part: pd.DataFrame) -> str:
-    """The macro means of rows of ``per_category`` with their n, which is told once where all metrics have the same."""
+    """The macro means of rows of ``per_category`` with intervals over categories and n, once if it is the same."""
     counts = part[MAIN].count()
     known = [column for column in MAIN if counts[column]]
     alike = counts[known].nunique() == 1
-    each = {name: "" if alike else f" (n = {categories(counts[name])})" for name in known}
-    told = [f"{TITLES[name]} {part[name].mean():.3f}{each[name]}" for name in known]
+    told = []
+    for name in known:
+        n = "" if alike else f"n = {categories(counts[name])}"
+        inside = "; ".join(filter(None, [over_categories(part[name]), n]))
+        told.append(f"{TITLES[name]} {part[name].mean():.3f}" + (f" ({inside})" if inside else ""))
     return ", ".join(told) + (f" over {categories(counts[known[0]])}" if alike else "")
+
+
+def over_categories(values: pd.Series) -> str:
+    """Student's 95 % interval of a mean over categories, within [0, 1]: ``0.701 to 0.895``; empty of one category."""
+    _, low, high = statistics.paired(values.dropna())
+    return f"{max(low, 0):.3f} to {min(high, 1):.3f}" if np.isfinite(low) else ""
 
 
 def categories(n: int) -> str:
@@ -312,15 +328,16 @@ def temperature_note(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
 def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:
     """Macro means by method, and the paired difference of ``column`` to the method ``base`` over *n* categories.
 
-    ``low`` and ``high`` are the ends of its 95 % interval (``statistics.difference``); nan for the base itself.
+    ``low`` and ``high`` are the ends of its interval (``statistics.difference``), at 95 % for all methods together
+    (Bonferroni); nan for the base itself.
     """
     cells = metrics.groupby(["method", "category"], sort=False)[MAIN].mean()
-    rows = []
+    level, rows = statistics.together(max(metrics.method.nunique() - 1, 1)), []
     for method, part in cells.groupby("method", sort=False):
         row = {"method": method, "n": int(part[column].count())} | part.mean().to_dict()
         if method != base:
             apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
-            found = statistics.difference(apart)
+            found = statistics.difference(apart, level)
             row |= dict(zip(("difference", "low", "high"), found, strict=True), n=len(apart))
         rows.append(row)
     return pd.DataFrame(rows, columns=["method", "n", *MAIN, "difference", "low", "high"])
@@ -328,11 +345,12 @@ def against(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd
 
 def against_findings(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
     """Which changes of ``against`` cost or gain, and which the categories cannot decide, as a Markdown list."""
-    reference = compared.set_index("method").loc[base]
+    reference, others = compared.set_index("method").loc[base], compared[compared.method != base]
     lines = [f"- **{base}**: {TITLES[column]} {reference[column]:.3f} (n = {categories(int(reference.n))})."]
-    for row in compared[compared.method != base].itertuples():
-        verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "no difference these categories can show"
-        interval = f"{row.low:+.3f} to {row.high:+.3f}, n = {row.n}"
+    together = f", 95 % for all {len(others)} together" if len(others) > 1 else ""
+    for row in others.itertuples():
+        verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "not decided"
+        interval = f"{row.low:+.3f} to {row.high:+.3f}{together}, n = {row.n}"
         lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
     return "\n".join(lines)
 
@@ -378,61 +396,78 @@ def first_draws(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
 def apart(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Every two methods at a number of shots: difference of their macro image AUROC, paired by image, and its interval.
 
+    The interval speaks of other images of the same categories and holds at 95 % for all pairs together (Bonferroni).
     ``better in`` and ``worse in`` count the categories that DeLong's test tells apart at 5 %, Holm's correction over
-    the *n* categories of a pair; first reference draw.
+    the *n* categories of all pairs; first reference draw.
     """
-    rows, chosen = [], first_draws(scores, shots)
-    for one, other in combinations(dict.fromkeys(chosen.method), 2):
+    rows, tests, chosen = [], [], first_draws(scores, shots)
+    pairs = list(combinations(dict.fromkeys(chosen.method), 2))
+    level = statistics.together(max(len(pairs), 1))
+    for one, other in pairs:
         first, second = (chosen[chosen.method == name] for name in (one, other))
         shared = first.merge(second[["image", "score"]], on="image", suffixes=("", "_other"))
         both = shared.groupby("category").filter(lambda part: part.label.nunique() == 2)
-        tests = [
-            statistics.delong(part.label.to_numpy(), part.score.to_numpy(), part.score_other.to_numpy())
-            for _, part in both.groupby("category")
-        ]
-        found = dict(zip(("difference", "low", "high"), statistics.macro_difference(first, second), strict=True))
-        told = statistics.holm([p for *_, p in tests])
-        signs = [test[0] * sure for test, sure in zip(tests, told, strict=True)]
-        counts = {"better in": sum(sign > 0 for sign in signs), "worse in": sum(sign < 0 for sign in signs)}
-        rows.append({"method": one, "against": other} | found | counts | {"n": len(tests)})
+        tests.append(
+            [
+                statistics.delong(part.label.to_numpy(), part.score.to_numpy(), part.score_other.to_numpy())
+                for _, part in both.groupby("category")
+            ]
+        )
+        ends = statistics.macro_difference(first, second, statistics.resamples_at(level), level=level)
+        rows.append({"method": one, "against": other} | dict(zip(("difference", "low", "high"), ends, strict=True)))
+    decided = iter(statistics.holm([p for pair in tests for *_, p in pair]))
+    for row, pair in zip(rows, tests, strict=True):
+        signs = [difference * next(decided) for difference, *_ in pair]
+        row |= {"better in": sum(sign > 0 for sign in signs), "worse in": sum(sign < 0 for sign in signs)}
+        row["n"] = len(pair)
     return pd.DataFrame(rows, columns=["method", "against", "difference", "low", "high", "better in", "worse in", "n"])
 
 
 def apart_by_pixel(metrics: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
-    """Every two methods at a number of shots, by pixel AUROC and AUPRO: ``against``, over *n* categories of both."""
+    """Every two methods at a number of shots, by pixel AUROC and AUPRO: the paired difference over *n* categories.
+
+    Intervals hold at 95 % for all pairs and both measures together (Bonferroni); nan where one category has values.
+    """
     rows, chosen = [], metrics[metrics.shots == shots]
-    for one, other in combinations(dict.fromkeys(chosen.method), 2):
+    cells = chosen.groupby(["method", "category"], sort=False)[MAIN[1:]].mean()
+    pairs = list(combinations(dict.fromkeys(chosen.method), 2))
+    level = statistics.together(max(len(pairs) * len(MAIN[1:]), 1))
+    for one, other in pairs:
         for column in MAIN[1:]:
-            row = against(chosen[chosen.method.isin([one, other])], other, column).set_index("method").loc[one]
+            values = (cells.loc[one][column] - cells.loc[other][column]).dropna()
+            ends = statistics.difference(values, level) if len(values) > 1 else (values.mean(), np.nan, np.nan)
             facts = {"method": one, "against": other, "metric": column}
-            rows.append(facts | row[["difference", "low", "high", "n"]].to_dict())
-    found = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
-    found = found[found.n > 0].astype({"n": int})
-    return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
+            rows.append(facts | dict(zip(("difference", "low", "high"), ends, strict=True)) | {"n": len(values)})
+    table = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
+    return table[table.n > 0].astype({"n": int})
 
 
 def apart_by_pixel_findings(found: pd.DataFrame) -> str:
     """Which of two methods localises better, as a Markdown list; empty with one method, or without masks."""
+    together = f", 95 % for all {len(found)} together" if len(found) > 1 else ""
     lines = []
     for row in found.itertuples():
+        known = f" ({row.low:+.3f} to {row.high:+.3f}{together}), {_verdict(row)}"
+        known = known if row.n > 1 else ", which one category cannot decide"
         lines.append(
-            f"- **{row.method}** against **{row.against}**, {TITLES[row.metric]}: {row.difference:+.3f} "
-            f"({row.low:+.3f} to {row.high:+.3f}), {_verdict(row)}; n = {categories(row.n)}."
+            f"- **{row.method}** against **{row.against}**, {TITLES[row.metric]}: {row.difference:+.3f}{known}; "
+            f"n = {categories(row.n)}."
         )
     return "\n".join(lines)
 
 
 def _verdict(row) -> str:
-    return "ahead" if row.low > 0 else "behind" if row.high < 0 else "not told apart from it"
+    return "ahead" if row.low > 0 else "behind" if row.high < 0 else "not decided"
 
 
 def apart_findings(found: pd.DataFrame) -> str:
     """Whether two methods can be told apart, as a Markdown list; empty with one method."""
+    together = f", 95 % for all {len(found)} pairs together" if len(found) > 1 else ""
     lines = []
     for row in found.dropna(subset="difference").itertuples():
         lines.append(
             f"- **{row.method}** against **{row.against}**, image AUROC: {row.difference:+.3f} ({row.low:+.3f} to "
-            f"{row.high:+.3f}), {_verdict(row)}; category by category better in {row[6]}, worse in {row[7]} of "
-            f"n = {row.n}."
+            f"{row.high:+.3f}{together}), {_verdict(row)} on other images of these categories; category by category "
+            f"better in {row[6]}, worse in {row[7]} of n = {row.n}."
         )
     return "\n".join(lines)

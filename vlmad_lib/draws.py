@@ -95,8 +95,8 @@ def beside_published_findings(found: pd.DataFrame) -> str:
         lines.append(
             f"- **{breakdown.TITLES[measure]}, {breakdown.shots_name(row.shots)} less zero-shot**: "
             f"{row.published:+.3f} in WinCLIP's paper on MVTec AD; here {sweeps.signed(row.gain, row.low, row.high)} "
-            f"over n = {row.n} draws: {word or 'not decided whether references help'}, "
-            f"{than}."
+            f"over n = {row.n} draws, for other references of these products: "
+            f"{word or 'not decided whether references help'}, {than}."
         )
     return "\n".join(lines)
 
@@ -107,7 +107,7 @@ def step(row) -> str:
 
 
 def step_table(found: pd.DataFrame) -> pd.DataFrame:
-    """``steps`` for people: one row per step, image and pixel gains side by side."""
+    """``steps`` for people: one row per step, image and pixel gains side by side; *n* of each where they differ."""
     keys = [name for name in ("method", "group", "category") if name in found]
     rows = found.assign(
         step=[step(row) for row in found.itertuples()],
@@ -119,7 +119,7 @@ def step_table(found: pd.DataFrame) -> pd.DataFrame:
     rows["told"] = rows.told.where(rows.gain.notna(), "none")
     wide = rows.pivot(index=[*keys, "step"], columns="measure", values="told").rename(columns=breakdown.TITLES)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[[*keys, "step"]].drop_duplicates()))
-    counts = rows.groupby([*keys, "step"]).n.max()
+    counts = rows.groupby([*keys, "step"]).n.agg(breakdown.count_each)
     return wide.join(counts).reset_index().rename_axis(columns=None)
 
 
@@ -156,22 +156,25 @@ def draw_findings(table: pd.DataFrame) -> str:
     known = table.dropna(subset="image_auroc")
     if known.empty:
         return breakdown.NO_AUROC
-    found, wider = steps(table), steps_over_categories(table)
+    keys = ["method", "measure", "fewer", "more"]
+    both = steps(table).merge(steps_over_categories(table), on=keys, suffixes=("", "_over")).dropna(subset="gain")
     lines = []
-    for (method, measure), part in found.dropna(subset="gain").groupby(["method", "measure"], sort=False):
+    for (method, measure), part in both.groupby(["method", "measure"], sort=False):
         told = [
-            f"{step(row)} shots {sweeps.signed(row.gain, row.low, row.high)}, "
-            f"n = {sweeps.count(row.n, 'draw', 'draws')}, {sweeps.verdict(row.low, row.high)}"
+            f"{step(row)} shots {row.gain:+.3f} (for other products {_ends(row.low_over, row.high_over)}, "
+            f"n = {breakdown.categories(row.n_over)}: {sweeps.verdict(row.low_over, row.high_over)}; with other "
+            f"references of these products {_ends(row.low, row.high)}, n = {sweeps.count(row.n, 'draw', 'draws')}: "
+            f"{sweeps.verdict(row.low, row.high)})"
             for row in part.itertuples()
         ]
         lines.append(
             f"**{method}**, {breakdown.TITLES[measure]}: {'; '.join(told)}. {_diminishing(table, method, measure)}"
         )
-    for row in wider.dropna(subset="gain").drop_duplicates(["method", "measure"]).itertuples():
+    if lines:
         lines.append(
-            f"**{row.method}**, {breakdown.TITLES[row.measure]}: for other categories the step from {step(row)} is "
-            f"{sweeps.signed(row.gain, row.low, row.high)}, n = {breakdown.categories(row.n)}, "
-            f"{sweeps.verdict(row.low, row.high)}."
+            "For a new product the intervals over categories decide, for other references of a known one those over "
+            f"draws. Each holds at 95 % by itself: of {len(both)} steps chance alone would decide about "
+            f"{(1 - statistics.LEVEL) * len(both):.1f}."
         )
     extreme = extreme_draws(table)
     if len(extreme):
@@ -182,6 +185,13 @@ def draw_findings(table: pd.DataFrame) -> str:
             f"(n = {len(extreme)})."
         )
     return "\n".join(f"- {line}" for line in lines) or breakdown.shot_findings(table)
+
+
+def _ends(low: float, high: float) -> str:
+    """An interval, or that there is none where its ends say nothing."""
+    if low == high == 0:
+        return "the same in each"
+    return f"{low:+.3f} to {high:+.3f}" if low > -1 or high < 1 else "no interval"
 
 
 def _diminishing(table: pd.DataFrame, method: str, measure: str) -> str:
@@ -196,7 +206,9 @@ def _diminishing(table: pd.DataFrame, method: str, measure: str) -> str:
     last = (draws[counts[-1]] - draws[counts[1]]) / (len(counts) - 2)
     mean, low, high = statistics.difference((first - last).to_numpy())
     told = {"higher": "gains diminish", "lower": "gains grow"}.get(sweeps.verdict(low, high), "not decided")
-    return f"First step less the mean of the later ones {sweeps.signed(mean, low, high)}: {told}."
+    n = int((first - last).notna().sum())
+    apart = sweeps.signed(mean, low, high)
+    return f"First step less the mean of the later ones, over n = {n} draws for these products, {apart}: {told}."
 
 
 CLAIMS = {

@@ -84,6 +84,7 @@ class Results:
     def macro(self) -> pd.DataFrame:
         """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.
 
+        That interval is over images; ``over_categories`` is the one over categories, as text.
         That is the categories, and their images, that have an image AUROC; ``pixel_categories`` have pixel metrics.
         """
         rows = []
@@ -98,22 +99,28 @@ class Results:
             masked = part.dropna(subset="pixel_auroc").category.nunique()
             counts = {"categories": known.category.nunique(), "pixel_categories": masked}
             counts |= {"images": images, "draws": draws}
-            rows.append({"method": part.method.iloc[0], "name": name, "low": low, "high": high, **means, **counts})
+            spread = breakdown.over_categories(known.groupby("category").image_auroc.mean())
+            facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
+            rows.append({**facts, **means, **counts})
         return pd.DataFrame(rows)
 
     def headline(self, macro: pd.DataFrame | None = None) -> pd.DataFrame:
         """The macro means formatted for people; ``macro`` where they are at hand.
 
+        The image AUROC has two intervals: for other images of these categories (bootstrap over images), and for other
+        categories of the kind (Student's over categories).
         Pixel metrics have a number of categories of their own where some category has no masks.
         """
         macro = self.macro() if macro is None else macro
-        interval = "{} ({} to {})"
+        interval = "{} to {}"
         known = macro[macro.pixel_categories > 0]
         apart = (known.pixel_categories != known.categories).any()
         found = pd.DataFrame(
             {
                 "method": row.name,
-                "image AUROC (95 % interval)": interval.format(*map(_number, (row.image_auroc, row.low, row.high))),
+                "image AUROC": _number(row.image_auroc),
+                "95 %, other images": interval.format(_number(row.low), _number(row.high)),
+                "95 %, other categories": row.over_categories or "none",
                 "pixel AUROC": _number(row.pixel_auroc),
                 "AUPRO": _number(row.aupro),
                 "categories": row.categories,

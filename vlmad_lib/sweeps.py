@@ -305,12 +305,13 @@ def _fusion_line(pixel: pd.DataFrame, reading: str, compared: pd.DataFrame, base
     row = compared.set_index("method").loc[f"{first} x {first}, {reading}"]
     own = compared.set_index("method").loc[base]
     told = {"higher": "better", "lower": "worse"}.get(verdict(row.low, row.high), "not decided")
-    advice = f"k = {first} may replace it" if told == "better" else "keep the fusion"
+    advice = f"k = {first} may replace it here" if told == "better" else "keep the fusion"
+    others = len(compared) - 1
     return (
         f"Pixel AUROC of {base}'s own fusion {own.pixel_auroc:.3f}; the best single size, {reading}, is "
         f"k = {first} with {row.pixel_auroc:.3f}: "
         f"{signed(row.difference, row.low, row.high)}, n = {int(row.n)}, {told}: {advice}. "
-        f"It was picked from {pixel.shape[1]} by these data, which flatters it."
+        f"The interval holds at 95 % for all {others} variants together, of which this one was picked by these data."
     )
 
 
@@ -341,7 +342,7 @@ def _claim_lines(known: pd.DataFrame) -> list[str]:
             outside = [size for size in values if size not in inside]
             if within and outside:
                 apart = values[within].mean(axis=1) - values[outside].mean(axis=1)
-                found = statistics.difference(apart)
+                found = statistics.difference(apart, statistics.together(2 * len(claims)))
                 agrees = {"higher": bool(group), "lower": not group}.get(verdict(*found[1:]))
                 word = "not decided" if agrees is None else "agrees" if agrees else "contradicts it"
                 if agrees and (beyond := _beyond(values.mean(), within, outside, bool(group))):
@@ -349,6 +350,8 @@ def _claim_lines(known: pd.DataFrame) -> list[str]:
                 told.append(f"{measure.replace(', ', ' AUROC, ')} {signed(*found)}, n = {len(apart)}: {word}")
         if told:
             lines.append(f"The study: {said}. Here, against the other sizes: {'; '.join(told)}.")
+    if lines:
+        lines[-1] += f" Intervals on the study's claims hold at 95 % for all {2 * len(claims)} together."
     return lines
 
 
