@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import make_mvtec, small_profile
 from PIL import Image
+from skimage.color import lab2rgb
 
 from vlmad_lib import contrast, run
 from vlmad_lib.demo import delta_e, render
@@ -31,6 +33,37 @@ def test_a_blurred_outline_is_less_sharp():
     image, mask = square(200)
     soft = np.asarray(Image.fromarray(image).resize((60, 60), Image.Resampling.BOX).resize((240, 240)))
     assert contrast.defect(soft, mask)["sharpness"] < 0.7 * contrast.defect(image, mask)["sharpness"]
+
+
+def test_contrast_to_noise_is_the_distance_over_the_spread_of_the_ring():
+    """A chequered surround of L* 40 and 60 spreads by 10 around its mean; the defect lies 30 above it."""
+    lab = np.zeros((240, 240, 3))
+    lab[..., 0] = np.where(np.indices((240, 240)).sum(0) % 2, 40.0, 60.0)
+    mask = square()[1]
+    lab[mask] = (80.0, 0, 0)
+    image = np.round(lab2rgb(lab) * 255).astype(np.uint8)
+    found = contrast.defect(image, mask)
+    assert found["contrast"] == pytest.approx(30, abs=0.3)
+    assert found["contrast_to_noise"] == pytest.approx(30 / 10, rel=0.02)
+    flat = contrast.defect(*square(200))
+    assert flat["contrast_to_noise"] == pytest.approx(flat["contrast"] / contrast.LEAST_NOISE)
+
+
+def test_fine_texture_is_noise_at_full_size_and_none_in_a_small_input(tmp_path):
+    stream = np.random.default_rng(0)
+    image = stream.normal(119, 20, (480, 480, 1)).clip(0, 255).astype(np.uint8).repeat(3, 2)
+    mask = np.zeros((480, 480), np.uint8)
+    mask[100:200, 100:200] = 255
+    image[mask > 0] = np.minimum(image[mask > 0], 215) + 40
+    Image.fromarray(image).save(tmp_path / "image.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = str(tmp_path / "image.png"), str(tmp_path / "mask.png")
+    large, small = (
+        dict(zip(contrast.MEASURES, contrast._read(*files, 480, 480, size).tolist(), strict=True))
+        for size in (480, 240)
+    )
+    assert small["contrast"] == pytest.approx(large["contrast"], rel=0.05)
+    assert small["contrast_to_noise"] == pytest.approx(2 * large["contrast_to_noise"], rel=0.15)
 
 
 def test_regions_weigh_by_area_and_do_not_mix():
@@ -70,6 +103,8 @@ def test_levels_are_thirds_and_leave_out_what_was_not_measured():
     found = contrast.levels(table)
     assert found[:-1].tolist() == ["low"] * 2 + ["medium"] * 2 + ["high"] * 2 and found.isna().iloc[-1]
     assert contrast.levels(table, (0.5, 0.9))[:3].tolist() == ["low"] * 3
+    fixed = contrast.levels(table, limits=[1.5, 2])  # the same in every data set
+    assert fixed[:-1].tolist() == ["low", "medium", *["high"] * 4] and fixed.isna().iloc[-1]
 
 
 def test_measure_keeps_what_it_measured(tmp_path, monkeypatch):
@@ -79,3 +114,5 @@ def test_measure_keeps_what_it_measured(tmp_path, monkeypatch):
     assert len(first) == 8 and (first.contrast > 10).all() and set(first.defect) == {"spot"}
     monkeypatch.setattr(contrast, "_read", lambda *a: pytest.fail("measured again"))
     pd.testing.assert_frame_equal(contrast.measure(results), first)
+    monkeypatch.setattr(contrast, "_read", lambda *job: torch.full((4,), float(job[-1]), dtype=torch.float64))
+    assert (contrast.measure(results, 120).area == 120).all()  # another size is another file

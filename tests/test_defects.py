@@ -11,10 +11,12 @@ from vlmad_lib import InputError, contrast, data, defects, profile, statistics
 from vlmad_lib.demo.data import CATEGORIES
 
 
-def table(good: int = 20, bad: int = 12, gap: float = 1.0, seed: int = 0, method: str = "WinCLIP") -> pd.DataFrame:
-    """Two categories on different scales, half of their defects clear (``level`` high) and half hidden (low)."""
+def table(
+    good: int = 20, bad: int = 12, gap: float = 1.0, seed: int = 0, method: str = "WinCLIP", more: int = 0
+) -> pd.DataFrame:
+    """Two categories and some more on different scales, half of their defects clear (``level`` high), half hidden."""
     stream, rows = np.random.default_rng(seed), []
-    for category, offset in (("plate", 0.0), ("cloth", 5.0)):
+    for category, offset in (("plate", 0.0), ("cloth", 5.0), *((f"part{i}", float(i)) for i in range(more))):
         for i in range(good):
             rows.append((category, f"{category}g{i}", "good", "", 0, offset + stream.normal(), ""))
         for i in range(bad):
@@ -55,8 +57,8 @@ def test_a_category_without_normal_images_is_left_out():
     only = defects.by(scores[scores.category == "cloth"], "level")
     assert only.auroc.isna().all() and only.images.tolist() == [0, 0]
     nothing = only.iloc[:0].assign(category="", label=0, seed=0, shots=0, score=0.0)
-    recalled, apart = defects.recall(nothing, "level"), defects.apart(nothing, only)
-    assert apart.empty and "n = 0" in defects.class_findings(only.iloc[:0], apart, recalled, 0.05)
+    recalled, compared = defects.recall(nothing, "level"), defects.compare(nothing, "level", [("low", "high")])
+    assert compared.empty and "n = 0" in defects.class_findings(only.iloc[:0], compared, recalled, 0.05)
 
 
 def test_counts_are_those_of_the_images_that_count():
@@ -138,65 +140,193 @@ def test_a_wrong_taxonomy_is_refused(tmp_path, text, said):
 # ---------------------------------------------------------------- sentences
 
 
+ENDS = [("low", "high")]
+
+
 def test_findings_follow_the_data():
     told = {}
     for gap in (0.0, 6.0):
-        scores = table(60, 60, gap)
-        found = defects.by(scores, "level", contrast.LEVELS)
-        scores = scores.assign(contrast=scores.level.map({"low": 1.0, "high": 9.0}), area=0.1, sharpness=np.nan)
-        kinds = defects.types(scores).assign(contrast=[1.0, 5.0, 2.0, 6.0], area=0.1, sharpness=np.nan)
-        related = defects.correlations(scores, kinds)
-        told[gap] = defects.level_findings(found, defects.apart(scores, found, ("low", "high")), related)
-    assert "not told apart" in told[0.0] and "n = 60 images" in told[0.0]
-    assert "not told apart" not in told[6.0] and "told apart" in told[6.0]
-    assert "1.000" in told[6.0] and told[0.0] != told[6.0]
-    assert "within a category: detection rises with contrast" in told[6.0]
-    assert "within a category: detection shows no sure relation to contrast" in told[0.0]
+        scores = table(60, 60, gap, more=4)
+        stream = np.random.default_rng(1)
+        scores["contrast"] = scores.level.map({"low": 1.0, "high": 9.0}) + stream.random(len(scores))
+        related = defects.correlations(scores, ["contrast"])
+        told[gap] = defects.level_findings(defects.compare(scores, "level", ENDS), related)
+    counted = "(n = 6 categories, 360 images)"
+    assert f"not decided {counted}" in told[0.0] and f"higher at high contrast {counted}" in told[6.0]
+    assert "1.000 on those of high contrast in the same categories: +0." in told[6.0]
+    assert "within a category: detection rises with contrast (+0." in told[6.0]
+    assert "within a category: detection has no decided relation to contrast" in told[0.0]
+    assert "other products" not in told[6.0]
 
 
-def test_correlations_across_and_within_categories_can_disagree():
+def test_of_one_product_images_decide_and_the_sentence_speaks_of_it_alone():
+    scores = table(60, 60, 2.0).query("category == 'plate'")
+    scores = scores.assign(contrast=scores.level.map({"low": 1.0, "high": 9.0}))
+    compared, related = defects.compare(scores, "level", ENDS), defects.correlations(scores, ["contrast"])
+    row = compared.iloc[0]
+    normal, low, high = (scores.score[chosen].to_numpy() for chosen in (
+        scores.label == 0, scores.level == "low", scores.level == "high"
+    ))  # fmt: skip
+    assert tuple(row[["difference", "low", "high"]]) == statistics.subset_difference(normal, high, low)
+    assert row.low > 0 and row.over_images and (row.categories, row.images) == (1, 60)
+    told = defects.level_findings(compared, related)
+    assert "higher at high contrast (n = 1 category, 60 images)" in told
+    assert "they speak of other images of this category, not of other products" in told
+
+
+def test_one_category_of_many_decides_nothing():
+    scores = table(60, 60, 6.0, more=4)
+    scores["level"] = scores.level.where(scores.category == "plate")
+    compared = defects.compare(scores, "level", ENDS)
+    assert tuple(compared.iloc[0][["low", "high"]]) == (-1, 1) and compared.family[0] == 0
+    related = defects.correlations(scores.assign(contrast=np.nan), ["contrast"])
+    told = defects.level_findings(compared, related)
+    assert "only one category has defects of both low and high contrast (n = 60 images), too few" in told
+    none = defects.compare(scores.assign(level=scores.level.replace("low", np.nan)), "level", ENDS)
+    assert "no category has defects of both" in defects.level_findings(none, related)
+
+
+def clustered(seed: int, spread: float = 1.5, categories: int = 10) -> pd.DataFrame:
+    """Categories whose low defects are of one type and whose high ones of another, equally hard on the average.
+
+    How hard a type is varies with ``spread``; images of one type are much alike, as those of real products are.
+    """
+    stream, rows = np.random.default_rng(seed), []
+    for number in range(categories):
+        rows += [(f"c{number}", "good", 0, stream.normal(), None, 0.0) for _ in range(20)]
+        for level, visible in (("low", 1.0), ("high", 9.0)):
+            hardness = stream.normal(1, spread)
+            values = zip(stream.normal(hardness, 1, 15), visible + stream.random(15), strict=True)
+            rows += [(f"c{number}", level, 1, score, level, measured) for score, measured in values]
+    columns = ["category", "defect", "label", "score", "level", "contrast"]
+    scores = pd.DataFrame(rows, columns=columns).assign(method="A", shots=0, seed=0, group="rigid", labels="")
+    return scores.assign(image=scores.index.astype(str))
+
+
+def decided(scores: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, over_images: bool) -> list[bool]:
+    """Whether the difference of the levels and the correlation with contrast are decided, over images or categories."""
+    with monkeypatch.context() as patch:
+        if over_images:
+            patch.setattr(statistics, "ENOUGH", 1000)
+        compared, related = defects.compare(scores, "level", ENDS), defects.correlations(scores, ["contrast"])
+    return [bool(table.low[0] > 0 or table.high[0] < 0) for table in (compared, related)]
+
+
+def test_defects_alike_within_categories_prove_no_effect_of_contrast(monkeypatch):
+    scores = clustered(0)
+    assert decided(scores, monkeypatch, True) == [True, True]  # as if each image were a product of its own
+    assert decided(scores, monkeypatch, False) == [False, False]
+
+
+@pytest.mark.slow
+def test_intervals_over_categories_decide_no_more_than_they_say(monkeypatch):
+    draws = [clustered(seed) for seed in range(300)]
+    over_images = np.mean([decided(scores, monkeypatch, True) for scores in draws[:40]], axis=0)
+    over_categories = np.mean([decided(scores, monkeypatch, False) for scores in draws], axis=0)
+    assert (over_images > 0.3).all()
+    assert (over_categories < 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)).all()
+
+
+def test_a_class_of_the_hardest_product_alone_is_not_harder_within_it():
+    """One class stands in the hard categories, one in the easy ones; within each they are as hard as the others."""
+    scores = table(40, 40, 0.0, more=8)
+    hard = scores.category.isin(["plate", "cloth", "part0", "part1", "part2"])
+    scores["score"] = scores.score + np.where((scores.label == 1) & ~hard, 3.0, 0.0)
+    rare = scores.image.str.extract("b([0-9]+)", expand=False).astype(float) % 4 == 0
+    scores["kind"] = np.where(rare, np.where(hard, "hard", "easy"), "other")
+    scores["kind"] = scores.kind.mask(scores.label == 0, "")
+    found = defects.by(scores, "kind").set_index("kind")
+    assert found.high["hard"] < found.low["easy"]
+    compared = defects.compare(scores, "kind", [(defects.REST, name) for name in ("hard", "easy")])
+    assert (compared.low < 0).all() and (compared.high > 0).all() and compared.categories.tolist() == [5, 5]
+    told = defects.class_findings(defects.by(scores, "kind"), compared, defects.recall(scores, "method"), 0.05)
+    assert "lowest for hard" in told and "not decided for 2 of 2 classes" in told
+    scores["score"] = scores.score - 2.0 * (scores.kind == "hard")
+    again = defects.compare(scores, "kind", [(defects.REST, name) for name in ("hard", "easy")])
+    assert again.high[0] < 0 < again.high[1]
+    told = defects.class_findings(defects.by(scores, "kind"), again, defects.recall(scores, "method"), 0.05)
+    assert "lower for hard (-0." in told and "for all 2 comparisons of classes together" in told
+
+
+def test_the_intervals_of_a_family_hold_together():
+    scores = table(40, 60, 1.0, seed=2, more=4)
+    alone = defects.compare(scores, "level", ENDS).iloc[0]
+    family = defects.compare(scores, "level", [*ENDS, ("low", "high"), ("low", "nothing")])
+    assert (alone.family, family.family.tolist()) == (1, [2, 2, 2])  # nothing to compare is no comparison
+    row = family.iloc[0]
+    assert row.low < alone.low and row.high > alone.high and row.difference == alone.difference
+    wins = [
+        defects._won(part).groupby("level").win.mean().loc[["low", "high"]].diff().iloc[-1]
+        for _, part in scores.groupby("category")
+    ]
+    assert tuple(row[["difference", "low", "high"]]) == pytest.approx(statistics.difference(wins, 0.975))
+
+
+def test_correlations_are_those_of_each_category_averaged():
     """Faint defects stand in the easy category: across categories contrast seems to hurt, within them it helps."""
     rows = []
-    for number, category in enumerate(("easy", "hard")):
-        rows += [(category, f"{category}g{i}", "good", 0, i / 50, np.nan) for i in range(50)]
+    for number, category in enumerate(("easy", "fair", "plain", "tough", "hard")):
+        rows += [(category, "good", 0, i / 50, np.nan) for i in range(50)]
         for i in range(20):
-            rows.append((category, f"{category}b{i}", f"kind{i % 4}", 1, 0.5 - 0.4 * number + i / 60, 30 * number + i))
-    scores = pd.DataFrame(rows, columns=["category", "image", "defect", "label", "score", "contrast"])
-    scores = scores.assign(method="A", shots=0, seed=0, group="rigid", area=1 / (1 + scores.contrast), sharpness=1.0)
-    medians = scores[scores.label == 1].groupby(["category", "defect"])[list(contrast.MEASURES)].median().reset_index()
-    found = defects.correlations(scores, defects.types(scores).merge(medians, on=["category", "defect"]))
-    at = found.set_index(["measure", "over"])["rank correlation"]
-    assert at["contrast", "types"] < 0 < at["contrast", "images within a category"]
-    assert at["contrast", "images within a category"] == pytest.approx(1, abs=0.01)
-    assert at["area", "images within a category"] == pytest.approx(-1, abs=0.01)
-    assert np.isnan(at["sharpness", "types"])
-    told = defects.level_findings(*[pd.DataFrame(columns=["method", "level", "auroc"])] * 2, found)
-    assert "rises with contrast (+1.00" in told and "n = 40" in told
+            rows.append((category, f"kind{i % 4}", 1, 0.5 - 0.1 * number + i / 60 + 0.07 * (i % 3), 30 * number + i))
+    rows.append(("single", "good", 0, 0.0, np.nan))
+    rows.append(("single", "kind0", 1, 1.0, 3.0))
+    scores = pd.DataFrame(rows, columns=["category", "defect", "label", "score", "contrast"])
+    scores = scores.assign(image=scores.index.astype(str), method="A", shots=0, seed=0, area=1 / (1 + scores.contrast))
+    found = defects.correlations(scores.assign(sharpness=1.0), ["contrast", "area", "sharpness"])
+    at = found.set_index("measure")
+    won = defects._won(scores)
+    assert won.contrast.corr(won.win, method="spearman") < 0 < at.low["contrast"]
+    each = [
+        part.contrast.corr(part.win, method="spearman") for name, part in won.groupby("category") if name != "single"
+    ]
+    mean, low, high = statistics.paired(each, statistics.together(3))
+    expected = (mean, max(low, -1), min(high, 1))
+    assert tuple(at.loc["contrast", ["rank correlation", "low", "high"]]) == pytest.approx(expected)
+    assert at["rank correlation"]["area"] == pytest.approx(-mean)
+    assert at.categories["contrast"] == 5 and at.images["contrast"] == 100  # the single image has no order
+    assert np.isnan(at["rank correlation"]["sharpness"]) and at.categories["sharpness"] == 0
 
 
 def test_levels_are_told_apart_by_their_difference():
-    """Intervals that overlap do not make a difference undecided: both levels share the normal images."""
-    scores = table(40, 80, 0.8, seed=2)
-    found = defects.by(scores, "level", contrast.LEVELS)
-    at = found.set_index("level")
-    row = defects.apart(scores, found, ("low", "high")).iloc[0]
-    assert row.difference == pytest.approx(at.auroc["high"] - at.auroc["low"]) and row.pairs == 1
+    """Intervals that overlap do not make a difference undecided: easy categories are easy at both levels."""
+    scores = table(40, 80, 0.8, seed=2, more=6)
+    scores["score"] = scores.score + (scores.label == 1) * scores.category.map(
+        dict(zip(scores.category.unique(), np.linspace(-1, 1.5, 8), strict=True))
+    )
+    at = defects.by(scores, "level", contrast.LEVELS).set_index("level")
+    row = defects.compare(scores, "level", ENDS).iloc[0]
+    assert row.difference == pytest.approx(at.auroc["high"] - at.auroc["low"])
     assert at.low["high"] < at.high["low"] and row.low > 0
-    turned = defects.apart(scores, found, ("high", "low")).iloc[0]
-    assert (turned.difference, turned.high) == pytest.approx((-row.difference, -row.low), abs=0.03)
+    turned = defects.compare(scores, "level", [("high", "low")]).iloc[0]
+    assert tuple(turned[["difference", "low", "high"]]) == pytest.approx((-row.difference, -row.high, -row.low))
 
 
-def test_the_hardest_and_the_easiest_are_set_apart_for_all_pairs():
-    scores = table(40, 80, 1.0, seed=2)
-    scores["kind"] = scores.level.mask(scores.defect.eq("stain") & scores.level.eq("high"), "other")
-    scores.loc[scores.label == 1, "kind"] = [("a", "b", "c")[i % 3] for i in range(160)]
-    found = defects.by(scores, "kind")
-    row = defects.apart(scores, found).iloc[0]
-    order = found.sort_values("auroc").kind.tolist()
-    assert [row["first"], row.second] == [order[0], order[-1]] and (row["values"], row.pairs) == (3, 3)
-    alone = defects.apart(scores, found, (order[0], order[-1])).iloc[0]
-    assert alone.difference == row.difference > 0 and row.low < alone.low and row.high > alone.high
-    assert defects.apart(scores, found.assign(images=5)).empty  # too few for a verdict of their own
+def test_recall_is_the_mean_over_categories():
+    scores = table(20, 12, 9.0, more=4)
+    scores = scores[(scores.category != "plate") | (scores.label == 0) | scores.image.isin(["plateb0", "plateb1"])]
+    hits = defects.judged(scores, 0.05)
+    each = hits.groupby("category").hit.mean()
+    row = defects.recall(scores.assign(all="all"), "all", rate=0.05).iloc[0]
+    assert row.recall == pytest.approx(each.mean()) != pytest.approx(hits.hit.mean())
+    assert (row.low, row.high) == pytest.approx(tuple(statistics.paired(each)[1:])) and row.categories == 6
+
+
+def test_the_curve_of_recall_rises_where_recall_does():
+    scores = table(40, 60, 5.0, more=6)
+    stream = np.random.default_rng(3)
+    measure = np.where(scores.level == "high", 20.0, 5.0) * np.exp(stream.normal(0, 0.1, len(scores)))
+    hits = defects.judged(scores.assign(contrast=measure), 0.05)
+    curve = defects.recall_curve(hits, "contrast", [5, 20])
+    share = hits.groupby(["level", "category"]).hit.mean().groupby("level").mean()
+    assert curve.recall.tolist() == pytest.approx([share["low"], share["high"]], abs=0.03)
+    assert (curve.low <= curve.recall).all() and (curve.recall <= curve.high).all()
+    assert curve.high[0] < curve.low[1] and set(curve.categories) == {8} and set(curve.images) == {480}
+    whole = defects.recall_curve(hits, "contrast")
+    assert len(whole) == 40 and whole.value.is_monotonic_increasing
+    one = defects.recall_curve(hits[hits.category == "plate"], "contrast", [5, 20])
+    assert one.high[0] < one.low[1] and set(one.categories) == {1}  # images of one product have a band too
+    assert defects.recall_curve(hits.assign(contrast=np.nan), "contrast").empty
 
 
 def test_a_rate_that_allows_no_image_is_said():
@@ -208,42 +338,29 @@ def test_a_rate_that_allows_no_image_is_said():
     )
 
 
-def test_correlations_within_categories_know_what_their_means_cost():
-    """A category of one defect has no order, and every other one loses a degree of freedom."""
-    stream = np.random.default_rng(0)
-    rows = [(f"c{c}", f"{c}-{i}", "good" if i < 5 else "dent", int(i > 4)) for c in range(12) for i in range(7)]
-    scores = pd.DataFrame(rows[:-1], columns=["category", "image", "defect", "label"])
-    values = {"score": stream.normal(size=83), "contrast": stream.normal(size=83), "area": np.nan, "sharpness": np.nan}
-    scores = scores.assign(method="A", shots=0, seed=0, group="rigid", **values)
-    none = pd.DataFrame(columns=["method", "category", "auroc", *contrast.MEASURES])
-    row = defects.correlations(scores, none).query("measure == 'contrast' and n > 0").iloc[0]
-    bad = scores[(scores.label == 1) & (scores.category != "c11")]
-    bad = bad.assign(win=defects._won(scores).win)
-    ranks = bad.groupby("category")[["contrast", "win"]].rank()
-    expected = statistics.rank_correlation(ranks.contrast, ranks.win, 11)
-    assert row.n == 22 and (row["rank correlation"], row.low, row.high) == pytest.approx(expected)
-
-
-def test_class_findings_name_the_hardest_and_the_small():
+def test_class_findings_say_what_is_decided_and_what_has_too_few_categories():
     found = pd.DataFrame(
-        [("A", "Surface Damage", 0.6, 0.55, 0.65, 40), ("A", "Structural Break", 0.9, 0.85, 0.95, 30),
-         ("A", "Multiple", 0.2, 0.0, 0.8, 3)],
-        columns=["method", "defect_class", "auroc", "low", "high", "images"],
-    )  # fmt: skip
-    recalled = pd.DataFrame({"method": "A", "defect_class": "x", "recall": [0.5, 1.0], "images": [10, 10]})
-    between = pd.DataFrame(
-        [("A", "Surface Damage", "Structural Break", 0.3, 0.1, 0.5, 3, 3)],
-        columns=["method", "first", "second", "difference", "low", "high", "values", "pairs"],
+        [("A", "Surface Damage", 0.6, 40, 4), ("A", "Structural Break", 0.9, 30, 3), ("A", "Multiple", 0.7, 3, 1)],
+        columns=["method", "defect_class", "auroc", "images", "categories"],
     )
-    told = defects.class_findings(found, between, recalled, 0.05)
-    assert "Surface Damage is hardest (AUROC 0.600, n = 40), Structural Break easiest (0.900, n = 30): +0.300" in told
-    assert "(+0.100 to +0.500), for all 3 pairs of classes together, told apart." in told
-    assert "not told apart" in defects.class_findings(found, between.assign(low=-0.1), recalled, 0.05)
-    assert "in each category it finds" in told
-    few = defects.class_findings(found, between, recalled, 0.025, "no image of 16 in 12 of 12 categories")
+    overall = pd.DataFrame(
+        [("A", 0.75, 0.5, 1.0, 20, 6)], columns=["method", "recall", "low", "high", "images", "categories"]
+    )
+    columns = ["method", "first", "second", "difference", "low", "high", "categories", "images", "family"]
+    compared = pd.DataFrame(
+        [("A", defects.REST, "Surface Damage", -0.3, -0.5, -0.1, 4, 80, 2, False),
+         ("A", defects.REST, "Structural Break", 0.2, -0.1, 0.5, 3, 60, 2, False),
+         ("A", defects.REST, "Multiple", 0.1, -1.0, 1.0, 1, 20, 2, False)],
+        columns=[*columns, "over_images"],
+    )  # fmt: skip
+    told = defects.class_findings(found, compared, overall, 0.05)
+    assert "lowest for Surface Damage (0.600, n = 4 categories, 40 images)" in told
+    assert "lower for Surface Damage (-0.300 (-0.500 to -0.100); n = 4 categories, 80 images); " in told
+    assert "not decided for 1 of 2 classes (Structural Break)." in told
+    assert "fewer than two categories have both a class and other defects: Multiple." in told
+    assert "it finds 75% of the defective images, the mean over categories (50% to 100%, n = 6 categories" in told
+    few = defects.class_findings(found, compared, overall, 0.025, "no image of 16 in 12 of 12 categories")
     assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories) it finds" in few
-    assert "Multiple (n = 3)" in told and "75% of all" in told.replace(" of\n", " of ")
-    assert "hardest" not in defects.class_findings(found, between.iloc[:0], recalled, 0.05)
 
 
 def test_beside_the_study():

@@ -53,3 +53,26 @@ def test_points_stand_at_their_times_and_their_names_apart():
 def test_a_difference_of_no_single_method_is_in_no_methods_colour():
     table = pd.DataFrame({"name": ["x"], "measure": "image_auroc", "difference": 0.1, "low": 0.0, "high": 0.2, "n": 3})
     assert plots.differences(table, "name").axes[0].get_lines()[0].get_color() not in plots.COLOURS.values()
+
+
+def test_a_cell_without_images_is_empty_and_others_tell_their_n():
+    rows = [("A", "small", "low", 0.25, 0.1, 0.5, 8, 3), ("A", "large", "high", 0.75, 0.5, 1.0, 12, 4)]
+    table = pd.DataFrame(rows, columns=["method", "area", "contrast", "recall", "low", "high", "images", "categories"])
+    for column, names in (("area", ("small", "large")), ("contrast", ("low", "high"))):
+        table[column] = pd.Categorical(table[column], names, ordered=True)
+    axes = plots.cells(table, "area", "contrast", "recall", "recall").axes[0]
+    values = axes.images[0].get_array()
+    assert values.shape == (2, 2) and values.mask.tolist() == [[False, True], [True, False]]
+    assert [text.get_text() for text in axes.texts] == [
+        "0.25\n0.10 to 0.50\nn = 8, 3 cat.", "0.75\n0.50 to 1.00\nn = 12, 4 cat."
+    ]  # fmt: skip
+    assert [text.xy for text in axes.texts] == [(0, 0), (1, 1)]
+
+
+def test_a_curve_of_recall_has_its_band_in_a_panel_for_each_measure():
+    table = pd.DataFrame({"method": "A", "measure": "contrast", "value": [5.0, 20.0], "recall": [0.2, 0.8]})
+    curves = table.assign(low=table.recall - 0.1, high=table.recall + 0.1)
+    figure = plots.recall_curves(curves, {"area": "area", "contrast": "Delta-E"}, "recall")
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "Delta-E" and axes.get_lines()[0].get_ydata().tolist() == [0.2, 0.8]
+    assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.9)

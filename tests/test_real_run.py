@@ -61,14 +61,13 @@ def test_pixel_auroc(results):
 
 
 def by_hand(scores: pd.DataFrame, chosen: pd.Series) -> float:
-    """AUROC within every category, weighted by the number of chosen anomalous images."""
-    values, weights = [], []
+    """The mean over categories of the AUROC of the chosen anomalous images."""
+    values = []
     for _, part in scores.groupby("category"):
         kept = part[(part.label == 0) | chosen.loc[part.index]]
         if kept.label.any():
             values.append(roc_auc_score(kept.label, kept.score))
-            weights.append(kept.label.sum())
-    return float(np.average(values, weights=weights))
+    return float(np.mean(values))
 
 
 @pytest.mark.slow

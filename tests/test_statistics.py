@@ -331,50 +331,71 @@ def test_few_images_get_wilsons_interval():
     assert statistics.auroc_interval(labels, scores) == pytest.approx(statistics.wilson(1 + 13 / 30, 2))
 
 
-def test_subset_interval_holds_the_truth_about_as_often_as_it_says():
+def test_subset_differences_share_their_normal_images():
+    stream = np.random.default_rng(0)
+    normal, first, second = stream.normal(size=20), stream.normal(1, size=30), stream.normal(0.4, size=30)
+    found, low, high = statistics.subset_difference(normal, first, second)
+    labels = np.repeat([0, 1], [20, 30])
+    aurocs = [roc_auc_score(labels, np.r_[normal, side]) for side in (first, second)]
+    ends = [statistics.auroc_interval(labels, np.r_[normal, side]) for side in (first, second)]
+    assert found == pytest.approx(aurocs[0] - aurocs[1]) and low < found < high
+    assert high - low < 0.95 * np.hypot(*(end[1] - end[0] for end in ends))  # independent ones would be this wide
+    wider = statistics.subset_difference(normal, first, second, level=0.99)
+    assert wider[1] < low and wider[2] > high
+    few = statistics.subset_difference(normal, first[:2], second)
+    assert few[1] < 0 < few[2] and few[2] - few[1] > 0.6
+    assert statistics.subset_difference(normal[:3], np.empty(0), second)[1:] == (-1.0, 1.0)
+    perfect = statistics.subset_difference(np.arange(10.0), np.full(20, 99.0), np.full(20, 98.0))
+    assert perfect[0] == 0 and perfect[2] > 0.2  # both perfect is no proof that they are alike
+
+
+def test_subset_differences_hold_the_truth_about_as_often_as_they_say():
     from scipy.stats import norm
 
-    truth, inside = norm.cdf(1 / np.sqrt(2)), []
+    truth, inside = norm.cdf(1 / np.sqrt(2)) - 0.5, []
     for seed in range(150):
         stream = np.random.default_rng(seed)
-        parts = [(stream.normal(size=16), stream.normal(1, size=size)) for size in (1, 3, 6, 10)]
-        low, high = statistics.subset_interval(parts, 400)
+        sides = stream.normal(size=16), stream.normal(1, size=20), stream.normal(0, size=12)
+        _, low, high = statistics.subset_difference(*sides)
         inside.append(low <= truth <= high)
     assert 0.88 <= np.mean(inside) <= 0.99
 
 
-def test_subset_interval_of_almost_nothing():
-    one = [(np.arange(10.0), np.array([4.5]))]
-    assert statistics.subset_interval(one) == pytest.approx(statistics.wilson(0.5, 1))
-    low, high = statistics.subset_interval([(np.arange(10.0), np.full(20, 99.0))])
-    assert (low, high) == pytest.approx(statistics.wilson(10, 10))  # ten normal images do not prove perfection
-    assert np.isnan(statistics.subset_interval([(np.empty(0), np.arange(3.0))])).all()
+def test_a_mean_over_categories_is_students_or_that_of_its_images():
+    parts = [(0.6, 0.5, 0.7), (0.8, 0.6, 0.9), (1.0, 0.8, 1.0)]
+    assert statistics.category_mean(parts, False) == (pytest.approx(0.8), pytest.approx(0.303, abs=1e-3), 1.0)
+    mean, low, high = statistics.category_mean(parts, True)
+    assert (mean, low) == pytest.approx((0.8, 0.8 - np.sqrt(0.1**2 + 0.2**2 + 0.2**2) / 3))
+    assert high == pytest.approx(0.8 + np.sqrt(0.1**2 + 0.1**2) / 3)
+    alike = [(1.0, 0.9, 1.0)] * 6
+    assert statistics.category_mean(alike, False)[1:] == pytest.approx(statistics.wilson(6, 6))
+    assert statistics.category_mean(alike[:1], False)[1:] == pytest.approx(statistics.wilson(1, 1))
+    assert statistics.category_mean(alike, False, least=-1.0)[1:] == (-1.0, 1.0)  # equal differences tell no spread
+    assert statistics.category_mean([(0.5, 0.2, 0.7)], True) == pytest.approx((0.5, 0.2, 0.7))
+    assert np.isnan(statistics.category_mean([], False)[0]) and statistics.category_mean([], True)[1:] == (0.0, 1.0)
 
 
-def test_subset_interval_of_few_normal_images():
-    stream = np.random.default_rng(0)
-    few = (stream.normal(size=2), stream.normal(1, size=30))
-    low, high = statistics.subset_interval([few])
-    assert (low, high) == pytest.approx(statistics.wilson(2 * (few[1][:, None] > few[0]).mean(), 2))
-    low, high = statistics.subset_interval([few, (stream.normal(size=50), stream.normal(1, size=1))])
-    assert high - low > 0.6  # fifty normal images that judge one defect do not mend it
+def test_the_band_of_a_local_share_holds_the_truth_about_as_often_as_it_says():
+    """Twelve categories of which some find nearly all defects and some few: images alone would be too sure."""
+    inside, alone = [], []
+    at = np.array([-1.0, 0.0, 1.0])
+    for seed in range(200):
+        stream = np.random.default_rng(seed)
+        values, codes = stream.normal(size=288), np.repeat(np.arange(12), 24)
+        hits = stream.random(288) < stream.beta(1.2, 0.8, 12)[codes]
+        share, low, high = statistics.local_share(values, hits, codes, np.ones(288), at)
+        inside.append((low <= 0.6) & (high >= 0.6))
+        _, low, high = statistics.local_share(values, hits, np.arange(288), np.ones(288), at)
+        alone.append((low <= 0.6) & (high >= 0.6))
+    assert 0.9 < np.mean(inside) < 0.99 and np.mean(alone) < 0.8
 
 
-def test_subset_differences_share_their_normal_images():
-    stream = np.random.default_rng(0)
-    parts = [(stream.normal(size=20), stream.normal(1, size=m), stream.normal(0.4, size=m)) for m in (8, 16, 30)]
-    found, low, high = statistics.subset_difference(parts)
-    ends = [statistics.subset_interval([(part[0], part[side]) for part in parts]) for side in (1, 2)]
-    aurocs = [np.concatenate([(p[side][:, None] > p[0]).mean(1) for p in parts]).mean() for side in (1, 2)]
-    assert found == pytest.approx(aurocs[0] - aurocs[1]) and low < found < high
-    assert high - low < 0.95 * np.hypot(*(end[1] - end[0] for end in ends))  # independent ones would be this wide
-    wider = statistics.subset_difference(parts, level=0.99)
-    assert wider[1] < low and wider[2] > high
-    few = statistics.subset_difference([(normal, one[:2], other) for normal, one, other in parts[:1]])
-    assert few[1] < 0 < few[2] and few[2] - few[1] > 0.6
-    assert statistics.subset_difference([(np.arange(3.0), np.empty(0), np.arange(2.0))])[1:] == (-1.0, 1.0)
-    perfect = statistics.subset_difference([(np.arange(10.0), np.full(20, 99.0), np.full(20, 98.0))])
-    assert perfect[0] == 0 and perfect[2] > 0.2  # both perfect is no proof that they are alike
+def test_a_local_share_of_almost_nothing():
+    share, low, high = statistics.local_share(np.arange(8.0), np.ones(8), np.arange(8), np.ones(8), [3.5])
+    assert share == [1] and high == [1] and statistics.wilson(8, 8)[0] >= low > 0.4  # eight hits prove no certainty
+    share, low, high = statistics.local_share(np.ones(8), np.ones(8), np.arange(8), np.ones(8), [1.0])
+    assert np.isnan(share) and (low, high) == (0, 1)  # no spread, no curve
+    assert np.isnan(statistics.local_share(np.arange(8.0), np.ones(8), np.zeros(8), np.ones(8), [1.0])[0])
 
 
 def test_delong_against_its_formula_and_a_permutation():
@@ -442,21 +463,11 @@ def test_rank_correlation_against_scipy_and_its_limits():
     spread = np.quantile([spearmanr(x[i], y[i]).statistic for i in again], [0.025, 0.975])
     assert (low, high) == pytest.approx(tuple(spread), abs=0.06)
     assert statistics.rank_correlation(x[:3], y[:3])[1:] == (-1.0, 1.0)
+    wider = statistics.rank_correlation(x, y, 0.99)
+    assert wider[0] == found and wider[1] < low and wider[2] > high
     perfect = statistics.rank_correlation(np.arange(6), np.arange(6))
     assert perfect[0] == perfect[2] == 1 and perfect[1] < 0.8
     assert statistics.rank_correlation([1, 2, np.nan, 4, 5], [1, 2, 9, 4, 5])[0] == 1
-
-
-def test_ranks_within_groups_decide_no_more_than_they_say():
-    """Twelve groups of two: 24 pairs of ranks, of which each group's mean is fixed."""
-    stream, decided = np.random.default_rng(0), []
-    ranks = np.array([-0.25, 0.25])
-    for _ in range(300):
-        first, second = (np.concatenate([stream.permutation(ranks) for _ in range(12)]) for _ in range(2))
-        _, low, high = statistics.rank_correlation(first, second, 12)
-        decided.append(low > 0 or high < 0)
-    assert np.mean(decided) < 0.08  # as if the pairs were free: 0.15
-    assert statistics.rank_correlation(np.arange(6), np.arange(6), 4)[1:] == (-1.0, 1.0)
 
 
 def test_spread_has_every_measured_metric_with_its_range():

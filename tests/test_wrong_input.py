@@ -190,6 +190,9 @@ def test_hostile_weights_run_nothing(tmp_path):
         ({"download": "yes"}, ["'download'", "boolean"]),
         ({"methods": [{"backbon": "demo"}]}, ["methods.0.backbon", "did you mean 'backbone'"]),
         ({"dataset": "imagenet"}, ["'dataset'", "'imagenet'"]),
+        ({"contrast_limits": [15, 5]}, ["'contrast_limits'", "[15, 5]", "the lower one first"]),
+        ({"contrast_limits": [5]}, ["'contrast_limits'", "two limits are needed"]),
+        ({"contrast_limits": [0, 5]}, ["contrast_limits.0", "greater than 0"]),
     ],
 )
 def test_wrong_profile_keys(changes, parts):

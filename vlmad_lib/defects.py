@@ -1,20 +1,21 @@
 """Breakdowns by what a defect looks like: contrast levels and defect classes, each against its own category's normals.
 
-The AUROC of some anomalous images is the mean share of their category's normal images that they outscore, so images of
-several categories can be pooled although scores of different categories cannot be compared.
+The AUROC of some anomalous images is the mean share of their category's normal images that they outscore. Scores of
+different categories are never compared, and images of one category are not independent: figures are means over
+categories, and intervals are over categories where there are ``statistics.ENOUGH`` of them. With fewer they are over
+images, and speak of these categories only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import breakdown, contrast, data, statistics, sweeps, within
-from vlmad_lib.breakdown import SMALL
+from vlmad_lib import breakdown, data, statistics, sweeps, within
 from vlmad_lib.profile import Profile
 from vlmad_lib.statistics import percent
 
@@ -82,15 +83,6 @@ def unknown(rows: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _parts(scores: pd.DataFrame, chosen: pd.Series) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scores of the normal and of the chosen anomalous images of every category of one variant."""
-    found = []
-    for category, bad in scores[chosen & (scores.label == 1)].groupby("category"):
-        normal = scores[(scores.category == category) & (scores.label == 0)]
-        found.append((normal.score.to_numpy(), bad.score.to_numpy()))
-    return [part for part in found if len(part[0])]
-
-
 def _variants(scores: pd.DataFrame, shots: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each method at a number of shots, with the scores of its first reference draw."""
     yield from breakdown.first_draws(scores, shots).groupby("method", sort=False)
@@ -111,25 +103,34 @@ def _values(column: pd.Series, order: tuple[str, ...]) -> list[str]:
     return [*(one for one in order if one in present), *sorted(present - set(order))]
 
 
+def few_categories(scores: pd.DataFrame) -> bool:
+    """Whether the categories with normal and defective images are too few to be the unit of an interval."""
+    return (scores.groupby("category").label.nunique() == 2).sum() < statistics.ENOUGH
+
+
 def by(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), shots: int = 0) -> pd.DataFrame:
-    """AUROC with its 95 % interval of the anomalous images of each value of a column, by method.
+    """AUROC of the anomalous images of each value of a column, by method: the mean over categories, 95 % interval.
 
     ``images``, ``types`` and ``categories`` say what it rests on. Images whose category has no normal test image are
     left out; so are missing values.
     """
     rows = []
-    for name, part in _variants(scores, shots):
-        won = _won(part)
-        for value in _values(won[column], order):
-            bad, pairs = won[(won[column] == value) & won.win.notna()], _parts(part, part[column] == value)
-            low, high = statistics.subset_interval(pairs)
-            auroc = float(bad.win.mean())
-            counts = {"images": sum(len(b) for _, b in pairs), "types": bad.groupby(["category", "defect"]).ngroups}
-            rows.append(
-                {"method": name, column: value, "auroc": auroc, "low": low, "high": high}
-                | counts
-                | {"categories": bad.category.nunique()}
-            )
+    for name, variant in _variants(scores, shots):
+        defective, over_images = _won(variant), few_categories(variant)
+        judged = defective.dropna(subset="win")
+        for value in _values(defective[column], order):
+            chosen, parts = judged[judged[column] == value], []
+            for category, images in chosen.groupby("category"):
+                normal = variant.score[(variant.category == category) & (variant.label == 0)]
+                labels = np.repeat([0, 1], [len(normal), len(images)])
+                own = (
+                    statistics.auroc_interval(labels, np.r_[normal, images.score]) if over_images else (np.nan, np.nan)
+                )
+                parts.append((images.win.mean(), *own))
+            auroc, low, high = statistics.category_mean(parts, over_images)
+            counts = {"images": len(chosen), "types": chosen.groupby(["category", "defect"]).ngroups}
+            row = {"method": name, column: value, "auroc": auroc, "low": low, "high": high}
+            rows.append(row | counts | {"categories": len(parts)})
     columns = ["method", column, "auroc", "low", "high", "images", "types", "categories"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -150,24 +151,59 @@ def types(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def recall(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), rate: float = 0.05, shots: int = 0):
+def judged(scores: pd.DataFrame, rate: float = 0.05, shots: int = 0) -> pd.DataFrame:
+    """The anomalous images of every method with ``hit``: whether they exceed their category's threshold.
+
+    That is the lowest score that at most the share ``rate`` of its normal images exceed. Categories without normal
+    images are left out.
+    """
+    tables = [scores.iloc[:0].assign(hit=False)]
+    for _, variant in _variants(scores, shots):
+        normal = variant[variant.label == 0].groupby("category").score
+        limits = normal.agg(lambda values: _limit(values.to_numpy(), rate))
+        defective = variant[(variant.label == 1) & variant.category.isin(limits.index)]
+        tables.append(defective.assign(hit=defective.score > defective.category.map(limits).astype(float)))
+    return pd.concat(tables[1:] or tables)
+
+
+def recall(
+    scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), rate: float = 0.05, shots: int = 0
+) -> pd.DataFrame:
     """Recall of each value of a column at a false-positive rate of at most ``rate`` in every category, by method.
 
-    A category's threshold is the lowest score that at most this share of its normal images exceed. ``low`` and
-    ``high`` are Wilson's 95 % interval of the recall; it takes the thresholds as given.
+    Thresholds are those of ``judged``. ``recall`` is the mean over categories, ``low`` and ``high`` its 95 % interval,
+    which takes the thresholds as given.
     """
     rows = []
-    for name, part in _variants(scores, shots):
-        normal = part[part.label == 0].groupby("category").score
-        limits = normal.agg(lambda values: _limit(values.to_numpy(), rate))
-        hit = part.score > part.category.map(limits)  # without normal images there is no limit and no hit
-        bad = part[(part.label == 1) & part.category.isin(limits.index)].assign(hit=hit)
-        for value in _values(bad[column], order):
-            chosen = bad[bad[column] == value].hit
-            low, high = statistics.wilson(chosen.sum(), len(chosen))
-            found = {"recall": chosen.mean(), "low": low, "high": high, "images": len(chosen)}
-            rows.append({"method": name, column: value} | found)
-    return pd.DataFrame(rows, columns=["method", column, "recall", "low", "high", "images"])
+    for name, variant in judged(scores, rate, shots).groupby("method", sort=False):
+        over_images = variant.category.nunique() < statistics.ENOUGH
+        for value in _values(variant[column], order):
+            hits = variant[variant[column] == value].groupby("category").hit.agg(["sum", "size"])
+            parts = [(hit / size, *statistics.wilson(hit, size)) for hit, size in hits.to_numpy()]
+            share, low, high = statistics.category_mean(parts, over_images)
+            row = {"method": name, column: value, "recall": share, "low": low, "high": high}
+            rows.append(row | {"images": hits["size"].sum(), "categories": len(hits)})
+    return pd.DataFrame(rows, columns=["method", column, "recall", "low", "high", "images", "categories"])
+
+
+def recall_curve(hits: pd.DataFrame, measure: str, at: Sequence[float] | None = None) -> pd.DataFrame:
+    """Recall near each value of a measure, by method, with its 95 % band (``statistics.local_share``).
+
+    ``hits``: rows of ``judged`` with the measure. ``at``: the values, or 40 between the 2nd and the 98th percentile of
+    a method's images. Categories weigh alike; the band leaves out a category at a time, or an image where they are few.
+    A method whose images do not differ in the measure has no rows.
+    """
+    tables = []
+    for name, rows in hits[hits[measure] > 0].groupby("method", sort=False):
+        size, logs = rows.groupby("category").hit.transform("size"), np.log(rows[measure])
+        points = np.geomspace(*rows[measure].quantile([0.02, 0.98]), 40) if at is None else np.asarray(at, float)
+        clusters = rows.image if (categories := rows.category.nunique()) < statistics.ENOUGH else rows.category
+        share, low, high = statistics.local_share(logs, rows.hit, clusters, 1 / size, np.log(points))
+        counts = {"images": len(rows), "categories": categories}
+        table = {"method": name, "measure": measure, "value": points, "recall": share, "low": low, "high": high}
+        tables.append(pd.DataFrame(table | counts).dropna(subset="recall"))
+    columns = ["method", "measure", "value", "recall", "low", "high", "images", "categories"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def _limit(normal: np.ndarray, rate: float) -> float:
@@ -198,64 +234,68 @@ def blind(scores: pd.DataFrame, rate: float, shots: int = 0) -> str:
     return f"no image of {sweeps.spanned(few)} in {len(few)} of {breakdown.categories(len(normal))}"
 
 
-def apart(
-    scores: pd.DataFrame, found: pd.DataFrame, ends: tuple[str, str] | None = None, shots: int = 0
-) -> pd.DataFrame:
-    """AUROC of the value *second* of a column less that of *first*, by method, with the interval of the difference.
-
-    ``found``: a table of ``by``; ``ends``: the two values. Without them they are the hardest and the easiest of a
-    method's values with at least ``SMALL`` images, and the interval holds for all *pairs* of those together
-    (Bonferroni), since they were picked by the same images.
-    """
-    rows, column = [], found.columns[1]
-    for name, part in _variants(scores, shots):
-        own = found[found.method == name].dropna(subset="auroc")
-        firm = own[own[column].isin(ends) if ends else own.images >= SMALL].sort_values("auroc")
-        if len(firm) < 2:
-            continue
-        first, second = ends or firm[column].iloc[[0, -1]]
-        pairs = len(firm) * (len(firm) - 1) // 2
-        sides = [
-            tuple(
-                one.score[chosen].to_numpy() for chosen in (one.label == 0, one[column] == second, one[column] == first)
-            )
-            for _, one in part.groupby("category")
-        ]
-        rows.append(
-            (name, first, second, *statistics.subset_difference(sides, statistics.together(pairs)), len(firm), pairs)
-        )
-    return pd.DataFrame(rows, columns=["method", "first", "second", "difference", "low", "high", "values", "pairs"])
+REST = "the other defects"
 
 
-def correlations(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
-    """Spearman's rank correlation of detection with each measure, by method, with 95 % intervals; *n* pairs.
+def compare(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, str]], shots: int = 0) -> pd.DataFrame:
+    """AUROC of the second less that of the first of two values of a column, within each category that has both.
 
-    Twice: over defect types (``found``: their AUROC and median measures), where categories differ in much besides; and
-    over images within their category (``scores`` with the measures: the share of normal images an image outscores), of
-    categories with two or more.
+    One row a method and pair, whose first may be ``REST``. ``first_auroc``, ``second_auroc`` and ``difference`` are
+    means over those ``categories``, which have ``images`` of the two values. The intervals hold at 95 % for all
+    ``family`` rows together that have an interval (Bonferroni): those with two categories or more, or, where the data
+    have few categories (``few_categories``) and the interval is over images (``over_images``), with any. The others
+    have (-1, 1).
     """
     rows = []
-    for name, part in _variants(scores, shots):
-        kinds, inside = found[found.method == name], _within(part)
-        for scope, table, value in (("types", kinds, "auroc"), ("images within a category", inside, "win")):
-            for measure in contrast.MEASURES:
-                pairs, groups = table[["category", measure, value]].dropna(), 1
-                if value == "win":
-                    pairs = pairs[pairs.groupby("category").win.transform("size") > 1]
-                    groups = pairs.category.nunique()
-                ends = statistics.rank_correlation(pairs[measure], pairs[value], groups)
-                rows.append((name, measure, scope, *ends, len(pairs)))
-    return pd.DataFrame(rows, columns=["method", "measure", "over", "rank correlation", "low", "high", "n"])
+    for name, variant in _variants(scores, shots):
+        defective = _won(variant).dropna(subset="win")
+        for first, second in pairs:
+            is_second = defective[column] == second
+            is_first = defective[column].notna() & ~is_second if first == REST else defective[column] == first
+            sides = pd.concat([defective[is_first].assign(side=0), defective[is_second].assign(side=1)])
+            sides = sides[sides.groupby("category").side.transform("nunique") == 2]
+            normal = variant[(variant.label == 0) & variant.category.isin(sides.category)]
+            rows.append((name, first, second, sides, normal, few_categories(variant)))
+    counts = [sides.category.nunique() for *_, sides, _, _ in rows]
+    family = sum(count >= 2 - few for count, (*_, few) in zip(counts, rows, strict=True))
+    level, table = statistics.together(max(family, 1)), []
+    for (name, first, second, sides, normal, over_images), count in zip(rows, counts, strict=True):
+        parts, means = [], sides.groupby(["category", "side"]).win.mean().unstack().reindex(columns=[0, 1])
+        for category, (before, after) in means.iterrows():
+            own = sides[sides.category == category].groupby("side").score.apply(np.array)
+            judges = normal.score[normal.category == category].to_numpy()
+            ends = statistics.subset_difference(judges, own[1], own[0], level)[1:] if over_images else (np.nan, np.nan)
+            parts.append((after - before, *ends))
+        found = statistics.category_mean(parts, over_images, level, -1.0)
+        known = dict(zip(("difference", "low", "high"), found, strict=True)) | {"over_images": over_images}
+        aurocs = {"first_auroc": means[0].mean(), "second_auroc": means[1].mean()}
+        counted = {"categories": count, "images": len(sides), "family": family}
+        table.append({"method": name, "first": first, "second": second} | aurocs | known | counted)
+    columns = ["method", "first", "second", "first_auroc", "second_auroc", "difference", "low", "high"]
+    return pd.DataFrame(table, columns=[*columns, "categories", "images", "family", "over_images"])
 
 
-def _within(part: pd.DataFrame) -> pd.DataFrame:
-    """Wins and measures of the anomalous images as ranks within their category, between -0.5 and 0.5."""
-    found = []
-    columns = ["win", *contrast.MEASURES]
-    for category, bad in _won(part).groupby("category"):
-        ranks = bad[columns].rank()
-        found.append(((ranks - 0.5) / ranks.count() - 0.5).assign(category=category))
-    return pd.concat(found) if found else pd.DataFrame(columns=[*columns, "category"])
+def correlations(scores: pd.DataFrame, measures: Sequence[str], shots: int = 0) -> pd.DataFrame:
+    """Spearman's rank correlation of detection with each measure within a category, by method, with intervals.
+
+    Detection is the share of normal images that an image outscores. A category counts that has four images or more
+    which differ in both; the correlation is the mean over those ``categories``, with ``images``. The intervals hold at
+    95 % for all rows together (Bonferroni), over categories, or over images where they are few.
+    """
+    tables = [(name, _won(variant), few_categories(variant)) for name, variant in _variants(scores, shots)]
+    level, rows = statistics.together(max(1, len(tables) * len(measures))), []
+    for name, won, over_images in tables:
+        for measure in measures:
+            parts, images = [], 0
+            for _, own in won.dropna(subset=[measure, "win"]).groupby("category"):
+                part = statistics.rank_correlation(own[measure], own.win, level)
+                if not np.isnan(part[0]):
+                    parts.append(part)
+                    images += len(own)
+            row = (name, measure, *statistics.category_mean(parts, over_images, level, -1.0))
+            rows.append((*row, len(parts), images, over_images))
+    columns = ["method", "measure", "rank correlation", "low", "high", "categories", "images", "over_images"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def missed(scores: pd.DataFrame, found: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
@@ -283,8 +323,8 @@ def beside_study(found: pd.DataFrame, column: str, study: pd.DataFrame) -> pd.Da
     return found.assign(**{"study": printed.auroc.to_numpy(), "study's types": counts})
 
 
-def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS) -> Styler | Markdown:
-    """A frame for display: AUROC spelt out, interval ends in one column, shares with three decimals.
+def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS, interval: str = "95 % interval") -> Styler | Markdown:
+    """A frame for display: AUROC spelt out, interval ends in one column of this name, shares with three decimals.
 
     Without rows it is the sentence ``without``.
     """
@@ -292,73 +332,126 @@ def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS) -> Styler | Mark
     if {"low", "high"} <= set(shown):
         pairs = list(zip(shown.low, shown.high, strict=True))
         ends = [f"{low:.3f} to {high:.3f}" if low == low and high == high else None for low, high in pairs]
-        shown = shown.assign(low=ends).drop(columns="high").rename(columns={"low": "95 % interval"})
+        shown = shown.assign(low=ends).drop(columns="high").rename(columns={"low": interval})
     return breakdown.table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}), without=without)
 
 
 # ---------------------------------------------------------------- sentences
 
 
-def level_findings(found: pd.DataFrame, between: pd.DataFrame, related: pd.DataFrame) -> str:
-    """What contrast does to each method, as a Markdown list: the ends of ``by`` levels (``apart``), correlations."""
+def basis(rows: pd.DataFrame) -> str:
+    """How many categories and images some rows rest on: ``n = 12 categories, 192 images``."""
+    return ", ".join(
+        f"{'n = ' * (noun == 'categories')}{breakdown.counted(rows[noun], noun)}" for noun in ("categories", "images")
+    )
+
+
+def _scope(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """A line that says of what the intervals speak where the data have too few categories to be their unit."""
+    over_images = pd.concat([rows[rows.over_images.astype(bool)] for rows in tables])
+    if over_images.empty:
+        return []
+    count = int(over_images.categories.max())
+    these = "this category" if count == 1 else "these categories"
+    return [
+        f"- The data have fewer than {statistics.ENOUGH} categories, so the intervals are over images (n = "
+        f"{breakdown.categories(count)}): they speak of other images of {these}, not of other products."
+    ]
+
+
+def _together(counts: dict[str, int]) -> list[str]:
+    """A line that says which families (noun: count) of intervals hold at 95 % all together."""
+    known = [f"all {count} {noun}" for noun, count in counts.items() if count > 1]
+    return [f"- The intervals hold at 95 % for {' together, and for '.join(known)} together."] if known else []
+
+
+def level_findings(compared: pd.DataFrame, related: pd.DataFrame) -> str:
+    """What contrast does to each method, as a Markdown list: ``compare`` of two levels, and ``correlations``."""
     lines = []
-    for row in between.itertuples():
-        at = found[found.method == row.method].set_index(found.columns[1])
-        low, high = at.loc[row.first], at.loc[row.second]
-        counted = [sweeps.count(int(one.images), "image", "images") for one in (low, high)]
+    for row in compared.itertuples():
+        if row.categories < 2 - row.over_images:
+            has = {0: "no category has", 1: "only one category has"}[row.categories]
+            lines.append(
+                f"- **{row.method}**: {has} defects of both {row.first} and {row.second} contrast (n = "
+                f"{breakdown.count(row.images, 'image', 'images')}), too few to say whether they differ."
+            )
+            continue
+        verdict = sweeps.verdict(row.low, row.high)
+        told = verdict if verdict == "not decided" else f"{verdict} at {row.second} contrast"
         lines.append(
-            f"- **{row.method}**: AUROC {low.auroc:.3f} ({low.low:.3f} to {low.high:.3f}, n = {counted[0]}) on the "
-            f"least visible, {high.auroc:.3f} ({high.low:.3f} to {high.high:.3f}, n = {counted[1]}) on the most "
-            f"visible: {sweeps.signed(row.difference, row.low, row.high)}, {_told(row)}."
+            f"- **{row.method}**: AUROC {row.first_auroc:.3f} on defects of {row.first} contrast and "
+            f"{row.second_auroc:.3f} on those of {row.second} contrast in the same categories: "
+            f"{sweeps.signed(row.difference, row.low, row.high)}, {told} ({basis(compared.loc[[row.Index]])})."
         )
-    for name, part in related.dropna(subset="rank correlation").groupby("method", sort=False):
-        for over, rows in part.groupby("over", sort=False):
-            told = [
-                f"{_relation(row)} {row.measure} ({row[4]:+.2f}, {row.low:+.2f} to {row.high:+.2f}, n = {row.n})"
-                for row in rows.itertuples()
+    known = related.dropna(subset="rank correlation")
+    for name, rows in known.groupby("method", sort=False):
+        told = []
+        for relation, some in rows.groupby(rows.apply(_relation, axis=1), sort=False):
+            each = [
+                f"{row.measure.replace('_', '-')} ({row[3]:+.2f}, {row.low:+.2f} to {row.high:+.2f})"
+                for row in some.itertuples()
             ]
-            lines.append(f"- **{name}**, over {over}: detection {'; '.join(told)}.")
+            told.append(f"{relation} {', '.join(each)}")
+        lines.append(f"- **{name}**, within a category: detection {'; '.join(told)}; {basis(rows)}.")
+    if lines:
+        families = {"differences": int(compared.family.max() if len(compared) else 0)}
+        lines += _together(families | {"rank correlations": len(related) * bool(len(known))}) + _scope(
+            [compared, known]
+        )
     return "\n".join(lines) or "- No defect has a mask, a normal image beside it and a score, so n = 0: nothing to say."
 
 
-def _relation(row) -> str:
-    return "rises with" if row.low > 0 else "falls with" if row.high < 0 else "shows no sure relation to"
-
-
-def _told(row) -> str:
-    return "not told apart" if sweeps.verdict(row.low, row.high) == "not decided" else "told apart"
+def _relation(row: pd.Series) -> str:
+    return "rises with" if row.low > 0 else "falls with" if row.high < 0 else "has no decided relation to"
 
 
 def class_findings(
-    found: pd.DataFrame, between: pd.DataFrame, recalled: pd.DataFrame, rate: float, without: str = ""
+    found: pd.DataFrame, compared: pd.DataFrame, overall: pd.DataFrame, rate: float, without: str = ""
 ) -> str:
-    """Which defect classes a method finds hardest and easiest (``apart``), and which figures rest on few images.
+    """Which defect classes are harder than other defects of the same category, and how many defects are found.
 
-    ``without``: what ``blind`` says of the rate.
+    ``found``: of ``by``; ``compared``: of ``compare``, each class with ``REST``; ``overall``: of ``recall``, one row a
+    method; ``without``: what ``blind`` says of the rate.
     """
     lines = []
-    for name, part in found.dropna(subset="auroc").groupby("method", sort=False):
-        part = part.sort_values("auroc")
-        at = part.set_index(part.columns[1])
-        for row in between[between.method == name].itertuples():
-            worst, best = at.loc[row.first], at.loc[row.second]
-            together = f", for all {row.pairs} pairs of classes together" if row.pairs > 1 else ""
-            lines.append(
-                f"- **{name}**: of the {row.values} classes with at least {SMALL} images, {row.first} is hardest "
-                f"(AUROC {worst.auroc:.3f}, n = {int(worst.images)}), {row.second} easiest ({best.auroc:.3f}, "
-                f"n = {int(best.images)}): {sweeps.signed(row.difference, row.low, row.high)}{together}, {_told(row)}."
+    for name, rows in found.dropna(subset="auroc").groupby("method", sort=False):
+        ranked = rows.sort_values("auroc")
+        if len(ranked) > 1:
+            low, high = (
+                f"{row.iloc[1]} ({row.auroc:.3f}, {basis(row.to_frame().T)})"
+                for _, row in ranked.iloc[[0, -1]].iterrows()
             )
-        few = part[part.images < SMALL]
-        if len(few):
-            named = ", ".join(f"{row.iloc[1]} (n = {int(row.images)})" for _, row in few.iterrows())
-            lines.append(f"- **{name}**: too few images for a verdict of their own: {named}.")
-    for name, part in recalled.groupby("method", sort=False):
-        hits, n = float((part.recall * part.images).sum()), int(part.images.sum())
-        if n:
-            low, high = statistics.wilson(hits, n)
-            few = f" ({without})" if without else ""
             lines.append(
-                f"- **{name}**: with at most {percent(rate)} false positives in each category{few} it finds "
-                f"{hits / n:.0%} of all defective images ({low:.0%} to {high:.0%}, n = {n})."
+                f"- **{name}**: mean AUROC is lowest for {low} and highest for {high}. These classes may occur in "
+                "different categories, so this alone does not say that the class is the reason."
             )
+        own = compared[compared.method == name].sort_values("difference")
+        enough = own.categories >= 2 - own.over_images
+        verdicts = [sweeps.verdict(row.low, row.high) for row in own.itertuples()]
+        told = []
+        for row, verdict in zip(own[enough].itertuples(), np.array(verdicts)[enough], strict=True):
+            if verdict != "not decided":
+                told.append(
+                    f"{verdict} for {row.second} ({sweeps.signed(row.difference, row.low, row.high)}; "
+                    f"{basis(own.loc[[row.Index]])})"
+                )
+        open_names = list(own.second[enough & (np.array(verdicts) == "not decided")])
+        if open_names:
+            told.append(f"not decided for {len(open_names)} of {enough.sum()} classes ({', '.join(open_names)})")
+        if told:
+            lines.append(
+                f"- **{name}**, AUROC of each class against the other defects of the same category: {'; '.join(told)}."
+            )
+        if (~enough).any():
+            few = ", ".join(own.second[~enough])
+            lines.append(f"- **{name}**: fewer than two categories have both a class and other defects: {few}.")
+    for row in overall.itertuples():
+        few = f" ({without})" if without else ""
+        lines.append(
+            f"- **{row.method}**: with at most {percent(rate)} false positives in each category{few} it finds "
+            f"{row.recall:.0%} of the defective images, the mean over categories ({row.low:.0%} to {row.high:.0%}, "
+            f"{basis(overall.loc[[row.Index]])})."
+        )
+    lines += _together({"comparisons of classes": int(compared.family.max())} if len(compared) else {})
+    lines += _scope([compared])
     return "\n".join(lines) or f"- {breakdown.NO_AUROC} (n = 0)"

@@ -244,7 +244,8 @@ def dots(
 ) -> Figure:
     """Points with their 95 % intervals (columns ``low``, ``high``) in rows by ``label``, one colour per method.
 
-    A row tells its n, where methods differ the smallest; points of fewer than ``breakdown.SMALL`` are hollow.
+    A row tells its n, where methods differ the smallest, and its ``categories`` where the table has them; points of
+    fewer than ``breakdown.SMALL`` are hollow.
     """
     order, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table.method))
     palette, places = colours(names), {one: place for place, one in enumerate(order)}
@@ -256,7 +257,13 @@ def dots(
         few = part[n] < breakdown.SMALL
         axes.scatter(part[value][few], at[few], s=14, color="white", zorder=4)
     counts = table.groupby(label)[n].min()
-    axes.set_yticks(range(len(order)), [f"{one}  (n = {counts[one]:.0f})" for one in order])
+    ticks = [f"{one}  (n = {counts[one]:.0f})" for one in order]
+    if "categories" in table and n == "images":
+        least = table.groupby(label)[["categories", "images"]].min()
+        ticks = [
+            f"{one}  (n = {images} images, {number} cat.)" for one, number, images in least.loc[order].itertuples()
+        ]
+    axes.set_yticks(range(len(order)), ticks)
     if chance is not None:
         axes.axvline(chance, color="#30343b", lw=1, ls="--")
     told = "; dashed: chance" if chance is not None else ""
@@ -264,6 +271,61 @@ def dots(
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
+
+
+def recall_curves(curves: pd.DataFrame, measures: dict[str, str], label: str) -> Figure:
+    """Recall against each measure (column: axis label) with its band; ``curves`` of ``defects.recall_curve``."""
+    palette, shown = colours(curves.method), [name for name in measures if (curves.measure == name).any()]
+    figure, grid = plt.subplots(
+        1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, measure in zip(grid[0], shown, strict=True):
+        for name, rows in curves[curves.measure == measure].groupby("method", sort=False):
+            axes.fill_between(rows.value, rows.low, rows.high, color=palette[name], alpha=0.18, lw=0)
+            axes.plot(rows.value, rows.recall, color=palette[name], label=name)
+        axes.set(xlabel=measures[measure], ylim=(-0.03, 1.03))
+        _log_axis(axes, curves.value[curves.measure == measure])
+    grid[0, 0].set_ylabel(label)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
+def cells(table: pd.DataFrame, rows: str, columns: str, value: str, label: str) -> Figure:
+    """A heat map by method of ``value`` in [0, 1] over two columns, in their categories' order, a panel a method.
+
+    A cell tells its value, its interval (``low``, ``high``) and its ``images`` and ``categories``; one without images
+    is empty.
+    """
+    methods, heights, widths = table.method.unique(), table[rows].cat.categories, table[columns].cat.categories
+    figure, panels = plt.subplots(
+        1, len(methods), figsize=(0.9 + 4.4 * len(methods), 3.9), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axes, method in zip(panels[0], methods, strict=True):
+        own = table[table.method == method]
+        values = own.pivot(index=rows, columns=columns, values=value).reindex(index=heights, columns=widths)
+        drawn = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        for cell in own.itertuples():
+            place = widths.get_loc(getattr(cell, columns)), heights.get_loc(getattr(cell, rows))
+            share = getattr(cell, value)
+            text = f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\nn = {cell.images}, {cell.categories} cat."
+            axes.annotate(text, place, ha="center", va="center", fontsize=8, color="white" if share < 0.6 else "black")
+        axes.set(xticks=range(len(widths)), xticklabels=widths, yticks=range(len(heights)), yticklabels=heights)
+        axes.set(xlabel=columns)
+        axes.set_title(method, fontsize=10, loc="left")
+        axes.grid(False)
+    panels[0, 0].set_ylabel(rows)
+    figure.colorbar(drawn, ax=list(panels[0]), shrink=0.8, label=label)
+    return figure
+
+
+def _log_axis(axes: plt.Axes, values: pd.Series) -> None:
+    """A logarithmic axis with plain numbers, and several ticks where the positive values span little."""
+    axes.set_xscale("log")
+    known = values[values > 0]
+    narrow = len(known) and known.max() < 50 * known.min()  # where powers of ten would be one tick, or two
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
@@ -276,12 +338,8 @@ def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
         for name, part in found.groupby("method", sort=False):
             axes.scatter(part[column], part.auroc, s=22, color=palette[name], alpha=0.65, label=name, lw=0)
         axes.axhline(0.5, color="#30343b", lw=1, ls="--")
-        axes.set(xlabel=title, xscale="log", ylim=(-0.03, 1.03))
-        known = found[column][found[column] > 0]
-        narrow = len(known) and known.max() < 50 * known.min()  # where powers of ten would be one tick, or two
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.set(xlabel=title, ylim=(-0.03, 1.03))
+        _log_axis(axes, found[column])
     grid[0, 0].set_ylabel("AUROC of a defect type")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import joblib
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -53,6 +54,15 @@ Shots = Annotated[
 ]
 """A number of reference images, or ``full`` for all normal train images."""
 
+
+def _two_ascending(values: list[float]) -> list[float]:
+    if len(values) not in (0, 2) or values != sorted(set(values)):
+        raise ValueError("two limits are needed, the lower one first, such as [5, 15]")
+    return values
+
+
+ContrastLimits = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], AfterValidator(_two_ascending)]
+"""Two values of Delta-E in ascending order, or none."""
 
 USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
@@ -136,6 +146,7 @@ class Profile(Strict):
     imports: list[Import] = []
     checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
+    contrast_limits: ContrastLimits = []  # Delta-E up to which contrast is low, and medium; none: thirds of the defects
     shots: Annotated[list[Shots], Field(min_length=1)] = [0]
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240

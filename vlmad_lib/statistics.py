@@ -16,6 +16,7 @@ RESAMPLES = 2000
 MOST_RESAMPLES = 4000  # put five beyond each end of the intervals of twenty comparisons together
 LEVEL = 0.95
 FEW = 8  # with fewer images on either side a bootstrap is too sure
+ENOUGH = 5  # categories from which on they are the unit of an interval; of fewer the images are
 RARE = 3  # with fewer images than this on the wrong side one more or less would move the bootstrap's ends much
 
 
@@ -267,85 +268,95 @@ def difference(values: np.ndarray, level: float = LEVEL) -> tuple[float, float, 
     return mean, max(low, -1.0), min(high, 1.0)
 
 
-# ---------------------------------------------------------------- subsets of the anomalous images
-
-
-def subset_interval(parts: list[tuple[np.ndarray, np.ndarray]], resamples: int = RESAMPLES, seed: int = 0):
-    """95 % interval of the AUROC of some anomalous images, each against the normal images of its own category.
-
-    ``parts``: scores of the normal (n_c,) and of the anomalous images (m_c,) of each category. The AUROC is the mean
-    over all anomalous images of the share of normal ones they outscore. Normal images are resampled within their
-    category, anomalous ones over all. Wilson's interval where fewer than ``FEW`` are anomalous, or normal where the
-    anomalous ones are; the wider of both where separation is near perfect.
-    """
-    outscored = [_outscored(normal, anomalous) for normal, anomalous in parts if len(normal)]
-    n, auroc = _subset(outscored)
-    if np.isnan(auroc):
-        return float("nan"), float("nan")
-    if n < FEW:
-        return wilson(n * auroc, n)
-    stream = np.random.default_rng(seed)
-    return _ends(_subset_resampled(outscored, _weights(outscored, resamples, stream), stream), n)
+# ---------------------------------------------------------------- kinds of defects, by category
 
 
 def subset_difference(
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], level: float = LEVEL, seed: int = 0
+    normal: np.ndarray, first: np.ndarray, second: np.ndarray, level: float = LEVEL, seed: int = 0
 ) -> tuple[float, float, float]:
-    """AUROC of some anomalous images less that of others, as in ``subset_interval``, and its interval at ``level``.
+    """AUROC of some anomalous images of one category less that of others, and its interval at ``level`` over images.
 
-    ``parts``: scores of the normal images and of the two subsets of each category, which the same resampled normal
-    images judge. Where either has few images, or both are near perfect, it is not narrower than that of two Wilson
-    intervals. (nan, -1, 1) where a subset is empty.
+    Scores of the category's normal images (n,) and of the two kinds (m,), (k,), which the same resampled normal images
+    judge. Where there are few images, or both kinds are near perfect, the interval is not narrower than that of two
+    Wilson intervals. (nan, -1, 1) where any of the three is empty.
     """
-    sides = [[_outscored(part[0], part[side]) for part in parts if len(part[0])] for side in (1, 2)]
-    counts, aurocs = zip(*map(_subset, sides), strict=True)
-    difference = aurocs[0] - aurocs[1]
-    if np.isnan(difference):
-        return difference, -1.0, 1.0
-    ends = _apart(aurocs, counts, level)
+    if not min(map(len, (normal, first, second))):
+        return float("nan"), -1.0, 1.0
+    labels = np.repeat([0, 1], [len(normal), len(first) + len(second)])
+    over = np.split(wins(labels, np.r_[normal, first, second]), [len(first)])
+    aurocs = [float(side.mean()) for side in over]
+    counts = [min(len(normal), len(side)) for side in over]
+    low, high = _apart(aurocs, counts, level)
     if min(counts) >= FEW:
-        stream, resamples = np.random.default_rng(seed), resamples_at(level)
-        weights = _weights(sides[0], resamples, stream)
-        found = np.subtract(*[_subset_resampled(side, weights, stream) for side in sides])
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        resamples = resamples_at(level)
+        judges = np.random.default_rng(seed).multinomial(len(normal), np.full(len(normal), 1 / len(normal)), resamples)
+        drawn = []
+        for number, side in enumerate((first, second)):
+            stream = np.random.default_rng([seed, number])
+            counted = stream.multinomial(len(side), np.full(len(side), 1 / len(side)), resamples)
+            outscored = (side[:, None] > normal) + 0.5 * (side[:, None] == normal)
+            drawn.append(((counted @ outscored) * judges).sum(1) / (len(side) * len(normal)))
+        ends = np.quantile(drawn[0] - drawn[1], [(1 - level) / 2, (1 + level) / 2])
         rare = all(n * min(auroc, 1 - auroc) < RARE for n, auroc in zip(counts, aurocs, strict=True))
-        ends = (min(low, ends[0]), max(high, ends[1])) if rare else (low, high)
-    return difference, max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
+        low, high = (min(low, ends[0]), max(high, ends[1])) if rare else ends
+    return aurocs[0] - aurocs[1], max(-1.0, float(low)), min(1.0, float(high))
 
 
-def _outscored(normal: np.ndarray, anomalous: np.ndarray) -> np.ndarray:
-    """(anomalous, normal): 1 where the anomalous image outscores the normal one, ties as half."""
-    return ((anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)).astype(np.float32)
+def category_mean(
+    parts: Sequence[tuple[float, float, float]], over_images: bool, level: float = LEVEL, least: float = 0.0
+) -> tuple[float, float, float]:
+    """Mean over categories of a figure in [``least``, 1], and its interval at ``level``.
 
-
-def _subset(outscored: list[np.ndarray]) -> tuple[float, float]:
-    """How many images a subset's AUROC rests on, and the AUROC; (0, nan) without any.
-
-    The images are the anomalous or the normal ones, whichever are fewer; a category's normal images count by the share
-    of the anomalous ones that they judge.
+    ``parts``: each category's figure and the ends of its own interval over images. Images of one category are not
+    independent, so the categories are the unit: Student's t over them. Shares (``least`` 0) of one category, or that
+    are all the same, have Wilson's interval for as many categories. ``over_images``: the categories are taken as
+    given, their own intervals combine, and the result speaks of no other category. (nan, least, 1) of no category.
     """
-    n = sum(map(len, outscored))
-    if not n:
-        return 0.0, float("nan")
-    normal = 1 / sum((len(one) / n) ** 2 / one.shape[1] for one in outscored)
-    return min(n, normal), float(sum(one.mean(1, dtype=float).sum() for one in outscored)) / n
+    if not len(parts):
+        return float("nan"), least, 1.0
+    figures = np.array(parts, float)[:, 0]
+    mean, low, high = paired(figures, level)
+    if over_images:
+        low, high = _combined([(*part, 1) for part in parts])
+    elif least == 0 and (len(parts) == 1 or np.ptp(figures) < 1e-12):
+        low, high = wilson(mean * len(parts), len(parts), level)
+    return mean, max(least, low), min(1.0, high)
 
 
-def _weights(outscored: list[np.ndarray], resamples: int, stream: np.random.Generator) -> list[np.ndarray]:
-    """(resamples, normal) weights of each category's resampled normal images; they sum to 1."""
-    sizes = [one.shape[1] for one in outscored]
-    return [stream.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32) / n for n in sizes]
+def local_share(
+    values: np.ndarray,
+    hits: np.ndarray,
+    clusters: np.ndarray,
+    weights: np.ndarray,
+    at: np.ndarray,
+    level: float = LEVEL,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The share of ``hits`` (n,) near each value of ``at`` (m,), and the two ends of its band: three arrays (m,).
 
+    ``values`` (n,) weigh by a Gaussian of their distance (Nadaraya and Watson; Silverman's bandwidth) and by
+    ``weights`` (n,). The band holds at ``level`` for each point by itself: Student's t on the jackknife that leaves out
+    one of the ``clusters`` (n,) at a time, and never narrower than Wilson's interval for as many independent images as
+    count at that point. (nan, 0, 1) everywhere with fewer than two clusters or without spread.
+    """
+    from scipy.stats import t
 
-def _subset_resampled(
-    outscored: list[np.ndarray], weights: list[np.ndarray], stream: np.random.Generator
-) -> np.ndarray:
-    """(resamples,) AUROCs of a subset whose anomalous images are resampled over all categories."""
-    sizes = list(map(len, outscored))
-    n = sum(sizes)
-    counts = stream.multinomial(n, np.full(n, 1 / n), len(weights[0])).astype(np.float32)
-    parts = zip(np.split(counts, np.cumsum(sizes)[:-1], axis=1), outscored, weights, strict=True)
-    return sum(((some @ one) * weight).sum(1) for some, one, weight in parts) / n
+    values, hits, weights, at = (np.asarray(array, float) for array in (values, hits, weights, at))
+    codes, names = pd.factorize(np.asarray(clusters))
+    n, spread = len(names), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    if n < 2 or spread == 0:
+        return tuple(np.full(len(at), value) for value in (np.nan, 0.0, 1.0))
+    near = np.exp(-0.5 * ((at[:, None] - values) / (1.06 * spread * len(values) ** -0.2)) ** 2) * weights
+    belongs = np.eye(n)[codes]
+    total, hit = near @ belongs, (near * hits) @ belongs  # (m, clusters)
+    share = hit.sum(1) / total.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without = (hit.sum(1, keepdims=True) - hit) / (total.sum(1, keepdims=True) - total)
+    variance = (n - 1) / n * np.square(without - without.mean(1, keepdims=True)).sum(1)
+    half = t.ppf((1 + level) / 2, n - 1) * np.sqrt(np.nan_to_num(variance, nan=np.inf))
+    counts = np.square(near.sum(1)) / np.square(near).sum(1)
+    ends = np.array([wilson(one * count, count, level) for one, count in zip(share, counts, strict=True)])
+    low, high = np.minimum(share - half, ends[:, 0]), np.maximum(share + half, ends[:, 1])
+    return share, np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 # ---------------------------------------------------------------- two methods, two measures
@@ -409,22 +420,21 @@ def macro_delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
     return float(2 * norm.sf(abs(differences.sum()) / spread)) if spread else 1.0
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray, groups: int = 1) -> tuple[float, float, float]:
-    """Spearman's rank correlation of (n,) and (n,), and its 95 % interval (Fisher's z, Bonett and Wright 2000).
+def rank_correlation(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> tuple[float, float, float]:
+    """Spearman's rank correlation of (n,) and (n,), and its interval (Fisher's z, Bonett and Wright 2000).
 
-    Values that are ranks within ``groups`` groups each have lost a degree of freedom to the mean of every group.
-    (nan, -1, 1) with fewer than four pairs beyond the groups', or a constant side; pairs with a nan are left out.
+    (nan, -1, 1) with fewer than four pairs or a constant side; pairs with a nan are left out.
     """
     from scipy.stats import norm, spearmanr
 
     pairs = np.stack([np.asarray(first, float), np.asarray(second, float)], 1)
     pairs = pairs[np.isfinite(pairs).all(1)]
-    n = len(pairs) - (groups - 1)
+    n = len(pairs)
     if n < 4 or np.ptp(pairs, axis=0).min() == 0:
         return float("nan"), -1.0, 1.0
     found = float(spearmanr(*pairs.T).statistic)
     z = np.arctanh(np.clip(found, -1 + 1 / n, 1 - 1 / n))  # a perfect order of n pairs is no certainty
-    half = norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + found**2 / 2) / (n - 3))
+    half = norm.ppf((1 + level) / 2) * np.sqrt((1 + found**2 / 2) / (n - 3))
     low, high = np.tanh(z - half), np.tanh(z + half)
     return found, min(found, float(low)), max(found, float(high))
 
