@@ -106,6 +106,17 @@ def mvtec(tmp_path: Path) -> Path:
     return make_mvtec(tmp_path / "data")
 
 
+@pytest.fixture
+def drop(tmp_path: Path) -> Path:
+    """A folder of new pictures for decisions: twelve good ones, and three new ones of which the first has a spot."""
+    folder = tmp_path / "drop_2026_11_27"
+    for i in range(12):
+        paint(folder / "good" / f"{i}.png", i)
+    for i in range(3):
+        paint(folder / f"n{i}.png", 100 + i, spot=i == 0)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _tried(request, record_property):
     """What a fault test tries is told at the end of the session, with what came of it."""

@@ -11,7 +11,7 @@ from conftest import TINY, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import data, decide
+from vlmad_lib import data, decide, part_groups, thresholds
 
 QUICK = TINY | {"settings": {"windows": [2], "states": "one"}}
 
@@ -24,17 +24,6 @@ def quick(tmp_path, cache, **changes):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def drop(tmp_path):
-    """Twelve good pictures and three new ones."""
-    folder = tmp_path / "drop_2026_11_27"
-    for i in range(12):
-        paint(folder / "good" / f"{i}.png", i)
-    for i in range(3):
-        paint(folder / f"n{i}.png", 100 + i, spot=i == 0)
-    return folder
 
 
 def names(found) -> list[str]:
@@ -157,3 +146,113 @@ def test_an_output_folder_holds_the_overlays_of_the_last_call_alone(tmp_path, ca
     kept = sorted(path.name for path in (out / "overlays").iterdir())
     assert kept == sorted(["00009-mine.jpg", overlay.removeprefix("overlays/"), "broken.jpg", "notes.txt"])
     assert json.loads((out / "decisions.json").read_text())["notes"][0] in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- parts and their pictures
+
+
+@pytest.fixture
+def parts_drop(tmp_path):
+    """Fourteen parts, each photographed three times with a little noise, and one new picture with a spot."""
+    folder = tmp_path / "parts"
+    for part in range(14):
+        for shot in range(3):
+            file = folder / "good" / f"part{part:02}_{shot}.png"
+            paint(file, part)
+            noise = np.random.default_rng(100 * part + shot).integers(0, 3, (60, 60, 3))
+            Image.fromarray((np.asarray(Image.open(file)) + noise).astype(np.uint8)).save(file)
+    paint(folder / "new.png", 900, spot=True)
+    return folder
+
+
+def test_the_promise_holds_for_parts_only_where_thresholds_are_by_part():
+    """Twelve parts, four pictures each: by picture far more good parts are rejected than alpha, by part no more."""
+    stream, alpha, runs = np.random.default_rng(0), 0.1, 4000
+    scores = stream.normal(size=(runs, 13, 1)) + 0.5 * stream.normal(size=(runs, 13, 4))
+    rejected = {"pictures": 0, "parts": 0}
+    for run in scores:
+        new, known = run[0].max(), run[1:]
+        owners = np.repeat(np.arange(12), 4)
+        by_part = part_groups.largest_by_part(known.ravel(), owners)
+        rejected["parts"] += new > thresholds.conformal(by_part, alpha)
+        rejected["pictures"] += new > thresholds.conformal(known.ravel(), alpha)
+    assert rejected["parts"] / runs <= alpha + 0.01
+    assert rejected["pictures"] / runs > 1.5 * alpha
+
+
+def test_references_and_thresholds_are_by_part(tmp_path, cache, parts_drop):
+    chosen = quick(tmp_path, cache, shots=[0, 2])
+    found = decide.decide(chosen, parts_drop, groups=r"(part\d+)_")
+    facts, scores = found.facts, found.results.scores
+    normal = scores[scores.defect == "good"]
+    owners = normal.image.str.extract(r"(part\d+)_")[0]
+    references = set(normal.references.iloc[0].split(";"))
+    taken = {name.rpartition("/")[2][:6] for name in references}
+    assert len(taken) == 2 and not taken & set(owners)  # no picture is judged by another of its part
+    assert (facts["parts"], facts["references"], facts["calibration"]) == (14, 2, 12)
+    assert facts["calibration_pictures"] == 36 and "from 12 normal parts" in facts["promise"]
+    assert facts["threshold"] == thresholds.conformal(normal.score.groupby(owners).max().to_numpy(), 0.1)
+    assert "nearly the same" not in said(found)
+
+
+def test_groups_may_be_a_table(tmp_path, cache, parts_drop):
+    file = tmp_path / "parts.csv"
+    rows = [(f"part{part:02}_{shot}.png", f"lot {part // 2}") for part in range(14) for shot in range(3)]
+    pd.DataFrame(rows, columns=["Picture", "Part"]).to_csv(file, sep=";", index=False)
+    found = decide.decide(quick(tmp_path, cache, shots=[0]), parts_drop, groups=str(file))
+    assert found.facts["parts"] == 7 and set(found.table.decision) == {"undecided"}
+    assert "it takes 9 normal parts beside the references, there are 7" in found.facts["promise"]
+    pd.DataFrame(rows[1:], columns=["picture", "part"]).to_csv(file, index=False)
+    refused(
+        lambda: decide.decide(quick(tmp_path, cache), parts_drop, groups=str(file)),
+        "parts.csv has no part for", "part00_0.png", "add a row",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts"),
+    [
+        ("(part", ["no regular expression", "picture and part"]),
+        ("(lot\\d+)", ["finds no part in the name of", "part00_0.png", "every normal picture"]),
+        ("part", ["all normal pictures are of one part, 'part'", "add others"]),
+        ("missing.csv", ["missing.csv", "No such file"]),
+    ],
+)
+def test_wrong_groups_are_refused(tmp_path, cache, parts_drop, groups, parts):
+    refused(lambda: decide.decide(quick(tmp_path, cache), parts_drop, groups=groups), *parts)
+
+
+def test_near_duplicates_are_named_and_parts_are_none(parts_drop):
+    pictures = sorted(map(str, (parts_drop / "good").glob("*.png")))
+    sets = part_groups.find_near_duplicates(pictures)
+    assert len(sets) == 14 and all(len({name[-8:-6] for name in names}) == 1 for names in sets)
+    [sentence] = part_groups.warn_of_near_duplicates(pictures)
+    assert "42 normal pictures" in sentence and "14 sets" in sentence and "part00_0.png and part00_1.png" in sentence
+    parts = part_groups.read_parts(pictures, r"(part\d+)_")
+    assert part_groups.warn_of_near_duplicates(pictures, parts) == []
+    wrong = parts | {pictures[0]: "another"}
+    assert "correct --groups" in part_groups.warn_of_near_duplicates(pictures, wrong)[0]
+    assert part_groups.find_near_duplicates(pictures[::3]) == []  # one picture of each part
+
+
+def test_marked_pixels_come_with_their_promise(tmp_path, drop):
+    file = write_profile(tmp_path, dataset="folder", root="nowhere", methods=[QUICK], shots=[0])
+    out = tmp_path / "out"
+    assert decide.main([str(file), str(drop), "--out", str(out)]) == 0
+    table, facts = pd.read_csv(out / "decisions.csv"), json.loads((out / "decisions.json").read_text())
+    found = decide.decide(quick(tmp_path, tmp_path / "cache", shots=[0]), drop)
+    rows = found.results.scores
+    normal = [values.max() for values in found.results.framed(rows[rows.defect == "good"])]
+    limit = thresholds.conformal(np.array(normal), 0.1)
+    assert (
+        facts["pixel_threshold"] == pytest.approx(limit) and "Nothing is promised of defects" in facts["pixel_promise"]
+    )
+    for row in table.itertuples():
+        with Image.open(out / row.mask) as shown:
+            marked = np.asarray(shown)
+        assert marked.shape == (60, 60) and set(np.unique(marked)) <= {0, 255}
+        assert (marked > 0).mean() == pytest.approx(row.area, abs=0.01)
+    paint(drop / "n0.png", 100)  # a second call removes the masks of the first
+    (drop / "n2.png").unlink()
+    decide.main([str(file), str(drop), "--out", str(out)])
+    assert len(list((out / "masks").glob("*.png"))) == 2

@@ -2,8 +2,9 @@
 
 Normal pictures are those in FOLDER/good (or FOLDER/train/good), else those of the profile's own data. Some become
 references, the others set the threshold: split-conformal, so that a new good picture is rejected with probability at
-most alpha. OUT gets decisions.csv, an overlay for each decision, and decisions.json with what they rest on. Masks among
-the new pictures are left out.
+most alpha. With groups, which say what part each picture shows, both are by part: a new good part has any of its
+pictures rejected with probability at most alpha. OUT gets decisions.csv, an overlay and a mask of marked pixels for
+each decision, and decisions.json with what they rest on. Masks among the new pictures are left out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from vlmad_lib import InputError, commands, data, files, methods, plots, run, thresholds
+from vlmad_lib import InputError, commands, data, files, methods, part_groups, plots, run, thresholds
 from vlmad_lib import profile as profiles
 from vlmad_lib.methods import METHODS
 from vlmad_lib.profile import FULL, Method, Profile
@@ -30,7 +31,7 @@ from vlmad_lib.statistics import percent
 
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
-COLUMNS = ["image", "decision", "score", "threshold", "p", "overlay", "reason", "warning"]
+COLUMNS = ["image", "decision", "score", "threshold", "p", "area", "overlay", "mask", "reason", "warning"]
 SCALE = (
     "{} scores each picture by itself here, on a fixed scale (image_score: fixed); in a report its scores are "
     "stretched over a category's test images, as published."
@@ -58,8 +59,13 @@ class Decisions:
         return " ".join(filter(None, [f"{len(self.table)} pictures: {parts}.", *said]))
 
 
-def decide(profile: Profile, folder: Path, alpha: float = 0.1, category: str = "", method: str = "") -> Decisions:
+def decide(
+    profile: Profile, folder: Path, alpha: float = 0.1, category: str = "", method: str = "", groups: str = ""
+) -> Decisions:
     """Decisions on the pictures of a folder by a profile's method (its first, if none is named).
+
+    ``groups`` says which part each normal picture shows (``part_groups.read_parts``); without it each is taken as a
+    part of its own, and near-duplicates among them are warned of.
 
     Pictures that cannot be read are listed with the reason; where the normal pictures are too few for alpha, all are
     ``undecided`` but have their scores. InputError where there is no picture, or no normal one. Each picture is scored
@@ -73,16 +79,25 @@ def decide(profile: Profile, folder: Path, alpha: float = 0.1, category: str = "
     if not new:
         raise InputError(f"{folder} holds no picture to judge beside {', '.join(KEPT)} and masks; add some.")
     category, normal = _normal(profile, folder, category, set(new))
-    shots = _shots(len(normal), profile, spec, alpha)
+    parts = part_groups.read_parts(normal, groups) if groups else {}
+    if groups and len(set(parts.values())) < 2:
+        raise InputError(
+            f"--groups {groups}: all normal pictures are of one part, {next(iter(parts.values()))!r}; add others."
+        )
+    notes += part_groups.warn_of_near_duplicates(normal, parts)
+    shots = _shots(len(set(parts.values())) if groups else len(normal), profile, spec, alpha)
     table = data.listed(profile, category, {("train", "good"): normal})
-    table = thresholds.calibration_index(table, shots, profile.seeds[0])
+    if groups:
+        table = part_groups.calibration_index(table, parts, shots, profile.seeds[0])
+    else:
+        table = thresholds.calibration_index(table, shots, profile.seeds[0])
     if (readable := [image for image in new if image not in faults]) and len(table):
         table = pd.concat([table, data.listed(profile, category, {("test", NEW): readable})], ignore_index=True)
     notes += _other_shapes(table)
     keys = {"methods": [spec], "imports": [], "shots": [shots], "seeds": profile.seeds[:1], "categories": []}
     results = run.run(profile.model_copy(update=keys), table=table) if readable else None
     notes += _words(profile, spec, table) if results else []
-    return _judged(results, folder, new, faults, notes, alpha, len(normal), shots)
+    return _judged(results, folder, new, faults, notes, alpha, len(normal), shots, parts)
 
 
 def _method(profile: Profile, name: str) -> Method:
@@ -209,7 +224,7 @@ def _fault(image: Path) -> str:
 
 
 def _shots(normal: int, profile: Profile, spec: Method, alpha: float) -> int:
-    """The most references of the profile's ``shots`` that leave enough normal pictures for a threshold at alpha."""
+    """The most references of the profile's ``shots`` that leave enough normal pictures, or parts, for a threshold."""
     module = METHODS[spec.method]
     counts = sorted(shots for shots in profile.shots if shots < FULL and (shots if module.FEW_SHOT else not shots))
     counts = [0, *counts] if module.ZERO_SHOT else counts
@@ -221,11 +236,14 @@ def _shots(normal: int, profile: Profile, spec: Method, alpha: float) -> int:
 
 def _judged(
     results: Results | None, folder: Path, new: list[str], faults: dict[str, str], notes: list[str], alpha: float,
-    normal: int, shots: int,
+    normal: int, shots: int, parts: dict[str, str],
 ) -> Decisions:  # fmt: skip
     scores = results.scores.set_index("image") if results else pd.DataFrame(columns=["defect", "score", "method"])
-    known = np.sort(scores[scores.defect != NEW].score.to_numpy(float))
+    calibrating = scores[scores.defect != NEW]
+    owners = [parts.get(image, image) for image in calibrating.index]
+    known = np.sort(part_groups.largest_by_part(calibrating.score.to_numpy(float), owners))
     limit = thresholds.conformal(known, alpha)
+    areas, pixel_limit = _mark(results, owners, alpha) if results else ({}, np.inf)
     rows = []
     for image in new:
         name = str(Path(image).relative_to(folder))
@@ -236,10 +254,15 @@ def _judged(
             decision = "undecided" if np.isinf(limit) else "defective" if score > limit else "good"
             chance = (1 + (known >= score).sum()) / (len(known) + 1)
             row |= {"decision": decision, "score": score, "threshold": limit, "p": chance}
+            row["area"] = areas.get(image, np.nan)
         rows.append(row)
-    promise = _promise(len(known), alpha)
+    promise = _promise(len(known), alpha, "parts" if parts else "pictures")
     facts = {"folder": folder.resolve().name, "alpha": alpha, "normal": normal, "references": shots}
     facts |= {"calibration": len(known), "threshold": limit if np.isfinite(limit) else None, "promise": promise}
+    if parts:
+        facts |= {"parts": len(set(parts.values())), "calibration_pictures": len(calibrating)}
+    facts |= {"pixel_threshold": pixel_limit if np.isfinite(pixel_limit) else None}
+    facts["pixel_promise"] = _pixel_promise(pixel_limit, alpha, "part" if parts else "picture")
     facts["notes"] = notes
     if results:
         first = results.scores.iloc[0]
@@ -247,22 +270,45 @@ def _judged(
         facts["warnings"] = results.facts["warnings"]
         if shots and first.image_score == "fixed":
             facts["scale"] = SCALE.format(first.method)
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object, "mask": object})
     table["warning"] = " ".join(facts.get("warnings", []))  # in every row: a table goes on without what was printed
     return Decisions(table, facts, results)
 
 
-def _promise(k: int, alpha: float) -> str:
-    """What the threshold promises, or why there is none."""
+def _mark(results: Results, owners: list[str], alpha: float) -> tuple[dict[str, float], float]:
+    """The share of each new picture's pixels above the pixel threshold, by path, and that threshold."""
+    rows = results.scores
+    if "" in set(rows.map_file):
+        return {}, np.inf
+    known = [results.framed(rows.loc[[place]])[0].max() for place in rows.index[rows.defect != NEW]]
+    limit = thresholds.pixel_threshold(list(part_groups.largest_by_part(np.array(known), owners)), alpha)
+    new = rows[rows.defect == NEW]
+    return {
+        image: float(thresholds.area_above(results.framed(new.loc[[place]]), limit)[0])
+        for place, image in zip(new.index, new.image, strict=True)
+    }, limit
+
+
+def _promise(k: int, alpha: float, noun: str) -> str:
+    """What the threshold from k normal pictures, or parts (``noun``), promises, or why there is none."""
     if thresholds.rank(k, alpha) > k:
         least = int(np.ceil(1 / alpha - 1 - 1e-9))
-        return (
-            f"No threshold at alpha {alpha:g}: it takes {least} normal pictures beside the references, there are {k}."
-        )
+        return f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}."
     low, high = thresholds.conditional(k, alpha)
+    rejected = "rejected" if noun == "pictures" else "rejected by any of their pictures"
     return (
-        f"At most {percent(alpha)} of new good pictures are rejected on average; with this threshold, from {k} "
-        f"normal pictures, it is {low:.1%} to {high:.1%} (95 %), if they are taken alike."
+        f"At most {percent(alpha)} of new good {noun} are {rejected} on average; with this threshold, from {k} "
+        f"normal {noun}, it is {low:.1%} to {high:.1%} (95 %), if they are taken alike."
+    )
+
+
+def _pixel_promise(limit: float, alpha: float, noun: str) -> str:
+    """What the pixel threshold promises of good parts, and that it promises nothing of defects."""
+    if np.isinf(limit):
+        return "No pixel is marked: there is no threshold for pixels."
+    return (
+        f"A new good {noun} has any marked pixel with probability at most {percent(alpha)}, if it is taken like the "
+        "normal ones. Nothing is promised of defects: marked pixels may miss one, or exceed its outline."
     )
 
 
@@ -290,22 +336,37 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
             how = {"format": "JPEG", "quality": 88, "comment": MADE}
             files.replace(out / "overlays" / kept, lambda path, one=picture, how=how: one.save(path, **how))
             table.loc[place, "overlay"] = f"overlays/{kept}"
+            if (limit := found.facts["pixel_threshold"]) is not None:
+                marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(
+                    data.read_size(image), Image.Resampling.NEAREST
+                )
+                drawn = f"{kept.removesuffix('.jpg')}.png"
+                how = {"format": "PNG", "pnginfo": _comment()}
+                files.replace(out / "masks" / drawn, lambda path, one=marked, how=how: one.save(path, **how))
+                table.loc[place, "mask"] = f"masks/{drawn}"
     files.replace(out / "decisions.csv", lambda path: table.to_csv(path, index=False))
     facts = json.dumps(found.facts, indent=1)
     files.replace(out / "decisions.json", lambda path: path.write_text(facts + "\n", encoding="utf-8"))
-    _remove_earlier(out, set(table.overlay.dropna()))
+    _remove_earlier(out, {*table.overlay.dropna(), *table["mask"].dropna()})
 
 
 def _remove_earlier(out: Path, written: set[str]) -> None:
-    """Remove the overlays of earlier calls from a folder."""
-    for file in (out / "overlays").glob("*.jpg"):
-        if f"overlays/{file.name}" in written:
+    """Remove the overlays and masks of earlier calls from a folder."""
+    for file in [*(out / "overlays").glob("*.jpg"), *(out / "masks").glob("*.png")]:
+        if f"{file.parent.name}/{file.name}" in written:
             continue
         with contextlib.suppress(OSError):  # what is no picture is not ours
             with Image.open(file) as image:
-                ours = image.info.get("comment") == MADE
+                ours = image.info.get("comment") in (MADE, MADE.decode())
             if ours:
                 file.unlink()
+
+
+def _comment() -> PngImagePlugin.PngInfo:
+    """The comment by which a mask of an earlier call is known."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", MADE.decode())
+    return info
 
 
 def _beside(image: str, heat: Image.Image) -> Image.Image:
@@ -326,6 +387,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, default=0.1, help="share of good pictures that may be rejected")
     parser.add_argument("--category", default="", help="whose normal pictures, where the folder has no good/")
     parser.add_argument("--method", default="", help="name of a method of the profile; its first if none is given")
+    parser.add_argument(
+        "--groups", default="", help="part of each normal picture: a regular expression on file names, or a CSV"
+    )
     parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="changes a key")
     options = parser.parse_args(arguments)
     return commands.run_command(lambda: _decide_and_show(options), "Interrupted; what was encoded is kept.")
@@ -336,7 +400,7 @@ def _decide_and_show(options: argparse.Namespace) -> int:
     if options.out.resolve().is_relative_to(options.folder.resolve()):
         raise InputError(f"--out {options.out} lies in {options.folder}: overlays would be judged next time.")
     profile = profiles.load(options.profile, dict(profiles.override(pair) for pair in options.pairs))
-    found = decide(profile, options.folder, options.alpha, options.category, options.method)
+    found = decide(profile, options.folder, options.alpha, options.category, options.method, options.groups)
     write(found, options.folder, options.out)
     for warning in found.facts.get("warnings", []):
         print(f"Warning: {warning}", file=sys.stderr)
