@@ -25,7 +25,7 @@ from vlmad_lib.profile import FULL, Profile, Shots, Strict
 from vlmad_lib.results import Results
 
 FAINT = "faint_auroc"
-TITLES = breakdown.TITLES | {FAINT: "AUROC of the least visible third of the defects"}
+TITLES = breakdown.TITLES | {FAINT: "AUROC of the faintest defects"}
 MEASURED = tuple(breakdown.MAIN)
 MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
@@ -70,9 +70,14 @@ def measure_methods(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
     return values.merge(pd.DataFrame(rows, columns=["name", "category", FAINT]), on=["name", "category"], how="left")
 
 
+def _levels(results: Results, contrasts: pd.DataFrame) -> pd.Series:
+    """The level of contrast of each defect: thirds, or as the profile fixes them."""
+    return contrast.levels(contrasts, limits=results.profile.contrast_limits)
+
+
 def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the scores table of normal images and of the least visible defects, with their name."""
-    faint = contrasts[contrast.levels(contrasts) == contrast.LEVELS[0]].image
+    """The rows of the scores table of normal images and of the faintest defects, with their name."""
+    faint = contrasts[_levels(results, contrasts) == contrast.LEVELS[0]].image
     scores = results.scores.assign(name=breakdown.by_name(results.scores))
     return scores[(scores.label == 0) | scores.image.isin(faint)]
 
@@ -186,8 +191,8 @@ def tabulate_tradeoffs(
 
 
 def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -> pd.DataFrame:
-    """``defects.recall`` of the least visible third of the defects, for every number of shots."""
-    levelled = contrasts.assign(level=contrast.levels(contrasts))[["image", "level"]]
+    """``defects.recall`` of the defects of the lowest level of contrast, for every number of shots."""
+    levelled = contrasts.assign(level=_levels(results, contrasts))[["image", "level"]]
     scores, tables = results.scores.merge(levelled, on="image", how="left"), []
     for shots in sorted(results.scores.shots.unique()):
         recalls = defects.recall(scores, "level", contrast.LEVELS, rate, shots)
