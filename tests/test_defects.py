@@ -357,7 +357,7 @@ def test_class_findings_say_what_is_decided_and_what_has_too_few_categories():
     assert "lowest for Surface Damage (0.600, n = 4 categories, 40 images)" in told
     assert "lower for Surface Damage (-0.300 (-0.500 to -0.100); n = 4 categories, 80 images); " in told
     assert "not decided for 1 of 2 classes (Structural Break)." in told
-    assert "fewer than two categories have both a class and other defects: Multiple." in told
+    assert "both a class and other defects to compare them: Multiple (n = 1 category)." in told
     assert "it finds 75% of the defective images, the mean over categories (50% to 100%, n = 6 categories" in told
     few = defects.class_findings(found, compared, overall, 0.025, "no image of 16 in 12 of 12 categories")
     assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories) it finds" in few

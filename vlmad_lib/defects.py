@@ -120,13 +120,12 @@ def by(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), shots: in
         judged = defective.dropna(subset="win")
         for value in _values(defective[column], order):
             chosen, parts = judged[judged[column] == value], []
-            for category, images in chosen.groupby("category"):
+            for category, auroc in chosen.groupby("category").win.mean().items():
                 normal = variant.score[(variant.category == category) & (variant.label == 0)]
-                labels = np.repeat([0, 1], [len(normal), len(images)])
-                own = (
-                    statistics.auroc_interval(labels, np.r_[normal, images.score]) if over_images else (np.nan, np.nan)
-                )
-                parts.append((images.win.mean(), *own))
+                own = chosen.score[chosen.category == category]
+                labels = np.repeat([0, 1], [len(normal), len(own)])
+                ends = statistics.auroc_interval(labels, np.r_[normal, own]) if over_images else (np.nan, np.nan)
+                parts.append((auroc, *ends))
             auroc, low, high = statistics.category_mean(parts, over_images)
             counts = {"images": len(chosen), "types": chosen.groupby(["category", "defect"]).ngroups}
             row = {"method": name, column: value, "auroc": auroc, "low": low, "high": high}
@@ -268,7 +267,8 @@ def compare(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, str]],
             parts.append((after - before, *ends))
         found = statistics.category_mean(parts, over_images, level, -1.0)
         known = dict(zip(("difference", "low", "high"), found, strict=True)) | {"over_images": over_images}
-        aurocs = {"first_auroc": means[0].mean(), "second_auroc": means[1].mean()}
+        before, after = means.to_numpy().mean(0) if count else (np.nan, np.nan)
+        aurocs = {"first_auroc": before, "second_auroc": after}
         counted = {"categories": count, "images": len(sides), "family": family}
         table.append({"method": name, "first": first, "second": second} | aurocs | known | counted)
     columns = ["method", "first", "second", "first_auroc", "second_auroc", "difference", "low", "high"]
@@ -348,10 +348,9 @@ def basis(rows: pd.DataFrame) -> str:
 
 def _scope(tables: Sequence[pd.DataFrame]) -> list[str]:
     """A line that says of what the intervals speak where the data have too few categories to be their unit."""
-    over_images = pd.concat([rows[rows.over_images.astype(bool)] for rows in tables])
-    if over_images.empty:
+    count = max((int(rows.categories.max()) for rows in tables if len(rows)), default=0)
+    if not 0 < count < statistics.ENOUGH or not any(rows.over_images.any() for rows in tables if "over_images" in rows):
         return []
-    count = int(over_images.categories.max())
     these = "this category" if count == 1 else "these categories"
     return [
         f"- The data have fewer than {statistics.ENOUGH} categories, so the intervals are over images (n = "
@@ -376,11 +375,12 @@ def level_findings(compared: pd.DataFrame, related: pd.DataFrame) -> str:
                 f"{breakdown.count(row.images, 'image', 'images')}), too few to say whether they differ."
             )
             continue
+        same = "category" if row.categories == 1 else "categories"
         verdict = sweeps.verdict(row.low, row.high)
         told = verdict if verdict == "not decided" else f"{verdict} at {row.second} contrast"
         lines.append(
             f"- **{row.method}**: AUROC {row.first_auroc:.3f} on defects of {row.first} contrast and "
-            f"{row.second_auroc:.3f} on those of {row.second} contrast in the same categories: "
+            f"{row.second_auroc:.3f} on those of {row.second} contrast in the same {same}: "
             f"{sweeps.signed(row.difference, row.low, row.high)}, {told} ({basis(compared.loc[[row.Index]])})."
         )
     known = related.dropna(subset="rank correlation")
@@ -421,10 +421,9 @@ def class_findings(
                 f"{row.iloc[1]} ({row.auroc:.3f}, {basis(row.to_frame().T)})"
                 for _, row in ranked.iloc[[0, -1]].iterrows()
             )
-            lines.append(
-                f"- **{name}**: mean AUROC is lowest for {low} and highest for {high}. These classes may occur in "
-                "different categories, so this alone does not say that the class is the reason."
-            )
+            several = " Classes occur in different categories, so this alone does not say that the class is the reason."
+            told = several if rows.categories.max() > 1 else ""
+            lines.append(f"- **{name}**: AUROC is lowest for {low} and highest for {high}.{told}")
         own = compared[compared.method == name].sort_values("difference")
         enough = own.categories >= 2 - own.over_images
         verdicts = [sweeps.verdict(row.low, row.high) for row in own.itertuples()]
@@ -443,15 +442,19 @@ def class_findings(
                 f"- **{name}**, AUROC of each class against the other defects of the same category: {'; '.join(told)}."
             )
         if (~enough).any():
-            few = ", ".join(own.second[~enough])
-            lines.append(f"- **{name}**: fewer than two categories have both a class and other defects: {few}.")
+            few = ", ".join(
+                f"{row.second} (n = {breakdown.categories(row.categories)})" for row in own[~enough].itertuples()
+            )
+            lines.append(
+                f"- **{name}**: too few categories have both a class and other defects to compare them: {few}."
+            )
     for row in overall.itertuples():
-        few = f" ({without})" if without else ""
+        few, mean = f" ({without})" if without else "", ", the mean over categories" if row.categories > 1 else ""
         lines.append(
             f"- **{row.method}**: with at most {percent(rate)} false positives in each category{few} it finds "
-            f"{row.recall:.0%} of the defective images, the mean over categories ({row.low:.0%} to {row.high:.0%}, "
+            f"{row.recall:.0%} of the defective images{mean} ({row.low:.0%} to {row.high:.0%}, "
             f"{basis(overall.loc[[row.Index]])})."
         )
     lines += _together({"comparisons of classes": int(compared.family.max())} if len(compared) else {})
-    lines += _scope([compared])
+    lines += _scope([compared, overall])
     return "\n".join(lines) or f"- {breakdown.NO_AUROC} (n = 0)"
