@@ -119,17 +119,17 @@ def by(scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), shots: in
         defective, over_images = _won(variant), few_categories(variant)
         judged = defective.dropna(subset="win")
         for value in _values(defective[column], order):
-            chosen, parts = judged[judged[column] == value], []
+            chosen, estimates = judged[judged[column] == value], []
             for category, auroc in chosen.groupby("category").win.mean().items():
                 normal = variant.score[(variant.category == category) & (variant.label == 0)]
                 own = chosen.score[chosen.category == category]
                 labels = np.repeat([0, 1], [len(normal), len(own)])
                 ends = statistics.auroc_interval(labels, np.r_[normal, own]) if over_images else (np.nan, np.nan)
-                parts.append((auroc, *ends))
-            auroc, low, high = statistics.category_mean(parts, over_images)
+                estimates.append((auroc, *ends))
+            auroc, low, high = statistics.category_mean(estimates, over_images)
             counts = {"images": len(chosen), "types": chosen.groupby(["category", "defect"]).ngroups}
             row = {"method": name, column: value, "auroc": auroc, "low": low, "high": high}
-            rows.append(row | counts | {"categories": len(parts)})
+            rows.append(row | counts | {"categories": len(estimates)})
     columns = ["method", column, "auroc", "low", "high", "images", "types", "categories"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -178,8 +178,8 @@ def recall(
         over_images = variant.category.nunique() < statistics.ENOUGH
         for value in _values(variant[column], order):
             hits = variant[variant[column] == value].groupby("category").hit.agg(["sum", "size"])
-            parts = [(hit / size, *statistics.wilson(hit, size)) for hit, size in hits.to_numpy()]
-            share, low, high = statistics.category_mean(parts, over_images)
+            estimates = [(hit / size, *statistics.wilson(hit, size)) for hit, size in hits.to_numpy()]
+            share, low, high = statistics.category_mean(estimates, over_images)
             row = {"method": name, column: value, "recall": share, "low": low, "high": high}
             rows.append(row | {"images": hits["size"].sum(), "categories": len(hits)})
     return pd.DataFrame(rows, columns=["method", column, "recall", "low", "high", "images", "categories"])
@@ -192,13 +192,13 @@ def recall_curve(hits: pd.DataFrame, measure: str, at: Sequence[float] | None = 
     a method's images. Categories weigh alike; the band leaves out a category at a time, or an image where they are few.
     A method whose images do not differ in the measure has no rows.
     """
-    tables = []
+    tables, judged_in = [], hits.groupby("method").category.nunique()
     for name, rows in hits[hits[measure] > 0].groupby("method", sort=False):
         size, logs = rows.groupby("category").hit.transform("size"), np.log(rows[measure])
         points = np.geomspace(*rows[measure].quantile([0.02, 0.98]), 40) if at is None else np.asarray(at, float)
-        clusters = rows.image if (categories := rows.category.nunique()) < statistics.ENOUGH else rows.category
+        clusters = rows.image if judged_in[name] < statistics.ENOUGH else rows.category
         share, low, high = statistics.local_share(logs, rows.hit, clusters, 1 / size, np.log(points))
-        counts = {"images": len(rows), "categories": categories}
+        counts = {"images": len(rows), "categories": rows.category.nunique()}
         table = {"method": name, "measure": measure, "value": points, "recall": share, "low": low, "high": high}
         tables.append(pd.DataFrame(table | counts).dropna(subset="recall"))
     columns = ["method", "measure", "value", "recall", "low", "high", "images", "categories"]
@@ -259,18 +259,18 @@ def compare(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, str]],
     family = sum(count >= 2 - few for count, (*_, few) in zip(counts, rows, strict=True))
     level, table = statistics.together(max(family, 1)), []
     for (name, first, second, sides, normal, over_images), count in zip(rows, counts, strict=True):
-        parts, means = [], sides.groupby(["category", "side"]).win.mean().unstack().reindex(columns=[0, 1])
+        estimates, means = [], sides.groupby(["category", "side"]).win.mean().unstack().reindex(columns=[0, 1])
         for category, (before, after) in means.iterrows():
             own = sides[sides.category == category].groupby("side").score.apply(np.array)
             judges = normal.score[normal.category == category].to_numpy()
             ends = statistics.subset_difference(judges, own[1], own[0], level)[1:] if over_images else (np.nan, np.nan)
-            parts.append((after - before, *ends))
-        found = statistics.category_mean(parts, over_images, level, -1.0)
-        known = dict(zip(("difference", "low", "high"), found, strict=True)) | {"over_images": over_images}
+            estimates.append((after - before, *ends))
+        estimate = statistics.category_mean(estimates, over_images, level, -1.0)
+        interval = dict(zip(("difference", "low", "high"), estimate, strict=True)) | {"over_images": over_images}
         before, after = means.to_numpy().mean(0) if count else (np.nan, np.nan)
         aurocs = {"first_auroc": before, "second_auroc": after}
         counted = {"categories": count, "images": len(sides), "family": family}
-        table.append({"method": name, "first": first, "second": second} | aurocs | known | counted)
+        table.append({"method": name, "first": first, "second": second} | aurocs | interval | counted)
     columns = ["method", "first", "second", "first_auroc", "second_auroc", "difference", "low", "high"]
     return pd.DataFrame(table, columns=[*columns, "categories", "images", "family", "over_images"])
 
@@ -286,14 +286,14 @@ def correlations(scores: pd.DataFrame, measures: Sequence[str], shots: int = 0) 
     level, rows = statistics.together(max(1, len(tables) * len(measures))), []
     for name, won, over_images in tables:
         for measure in measures:
-            parts, images = [], 0
+            estimates, images = [], 0
             for _, own in won.dropna(subset=[measure, "win"]).groupby("category"):
-                part = statistics.rank_correlation(own[measure], own.win, level)
-                if not np.isnan(part[0]):
-                    parts.append(part)
+                estimate = statistics.rank_correlation(own[measure], own.win, level)
+                if not np.isnan(estimate[0]):
+                    estimates.append(estimate)
                     images += len(own)
-            row = (name, measure, *statistics.category_mean(parts, over_images, level, -1.0))
-            rows.append((*row, len(parts), images, over_images))
+            row = (name, measure, *statistics.category_mean(estimates, over_images, level, -1.0))
+            rows.append((*row, len(estimates), images, over_images))
     columns = ["method", "measure", "rank correlation", "low", "high", "categories", "images", "over_images"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -360,8 +360,8 @@ def _scope(tables: Sequence[pd.DataFrame]) -> list[str]:
 
 def _together(counts: dict[str, int]) -> list[str]:
     """A line that says which families (noun: count) of intervals hold at 95 % all together."""
-    known = [f"all {count} {noun}" for noun, count in counts.items() if count > 1]
-    return [f"- The intervals hold at 95 % for {' together, and for '.join(known)} together."] if known else []
+    families = [f"all {count} {noun} together" for noun, count in counts.items() if count > 1]
+    return [f"- The intervals hold at 95 % for {', and for '.join(families)}."] if families else []
 
 
 def level_findings(compared: pd.DataFrame, related: pd.DataFrame) -> str:
@@ -377,26 +377,26 @@ def level_findings(compared: pd.DataFrame, related: pd.DataFrame) -> str:
             continue
         same = "category" if row.categories == 1 else "categories"
         verdict = sweeps.verdict(row.low, row.high)
-        told = verdict if verdict == "not decided" else f"{verdict} at {row.second} contrast"
+        verdict += "" if verdict == "not decided" else f" at {row.second} contrast"
         lines.append(
             f"- **{row.method}**: AUROC {row.first_auroc:.3f} on defects of {row.first} contrast and "
             f"{row.second_auroc:.3f} on those of {row.second} contrast in the same {same}: "
-            f"{sweeps.signed(row.difference, row.low, row.high)}, {told} ({basis(compared.loc[[row.Index]])})."
+            f"{sweeps.signed(row.difference, row.low, row.high)}, {verdict} ({basis(compared.loc[[row.Index]])})."
         )
-    known = related.dropna(subset="rank correlation")
-    for name, rows in known.groupby("method", sort=False):
-        told = []
+    measured = related.dropna(subset="rank correlation")
+    for name, rows in measured.groupby("method", sort=False):
+        phrases = []
         for relation, some in rows.groupby(rows.apply(_relation, axis=1), sort=False):
             each = [
                 f"{row.measure.replace('_', '-')} ({row[3]:+.2f}, {row.low:+.2f} to {row.high:+.2f})"
                 for row in some.itertuples()
             ]
-            told.append(f"{relation} {', '.join(each)}")
-        lines.append(f"- **{name}**, within a category: detection {'; '.join(told)}; {basis(rows)}.")
+            phrases.append(f"{relation} {', '.join(each)}")
+        lines.append(f"- **{name}**, within a category: detection {'; '.join(phrases)}; {basis(rows)}.")
     if lines:
         families = {"differences": int(compared.family.max() if len(compared) else 0)}
-        lines += _together(families | {"rank correlations": len(related) * bool(len(known))}) + _scope(
-            [compared, known]
+        lines += _together(families | {"rank correlations": len(related) * bool(len(measured))}) + _scope(
+            [compared, measured]
         )
     return "\n".join(lines) or "- No defect has a mask, a normal image beside it and a score, so n = 0: nothing to say."
 
@@ -422,26 +422,25 @@ def class_findings(
                 for _, row in ranked.iloc[[0, -1]].iterrows()
             )
             several = " Classes occur in different categories, so this alone does not say that the class is the reason."
-            told = several if rows.categories.max() > 1 else ""
-            lines.append(f"- **{name}**: AUROC is lowest for {low} and highest for {high}.{told}")
+            reason = several if rows.categories.max() > 1 else ""
+            lines.append(f"- **{name}**: AUROC is lowest for {low} and highest for {high}.{reason}")
         own = compared[compared.method == name].sort_values("difference")
+        own = own.assign(verdict=[sweeps.verdict(row.low, row.high) for row in own.itertuples()])
         enough = own.categories >= 2 - own.over_images
-        verdicts = [sweeps.verdict(row.low, row.high) for row in own.itertuples()]
-        told = []
-        for row, verdict in zip(own[enough].itertuples(), np.array(verdicts)[enough], strict=True):
-            if verdict != "not decided":
-                told.append(
-                    f"{verdict} for {row.second} ({sweeps.signed(row.difference, row.low, row.high)}; "
-                    f"{basis(own.loc[[row.Index]])})"
-                )
-        open_names = list(own.second[enough & (np.array(verdicts) == "not decided")])
-        if open_names:
-            told.append(f"not decided for {len(open_names)} of {enough.sum()} classes ({', '.join(open_names)})")
-        if told:
+        tested, undecided = own[enough], own[enough & (own.verdict == "not decided")]
+        phrases = [
+            f"{row.verdict} for {row.second} ({sweeps.signed(row.difference, row.low, row.high)}; "
+            f"{basis(own.loc[[row.Index]])})"
+            for row in tested.drop(undecided.index).itertuples()
+        ]
+        if len(undecided):
+            names = ", ".join(undecided.second)
+            phrases.append(f"not decided for {len(undecided)} of {len(tested)} classes ({names})")
+        if phrases:
             lines.append(
-                f"- **{name}**, AUROC of each class against the other defects of the same category: {'; '.join(told)}."
+                f"- **{name}**, AUROC of a class against the other defects of the same category: {'; '.join(phrases)}."
             )
-        if (~enough).any():
+        if not enough.all():
             few = ", ".join(
                 f"{row.second} (n = {breakdown.categories(row.categories)})" for row in own[~enough].itertuples()
             )

@@ -303,23 +303,23 @@ def subset_difference(
 
 
 def category_mean(
-    parts: Sequence[tuple[float, float, float]], over_images: bool, level: float = LEVEL, least: float = 0.0
+    estimates: Sequence[tuple[float, float, float]], over_images: bool, level: float = LEVEL, least: float = 0.0
 ) -> tuple[float, float, float]:
     """Mean over categories of a figure in [``least``, 1], and its interval at ``level``.
 
-    ``parts``: each category's figure and the ends of its own interval over images. Images of one category are not
+    ``estimates``: each category's figure and the ends of its own interval over images. Images of one category are not
     independent, so the categories are the unit: Student's t over them. Shares (``least`` 0) of one category, or that
     are all the same, have Wilson's interval for as many categories. ``over_images``: the categories are taken as
     given, their own intervals combine, and the result speaks of no other category. (nan, least, 1) of no category.
     """
-    if not len(parts):
+    if not len(estimates):
         return float("nan"), least, 1.0
-    figures = np.array(parts, float)[:, 0]
+    figures = np.array(estimates, float)[:, 0]
     mean, low, high = paired(figures, level)
     if over_images:
-        low, high = _combined([(*part, 1) for part in parts])
-    elif least == 0 and (len(parts) == 1 or np.ptp(figures) < 1e-12):
-        low, high = wilson(mean * len(parts), len(parts), level)
+        low, high = _combined([(*estimate, 1) for estimate in estimates])
+    elif least == 0 and (len(estimates) == 1 or np.ptp(figures) < 1e-12):
+        low, high = wilson(mean * len(estimates), len(estimates), level)
     return mean, max(least, low), min(1.0, high)
 
 
@@ -354,7 +354,7 @@ def local_share(
     variance = (n - 1) / n * np.square(without - without.mean(1, keepdims=True)).sum(1)
     half = t.ppf((1 + level) / 2, n - 1) * np.sqrt(np.nan_to_num(variance, nan=np.inf))
     counts = np.square(near.sum(1)) / np.square(near).sum(1)
-    ends = np.array([wilson(one * count, count, level) for one, count in zip(share, counts, strict=True)])
+    ends = np.array([wilson(mean * count, count, level) for mean, count in zip(share, counts, strict=True)])
     low, high = np.minimum(share - half, ends[:, 0]), np.maximum(share + half, ends[:, 1])
     return share, np.clip(low, 0, 1), np.clip(high, 0, 1)
 
