@@ -64,6 +64,42 @@ def test_too_few_images_promise_nothing_but_silence():
             thresholds.quantile(np.arange(9), alpha)
 
 
+@pytest.mark.parametrize("over", ["images", "pixels"])
+def test_a_pixel_threshold_keeps_its_promise_for_new_images(over):
+    """Pixels of one image are alike, as those of one photograph are: images, not pixels, are drawn anew."""
+    stream, rate, k = np.random.default_rng(0), 0.1, 24
+    shares, touched = [], []
+    for _ in range(1500):
+        maps = stream.normal(0, 1, (k + 1, 1, 1)) + stream.normal(0, 1, (k + 1, 6, 6))
+        limit = thresholds.pixel_threshold(list(maps[:k]), rate, over)
+        shares.append((maps[k] > limit).mean())
+        touched.append((maps[k] > limit).any())
+    held = np.mean(touched if over == "images" else shares)
+    assert 0.6 * rate < held <= rate + 3 * np.sqrt(rate * (1 - rate) / 1500)
+
+
+def test_a_pixel_threshold_by_brute_force():
+    """The lowest score that keeps the bound, whatever the shapes of the images."""
+    stream = np.random.default_rng(1)
+    maps = [np.round(stream.random(shape), 1) for shape in [(3, 4), (5, 2)] * 12]
+    for rate in (0.05, 0.1, 0.35):
+        limit = thresholds.pixel_threshold(maps, rate, "pixels")
+        kept = [at for at in np.unique(np.concatenate([one.ravel() for one in maps]))
+                if (thresholds.area_above(maps, at).sum() + 1) / 25 <= rate + 1e-9]  # fmt: skip
+        assert limit == kept[0]
+    maxima = np.array([one.max() for one in maps])
+    assert thresholds.pixel_threshold(maps, 0.1) == thresholds.conformal(maxima, 0.1)
+
+
+def test_a_pixel_threshold_of_too_few_images_marks_nothing():
+    for over in ("images", "pixels"):
+        assert thresholds.pixel_threshold([np.ones((9, 9))] * 8, 0.1, over) == np.inf
+        assert thresholds.pixel_threshold([np.ones((9, 9))] * 9, 0.1, over) == 1
+        assert thresholds.pixel_threshold([], 0.1, over) == np.inf
+    with pytest.raises(InputError, match="'images' or 'pixels'"):
+        thresholds.pixel_threshold([np.ones((9, 9))], 0.1, "regions")
+
+
 def test_allowance_is_what_alike_images_stay_within():
     judged = pd.DataFrame({"k": [12, 9, 5], "n_good": [16, 20, 10]})  # five images cannot calibrate at 10 %
     stream = np.random.default_rng(0)

@@ -95,6 +95,45 @@ def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pixel_threshold(normal_maps: Sequence[np.ndarray], rate: float, over: str = "images") -> float:
+    """A threshold for the pixels of anomaly maps from maps of k normal images alone, each of any shape.
+
+    A pixel is marked where its score exceeds the threshold. ``over`` says what is promised of one new normal image,
+    exchangeable with the k, over draws of all of them:
+
+    - ``"images"``: with probability at most ``rate`` it has any marked pixel (split-conformal on the maxima);
+    - ``"pixels"``: its expected share of marked pixels is at most ``rate`` (conformal risk control, Angelopoulos et
+      al. 2024). Some normal images may have many marked pixels where most have none.
+
+    Pixels of one image are not exchangeable with those of another, so k counts images: infinite, nothing is marked,
+    where k < 1 / rate - 1. Neither promises that a defect is marked, nor that a mask has the defect's outline.
+    InputError for an unknown ``over`` or a rate that is no share.
+    """
+    if over not in ("images", "pixels"):
+        raise InputError(f"over={over!r} is no promise of a pixel threshold; choose 'images' or 'pixels'.")
+    k = len(normal_maps)
+    if rank(k, rate) > k:
+        return float("inf")
+    if over == "images":
+        return float(conformal(np.array([scores.max() for scores in normal_maps]), rate))
+    values = np.concatenate([np.ravel(scores) for scores in normal_maps])
+    weights = np.concatenate([np.full(np.size(scores), 1 / np.size(scores)) for scores in normal_maps])
+    order = np.argsort(-values, kind="stable")
+    values, counted = values[order], np.cumsum(weights[order])
+    # the new image may be marked all over, which is the 1; what may be marked is then above the first value too many
+    allowed = np.searchsorted(counted, rate * (k + 1) - 1 + 1e-9, "right")
+    return float(values[min(allowed, len(values) - 1)])
+
+
+def area_above(maps: Sequence[np.ndarray], limit: float) -> np.ndarray:
+    """The share of each image's pixels above a pixel threshold, (n,) in [0, 1]: a second score of images.
+
+    It sees a wide and faint defect that the maximum misses. A threshold on it keeps a promise only if ``limit`` was
+    set from other images than those that set the threshold on the area.
+    """
+    return np.array([np.mean(scores > limit) for scores in maps], float)
+
+
 def _under(score: float, scores: np.ndarray) -> float:
     """A threshold that ``score`` just exceeds, half way to the next lower score; -inf where there is none."""
     lower = scores[scores < score]
