@@ -25,6 +25,7 @@ TITLES = {
     "pixel_ap": "pixel AP",
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO",
+    "aupimo": "AUPIMO",
 }
 """The metrics of the tables, in their order."""
 MAIN = ["image_auroc", "pixel_auroc", "aupro"]
