@@ -370,6 +370,19 @@ def test_a_bound_of_escapes_holds_for_new_defects():
     assert not np.arange(9.0)[0] <= thresholds.escape_bound(np.arange(9.0), 0.1)  # the least of nine is still rejected
 
 
+def test_metrics_at_few_false_alarms_say_where_they_cannot_be_had():
+    rows = [{"method": "A", "category": name, "n_good": n, "image_pauroc": 0.6, "recall_at_1pct": recall,
+             "recall_at_0_1pct": np.nan, "aupimo": aupimo}
+            for name, n, recall, aupimo in (("a", 16, np.nan, 0.2), ("b", 120, 0.4, 0.4))]  # fmt: skip
+    told = decisions.few_alarm_findings(pd.DataFrame(rows)).splitlines()
+    assert "image pAUROC 0.600" in told[0] and "AUPIMO 0.300 (0.000 to 1.000, n = 2 categories)" in told[0]
+    assert "recall at 1 % false alarms 0.400 (n = 1 category)" in told[0]
+    assert told[1].startswith("- recall at 1 % false alarms cannot be had in 1 of 2 categories: it takes 100 good")
+    assert "here are 16 to 120 good ones" in told[1] and "in 2 of 2 categories: it takes 1000 good" in told[2] and len(told) == 3
+    bare = pd.DataFrame(rows).assign(aupimo=np.nan)
+    assert "AUPIMO cannot be had in 2 of 2 categories: it takes masks" in decisions.few_alarm_findings(bare)
+
+
 def test_findings_say_what_a_precision_takes():
     aimed = pd.DataFrame({"method": ["A", "A", "B"], "threshold": [0.5, np.inf, np.inf]})
     told = decisions.precision_findings(aimed, [12, 14], 0.02, 0.5)

@@ -314,6 +314,28 @@ def at_most(hits: int, n: int, level: float = statistics.LEVEL) -> str:
     return f"up to {beta.ppf(level, hits + 1, n - hits) if hits < n else 1:.1%} ({percent(level)} bound)"
 
 
+def few_alarm_findings(measured: pd.DataFrame) -> str:
+    """The metrics at few false alarms of a metrics table, macro means, as a Markdown list; and which cannot be had."""
+    titles = breakdown.FEW_ALARMS | {"aupimo": breakdown.TITLES["aupimo"]}
+    cells = measured.groupby(["method", "category"], sort=False)[list(titles)].mean()
+    lines = []
+    for method, part in cells.groupby("method", sort=False):
+        told = []
+        for name in part.columns[part.notna().any()]:
+            mean, low, high = statistics.difference(part[name])
+            span = f"{max(low, 0):.3f} to {min(high, 1):.3f}, " if part[name].count() > 1 else ""
+            told.append(f"{titles[name]} {mean:.3f} ({span}n = {breakdown.categories(part[name].count())})")
+        lines += [f"- **{method}**, at few false alarms: {', '.join(told)}."] if told else []
+    counts, absent = breakdown.spanned(measured.n_good), cells.isna().groupby("category").all()
+    takes = {"image_pauroc": "10", "recall_at_1pct": "100", "recall_at_0_1pct": "1000"}
+    for name in absent.columns[absent.any()]:
+        lacks = f"{takes.get(name)} good test images in a category, beside defective ones; here are {counts} good ones"
+        lacks = "masks, and 100000 pixels of good test images in a category" if name == "aupimo" else lacks
+        some = f"{absent[name].sum()} of {breakdown.categories(len(absent))}"
+        lines.append(f"- {titles[name]} cannot be had in {some}: it takes {lacks}.")
+    return "\n".join(lines)
+
+
 def overkill_findings(table: pd.DataFrame) -> str:
     """What few escapes cost in good parts, and where the images are too few to say, as a Markdown list."""
     lines = []
