@@ -336,7 +336,8 @@ def findings(found: pd.DataFrame) -> str:
         more = "more than" if group > row[4] else "no more than"
         lines.append(
             f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
-            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)})."
+            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)}). "
+            "So few trainings decide nothing by that."
         )
     refused = found[found.refused].drop_duplicates(["source", "target"])
     cells = found.drop_duplicates(["source", "target"])
