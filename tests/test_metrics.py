@@ -8,7 +8,7 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from vlmad_lib import data, metrics
+from vlmad_lib import data, levels, metrics
 
 
 def brute_force_aupro(masks, maps, limit: float) -> float:
@@ -27,6 +27,17 @@ def brute_force_aupro(masks, maps, limit: float) -> float:
     inside = rates <= limit
     at_limit = np.interp(limit, rates, overlaps)
     return np.trapezoid(np.r_[overlaps[inside], at_limit], np.r_[rates[inside], limit]) / limit
+
+
+def plain_aupimo(maps, masks, low: float = 1e-5, high: float = 1e-4, steps: int = 4000) -> float:
+    """As the paper writes it: each image's recall at the threshold of a shared rate, meaned over log-spaced rates."""
+    normal = [scores for scores, mask in zip(maps, masks, strict=True) if not mask.any()]
+    thresholds = np.unique(np.concatenate([scores.ravel() for scores in normal]))[::-1][:200]
+    rates = np.array([np.mean([(scores > threshold).mean() for scores in normal]) for threshold in thresholds])
+    logs = np.log10(low) + (np.arange(steps) + 0.5) / steps * (np.log10(high) - np.log10(low))
+    chosen = thresholds[np.searchsorted(rates, 10**logs, "right") - 1]  # the lowest whose rate is no higher
+    anomalous = [scores[mask] for scores, mask in zip(maps, masks, strict=True) if mask.any()]
+    return float(np.mean([np.mean([(scores > threshold).mean() for threshold in chosen]) for scores in anomalous]))
 
 
 # Computed by the official AnomalyCLIP code on the same seeded cases.
@@ -71,6 +82,74 @@ def test_aupro_against_brute_force(limit, ties):
     maps = np.round(maps, 1 if ties else 3)
     found = metrics.pixel_metrics(zip(maps, masks, strict=True), fpr_limit=limit)["aupro"]
     assert found == pytest.approx(brute_force_aupro(masks, maps, limit), abs=1e-9)
+
+
+def low_tolerance(rounded: int, shapes: list[tuple[int, int]]) -> tuple[list, list]:
+    """Maps of noise with defects that stand out by more and more, on images of these shapes; the first half normal."""
+    stream, maps, masks = np.random.default_rng(0), [], []
+    for number, shape in enumerate(shapes):
+        mask = np.zeros(shape, bool)
+        if number >= len(shapes) // 2:
+            mask[20:40, 30:60] = True
+        maps.append(np.round(stream.normal(size=shape) + mask * number, rounded).astype(np.float32))
+        masks.append(mask)
+    return maps, masks
+
+
+@pytest.mark.parametrize("rounded", [6, 1])
+@pytest.mark.parametrize(
+    "shapes", [[(200, 200)] * 6, [(150, 300), (200, 260), (260, 200), (90, 120), (100, 99), (70, 90)]]
+)
+def test_aupimo_against_the_papers_formula(shapes, rounded):
+    maps, masks = low_tolerance(rounded, shapes)
+    found = metrics.pixel_metrics(zip(maps, masks, strict=True))["aupimo"]
+    assert 0.1 < found < 0.9 and found == pytest.approx(plain_aupimo(maps, masks), abs=2e-4)
+    binned = metrics.pixel_metrics(zip(maps, masks, strict=True), bins=metrics.BINS)
+    assert abs(binned["aupimo"] - found) <= binned["aupimo_bound"] + 1e-12
+    assert rounded == 1 or binned["aupimo_bound"] < 0.02
+
+
+def test_aupimo_by_hand():
+    """Of 1000 x 100 normal pixels one is a rate of 1e-5: what lies above all of them is found at every rate."""
+    normal, mask = np.zeros((1000, 100), np.float32), np.zeros((10, 10), bool)
+    normal[0, :5] = [5, 4, 4, 3, 2]
+    scores, mask[0, :4] = np.zeros((10, 10), np.float32), True
+    scores[0, :4] = [6, 4.5, 3.5, 1]
+    found = metrics.pixel_metrics([(normal, np.zeros_like(normal, bool)), (scores, mask)])["aupimo"]
+    # from rates of 0, 1e-5, 3e-5 and 5e-5 on; the first two at all of those between 1e-5 and 1e-4
+    assert found == pytest.approx((1 + 1 + np.log10(1e-4 / 3e-5) + np.log10(1e-4 / 5e-5)) / 4)
+    tied = scores.copy()
+    tied[0, 1] = 4
+    higher = metrics.pixel_metrics([(normal, np.zeros_like(normal, bool)), (tied, mask)])["aupimo"]
+    assert higher == pytest.approx(found - (1 - np.log10(1e-4 / 3e-5)) / 4)
+
+
+def test_aupimo_takes_normal_images_and_enough_of_their_pixels():
+    """An anomalous image whose mask was lost is no normal one."""
+    normal, (scores, mask) = np.zeros((1000, 100), np.float32), (np.ones((9, 9), np.float32), np.ones((9, 9), bool))
+    empty = np.zeros_like(normal, bool)
+    assert metrics.pixel_metrics([(normal, empty), (scores, mask)])["aupimo"] == 1
+    assert np.isnan(metrics.pixel_metrics([(normal[1:], empty[1:]), (scores, mask)])["aupimo"])
+    lost = levels.regions(empty, normal=False)
+    assert np.isnan(metrics.pixel_metrics([(normal, lost), (scores, mask)])["aupimo"])
+    beside = [(normal, empty), (normal + 2, lost), (scores, mask)]
+    assert metrics.pixel_metrics(beside)["aupimo"] == metrics.pixel_metrics(beside, bins=99)["aupimo"] == 1
+    assert np.isnan(metrics.pixel_metrics([(normal, empty)])["aupimo"])
+
+
+def test_recall_at_few_false_alarms():
+    stream = np.random.default_rng(0)
+    labels, scores = np.repeat([0, 1], [1000, 50]), np.r_[stream.normal(size=1000), stream.normal(2, 1, 50)]
+    found, normal = metrics.image_metrics(labels, scores), np.sort(scores[labels == 0])
+    assert found["recall_at_1pct"] == np.mean(scores[labels == 1] > normal[-11])  # 10 of 1000 lie above it
+    assert found["recall_at_0_1pct"] == np.mean(scores[labels == 1] > normal[-2])
+    assert found["image_pauroc"] == pytest.approx(roc_auc_score(labels, scores, max_fpr=0.1))
+    few = metrics.image_metrics(labels[1:], scores[1:])
+    assert np.isnan(few["recall_at_0_1pct"]) and np.isfinite(few["recall_at_1pct"])
+    least = metrics.image_metrics(np.repeat([0, 1], [9, 5]), np.arange(14.0))
+    assert all(np.isnan(least[name]) for name in metrics.FEW_ALARMS)
+    tied = metrics.image_metrics(np.repeat([0, 1], [100, 4]), np.r_[np.zeros(98), 1, 1, 1, 1, 2, 2])
+    assert tied["recall_at_1pct"] == 0.5  # both that tie would be rejected, which is more than one of a hundred
 
 
 def test_aupro_ignores_monotone_rescaling_and_the_coarse_one_does_not():

@@ -123,7 +123,7 @@ def test_binned_pixel_metrics_are_within_their_bounds(count, side, bins, drawn):
     pairs = lambda: zip(values, masks, strict=True)  # noqa: E731
     exact, rough = metrics.pixel_metrics(pairs()), metrics.pixel_metrics(pairs(), bins=bins)
     for name, bound in zip(metrics.COUNTED, metrics.BOUNDS, strict=True):
-        if masks.any() and not masks.all():
+        if name != "aupimo" and masks.any() and not masks.all():  # so few pixels have no AUPIMO
             assert 0 <= exact[name] <= 1 and abs(exact[name] - rough[name]) <= rough[bound] + 1e-9
         else:
             assert np.isnan(exact[name]) and np.isnan(rough[name])

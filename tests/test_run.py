@@ -76,6 +76,9 @@ def test_binned_pixel_metrics_state_their_error(done):
     exact = done.metrics[done.metrics.shots == 0]
     for value, bound in zip(metrics.COUNTED, metrics.BOUNDS, strict=True):
         off = np.abs(binned.metrics[value].to_numpy() - exact[value].to_numpy())
+        if value == "aupimo":  # so few normal pixels have none
+            assert np.isnan(off).all() and exact[bound].isna().all()
+            continue
         assert (off <= binned.metrics[bound] + 1e-12).all() and (exact[bound] == 0).all()
     assert binned.metrics.image_auroc.tolist() == exact.image_auroc.tolist()
     assert binned.metrics.pixel_auroc_bound.min() > 0

@@ -23,7 +23,7 @@ def rows(tmp_path_factory):
     return data.tested(table)
 
 
-@pytest.mark.parametrize("name", ["light", "contrast", "colour cast", "blur", "noise", "JPEG"])
+@pytest.mark.parametrize("name", ["light", "ageing lamp", "contrast", "colour cast", "blur", "noise", "JPEG"])
 def test_a_higher_severity_goes_the_same_way_and_further(name):
     moved = [shifts.apply(GREY, name, severity, "a/b/c.png").astype(float) - GREY for severity in shifts.SEVERITIES]
     sizes = [np.abs(one).mean() for one in moved]
@@ -40,6 +40,19 @@ def test_the_seed_and_the_file_decide_the_way_and_its_folder_above_does_not():
     assert len({shifts.apply(GREY, "noise", 2, f"{top}/x/a/b.png").tobytes() for top in ("/home", "/data")}) == 1
     one, other = (shifts.apply(GREY, "noise", 2, f"x/a/{name}.png") for name in "bc")
     assert (one != other).any()
+
+
+def test_a_lamp_ages_one_way_for_every_image():
+    """The images of light go either way, whose mean moves little; those of an ageing lamp move together."""
+    means = {
+        name: np.array([shifts.apply(GREY, name, 3, f"a/b/{one}.png", one).mean((0, 1)) for one in range(12)])
+        for name in ("light", "ageing lamp")
+    }
+    before = GREY.mean((0, 1))
+    assert {True, False} == set(means["light"].mean(1) > before.mean())
+    assert np.ptp(means["ageing lamp"], axis=0).max() == 0 and (means["ageing lamp"][0] < before).all()
+    red, green, blue = means["ageing lamp"][0] / before
+    assert red > green > blue and red == pytest.approx(2 ** (-0.7 / 2.2), abs=0.01)
 
 
 def test_strengths_are_what_the_table_says():
@@ -99,7 +112,7 @@ def test_copies_are_kept_and_masks_move_with_what_they_mark(rows, tmp_path):
 
 def test_wrong_names_and_severities_are_named():
     assert shifts.check([], [3, 1, 3]) == (list(shifts.SHIFTS), [1, 3])
-    with pytest.raises(InputError, match="There is no shift 'fog'; use light, contrast"):
+    with pytest.raises(InputError, match="There is no shift 'fog'; use light, ageing lamp, contrast"):
         shifts.check(["fog"], [1])
     with pytest.raises(InputError, match="There is no severity 6"):
         shifts.check(["blur"], [6])

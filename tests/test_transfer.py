@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY, make_mvtec, small_profile
+from scipy.stats import binomtest
 
 from vlmad_lib import InputError, checkpoints, data, plots, profile, prompt_learner, run, statistics, transfer
 from vlmad_lib.prompt_learner import PromptLearner
@@ -90,12 +91,58 @@ def test_findings_follow_the_table():
     apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
     assert "more than the largest distance" in transfer.findings(table(apart)).replace("no more", "")
     assert "n = 3 categories" in told
-    answer = told.splitlines()[0]
-    apart = transfer.differences(FOUND)
-    decided = ((apart.low > 0) | (apart.high < 0)).sum()
-    assert f"It seems so, for some prompts: {decided} of {len(apart)} differences" in answer
-    same = transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[0]
-    assert f"Hardly: 0 of {len(apart)} differences" in same
+    answer, apart = told.splitlines()[:2]
+    assert "Undecided: on a category's own group" in answer and "4 ways to permute so few trainings" in answer
+    strict = transfer.differences(FOUND, statistics.together(len(transfer.differences(FOUND))))
+    decided = ((strict.low > 0) | (strict.high < 0)).sum()
+    assert f"Of {len(strict)} differences between these prompts {decided} are told apart" in apart
+    same = transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[1]
+    assert "prompts 0 are told apart" in same
+    hand = transfer.findings(
+        table({key: value for key, value in VALUES.items() if key[0] in ("texture", transfer.HAND)})
+    )
+    assert "Undecided: that takes prompts trained on several groups" in hand
+
+
+def trained(stream: np.random.Generator, own: float = 0.0) -> pd.DataFrame:
+    """Three groups' prompts of two seeds on twelve categories: a training is as lucky on all of them, or on a group."""
+    groups, rows = ["texture", "rigid", "flexible"], []
+    categories = stream.normal(0.7, 0.1, 12)
+    for seed in (1, 2):
+        begin = stream.normal(0, 0.05, 3)  # where the prompts of a seed start, the same for all groups
+        for source in groups:
+            luck = begin + stream.normal(0, 0.05) + stream.normal(0, 0.05, 3)
+            for number, category in enumerate(categories):
+                group = groups[number % 3]
+                value = category + luck[number % 3] + stream.normal(0, 0.02) + own * (source == group)
+                facts = {"source": source, "seed": seed, "own": source == group, "target": group, "dataset": "data"}
+                facts |= {"group": group, "category": str(number), "refused": False}
+                rows.append(facts | dict.fromkeys(MEASURES, value))
+    return pd.DataFrame(rows)
+
+
+def test_the_training_sets_are_permuted_by_hand():
+    found = trained(np.random.default_rng(0))
+    test = transfer.permuted(found)
+    assert (test.ways, test.categories, test.trainings) == (36, 12, 6)
+    averaged = found.groupby(["source", "category"])[list(MEASURES)].mean().reset_index()
+    own = averaged.merge(found[["category", "group"]].drop_duplicates())
+    side = own.source == own.group
+    less = own[side].set_index("category").image_auroc - own[~side].groupby("category").image_auroc.mean()
+    assert test.difference == pytest.approx(less.mean())
+    assert (36 * test.p) == pytest.approx(round(36 * test.p)) and test.p >= 1 / 36
+    assert transfer.permuted(found[found.source == "rigid"]) is None
+    sure = transfer.permuted(trained(np.random.default_rng(0), own=0.4))
+    assert sure.p == pytest.approx(1 / 36)
+    told = transfer.findings(trained(np.random.default_rng(0), own=0.4)).splitlines()[0]
+    assert "Yes: prompts are better on what they were trained on" in told and "36 ways" in told and "p = 0.028" in told
+
+
+@pytest.mark.parametrize("draws", [120, pytest.param(1500, marks=pytest.mark.slow)])
+def test_without_a_difference_the_answer_is_seldom_yes(draws):
+    stream = np.random.default_rng(draws)
+    fired = sum(transfer.permuted(trained(stream)).p <= 0.05 for _ in range(draws))
+    assert binomtest(fired, draws, 0.05, alternative="greater").pvalue > 0.01
 
 
 # ---------------------------------------------------------------- leakage

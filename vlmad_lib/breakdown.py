@@ -25,8 +25,15 @@ TITLES = {
     "pixel_ap": "pixel AP",
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO",
+    "aupimo": "AUPIMO",
 }
 """The metrics of the tables, in their order."""
+FEW_ALARMS = {
+    "image_pauroc": "image pAUROC",
+    "recall_at_1pct": "recall at 1 % false alarms",
+    "recall_at_0_1pct": "recall at 0.1 % false alarms",
+}
+"""Image metrics at few false alarms, which take many normal images."""
 MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 """Those of every summary."""
 SMALL = 20  # images below which a figure is shown as resting on few
@@ -151,9 +158,13 @@ def table(found: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> Style
         found = found.assign(shots=found.shots.map(shots_number))
     blank = [name for name in found if found[name].isna().all()]
     found = found.drop(columns=blank)
-    styled = found.rename(columns=TITLES).map(_unbroken).style.format(precision=digits, na_rep="none", escape="html")
+    styled = (
+        found.rename(columns=TITLES | FEW_ALARMS)
+        .map(_unbroken)
+        .style.format(precision=digits, na_rep="none", escape="html")
+    )
     styled = styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
-    named = ", ".join(TITLES.get(name, str(name)) for name in blank)
+    named = ", ".join((TITLES | FEW_ALARMS).get(name, str(name)) for name in blank)
     return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
 
 

@@ -133,7 +133,8 @@ def together(metrics: pd.DataFrame) -> pd.DataFrame:
 def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
     """What all faults together do, as a Markdown list, and how much of the study's own gap that is.
 
-    ``whole``: rows of ``together``; ``gaps``: the study's mean zero-shot figure less the paper's, by metric.
+    ``whole``: rows of ``together``; ``gaps``: the study's mean zero-shot figure less the paper's, by metric. These are
+    of MVTec AD: none for rows of other data, which say nothing of them.
     """
     lines = []
     for row in whole.sort_values("shots", kind="stable").itertuples():
@@ -147,7 +148,7 @@ def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
         if gap < 0 and row.low > float("-inf"):
             least, most = (max(0.0, end / gap) for end in (row.high, row.low))
             told += (
-                f" The study's lies {-gap:.3f} below the paper's on MVTec AD: on these data the faults bring "
+                f" The study's lies {-gap:.3f} below the paper's on MVTec AD: the faults bring "
                 f"{row.difference / gap:.0%} of that ({least:.0%} to {most:.0%} by the interval)"
                 f"{', so alone they do not reproduce it' if most < 1 else ''}."
             )

@@ -18,6 +18,21 @@ NAN = float("nan")
 WINDOW = 2**25  # neighbouring float32 values that are counted one by one: four powers of two, 128 MiB
 FEW = 2**22  # so many scores are sorted as fast as a window is counted
 BEND = np.float32(2**-10)  # bins are of one width for scores below it and grow with the score above
+SHARED = 1e-5, 1e-4  # the shared false positive rates between which AUPIMO is integrated
+
+
+class Shared(NamedTuple):
+    """The pixels of the normal images alone, for AUPIMO, beside the levels they belong to, (L,) each.
+
+    ``above`` and ``through``: the mean over normal images of the share of their pixels above the level, and above or at
+    it; exact up to the end of ``SHARED``. ``weights``: what the anomalous pixels at the level are of their images'
+    masks, summed. ``step``: the rate that one pixel makes, infinite without normal images.
+    """
+
+    above: np.ndarray
+    through: np.ndarray
+    weights: np.ndarray
+    step: float
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Levels:
     hits: np.ndarray
     weights: np.ndarray
     normal: int
+    shared: Shared | None = None
 
     @property
     def empty(self) -> bool:
@@ -59,6 +75,24 @@ class Levels:
         ramp = np.clip(limit - start, 0, width)
         rising = np.divide(ramp**2, 2 * width, out=np.zeros_like(ramp), where=width > 0)
         return self._area(rising + np.maximum(limit - end, 0), limit)
+
+    def aupimo(self) -> tuple[float, float]:
+        """AUPIMO (Bertoldo et al. 2024, section 3) and how far it can be from the exact one.
+
+        The mean over anomalous images of the share of their mask that is found, integrated over the logarithm of the
+        shared false positive rate in ``SHARED`` and divided by its length. At a rate F the threshold is the lowest that
+        gives no more than F: a pixel is found from the rate on that all normal pixels as high or higher make.
+        (nan, nan) where a class is missing, or one normal pixel is more than the lowest rate.
+        """
+        low, high = SHARED
+        if self.shared is None or not self.shared.weights.size or self.shared.step > low * (1 + 1e-9):
+            return NAN, NAN
+        found = [
+            np.log(high / np.clip(rates, low, high)) / np.log(high / low)
+            for rates in (self.shared.through, self.shared.above)
+        ]
+        value, most = (float((self.shared.weights * one).sum() / self.shared.weights.sum()) for one in found)
+        return min(1.0, value), max(0.0, most - value)
 
     def _area(self, lengths: np.ndarray, limit: float) -> float:
         return min(1.0, float((self.weights * lengths).sum() / self.weights.sum() / limit))
@@ -96,32 +130,41 @@ def of(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
 
 
 class Part(NamedTuple):
-    """One image: the scores of all its pixels (P,), those of anomalous ones (A,), 1 / (area of its region) of each."""
+    """One image: the scores of all its pixels (P,), those of anomalous ones (A,), 1 / (area of its region) of each.
+
+    ``normal``: whether the image is a normal one, and not an anomalous one whose mask was lost.
+    """
 
     scores: np.ndarray
     anomalous: np.ndarray
     weights: np.ndarray
     low: np.float32
     high: np.float32
+    normal: bool = False
 
 
 class Regions(NamedTuple):
     """A mask (H, W) as the places (A,) of its anomalous pixels in raster order, and 1 / (area of its region) of each.
 
-    Regions touch at corners too.
+    Regions touch at corners too. ``normal``: whether the image is a normal one.
     """
 
     shape: tuple[int, int]
     place: np.ndarray
     weights: np.ndarray
+    normal: bool
 
 
-def regions(mask: np.ndarray) -> Regions:
-    """The 8-connected regions of a bool mask (H, W), found once where many maps meet it."""
+def regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
+    """The 8-connected regions of a bool mask (H, W), found once where many maps meet it.
+
+    ``normal``: whether the image is a normal one; by default one with an empty mask is.
+    """
     rows = np.flatnonzero(mask.any(1))
     crop = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
     region = ndimage.label(mask[crop], EIGHT)[0][mask[crop]]
-    return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region])
+    normal = not rows.size if normal is None else normal
+    return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
 
 
 def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
@@ -138,7 +181,7 @@ def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[
         if not np.isfinite([low, high]).all():
             raise ValueError("A map holds a score that is no finite number; correct what made it.")
         scores = scores.ravel()
-        yield Part(scores, scores[found.place], found.weights, low, high)
+        yield Part(scores, scores[found.place], found.weights, low, high, found.normal)
 
 
 # ---------------------------------------------------------------- exact
@@ -150,24 +193,47 @@ def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarra
     The thresholds start at the lowest score; there are none where all scores are equal.
     """
     keys, anomalous, weights = [], [np.empty(0, np.float32)], [np.empty(0)]
+    good, covered = [], [np.empty(0)]
     low, high = np.float32(np.inf), np.float32(-np.inf)
     for part in found:
         keys.append(_keys(part.scores))
+        good += [keys[-1]] if part.normal else []
         anomalous.append(part.anomalous)
         weights.append(part.weights)
+        covered.append(np.full(part.anomalous.size, 1 / max(part.anomalous.size, 1)))
         low, high = min(low, part.low), max(high, part.high)
     values, place, hits = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
     weights = np.bincount(place, np.concatenate(weights), values.size)
     evenly = np.arange(low, high, (high - low) / np.float32(thresholds)) if thresholds and high > low else np.empty(0)
     evenly = _down(evenly)
     total, sums = sum(map(len, keys)), np.r_[0, hits.cumsum()]
+    shared = _shared(good, _keys(values), np.bincount(place, np.concatenate(covered), values.size))
     below, upto = _ranks(keys, _keys(np.r_[values, evenly]))
     # All pixels were counted, without a look at their masks: the normal ones are what the anomalous ones leave.
     normal, at = total - int(sums[-1]), np.searchsorted(values, evenly, "right")
     through, above = normal - (below[: values.size] - sums[:-1]), normal - (upto[: values.size] - sums[1:])
     rates = 1 - (upto[values.size :] - sums[at]) / max(normal, 1)
     overlaps = 1 - np.r_[0, weights.cumsum()][at] / max(weights.sum(), 1)
-    return Levels(above[::-1], through[::-1], hits[::-1], weights[::-1], normal), rates, overlaps
+    return Levels(above[::-1], through[::-1], hits[::-1], weights[::-1], normal, shared), rates, overlaps
+
+
+def _shared(good: list[np.ndarray], at: np.ndarray, weights: np.ndarray) -> Shared:
+    """The levels ``at`` (K,), rising, among the normal images' keys, from the highest down; ties are level with it."""
+    highest, shares = [np.empty(0, np.int32)], [np.empty(0)]
+    for keys in good:  # further down no image but this one is needed to pass the highest rate
+        most = min(keys.size, int(np.ceil(SHARED[1] * len(good) * keys.size)) + 1)
+        highest.append(np.partition(keys, keys.size - most)[keys.size - most :])
+        shares.append(np.full(most, 1 / keys.size / len(good)))
+    highest, shares = np.concatenate(highest), np.concatenate(shares)
+    order = np.argsort(-highest.astype(np.int64), kind="stable")
+    sums = np.r_[0, shares[order].cumsum()]
+    through = sums[np.searchsorted(-highest[order].astype(np.int64), -at[::-1].astype(np.int64), "right")]
+    return Shared(through, through, weights[::-1], _step([keys.size for keys in good]))
+
+
+def _step(sizes: list[int]) -> float:
+    """The shared false positive rate that one pixel of normal images of these sizes makes at most."""
+    return 1 / min(sizes) / len(sizes) if sizes else float("inf")
 
 
 def _down(values: np.ndarray) -> np.ndarray:
@@ -241,15 +307,22 @@ class Bins:
         if size < 2:
             raise ValueError(f"There are {size} bins; give at least 2.")
         self.size, self.shift, self.low, self.high = size, 0, 2**31, -(2**31)
-        self.counts = np.zeros((3, size))  # all pixels, anomalous ones, their weights
+        # all pixels, anomalous ones, what these are of their regions and of their masks, shares of normal images
+        self.counts, self.good = np.zeros((5, size)), []
 
     def add(self, part: Part) -> None:
         """Count one image."""
         self._cover(int(_bent(part.low)), int(_bent(part.high)))
-        self.counts[0] += np.bincount(self._places(part.scores), minlength=self.size)
+        pixels = np.bincount(self._places(part.scores), minlength=self.size)
         places = self._places(part.anomalous)
-        self.counts[1] += np.bincount(places, minlength=self.size)
+        hits = np.bincount(places, minlength=self.size)
+        self.counts[0] += pixels
+        self.counts[1] += hits
         self.counts[2] += np.bincount(places, part.weights, self.size)
+        self.counts[3] += hits / max(part.anomalous.size, 1)
+        if part.normal:
+            self.counts[4] += pixels / part.scores.size
+            self.good.append(part.scores.size)
 
     def _places(self, scores: np.ndarray) -> np.ndarray:
         return (_bent(scores) >> self.shift) - (self.low >> self.shift)
@@ -267,10 +340,12 @@ class Bins:
 
     def levels(self) -> Levels:
         """The bins that hold anomalous pixels as levels."""
-        pixels, hits, weights = self.counts[:, ::-1]
+        pixels, hits, weights, covered, shares = self.counts[:, ::-1]
         through = (pixels - hits).cumsum()
         above, at = through - (pixels - hits), hits > 0
-        return Levels(above[at], through[at], hits[at], weights[at], int(through[-1]))
+        rates = np.r_[0, shares.cumsum() / max(len(self.good), 1)]
+        shared = Shared(rates[:-1][at], rates[1:][at], covered[at], _step(self.good))
+        return Levels(above[at], through[at], hits[at], weights[at], int(through[-1]), shared)
 
 
 def _bent(scores: np.ndarray) -> np.ndarray:

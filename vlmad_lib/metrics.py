@@ -1,4 +1,4 @@
-"""Image and pixel metrics, exact or in bins: AUROC, AP, F1-max and AUPRO, over a category's test images.
+"""Image and pixel metrics, exact or in bins, over a category's test images: AUROC, AP, F1-max, AUPRO, AUPIMO and more.
 
 All follow from how many normal scores lie above each anomalous one (module ``levels``; specification of metrics:
 WinCLIP 6.5, AnomalyCLIP 6).
@@ -17,11 +17,13 @@ from vlmad_lib import data, levels
 
 NAN = float("nan")
 FRAME = 518  # pixels of the frame in which a sigma of smoothing is given
-COUNTED = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro")
+COUNTED = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "aupimo")
 PIXEL = (*COUNTED, "aupro_200")
 BOUNDS = tuple(f"{name}_bound" for name in COUNTED)
 BINS = 2**16
-IMAGE = ("image_auroc", "image_ap", "image_f1_max")
+FEW_ALARMS = ("image_pauroc", "recall_at_1pct", "recall_at_0_1pct")
+IMAGE = ("image_auroc", "image_ap", "image_f1_max", *FEW_ALARMS)
+PARTIAL = 0.1  # the false-alarm rate up to which the partial AUROC is counted
 
 
 def ranking(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
@@ -33,10 +35,38 @@ def ranking(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Image AUROC, AP and F1-max of labels (0 normal, 1 anomalous) and scores, both (N,)."""
+    """Image metrics (``IMAGE``) of labels (0 normal, 1 anomalous) and scores, both (N,); all in [0, 1].
+
+    ``image_pauroc``: the partial AUROC up to a false-alarm rate of ``PARTIAL``, standardised so that chance has 0.5
+    (McClish 1989). ``recall_at_1pct`` and ``recall_at_0_1pct``: the share of the anomalous images above the lowest
+    threshold that rejects no more than this share of the normal ones. nan where the share is less than one normal
+    image, and where a class is missing.
+    """
     labels, scores = np.asarray(labels), np.asarray(scores)
-    found = ranking(scores[labels == 0], scores[labels == 1])
-    return {f"image_{name}": value for name, value in found.items()}
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    found = {f"image_{name}": value for name, value in ranking(normal, anomalous).items()}
+    found["image_pauroc"] = _partial_auroc(normal, anomalous)
+    rates = {"recall_at_1pct": 0.01, "recall_at_0_1pct": 0.001}
+    return found | {name: recall_at(normal, anomalous, rate) for name, rate in rates.items()}
+
+
+def _partial_auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
+    """The standardised partial AUROC; nan where a class is missing or ``PARTIAL`` less than one normal image."""
+    if len(normal) * PARTIAL < 1 - 1e-9:
+        return NAN
+    area, chance = PARTIAL * levels.of(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
+    return (1 + (area - chance) / (PARTIAL - chance)) / 2
+
+
+def recall_at(normal: np.ndarray, anomalous: np.ndarray, rate: float) -> float:
+    """The share of anomalous scores above the lowest threshold that at most ``rate`` of the normal ones exceed.
+
+    Normal scores (k,) and anomalous ones (m,); in [0, 1], nan where m is 0 or the rate is less than one of k.
+    """
+    allowed = int(np.floor(rate * len(normal) + 1e-9))
+    if not allowed or not len(anomalous):
+        return NAN
+    return float((anomalous > np.sort(normal)[-allowed - 1]).mean()) if allowed < len(normal) else 1.0
 
 
 def pixel_metrics(
@@ -45,14 +75,15 @@ def pixel_metrics(
     coarse: bool = True,
     bins: int = 0,
 ) -> dict[str, float]:
-    """Pixel AUROC, AP, F1-max and AUPRO of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
+    """Pixel metrics (``PIXEL``) of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
 
     A mask may be given as its ``levels.regions``, which are found once for many maps.
 
     ``aupro``: mean overlap of the 8-connected regions against the false positive rate over all normal
     pixels, integrated exactly to ``fpr_limit`` and divided by it. ``aupro_200``: the same idea as the
     official AnomalyCLIP code computes it, for comparison with published figures only (``coarse=False``
-    leaves it out). nan without normal or without anomalous pixels.
+    leaves it out). ``aupimo``: see ``levels.Levels.aupimo``; nan also where the normal images have too few pixels.
+    nan without normal or without anomalous pixels.
 
     With ``bins`` scores of one bin count as tied: memory does not grow with the number of pairs, and the metrics of
     ``BOUNDS`` say how far each value can be from the exact one (0 without bins). ``aupro_200`` is then nan.
@@ -63,8 +94,9 @@ def pixel_metrics(
     else:
         found, rates, overlaps = levels.exact(parts, 200 if coarse else 0)
         rough = NAN if found.empty else _aupro_200(rates, overlaps)
-    values = (*found.ranking(), found.aupro(fpr_limit), rough)
-    bounds = found.bounds(fpr_limit) if bins else [NAN if found.empty else 0.0] * len(BOUNDS)
+    aupimo, off = found.aupimo()
+    values = (*found.ranking(), found.aupro(fpr_limit), aupimo, rough)
+    bounds = (*(found.bounds(fpr_limit) if bins else [NAN if found.empty else 0.0] * 4), off)
     return dict(zip((*PIXEL, *BOUNDS), (*values, *bounds), strict=True))
 
 

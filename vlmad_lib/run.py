@@ -332,7 +332,8 @@ def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
     if profile.pixel_metrics == "exact" or bounds.isna().all():
         return []
     pairs = zip(metrics.COUNTED, metrics.BOUNDS, strict=True)
-    largest = ", ".join(f"{TITLES[name]} {bounds[bound]:.1e}" for name, bound in pairs)
+    known = [(TITLES[name], bounds[bound]) for name, bound in pairs if bounds[bound] == bounds[bound]]
+    largest = ", ".join(f"{title} {most:.1e}" for title, most in known)
     return [f"Pixel metrics were counted in bins; no exact value differs by more than: {largest}."]
 
 

@@ -1,8 +1,8 @@
 """Seeded shifts of images: what changes on a line although the parts do not, at five severities (notebook 15).
 
 A shift of an image is decided by the seed, its own name and that of the image: at every severity it goes the same way,
-only further. Rotation and scale move masks and maps as well. Shifted images are kept as lossless copies, so that
-whatever reads images reads them.
+only further. An ageing lamp alone goes one way for all images, which then drift together. Rotation and scale move masks
+and maps as well. Shifted images are kept as lossless copies, so that whatever reads images reads them.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def _light(pixels: np.ndarray, level: float, stream: Stream) -> np.ndarray:
     return pixels * 2 ** (_sign(stream) * level / 2.2)  # stops are of linear light, pixels have a gamma of about 2.2
 
 
+def _ageing(pixels: np.ndarray, level: float, stream: Stream) -> np.ndarray:
+    warmer = np.exp(-level * np.array([0, 0.1, 0.25], np.float32))  # less green, and least blue
+    return pixels * 2 ** (-level / 2.2) * warmer
+
+
 def _contrast(pixels: np.ndarray, level: float, stream: Stream) -> np.ndarray:
     middle = pixels.mean()
     return middle + (1 - level) * (pixels - middle)
@@ -89,6 +94,7 @@ def _scale(level: float, stream: Stream) -> np.ndarray:
 
 SHIFTS = {
     "light": Shift((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "brighter or darker", _light),
+    "ageing lamp": Shift((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "darker and warmer, every image alike", _ageing),
     "contrast": Shift((0.15, 0.3, 0.45, 0.6, 0.75), "share lost", "flatter, as by stray light", _contrast),
     "colour cast": Shift((0.04, 0.08, 0.14, 0.21, 0.3), "log gain", "towards a hue drawn for the image", _cast),
     "blur": Shift((0.5, 0.9, 1.4, 2.0, 3.0), f"sigma, px of {EDGE}", "out of focus (Gaussian)", _blur),
@@ -187,7 +193,9 @@ def change_findings(found: pd.DataFrame, row: pd.Series) -> str:
 @lru_cache(maxsize=1)
 def _code() -> str:
     """What the code of the shifts is known by: copies made by another are not used."""
-    return digest(_light, _contrast, _cast, _blur, _noise, _jpeg, _rotation, _scale, _sign, _chance, apply, warp)
+    return digest(
+        _light, _ageing, _contrast, _cast, _blur, _noise, _jpeg, _rotation, _scale, _sign, _chance, apply, warp
+    )
 
 
 def copies(rows: pd.DataFrame, shift: str, severity: int, folder: Path, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,7 @@ are none, random halves of the good test images take turns: one half sets the th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from vlmad_lib.results import Results
 
 REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
 TRAIN, HALVES = "training images", "halves of the good test images"
-ORACLE, OTHERS = "F1-max, own labels", "F1-max, other categories"
+OWN, OTHERS = "F1-max, own labels", "F1-max, other categories"
 NUMBERS = {"k": int, "draws": int, "threshold": float, "alarms": float, "n_good": int, "escapes": float, "n_bad": int}
 COLUMNS = ["method", "group", "category", "source", "rule", *NUMBERS]
 
@@ -68,19 +68,26 @@ def conditional(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[
     return float(low), float(high)
 
 
-def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVEL) -> int:
-    """The most false alarms, over all rows, that conformal thresholds give with probability ``level``.
+def alarm_chances(judged: pd.DataFrame, alpha: float, rule: str = "conformal") -> np.ndarray:
+    """The probabilities of 0, 1, 2 ... false alarms over all rows: sums of beta-binomial counts, (most + 1,).
 
-    For continuous scores and good images exchangeable with those that calibrated: a sum of beta-binomial counts.
+    The threshold's own randomness is in them: k images fix a rate of their own. For continuous scores and good images
+    exchangeable with those that calibrated. Of ``"conformal"`` thresholds, whose mean rate is at most alpha, or of any
+    other rule set from k images if its mean rate were alpha itself.
     """
     from scipy.stats import betabinom
 
     chances = np.ones(1)
     for k, n in zip(judged.k, judged.n_good, strict=True):
-        place = rank(k, alpha)
-        if place <= k:
-            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, k + 1 - place, place))
-    return int(np.searchsorted(np.cumsum(chances), level))
+        exceed = k + 1 - rank(k, alpha) if rule == "conformal" else (k + 1) * alpha
+        if exceed > 0:
+            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, exceed, k + 1 - exceed))
+    return chances
+
+
+def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVEL) -> int:
+    """The most false alarms, over all rows, that conformal thresholds give with probability ``level``."""
+    return int(np.searchsorted(np.cumsum(alarm_chances(judged, alpha)), level))
 
 
 def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
@@ -93,6 +100,28 @@ def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
             mean = (k + 1 - place) / (k + 1)
             rows.append({"alpha": alpha, "k": k, "threshold": told, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def planner(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
+    """How many images a promise takes, by the share that shall not be exceeded.
+
+    ``good, on average``: normal images for a conformal threshold whose mean false-alarm rate is at most the share.
+    ``good, at 95 %``: for one set from the k normal images at hand to be within it with that probability, its largest
+    score being the threshold (Wilks 1941): (1 - share)^k at most 1 - level. ``bad, none escaping``: defective images to
+    bound the escapes at that level if none of them escapes (rule of three); ``bad, one escaping``: if one does
+    (Clopper and Pearson 1934). The images are taken as drawn independently, as the line's parts come.
+    """
+    from scipy.stats import beta
+
+    rows = []
+    for share in rates:
+        within("share", share, 1e-4, 0.5)
+        none = int(np.ceil(np.log(1 - level) / np.log1p(-share)))
+        counts = np.arange(none, 2 * none + 1)
+        one = int(counts[np.argmax(beta.ppf(level, 2, counts - 1) <= share)])
+        rows.append((share, int(np.ceil(1 / share - 1 - 1e-9)), none, none, one))
+    columns = ["share", "good, on average", "good, at 95 %", "bad, none escaping", "bad, one escaping"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def pixel_threshold(normal_maps: Sequence[np.ndarray], rate: float, over: str = "images") -> float:
@@ -141,7 +170,7 @@ def _under(score: float, scores: np.ndarray) -> float:
 
 
 def f1_max(good: np.ndarray, bad: np.ndarray) -> float:
-    """The threshold of the largest F1 on labelled scores: an oracle, for it has seen the answers."""
+    """The threshold of the largest F1 on labelled scores; judged on these very scores it would flatter itself."""
     candidates = np.unique(bad)  # F1 is only best at the score of a defective image
     hits = len(bad) - np.searchsorted(np.sort(bad), candidates, "left")
     alarms = len(good) - np.searchsorted(np.sort(good), candidates, "left")
@@ -153,6 +182,17 @@ def at_escape(good: np.ndarray, bad: np.ndarray, share: float) -> float:
     """The highest threshold that at most this share of the defective images escape."""
     allowed = int(np.floor(share * len(bad) + 1e-9))
     return _under(np.sort(bad)[allowed], np.r_[good, bad]) if allowed < len(bad) else float("inf")
+
+
+def escape_bound(bad: np.ndarray, share: float) -> float:
+    """The highest threshold under which a new defective image escapes with probability at most ``share``.
+
+    Split-conformal from the side of n defective scores (n,), for one that is exchangeable with them. -inf, which
+    rejects everything, where n < 1 / share - 1; infinite where all may escape.
+    """
+    if not 0 < share < 1:
+        return float("inf") if share >= 1 else float("-inf")
+    return float(np.nextafter(-conformal(-np.asarray(bad, float), share), -np.inf))
 
 
 RULES = {"quantile": quantile, "conformal": conformal}
@@ -175,8 +215,8 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
 
 
-def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
-    """The scores table of normal training images, scored by a run's methods like test images, for ``parts``.
+def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | None:
+    """A run's methods on normal training images, which are scored like test images: their scores and their maps.
 
     Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method. Methods
     whose scores were stretched over the test images are left out: training images have no place on that scale.
@@ -188,7 +228,13 @@ def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFra
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
-    return run.run(chosen.model_copy(update=changes), table=spare).scores
+    return run.run(chosen.model_copy(update=changes), table=spare)
+
+
+def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
+    """The scores table of ``normal_run``, for ``parts``; None where there is none."""
+    found = normal_run(results, shots, most)
+    return found.scores if found else None
 
 
 @dataclass(frozen=True)
@@ -243,14 +289,20 @@ def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int =
 # ---------------------------------------------------------------- false alarms and escapes
 
 
-def judge(part: Part, rule: str, k: int, trials: list[tuple[float, np.ndarray]]) -> dict:
-    """The counts of a rule, means over trials of a threshold and the good images it judges."""
+def judge(
+    part: Part, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
+) -> dict:
+    """The counts of a rule, means over trials of a threshold and the good images it judges.
+
+    ``bad``: the defective images that each trial judges, all of the part's unless given.
+    """
     limits = np.array([limit for limit, _ in trials])
     alarms = np.mean([(good > limit).sum() for limit, good in trials])
-    escapes = np.mean([(part.bad <= limit).sum() for limit in limits])
+    judged_bad = bad or [part.bad] * len(trials)
+    escapes = np.mean([(some <= limit).sum() for limit, some in zip(limits, judged_bad, strict=True)])
     facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
     named = {"method": part.method, "group": part.group, "category": part.category, "source": part.source}
-    counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(part.bad)}
+    counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(judged_bad[0])}
     return named | facts | counts
 
 
@@ -278,16 +330,39 @@ def calibrated(found: Sequence[Part], alpha: float, k: int = 0) -> pd.DataFrame:
     return rated(rows)
 
 
+def split_half(
+    found: Sequence[Part], rule: str, choose: Callable[[np.ndarray, np.ndarray], float], training: bool = False
+) -> pd.DataFrame:
+    """A rule that needs labels, judged on images that did not choose its threshold: counts, rates, intervals.
+
+    ``choose(good, bad)`` sets the threshold on a random half of a category's good and of its defective test images;
+    the other halves are judged. Means over ``REPEATS`` halves. With ``training`` the good side that sets it are the
+    training images where there are some, and all good test images are judged. No row where a half would be empty.
+    """
+    rows = []
+    for part in found:
+        stream, trials, judged_bad = np.random.default_rng(0), [], []
+        whole = training and len(part.train)
+        if min(len(part.good) * (2 if whole else 1), len(part.bad)) < 2:
+            continue
+        for _ in range(REPEATS):
+            good, bad = stream.permutation(part.good), stream.permutation(part.bad)
+            sides = (part.train, good) if whole else np.split(good, [len(good) // 2])
+            trials.append((choose(sides[0], bad[: len(bad) // 2]), sides[1]))
+            judged_bad.append(bad[len(bad) // 2 :])
+        rows.append(judge(part, rule, 0, trials, judged_bad))
+    return rated(rows)
+
+
 def labelled(found: Sequence[Part]) -> pd.DataFrame:
-    """The F1-max threshold of a category's own test labels, and that of all other categories' pooled labels."""
+    """The F1-max threshold of a category's own labels, split-half, and that of all other categories' pooled labels."""
     rows = []
     for part in found:
         others = [one for one in found if one.method == part.method and one.category != part.category]
-        for rule, some in ((ORACLE, [part]), (OTHERS, others)):
-            good, bad = (np.concatenate([[], *(getattr(one, side) for one in some)]) for side in ("good", "bad"))
-            if len(good) and len(bad):
-                rows.append(judge(part, rule, 0, [(f1_max(good, bad), part.good)]))
-    return rated(rows)
+        good, bad = (np.concatenate([[], *(getattr(one, side) for one in others)]) for side in ("good", "bad"))
+        if len(good) and len(bad):
+            rows.append(judge(part, OTHERS, 0, [(f1_max(good, bad), part.good)]))
+    return pd.concat([split_half(found, OWN, f1_max), rated(rows)], ignore_index=True)
 
 
 def compared(found: Sequence[Part], alpha: float) -> pd.DataFrame:
@@ -325,8 +400,9 @@ def over_counts(found: Sequence[Part], alpha: float, counts: Sequence[int]) -> p
 def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
     """False alarms at thresholds that let at most a share of the defective images escape, by category.
 
-    ``allowed`` escapes of ``n_bad``: 0 where the share is less than one image, which ``n_bad`` images cannot resolve;
-    ``escape_high`` is the end of Wilson's interval: what the same threshold may let escape among other images.
+    They are set on the very defects they judge. ``allowed`` escapes of ``n_bad``: 0 where the share is less than one
+    image, which ``n_bad`` images cannot resolve; ``escape_high`` is the end of Wilson's interval: what the same
+    threshold may let escape among other images.
     """
     rows = []
     for part in found:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -205,8 +205,8 @@ def shown(found: pd.DataFrame, value: str) -> pd.DataFrame:
 # ---------------------------------------------------------------- differences
 
 
-def differences(found: pd.DataFrame) -> pd.DataFrame:
-    """Sources set against each other on the same categories, paired, with 95 % intervals over *n* categories.
+def differences(found: pd.DataFrame, level: float = statistics.LEVEL) -> pd.DataFrame:
+    """Sources set against each other on the same categories, paired, with intervals over *n* categories.
 
     Each learned source less the hand-written prompts; a group's prompts on their own group less the other groups'
     there; and every two groups. Seeds are averaged first, refused cells left out. ``tested`` is a dataset.
@@ -222,18 +222,18 @@ def differences(found: pd.DataFrame) -> pd.DataFrame:
         known = set(cells.index.unique("source"))
         for name, one, other in pairs:
             if {one, other} <= known:
-                rows += _rows(name, dataset, cells.loc[one] - cells.loc[other])
+                rows += _rows(name, dataset, cells.loc[one] - cells.loc[other], level)
         trained = part[part.source.isin(groups)]
         same, cross = (trained[trained.own == side].groupby("category")[MEASURES].mean() for side in (True, False))
         if len(same) and len(cross):
-            rows += _rows("own group less other groups", dataset, same - cross)
+            rows += _rows("own group less other groups", dataset, same - cross, level)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(name: str, dataset: str, apart: pd.DataFrame) -> list[tuple]:
+def _rows(name: str, dataset: str, apart: pd.DataFrame, level: float) -> list[tuple]:
     values = {measure: apart[measure].dropna() for measure in MEASURES}
     known = {measure: one for measure, one in values.items() if len(one)}
-    return [(name, dataset, measure, *statistics.difference(one), len(one)) for measure, one in known.items()]
+    return [(name, dataset, measure, *statistics.difference(one, level), len(one)) for measure, one in known.items()]
 
 
 def difference_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -246,6 +246,46 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
     rows = found.assign(told=told, n=found.groupby(keys[:2]).n.transform("max"))
     wide = rows.pivot(index=keys, columns="measure", values="told").reindex(columns=MEASURES)
     return wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates())).reset_index().rename_axis(columns=None)
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """A permutation test of the training sets: own group less other groups, its p, and what it rests on."""
+
+    difference: float
+    p: float
+    ways: int
+    categories: int
+    trainings: int
+
+
+def permuted(found: pd.DataFrame) -> Permuted | None:
+    """Whether prompts differ on their own group from other groups' by more than which training was called what.
+
+    Categories share trainings and a training its luck, so the trainings are permuted: if what they were trained on does
+    not matter, each seed's could as well bear each other's groups. ``difference`` is the mean over the categories that
+    all trainings tested, on the first data set, of the mean of ``MEASURES``; p, two-sided, is the share of all ``ways``
+    in which it is as far from zero. None without trainings of two groups.
+    """
+    fair = found[~found.refused & found.source.isin(TRAINED) & (found.dataset == found.dataset.iloc[0])]
+    values = fair.assign(value=fair[MEASURES].mean(axis=1))
+    cells = values.pivot_table(index=["category", "group"], columns=["seed", "source"], values="value").dropna()
+    names = list(cells.columns.unique("source"))
+    cells = cells[cells.index.get_level_values("group").isin(names)]
+    seeds = [seed for seed in cells.columns.unique("seed") if set(cells[seed]) == set(names)]
+    if len(names) < 2 or not seeds or cells.empty:
+        return None
+    own, orders = [names.index(group) for _, group in cells.index], list(permutations(range(len(names))))
+    totals = np.zeros(1)
+    for seed in seeds:
+        table = cells[seed][names].to_numpy()
+        less = (
+            (table - table.mean(1, keepdims=True)) * len(names) / (len(names) - 1)
+        )  # each less the mean of the others
+        each = [less[np.arange(len(own)), [order[group] for group in own]].mean() for order in orders]
+        totals = np.add.outer(totals, np.array(each) / len(seeds)).ravel()
+    p = float(np.mean(np.abs(totals) >= abs(totals[0]) - 1e-12))  # the first order is as they were
+    return Permuted(float(totals[0]), p, len(totals), len(cells), len(names) * len(seeds))
 
 
 def by_seed(found: pd.DataFrame) -> pd.DataFrame:
@@ -278,7 +318,7 @@ def findings(found: pd.DataFrame) -> str:
     """Whether it matters what prompts were trained on, as a Markdown list, the answer first, from ``measure``."""
     apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
     told_of = apart[apart.n >= FEW]
-    lines = [_answer(told_of)] if len(told_of) else []
+    lines = [_answer(found), _apart(found, told_of)] if len(told_of) else []
     for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
         told = [
             f"{breakdown.TITLES[row.measure]} {sweeps.signed(row.difference, row.low, row.high)}, "
@@ -288,13 +328,17 @@ def findings(found: pd.DataFrame) -> str:
         n = f"n = {breakdown.counted(part.n, 'categories')}"
         lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
     if len(told_of):
-        lines.append(f"Comparisons over fewer than {FEW} categories stand in the table alone.")
+        lines.append(
+            f"Each of these verdicts is at 95 % by itself. Comparisons over fewer than {FEW} categories stand in the "
+            "table alone."
+        )
     for row in seeds.dropna().itertuples():
         title, seed, group = breakdown.TITLES[row.measure], row[3], row[5]
         more = "more than" if group > row[4] else "no more than"
         lines.append(
             f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
-            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)})."
+            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)}). "
+            "So few trainings decide nothing by that."
         )
     refused = found[found.refused].drop_duplicates(["source", "target"])
     cells = found.drop_duplicates(["source", "target"])
@@ -305,16 +349,38 @@ def findings(found: pd.DataFrame) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _answer(told_of: pd.DataFrame) -> str:
-    """Whether more differences are decided than by chance, and the largest of those, or of all where there are none."""
-    sure = told_of[(told_of.low > 0) | (told_of.high < 0)]
-    chance = (1 - statistics.LEVEL) * len(told_of)
-    pool = sure if len(sure) else told_of
+def _answer(found: pd.DataFrame) -> str:
+    """Whether the training data matter, by the permutation of the training sets, or why that cannot be decided."""
+    told, test = "**Does it matter?**", permuted(found)
+    if test is None:
+        return f"{told} Undecided: that takes prompts trained on several groups, each with several seeds."
+    least = 1 / test.ways
+    rests = f"n = {breakdown.categories(test.categories)}, {test.trainings} trainings"
+    difference = (
+        f"on a category's own group prompts trained on it lie {test.difference:+.3f} from those of the other groups "
+        f"(the mean of {', '.join(breakdown.TITLES[name] for name in MEASURES)}; {rests})"
+    )
+    if least > 1 - statistics.LEVEL:
+        return f"{told} Undecided: {difference}, and {test.ways} ways to permute so few trainings decide nothing."
+    better = "better" if test.difference > 0 else "worse"
+    decided = test.p <= 1 - statistics.LEVEL + 1e-12
+    verdict = f"Yes: prompts are {better} on what they were trained on" if decided else "Not decided"
+    return (
+        f"{told} {verdict}. {difference[0].upper()}{difference[1:]}; of the {test.ways} ways to permute the training "
+        f"sets within their seeds {test.p:.0%} give as much, p = {test.p:.3f}."
+    )
+
+
+def _apart(found: pd.DataFrame, told_of: pd.DataFrame) -> str:
+    """How many differences between these prompt files are told apart at 95 % all together, and the largest."""
+    together = differences(found, statistics.together(len(told_of))).loc[told_of.index]
+    sure = together[(together.low > 0) | (together.high < 0)]
+    pool = sure if len(sure) else together
     most = pool.loc[pool.difference.abs().idxmax()]
     return (
-        f"**Does it matter?** {'It seems so, for some prompts' if len(sure) > chance else 'Hardly'}: {len(sure)} of "
-        f"{len(told_of)} differences between prompts are decided, chance alone would decide about {chance:.1f}; the "
-        f"largest{' of them' if len(sure) else ''} is {most.compared}, {breakdown.TITLES[most.measure]} "
+        f"Of {len(together)} differences between these prompts {len(sure)} are told apart (95 % all together, over "
+        f"categories), whatever made them differ; the largest{' of them' if len(sure) else ''} is {most.compared}, "
+        f"tested on {most.tested}, {breakdown.TITLES[most.measure]} "
         f"{sweeps.signed(most.difference, most.low, most.high)}, n = {breakdown.categories(most.n)}."
     )
 

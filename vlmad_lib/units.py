@@ -94,7 +94,7 @@ def _measure(
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
             mask = None if bare else data.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else levels.regions(mask)
+            masks[row.image, fit] = None if bare else levels.regions(mask, normal=not row.label)
     inside = [masks[image, fit] for image in rows.image]
     found = metrics.image_metrics(labels, scores)
     found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
