@@ -27,6 +27,14 @@ def changed(item: str, metric: str, value, method="AnomalyCLIP", table="") -> st
     return study.Tables(study=mended)
 
 
+def test_the_studys_gap_is_judged_from_all_of_mvtec_ad_alone():
+    names = list(TABLES.of("paper", "winclip", "image_auroc").index.drop("mean"))
+    whole = pd.DataFrame({"category": names * 2, "dataset": "MVTec AD"})
+    assert len(names) == 15 and study.same_data(whole)
+    assert not study.same_data(whole.assign(dataset="demo")) and not study.same_data(whole[whole.category != "tile"])
+    assert not study.same_data(pd.DataFrame({"category": ["gear", "linen"], "dataset": "MVTec AD"}))
+
+
 def test_the_index_names_notebooks_that_exist():
     known = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {notebook for *_, notebook in study.INDEX} <= known

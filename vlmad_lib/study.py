@@ -106,6 +106,13 @@ def half_width(std: float, n: float) -> float:
     return float(t.ppf(0.975, n - 1) * std / np.sqrt(n)) if n >= 2 else float("inf")
 
 
+def same_data(measured: pd.DataFrame) -> bool:
+    """Whether a metrics table is of all the categories of MVTec AD, of which the study's means are."""
+    known = pd.read_csv(data.REFERENCE / "categories.csv", keep_default_na=False)
+    names = set(known[known.dataset == reference.BENCHMARKS[0]].category)
+    return set(measured.dataset) == {reference.BENCHMARKS[0]} and set(measured.category) == names
+
+
 def gaps(tables: Tables) -> dict[str, float]:
     """The study's mean zero-shot figure of WinCLIP less the paper's, by metric."""
     return {
