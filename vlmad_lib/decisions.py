@@ -382,7 +382,7 @@ def cost_findings(table: pd.DataFrame, prices: Prices) -> str:
             verdict = sweeps.verdict(row.cost_low - least, row.cost_high - least)
             word = {"lower": "cheaper", "higher": "dearer"}.get(verdict, verdict)
             told.append(f"{row.rule} {row.cost:.0f} ({row.cost_low:.0f} to {row.cost_high:.0f}): {word}")
-        lines.append(f"**{method}**, n = {part.n.max()} categories: {'; '.join(told)}.")
+        lines.append(f"**{method}**, n = {breakdown.categories(part.n.max())}: {'; '.join(told)}.")
     told = "" if len(table) else " Without good and defective test images (n = 0) no rule has a cost."
     return "\n".join(f"- {line}" for line in lines) + told
 
@@ -393,7 +393,7 @@ def line_findings(lines: pd.DataFrame, defect_rate: float) -> str:
         f"- **{row.method}**, {row.rule}: of 1000 parts, {1000 * defect_rate:g} of them defective, it rejects "
         f"{_range(row, 'rejected', '.0f')}, of which {_range(row, 'defective', '.0f')} are defective: "
         f"{_range(row, 'precision', '.0%')} of what it rejects. {_range(row, 'escapes', '.1f')} defective parts pass "
-        f"(n = {row.n} categories)."
+        f"(n = {breakdown.categories(row.n)})."
         for row in lines.dropna(subset="escapes").itertuples()
     ]
     return "\n".join(told) or "- What 1000 parts of the line meet takes good and defective test images (n = 0)."
