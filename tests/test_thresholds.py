@@ -563,8 +563,8 @@ def test_levels_are_said_as_they_were_set():
     assert "at 0.5% escape" in decisions.overkill_findings(fine) and "at 0.1% escape" in decisions.overkill_findings(
         fine
     )
-    assert decide._promise(50, 0.025).startswith("At most 2.5% of new")
-    assert decide._promise(250, 0.005).startswith("At most 0.5% of new")
+    assert decide._promise(50, 0.025, "pictures").startswith("At most 2.5% of new")
+    assert decide._promise(250, 0.005, "pictures").startswith("At most 0.5% of new")
 
 
 def test_overkill_findings_say_what_cannot_be_resolved():
