@@ -43,7 +43,7 @@ def of(found: pd.DataFrame, category="mean", metric="image_auroc") -> pd.Series:
 def test_a_table_shows_what_has_a_figure_beside_it_and_one_row_of_what_has_none():
     named = {"dataset": "demo", "categories": ("a", "b")}
     both = pd.concat([reference.beside(ours(), chosen()), reference.beside(ours(**named), chosen())])
-    own = 3 * len(breakdown.TITLES)  # two categories and their mean
+    own = 3 * reference.figures().metric.nunique()  # two categories and their mean
     found = reference.shown(both.assign(method=["WinCLIP"] * (len(both) - own) + ["other"] * own))
     assert (found.method == "other").sum() == 1 and of(found[found.method == "other"])["no verdict because"]
     assert found[found.method == "WinCLIP"][["paper", "study"]].notna().any(axis=1).all()
