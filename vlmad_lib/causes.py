@@ -16,7 +16,6 @@ SMALLEST = 1e-4  # a contrast of nothing has no logarithm
 RESAMPLES = 500
 STEPS = 50  # of Newton's method at most
 FREE = 0.01  # penalty of a category's intercept: enough to end where all its images agree
-FEW = 4  # categories below which resampling them says nothing
 
 
 def measured(cases: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +83,7 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
     Per standard deviation of a measure; of a class against the other images of its categories. A logistic regression
     with an intercept for every category and a ridge penalty, which draws ratios towards 1. The intervals hold at 95 %
     for all inputs of a method together (Bonferroni): Student's, with the standard error of a bootstrap over
-    categories, for images of one category are alike. An input that varies in fewer than ``FEW`` *categories* has none
+    categories, for images of one category are alike. An input that varies in fewer than ``statistics.ENOUGH`` *categories* has none
     (nan). Where the cases are of fewer categories than that, images are drawn within each, and the interval speaks of
     these products alone; ``unit`` says which it is. Without any failure, or without any other image, there is none.
     """
@@ -96,7 +95,7 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
         values, wrong = table.to_numpy(), (part.failure != "").to_numpy()
         names, places = np.unique(part.category, return_inverse=True)
         own = fitted(values, wrong, np.ones((1, len(part))), places)[0]
-        unit = "category" if len(names) >= FEW else "image"
+        unit = "category" if len(names) >= statistics.ENOUGH else "image"
         stream, level = np.random.default_rng(seed), statistics.together(max(table.shape[1], 1))
         if unit == "category":
             n = len(names)
@@ -110,7 +109,7 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
         error = drawn.std(axis=0, ddof=1) * np.sqrt(n / max(n - 1, 1))
         for place, name in enumerate(table):
             varying = int(_varying(table[name], part.category).sum())
-            known = wrong.any() and not wrong.all() and (unit == "image" or varying >= FEW)
+            known = wrong.any() and not wrong.all() and (unit == "image" or varying >= statistics.ENOUGH)
             freedom = (varying if unit == "category" else n) - 1
             half = t.ppf((1 + level) / 2, max(freedom, 1)) * error[place] if known else np.nan
             ends = np.exp([own[place], own[place] - half, own[place] + half])

@@ -4,7 +4,7 @@ The best method is the one with the highest mean. One that asks for less is reco
 interval of what it loses stays inside a stated margin (a test of non-inferiority): that two methods are not told apart
 is no evidence that they are equal. The best is compared with every other method that competes (Hsu 1996).
 
-Categories are the unit where there are enough of them (``ENOUGH``): the recommendation then speaks of other products
+Categories are the unit where there are ``statistics.ENOUGH`` of them: the recommendation then speaks of other products
 of the kind. With fewer, the test images are: it then speaks of these products alone.
 """
 
@@ -29,7 +29,6 @@ TITLES = breakdown.TITLES | {FAINT: "AUROC of the faintest defects"}
 MEASURED = tuple(breakdown.MAIN)
 MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
-ENOUGH = 5  # categories from which on they are the unit; Student's interval of fewer says next to nothing
 FEW_NAMES = 3  # rivals that a sentence names; the table has all
 TOGETHER = 64  # enlarged maps in memory
 OWN_DATA = "folder "  # how checkpoints name training data that were a person's own pictures
@@ -358,8 +357,8 @@ def recommend(
     the best itself, to its first rival, or else to the next best. ``first`` is the share of resampled categories in
     which the best is first.
 
-    ``unit`` is ``category`` from ``ENOUGH`` categories on, ``image`` below it where ``images`` are given, else empty:
-    then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
+    ``unit`` is ``category`` from ``statistics.ENOUGH`` categories on, ``image`` below it where ``images`` are given,
+    else empty: then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
     """
     margins = MARGINS | (margins or {})
     rows = []
@@ -389,7 +388,7 @@ def _choose(
     wide: pd.DataFrame, measure: str, allowed: pd.DataFrame, margin: float, images: ImageComparison | None
 ) -> dict:
     """What ``recommend`` says of values (categories x competitors); these stand in the order of what they ask for."""
-    unit = "category" if len(wide) >= ENOUGH else "image" if images else ""
+    unit = "category" if len(wide) >= statistics.ENOUGH else "image" if images else ""
     means = wide.mean()
     best = means.idxmax()  # of equal means the first, which asks for least
     others = list(means.drop(best).sort_values(ascending=False, kind="stable").index)
