@@ -83,7 +83,7 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
     Per standard deviation of a measure; of a class against the other images of its categories. A logistic regression
     with an intercept for every category and a ridge penalty, which draws ratios towards 1. The intervals hold at 95 %
     for all inputs of a method together (Bonferroni): Student's, with the standard error of a bootstrap over
-    categories, for images of one category are alike. An input that varies in fewer than ``statistics.ENOUGH`` *categories* has none
+    categories, for images of one category are alike. One that varies in fewer *categories* than ``ENOUGH`` has none
     (nan). Where the cases are of fewer categories than that, images are drawn within each, and the interval speaks of
     these products alone; ``unit`` says which it is. Without any failure, or without any other image, there is none.
     """
