@@ -262,6 +262,8 @@ def test_disagreements_count_both_ways():
     # plates: both let 1 of 3 escape; cloth: A one of 2, B none
     ends = statistics.difference(np.array([0.0, 0.5]), 0.975)  # false alarms and escapes together
     assert found.difference == pytest.approx(ends[0]) and found.low == pytest.approx(ends[1]) and found.n == 2
+    plates = failures.disagreements(CASES[CASES.category == "plate"]).set_index("failure").loc[ESCAPE]
+    assert (plates.unit, plates.n) == ("image", 3)  # one product: over its pictures
     first, second = failures.alone_right(CASES, "A", "B"), failures.alone_right(CASES, "B", "A")
     assert list(first.image) == ["plate-1-1"] * 2 + ["plate-0-1"] * 2 and list(first.method) == ["A", "B"] * 2
     assert set(second.image[second.label == 1]) == {"cloth-1-0", "plate-1-0"}

@@ -244,6 +244,8 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
     told = decisions.pixel_findings(found.reset_index(), 0.3)
     assert "at most 30% of new normal images have any marked pixel" in told and "n = 8" in told
     assert "n = 2 categories), which nothing promises" in told
+    without = found.reset_index().assign(**{"normal pixels": np.nan, "n_good": 0, "alarms": 0})
+    assert "unknown (n = 0) of the normal test images. Of" in decisions.pixel_findings(without, 0.3)
 
 
 # ---------------------------------------------------------------- transfer and cost
@@ -337,6 +339,8 @@ def test_a_conformal_threshold_on_a_line_of_two_percent_rejects_mostly_good_part
     assert "9% (" in told and "n = 3 categories" in told
     normal = thresholds.totals(thresholds.rated([judged_row("A", "conformal", 9, 1, 10, 0, 0)]))
     assert "n = 0" in decisions.line_findings(decisions.per_thousand(normal, 0.02), 0.02)
+    bad = thresholds.totals(thresholds.rated([judged_row("A", "conformal", 9, 0, 0, 1, 10)]))
+    assert "n = 0" in decisions.line_findings(decisions.per_thousand(bad, 0.02), 0.02)
 
 
 def test_a_threshold_for_a_precision_by_brute_force():

@@ -394,7 +394,7 @@ def line_findings(lines: pd.DataFrame, defect_rate: float) -> str:
         f"{_range(row, 'rejected', '.0f')}, of which {_range(row, 'defective', '.0f')} are defective: "
         f"{_range(row, 'precision', '.0%')} of what it rejects. {_range(row, 'escapes', '.1f')} defective parts pass "
         f"(n = {breakdown.categories(row.n)})."
-        for row in lines.dropna(subset="escapes").itertuples()
+        for row in lines.dropna(subset=["rejected", "escapes"]).itertuples()
     ]
     return "\n".join(told) or "- What 1000 parts of the line meet takes good and defective test images (n = 0)."
 
@@ -439,7 +439,8 @@ def pixel_findings(found: pd.DataFrame, alpha: float) -> str:
     for (method, promise), part in found.groupby(["method", "promise"], sort=False):
         told = f"- **{method}**, pixel threshold over {promise} (k = {breakdown.spanned(part.k)}), which promises that "
         told += f"{promised[promise]}: any pixel is marked in {share_of(part.alarms.sum(), part.n_good.sum())} of the "
-        told += f"normal test images, and {part['normal pixels'].mean():.2%} of their pixels."
+        told += "normal test images"
+        told += f", and {part['normal pixels'].mean():.2%} of their pixels." if part.n_good.any() else "."
         mean, low, high = statistics.difference(part["defect's pixels"])
         if (n := part["defect's pixels"].notna().sum()) > 1:
             share = f"{mean:.0%} are marked ({max(low, 0):.0%} to {min(high, 1):.0%}, n = {n} categories)"

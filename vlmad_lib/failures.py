@@ -176,7 +176,8 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
     """Every two methods on the images of each kind: how many both, one or neither decides rightly.
 
     ``difference``: share of failures of the first less that of the second, the mean over *n* categories, paired, with
-    its interval, at 95 % for all rows together (Bonferroni).
+    its interval, at 95 % for all rows together (Bonferroni). Of one category it is over its *n* images (``unit``), and
+    speaks of this product alone.
     """
     rows, pairs = [], list(combinations(dict.fromkeys(cases.method), 2))
     level = statistics.together(max(2 * len(pairs), 1))
@@ -185,7 +186,8 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
             pair = _pair(cases, first, second, label)
             wrong = [pair.failure != "", pair.failure_other != ""]
             share = pd.DataFrame({"apart": wrong[0].astype(float) - wrong[1], "category": pair.category})
-            apart = share.groupby("category").apart.mean()
+            unit = "category" if share.category.nunique() > 1 else "image"
+            apart = share.groupby("category").apart.mean() if unit == "category" else share.apart
             counts = {
                 "both right": int((~wrong[0] & ~wrong[1]).sum()),
                 "first alone": int((~wrong[0] & wrong[1]).sum()),
@@ -193,9 +195,13 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
                 "neither": int((wrong[0] & wrong[1]).sum()),
             }
             ends = dict(zip(("difference", "low", "high"), statistics.difference(apart.to_numpy(), level), strict=True))
-            rows.append({"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart)})
+            rows.append(
+                {"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart), "unit": unit}
+            )
     counted = ["both right", "first alone", "second alone", "neither"]
-    return pd.DataFrame(rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n"])
+    return pd.DataFrame(
+        rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n", "unit"]
+    )
 
 
 def _pair(cases: pd.DataFrame, first: str, second: str, label: int) -> pd.DataFrame:
@@ -335,6 +341,7 @@ def _apart_line(row) -> str:
     n = sweeps.count(sum(row[4:8]), "image", "images")
     named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {n})"
     counts = f"both right {row[4]}, {row.first} alone {row[5]}, {row.second} alone {row[6]}, neither {row[7]}"
-    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {breakdown.categories(row.n)}"
+    over = breakdown.categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
+    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {over}"
     told = word.get(sweeps.verdict(row.low, row.high), "not decided")
     return f"{named}: {counts}; shares of failures apart by {apart}: {told}."
