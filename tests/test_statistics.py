@@ -260,7 +260,7 @@ def test_two_methods_are_compared_by_what_they_localise():
     single = breakdown.apart_by_pixel(pd.concat([one[:1], other[:1]]))
     assert single.low.isna().all()
     told = breakdown.apart_by_pixel_findings(single)
-    assert "which one category cannot decide; n = 1 category" in told and "1.000" not in told
+    assert "notebook 17 compares one product picture by picture); n = 1 category" in told and "1.000" not in told
     assert breakdown.apart_by_pixel_findings(breakdown.apart_by_pixel(one)) == ""
 
 

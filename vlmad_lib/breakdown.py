@@ -459,7 +459,7 @@ def apart_by_pixel_findings(found: pd.DataFrame) -> str:
     lines = []
     for row in found.itertuples():
         known = f" ({row.low:+.3f} to {row.high:+.3f}{together}), {_verdict(row)}"
-        known = known if row.n > 1 else ", which one category cannot decide"
+        known = known if row.n > 1 else " (notebook 17 compares one product picture by picture)"
         lines.append(
             f"- **{row.method}** against **{row.against}**, {TITLES[row.metric]}: {row.difference:+.3f}{known}; "
             f"n = {categories(row.n)}."
