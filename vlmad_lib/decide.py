@@ -293,12 +293,16 @@ def _promise(k: int, alpha: float, noun: str) -> str:
     """What the threshold from k normal pictures, or parts (``noun``), promises, or why there is none."""
     if thresholds.rank(k, alpha) > k:
         least = int(np.ceil(1 / alpha - 1 - 1e-9))
-        return f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}."
+        return (
+            f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; add "
+            "some, or raise --alpha."
+        )
     low, high = thresholds.conditional(k, alpha)
     rejected = "rejected" if noun == "pictures" else "rejected by any of their pictures"
+    alike = "if they are taken alike" + ("" if noun == "pictures" else ", with no more pictures of each")
     return (
         f"At most {percent(alpha)} of new good {noun} are {rejected} on average; with this threshold, from {k} "
-        f"normal {noun}, it is {low:.1%} to {high:.1%} (95 %), if they are taken alike."
+        f"normal {noun}, it is {low:.1%} to {high:.1%} (95 %), {alike}."
     )
 
 

@@ -125,9 +125,10 @@ def warn_of_near_duplicates(pictures: Sequence[str], parts: dict[str, str] | Non
         return []
     first = [Path(picture).name for picture in sets[0][:3]]
     count = f"{len(sets)} {'set' if len(sets) == 1 else 'sets'}"
+    compared = f" (of the first {MOST} that were compared)" if len(pictures) > MOST else ""
     remedy = "correct --groups" if parts else "name each picture's part with --groups"
     return [
-        f"{sum(map(len, sets))} normal pictures are nearly the same as others ({count}), such as "
+        f"{sum(map(len, sets))} normal pictures are nearly the same as others ({count}){compared}, such as "
         f"{' and '.join(first)}. If these show one part they are no independent evidence, and the promise holds for "
         f"parts alone: {remedy}, or remove them."
     ]
