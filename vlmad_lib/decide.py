@@ -294,8 +294,8 @@ def _promise(k: int, alpha: float, noun: str) -> str:
     if thresholds.rank(k, alpha) > k:
         least = int(np.ceil(1 / alpha - 1 - 1e-9))
         return (
-            f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; add "
-            "some, or raise --alpha."
+            f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; "
+            "add some, or raise --alpha."
         )
     low, high = thresholds.conditional(k, alpha)
     rejected = "rejected" if noun == "pictures" else "rejected by any of their pictures"
