@@ -562,22 +562,21 @@ def latencies(costs: pd.DataFrame, published: pd.DataFrame | None = None) -> Fig
 
 
 def worth(points: pd.DataFrame, label: str) -> Figure:
-    """Accuracy with its interval (value, low, high) against ms an image from zero, a point a (name)."""
-    palette = colours(points.method)
-    figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    ranks = points.groupby("method").value.rank(method="first")
-    middles = ranks.groupby(points.method).transform("mean")
-    # a method takes much the same time with any number of references: its names are stacked, its points stay in place
-    for row, place in zip(points.itertuples(), ranks - middles, strict=True):
-        axes.vlines(row.ms, row.low, row.high, color=palette[row.method], lw=3, alpha=0.3)
-        axes.plot(row.ms, row.value, "o", color=palette[row.method], ms=5)
-        line = {"arrowstyle": "-", "color": "#8a8f98", "lw": 0.7}
-        where = {"textcoords": "offset points", "va": "center", "arrowprops": line, "fontsize": 8}
-        axes.annotate(row.name, (row.ms, row.value), (16, 12 * place if pd.notna(place) else 0), **where)
-    axes.margins(y=0.1)
-    axes.set_xlim(0, 1.4 * points.ms.max())  # the names stand to the right of their points
-    axes.set_xlabel("ms per image on this machine; bars: 95 % interval")
-    axes.set_ylabel(label)
+    """Accuracy with its interval (value, low, high) beside ms an image, a row a name, the most accurate on top."""
+    points, palette = points.sort_values("value", na_position="first"), colours(points.method)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 1.2 + 0.28 * len(points)), sharey=True, width_ratios=(3, 2), layout="constrained"
+    )
+    for place, row in enumerate(points.itertuples()):
+        left.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.3)
+        left.plot(row.value, place, "o", color=palette[row.method], ms=5)
+        right.plot(row.ms, place, "o", color=palette[row.method], ms=5)
+    left.set_yticks(range(len(points)), points.name)
+    left.set_xlabel(f"{label}; bars: 95 % interval")
+    right.set(xscale="log", xlabel="ms per image on this machine (log scale)")
+    right.xaxis.set_major_formatter("{x:g}")
+    for axes in (left, right):
+        axes.grid(axis="y", lw=0.4, alpha=0.5)
     return figure
 
 
