@@ -31,6 +31,7 @@ MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
 FEW_NAMES = 3  # rivals that a sentence names; the table has all
 TOGETHER = 64  # enlarged maps in memory
+DRAWS = 2  # reference draws, the first ones, of which pixels are counted image by image: it is most of the work
 OWN_DATA = "folder "  # how checkpoints name training data that were a person's own pictures
 
 
@@ -223,7 +224,8 @@ class ImageComparison:
     """Differences of two methods of a run on the test images of some categories, paired by image.
 
     Image AUROCs have the bootstrap's interval and DeLong's test; pixel AUROC and AUPRO have the bootstrap over images,
-    with all pixels of an image together. Categories are taken as given.
+    with all pixels of an image together: its spread is that of the first ``DRAWS`` reference draws, its middle the
+    difference over all of them. Categories are taken as given.
     """
 
     results: Results
@@ -232,6 +234,7 @@ class ImageComparison:
 
     def __post_init__(self) -> None:
         scores = self.results.scores.assign(name=breakdown.by_name(self.results.scores))
+        self.metrics = self.results.metrics.assign(name=breakdown.by_name(self.results.metrics))
         faint = _faint_scores(self.results, self.contrasts)
         self.scores = {"image_auroc": scores, FAINT: faint, "pixel_auroc": scores, "aupro": scores}
 
@@ -254,13 +257,20 @@ class ImageComparison:
             sides = [self._resample_pixels(measure, name, categories) for name in (first, second)]
             if any(side is None for side in sides):
                 return np.nan, np.nan, 1.0
-            return statistics.bootstrap_ends(sides[0] - sides[1], level)
+            resampled = sides[0] - sides[1]
+            shift = self._mean(measure, first, categories) - self._mean(measure, second, categories) - resampled.mean()
+            return statistics.bootstrap_ends(resampled + shift, level)
         rows = self.scores[measure]
         rows = rows[rows.category.isin(categories)]
         sides = [rows[rows.name == name] for name in (first, second)]
         _, low, high = statistics.macro_difference(*sides, statistics.resamples_at(level), level=level)
         p = statistics.macro_delong(*sides)
         return (np.nan, np.nan, 1.0) if (low, high) == (-1, 1) else (low, high, p)
+
+    def _mean(self, measure: str, name: str, categories: Sequence[str]) -> float:
+        """The macro mean of a metric of the run over some categories, each the mean of its draws."""
+        rows = self.metrics[(self.metrics["name"] == name) & self.metrics.category.isin(categories)]
+        return float(rows.groupby("category")[measure].mean().mean())
 
     def _resample_pixels(self, measure: str, name: str, categories: Sequence[str]) -> np.ndarray | None:
         """(R,) macro means of a pixel metric over resampled images, the same ones for every method."""
@@ -283,12 +293,12 @@ class ImageComparison:
         profile = self.results.profile
         facts = rows[["image", "mask", "seed", "map_file", "map_row", "sigma"]].to_csv(index=False)
         pixels = contents.digest_files(rows["mask"].unique(), self.results.cache)
-        settings = profile.evaluation_size, profile.fpr_limit, statistics.MOST_RESAMPLES
+        settings = profile.evaluation_size, profile.fpr_limit, statistics.MOST_RESAMPLES, DRAWS
         code = levels.CountsByImage, levels.spread_edges, contents.list_versions(contents.MEASURING_LIBRARIES)
         key = contents.digest(facts, pixels, settings, *code)
 
         def compute() -> torch.Tensor:
-            draws = [self._resample_draw(draw) for _, draw in rows.groupby("seed")]
+            draws = [self._resample_draw(draw) for _, draw in list(rows.groupby("seed"))[:DRAWS]]
             return torch.from_numpy(np.mean(draws, axis=0))
 
         return features.kept(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
