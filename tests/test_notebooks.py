@@ -12,7 +12,7 @@ import torch
 from bs4 import BeautifulSoup
 from conftest import write_profile
 
-from vlmad_lib import ROOT, backbones, efficiency, profile, report
+from vlmad_lib import ROOT, backbones, efficiency, embedding, profile, report
 from vlmad_lib.demo import card
 from vlmad_lib.demo.data import write
 
@@ -36,7 +36,10 @@ def _keep_peak_memory(path, patch):
     """A figure in the place of what takes a process of its own, and has a test of its own."""
     patch.setattr(efficiency, "_peak", lambda *_: torch.tensor(100.0))
     chosen = profile.load(str(path))
-    for spec in [one for method in chosen.methods for one in (method, efficiency.halved(method))]:
+    measured = [
+        one for method in chosen.methods for one in (method, efficiency.halved(method), *embedding.twins(method))
+    ]
+    for spec in measured:
         backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
         efficiency.peak_memory(chosen, spec, "", backbone)
 

@@ -106,7 +106,11 @@ def test_not_told_apart_is_not_equal():
     table = recommendation.recommend(values, make_requirements(values), line)
     row, sentence = table.iloc[0], recommendation.write_recommendations(table)
     assert row["take"] == row.best == "Few, 4-shot" and row.verdict == "unsure" and row.rivals == "Plain, 0-shot"
-    assert "not certain" in sentence and 0.5 < row["first"] < 0.95 and f"{row['first']:.0%} of redraws" in sentence
+    assert (
+        "not certain to be the best" in sentence
+        and 0.5 < row["first"] < 0.95
+        and f"{row['first']:.0%} of redraws" in sentence
+    )
 
 
 def test_learned_prompts_of_others_ask_for_less_than_the_name_and_this_for_less_than_pictures():
@@ -136,7 +140,9 @@ def test_a_time_limit_leaves_slower_methods_and_unknown_times_out():
     requirements = make_requirements(values, Slow=900.0, Fast=20.0)
     requirements.loc[requirements.method == "Imported", "ms"] = np.nan
     line = [Situation(name="Line", measure="image_auroc", time_limit=100)]
-    assert recommendation.recommend(values, requirements, line)["take"].tolist() == ["Fast, 0-shot"]
+    table = recommendation.recommend(values, requirements, line)
+    assert table["take"].tolist() == ["Fast, 0-shot"]
+    assert "Times are those of this run's backbone" in recommendation.write_recommendations(table)
 
 
 def test_more_resources_never_give_worse_advice():

@@ -160,12 +160,12 @@ def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
 
 
 def tabulate_tradeoffs(
-    results: Results, values: pd.DataFrame, requirements: pd.DataFrame, recalled: pd.DataFrame
+    results: Results, values: pd.DataFrame, requirements: pd.DataFrame, recalled: pd.DataFrame, rate: float
 ) -> pd.DataFrame:
     """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
 
-    ``recalled``: ``recall_faint``. Image AUROC's interval is over images; the others' are Student's over categories,
-    and left out where there is one category. ``n``: categories behind the three means (``breakdown.behind``).
+    ``recalled``: ``recall_faint`` at ``rate``. Image AUROC's interval is over images; the others' are Student's over
+    categories, and left out where there is one. ``n``: categories behind the three means (``breakdown.behind``).
     """
     rows = []
     for row in requirements.itertuples():
@@ -180,7 +180,11 @@ def tabulate_tradeoffs(
                 "pixel AUROC": _format(*_over_categories(own.pixel_auroc)),
                 "AUPRO": _format(*_over_categories(own.aupro)),
                 "worst category": "".join(f"{one.category} ({one.image_auroc:.3f})" for one in worst.itertuples()),
-                "low-contrast recall": _format(*faint.iloc[0][["recall", "low", "high"]]) if len(faint) else "none",
+                f"faint defects found at {statistics.percent(rate)} false alarms": _format(
+                    *faint.iloc[0][["recall", "low", "high"]]
+                )
+                if len(faint)
+                else "none",
                 "ms per image": _format_whole(row.ms),
                 "peak memory, MB": _format_whole(row.memory),
                 "asks for": describe_requirements(row),
@@ -332,6 +336,7 @@ class ImageComparison:
 COLUMNS = [
     "situation",
     "measure",
+    "time_limit",
     "unit",
     "n",
     "normal",
@@ -385,7 +390,13 @@ def recommend(
         wide = wide[measured.notna().sum(axis=1) * 2 > measured.shape[1]]
         wide = wide[[name for name in sort_by_effort(allowed).name if name in wide]]
         whole = wide.dropna(axis=1) if len(wide) else wide.iloc[:, :0]
-        row = {"situation": situation.name, "measure": situation.measure, "n": len(whole) if whole.shape[1] else 0}
+        limit = situation.time_limit
+        row = {
+            "situation": situation.name,
+            "measure": situation.measure,
+            "time_limit": np.nan if limit is None else limit,
+        }
+        row |= {"n": len(whole) if whole.shape[1] else 0}
         row |= {"categories": ", ".join(whole.index), "competitors": whole.shape[1]}
         row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": "none"}
         if whole.shape[1]:
@@ -456,14 +467,12 @@ def tabulate_recommendations(recommended: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "situation": recommended.situation,
-            "by": recommended.measure.map(TITLES),
+            "judged by": recommended.measure.map(TITLES),
             "n": [_count_units(row) for row in recommended.itertuples()],
             "take": _with_values(recommended["take"], recommended.taken),
             "best": _with_values(recommended.best, recommended.value),
-            "not told from the best": [
-                name if isinstance(name, str) and name else "none" for name in recommended.rivals
-            ],
-            "best less": [
+            "could be as good": [name if isinstance(name, str) and name else "none" for name in recommended.rivals],
+            "lead of the best over": [
                 f"{row.against}: {_format_difference(row)}" if isinstance(row.against, str) and row.against else "none"
                 for row in recommended.itertuples()
             ],
@@ -495,7 +504,8 @@ def write_recommendations(recommended: pd.DataFrame) -> str:
 
 def _write(row) -> str:
     title, units = TITLES[row.measure], f"n = {_count_units(row)}"
-    absent = f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
+    absent = " Times are those of this run's backbone." if row.time_limit == row.time_limit else ""
+    absent += f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
     if row.verdict == "none":
         return f"nothing to compare: no method that this situation allows has a value here.{absent}"
     asks = "asks nothing of you" if row.asks == "nothing" else f"asks for {row.asks}"
@@ -530,6 +540,6 @@ def _write(row) -> str:
         sure = f"its lead of {lead} over {row.against} ({row.other:.3f}) may be chance.{also}"
     share = "" if np.isnan(row.first) else f" It stays first in {row.first:.0%} of redraws of these categories."
     return (
-        f"take **{row.take}** ({title} {row.taken:.3f}), the highest of {row.competitors}, but that is not certain: "
-        f"{sure}{share} It {asks}.{absent}"
+        f"take **{row.take}** ({title} {row.taken:.3f}), the highest of the {row.competitors} that compete, but it is "
+        f"not certain to be the best: {sure}{share} It {asks}.{absent}"
     )
