@@ -347,7 +347,7 @@ def test_the_time_of_a_method_is_that_with_as_many_references(results):
 
 
 def test_every_method_is_timed_without_references_and_with_the_most(results, monkeypatch):
-    def measured(profile, spec, rows, repeats):
+    def measured(profile, spec, rows, repeats, memory):
         shots = max(profile.shots)
         return {"method": spec.name, "shots": shots, "encode": 9.0, "score": 2.0 if shots else 1.0, "bare": 1.0}
 

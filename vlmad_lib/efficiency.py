@@ -104,13 +104,14 @@ def _encode_once(profile: Profile, spec: Method, image: str) -> float:
 
 
 def measure(
-    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3
-) -> dict:
+    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
+    memory: float | None = None,
+) -> dict:  # fmt: skip
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
     ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given;
     with references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
-    ``share`` is that of the machine's ``peaks``, nan without them.
+    ``share`` is that of the machine's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
@@ -167,7 +168,7 @@ def measure(
         "pack": packing * 1e3,
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
-        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone),
+        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
 
