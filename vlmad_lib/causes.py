@@ -38,9 +38,10 @@ def inputs(cases: pd.DataFrame) -> pd.DataFrame:
         logs = logs - logs.groupby(cases.category).transform("mean")
         if np.ptp(logs) > 1e-9:
             columns[title] = logs / logs.std(ddof=0)
-    for kind in sorted(cases.defect_class.unique()):
+    kinds = sorted(kind for kind in cases.defect_class.unique() if kind)
+    for kind in kinds[:1] if len(kinds) == 2 else kinds:  # of two, one says all
         column = (cases.defect_class == kind).astype(float)
-        if kind and _varying(column, cases.category).any():
+        if _varying(column, cases.category).any():
             columns[kind] = column
     return pd.DataFrame(columns, index=cases.index)
 
@@ -80,8 +81,9 @@ def fitted(values: np.ndarray, wrong: np.ndarray, weights: np.ndarray, categorie
 def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """By method, the odds ratio of a failure for each of ``inputs`` within a category; ``cases`` of one label.
 
-    Per standard deviation of a measure; of a class against the other images of its categories. A logistic regression
-    with an intercept for every category and a ridge penalty, which draws ratios towards 1. The intervals hold at 95 %
+    Per standard deviation of a measure, the other one the same; of a class against the other images of its categories
+    of the same measures. Logistic regressions with an intercept for every category and a ridge penalty, which draws
+    ratios towards 1. The intervals hold at 95 %
     for all inputs of a method together (Bonferroni): Student's, with the standard error of a bootstrap over
     categories, for images of one category are alike. One that varies in fewer *categories* than ``ENOUGH`` has none
     (nan). Where the cases are of fewer categories than that, images are drawn within each, and the interval speaks of
@@ -94,7 +96,6 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
         table = inputs(part)
         values, wrong = table.to_numpy(), (part.failure != "").to_numpy()
         names, places = np.unique(part.category, return_inverse=True)
-        own = fitted(values, wrong, np.ones((1, len(part))), places)[0]
         unit = "category" if len(names) >= statistics.ENOUGH else "image"
         stream, level = np.random.default_rng(seed), statistics.together(max(table.shape[1], 1))
         if unit == "category":
@@ -104,9 +105,15 @@ def explained(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) ->
             n, weights = len(part), np.zeros((resamples, len(part)))
             for place, size in enumerate(np.bincount(places)):
                 weights[:, places == place] = stream.multinomial(size, np.full(size, 1 / size), resamples)
-        drawn = fitted(values, wrong, weights, places)
-        # resampling n units understates their variance by (n - 1) / n
-        error = drawn.std(axis=0, ddof=1) * np.sqrt(n / max(n - 1, 1))
+        weights = np.concatenate([np.ones((1, len(part))), weights])
+        measures = np.isin(table.columns, list(MEASURED.values()))
+        own, error = np.zeros((2, table.shape[1]))
+        # classes beside each other would share one effect: each has a model of its own, against all other images
+        for read in [measures, *(np.arange(table.shape[1]) == place for place in np.flatnonzero(~measures))]:
+            if read.any():
+                drawn = fitted(values[:, measures | read], wrong, weights, places)[:, read[measures | read]]
+                # resampling n units understates their variance by (n - 1) / n
+                own[read], error[read] = drawn[0], drawn[1:].std(axis=0, ddof=1) * np.sqrt(n / max(n - 1, 1))
         for place, name in enumerate(table):
             varying = int(_varying(table[name], part.category).sum())
             known = wrong.any() and not wrong.all() and (unit == "image" or varying >= statistics.ENOUGH)
