@@ -63,7 +63,7 @@ def test_sentences_follow_the_timings():
     assert "0.5 times as fast" in slower and "imings of A, bf16 spread more than twofold" in slower
 
 
-@pytest.mark.parametrize(("shift", "word"), [(0.2, "better"), (-0.2, "worse"), (0.0, "not told apart")])
+@pytest.mark.parametrize(("shift", "word"), [(0.2, "better"), (-0.2, "worse"), (0.0, "not decided")])
 def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
     rows, scores = [], []
     for number, category in enumerate("abcd"):
