@@ -363,7 +363,7 @@ def test_a_word_free_prompt_asks_for_no_name():
     reads = {}
     for spec in profiles.load("demo").methods:
         chosen = recommendation.methods.choose(spec, profiles.load("demo"))
-        reads[spec.method] = recommendation._reads_name(chosen, index)
+        reads[spec.method] = chosen.names_product(index.iloc[0])
     assert reads == {"winclip": True, "anomalyclip": False}
 
 

@@ -188,10 +188,8 @@ def _product(profile: Profile, folder: Path) -> str:
 
 def _words(profile: Profile, spec: Method, table: pd.DataFrame) -> list[str]:
     """What prompts call the product, where a method's prompts name it."""
-    chosen, row = methods.choose(spec, profile), table.iloc[0]
-    other = row.copy()
-    other["class_name"] = f"other {row.class_name}"
-    if chosen.module.wording(chosen.settings, row) == chosen.module.wording(chosen.settings, other):
+    row = table.iloc[0]
+    if not methods.choose(spec, profile).names_product(row):
         return []
     hint = "; say what it is with 'class_names' in the profile, or with --category" * (row.category == PRODUCT)
     return [f"Prompts call the product {row.class_name!r}{hint}."]
@@ -292,7 +290,7 @@ def _mark(results: Results, owners: list[str], alpha: float) -> tuple[dict[str, 
 def _promise(k: int, alpha: float, noun: str) -> str:
     """What the threshold from k normal pictures, or parts (``noun``), promises, or why there is none."""
     if thresholds.rank(k, alpha) > k:
-        least = int(np.ceil(1 / alpha - 1 - 1e-9))
+        least = thresholds.images_needed(alpha)
         return (
             f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; "
             "add some, or raise --alpha."

@@ -135,7 +135,7 @@ def precision_needs(defect_rate: float, target: float) -> tuple[float, int]:
     within("defect_rate", defect_rate, 1e-6, 1 - 1e-6)
     within("target_precision", target, 1e-6, 1 - 1e-6)
     rate = min(1.0, defect_rate * (1 - target) / ((1 - defect_rate) * target))
-    return rate, int(np.ceil(1 / rate - 1 - 1e-9))
+    return rate, thresholds.images_needed(rate)
 
 
 def per_thousand(totals: pd.DataFrame, defect_rate: float) -> pd.DataFrame:
@@ -289,7 +289,7 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
 
 def _silent(part: pd.DataFrame, alpha: float) -> str:
     """In how many categories k is too small for a threshold."""
-    silent, least = int(np.isinf(part.threshold).sum()), int(np.ceil(1 / alpha - 1 - 1e-9))
+    silent, least = int(np.isinf(part.threshold).sum()), thresholds.images_needed(alpha)
     some = breakdown.categories(len(part))
     told = f" In {silent} of {some} k is too small for {percent(alpha)} (it takes {least}): none is rejected."
     return told if silent else ""

@@ -113,6 +113,12 @@ class Chosen:
         load = getattr(self.module, "learned", None)
         return partial(function, learned=load(self.prompts.path, self.prompts.digest)) if load else function
 
+    def names_product(self, row: pd.Series) -> bool:
+        """Whether its prompts for an index row change with what the product is called."""
+        other = row.copy()
+        other["class_name"] = f"other {row.class_name}"
+        return self.module.wording(self.settings, row) != self.module.wording(self.settings, other)
+
     def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
         """(2, D) text features of a wording, kept by wording, backbone and prompts; none of an empty one."""
         if not words:

@@ -119,7 +119,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
         enough = timings[timings.shots >= row.shots]
         cost = next((enough if len(enough) else timings[::-1]).itertuples(), None)
         facts = {
-            "product_name": bool(method and _reads_name(method, results.index)),
+            "product_name": bool(method and method.names_product(results.index.iloc[0])),
             "learned": bool(method and method.settings.learned),
             "own_masks": bool(method and method.prompts and method.prompts.trained_on.startswith(OWN_DATA)),
             "known": method is not None,
@@ -128,15 +128,6 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
         }
         rows.append({"name": row.name, "method": row.method, "shots": row.shots} | facts)
     return pd.DataFrame(rows, columns=REQUIREMENTS)
-
-
-def _reads_name(method: methods.Chosen, index: pd.DataFrame) -> bool:
-    """Whether the prompts of a method change with what the product is called."""
-    row = index.iloc[0]
-    other = row.copy()
-    other["class_name"] = f"other {row.class_name}"
-    wording = method.module.wording
-    return wording(method.settings, row) != wording(method.settings, other)
 
 
 def describe_requirements(row) -> str:

@@ -33,6 +33,11 @@ def rank(k: int, alpha: float) -> int:
     return int(np.ceil((k + 1) * (1 - alpha) - 1e-9))
 
 
+def images_needed(alpha: float) -> int:
+    """How many normal images a conformal threshold at level alpha takes at least."""
+    return int(np.ceil(1 / alpha - 1 - 1e-9))
+
+
 def conformal(normal: np.ndarray, alpha: float) -> np.ndarray:
     """Split-conformal thresholds (...) of k normal scores (..., k).
 
@@ -119,7 +124,7 @@ def planner(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataF
         none = int(np.ceil(np.log(1 - level) / np.log1p(-share)))
         counts = np.arange(none, 2 * none + 1)
         one = int(counts[np.argmax(beta.ppf(level, 2, counts - 1) <= share)])
-        rows.append((share, int(np.ceil(1 / share - 1 - 1e-9)), none, none, one))
+        rows.append((share, images_needed(share), none, none, one))
     columns = ["share", "good, on average", "good, at 95 %", "bad, none escaping", "bad, one escaping"]
     return pd.DataFrame(rows, columns=columns)
 
