@@ -1,4 +1,4 @@
-# make report | test | test-slow | test-fault | test-lab | test-all | bench | lab | exercises | lint | audit | lock | clean:
+# make report | test | test-slow | test-fault | test-gpu | test-lab | test-all | bench | lab | exercises | lint | audit | lock | clean:
 # the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,19 +15,23 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow test-fault test-lab test-all bench lab exercises lint format audit lock clean
+.PHONY: report test test-slow test-fault test-gpu test-lab test-all bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not fault" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not fault and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-fault: $(READY)
 	$(BIN)/python -m pytest -m fault
+
+# an accelerator against the CPU, on a machine that has one
+test-gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 # JupyterLab in Chromium: notebooks run, their panel is used
 test-lab: $(READY)

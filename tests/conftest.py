@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -122,6 +123,13 @@ def _tried(request, record_property):
     """What a fault test tries is told at the end of the session, with what came of it."""
     if request.node.get_closest_marker("fault"):
         record_property("tried", " ".join((request.function.__doc__ or request.node.name).split()))
+
+
+def pytest_configure(config):
+    """The CPU is what tests compare with: only those for a GPU see one."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.backends.mps.is_available = functools.cache(lambda: False)  # cached, as PyTorch expects of it
 
 
 LONGEST = ("test_other_profiles.py", "test_notebooks.py", "test_run.py")

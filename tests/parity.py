@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from vlmad_lib import anomalyclip, aprilgan, backbones, data, features, metrics, projection_training, prompts, winclip
@@ -315,7 +316,7 @@ def aprilgan_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
         projected = own.fc[number](tokens[:1]).detach()
         found |= {f"raw_L{layer}": (tokens[:1], EMBEDDING), f"projected_L{layer}": (projected, EMBEDDING)}
         found[f"patchprob_L{layer}"] = (winclip.probability(projected, text, chosen.temperature), 1e-5)
-        found[f"distance_L{layer}"] = (2 * winclip.distance(tokens[:1], tokens[1:]), 1e-5)
+        found[f"distance_L{layer}"] = (2 * winclip.distance(tokens[:1], F.normalize(tokens[1:], dim=-1)), 1e-5)
     found |= _aprilgan_scores(exact, text, own, chosen, grid, 1e-5)
     kept = through_store(aprilgan, chosen, net, [first, first + 1, first + 2], names)
     rough = _aprilgan_scores(kept, text, own, chosen, grid, HALF["aprilgan"])

@@ -312,8 +312,8 @@ def test_full_shape_against_a_plain_restatement():
 @pytest.mark.parametrize(("model", "size"), [("demo", 368), ("ViT-L-14-336-quickgelu", 518), ("ViT-B-16", 352)])
 def test_input_size_follows_one_rule(model, size, net):
     shape = backbones.config(model)["vision_cfg"]
-    visual = type("Visual", (), {"patch_size": (shape["patch_size"],) * 2})
-    fake = type("Backbone", (), {"visual": visual, "grid": shape["image_size"] // shape["patch_size"]})
+    patch = shape["patch_size"]
+    fake = type("Backbone", (), {"patch_size": patch, "grid": shape["image_size"] // patch})
     assert anomalyclip.side(settings(), fake) == size
 
 

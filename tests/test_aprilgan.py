@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -466,7 +467,8 @@ def test_stitched_examples_are_drawn_anew_each_epoch_and_alike_each_time(profile
 
     def stitched(epoch: int) -> list[bool]:
         batch = found.batch(places)
-        training._stitch(batch, places, found, tiny_backbone, chosen, plan, epoch)
+        sheets = training._stitch(found.table, places, plan, epoch, found.store.size)
+        training._encode_sheets(dataclasses.replace(batch, sheets=sheets), found, chosen)
         return [
             not torch.equal(*pair)
             for pair in zip(batch.arrays["raw_q1"], found.batch(places).arrays["raw_q1"], strict=True)

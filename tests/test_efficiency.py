@@ -1,4 +1,4 @@
-"""What methods cost: operations counted, sentences from made-up timings, the effect of bf16."""
+"""What methods cost: tables and sentences from made-up timings, the effect of bf16."""
 
 from __future__ import annotations
 
@@ -10,46 +10,13 @@ import pytest
 import torch
 from conftest import TINY, small_profile
 
-from vlmad_lib import data, efficiency, methods, run
+from vlmad_lib import data, devices, efficiency, methods, run
 from vlmad_lib.profile import Method
-
-
-def counted(kind: str, overrides: dict | None = None, shots: int = 0) -> float:
-    spec = Method(method=kind)
-    chosen = methods.Chosen(spec, methods.METHODS[kind].settings("paper", overrides))
-    return efficiency.gflop(chosen, spec.backbone, shots)
-
-
-def test_operations_are_those_of_the_specification():
-    """Section 8 of the WinCLIP specification: 619 GFLOP, 49.6 of them for the whole image (without attention)."""
-    whole = counted("winclip")
-    assert whole == pytest.approx(619, rel=0.01)
-    assert counted("winclip", {"windows": [2]}) + counted("winclip", {"windows": [3]}) - whole == pytest.approx(
-        49.6, rel=0.04
-    )
-    assert counted("winclip", shots=1) - whole == pytest.approx(53.2 - 49.6, rel=0.08)
-
-
-def test_what_nobody_reads_is_not_computed():
-    """A forward pass and 19 blocks of V-V attention, less what the last block does for patches alone."""
-    width, length, blocks = 1024, 1 + 37**2, 24
-    attention, square = 4 * length**2 * width, 2 * length * width**2
-    forward = blocks * (12 * square + attention)
-    local = 19 * (attention + square)
-    spared = attention + 9 * square  # attention, output projection and MLP of the last block's patches
-    ends = 2 * 37**2 * width * (3 * 14**2 + 768)
-    assert counted("anomalyclip") * 1e9 == pytest.approx(forward + local - spared + ends, rel=0.002)
-
-
-def test_a_peak_is_that_of_the_faster_way(monkeypatch):
-    times = iter([3.0, 2.0, 1.0, 0.5] + [9.0] * 100)
-    monkeypatch.setattr(efficiency, "SHAPES", [(10, 10, 10)])
-    monkeypatch.setattr(efficiency, "_seconds", lambda call: next(times))
-    assert efficiency.peak("fp32", repeats=2) == pytest.approx(2 * 1000 / 0.5 / 1e9)
 
 
 def made(**changes) -> pd.DataFrame:
     base = {"method": "A", "backbone": "net", "precision": "fp32", "shots": 2, "n": 9, "decode": 2.0, "score": 3.0}
+    base |= {"device": "cpu", "threads": 1}
     base |= {"upsample": 1.0, "encode": 94.0, "low": 90.0, "high": 99.0}
     half = base | {"method": "A, bf16", "precision": "bf16", "encode": 47.0, "low": 45.0, "high": 50.0}
     return pd.DataFrame([base, half | changes])
@@ -61,6 +28,25 @@ def test_sentences_follow_the_timings():
     assert "2.0 times as fast" in told and "busy" not in told
     slower = efficiency.findings(made(low=180.0, encode=190.0, high=400.0), pd.DataFrame())
     assert "0.5 times as fast" in slower and "imings of A, bf16 spread more than twofold" in slower
+
+
+def test_devices_are_compared_apart_and_a_limit_is_named():
+    gpu = made(device="cuda").assign(device="cuda", threads=4, encode=0.4, low=0.3, high=0.5)
+    told = efficiency.findings(pd.concat([made(), gpu], ignore_index=True), pd.DataFrame())
+    assert "A on net: encoding on cpu is 94%" in told and "A on net: encoding on cuda is 6%" in told
+    assert "A in fp32 on cuda: reading pictures is the limit, 0.5 ms an image by 4 threads" in told
+    assert "A in bf16 encodes on cpu in 45 ms, 2.0 times" in told and "on cpu: reading" not in told
+
+
+def test_precisions_and_peaks_are_a_device_s_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(efficiency, "peak", lambda *told: seen.append(told) or 7.0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: emulated)
+    gpu = torch.device("cuda")
+    assert efficiency.peaks(gpu) == {"fp32": 7.0, "tf32": 7.0, "fp16": 7.0} and seen[0] == ("fp32", gpu)
+    assert efficiency.precisions()[0] == "fp32" and "tf32" not in efficiency.precisions()
+    table = efficiency.peak_table({devices.CPU: {"fp32": 80.4}})
+    assert table["device"].iloc[0].startswith("cpu (") and table["matrix peak, GFLOP/s"].iloc[0] == "80"
 
 
 @pytest.mark.parametrize(("shift", "word"), [(0.2, "better"), (-0.2, "worse"), (0.0, "not decided")])
@@ -81,13 +67,18 @@ def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
     assert f": {word}" in told and "n = 20 images" in told and "n = 4" in told and "pixel" not in told
 
 
-def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path):
+def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     profile = small_profile(mvtec, tmp_path / "cache")
     table, _ = run.index(profile)
     rows = data.tested(table).head(2)
+    written = []
+    monkeypatch.setattr(
+        methods.winclip, "text", lambda *told, text=methods.winclip.text: written.append(1) or text(*told)
+    )
     found = efficiency.measure(profile, profile.methods[0], rows, {"fp32": 100.0, "bf16": 200.0}, repeats=2)
     assert found["n"] == 4 and found["low"] <= found["encode"] <= found["high"]
-    assert found["bare"] > 0
+    assert found["bare"] > 0 and found["text"] > 0 and len(written) == 1  # prompts are encoded once
+    assert (found["device"], found["threads"]) == ("cpu", 1)
     assert found["share"] == pytest.approx(found["rate"] / 100)
     assert found["memory"] > 50 or np.isnan(found["memory"])
     features = run.view(profile, rows.iloc[0]).features

@@ -66,7 +66,7 @@ def test_patchcore_without_reweighting_is_the_largest_distance():
 
 
 def test_a_memory_of_equal_patches_weighs_the_nearest_itself():
-    found = embedding.reweighted(torch.tensor([1.0]), 2, torch.zeros(3, 1), 2)
+    found = embedding.reweighted(torch.tensor([1.0]), torch.tensor([2]), torch.zeros(3, 1), 2)
     assert found == pytest.approx(0.5)
 
 
@@ -271,6 +271,9 @@ def test_full_is_kept_as_it_was_written(mvtec, tmp_path):
         small_profile(mvtec, tmp_path, shots=["all"])
 
 
-def test_winclip_meets_its_references_as_they_are():
-    references = {"patch": torch.randn(1, 4, 3)}
-    assert winclip.remember(references, winclip.settings(), 2) is references
+def test_winclip_brings_references_to_length_one_once():
+    references = {"patch": torch.randn(1, 4, 3), "class": torch.randn(1, 3)}
+    kept = winclip.remember(references, winclip.settings(), 2)
+    assert list(kept) == ["patch"]  # whole images are compared with nothing
+    torch.testing.assert_close(kept["patch"].norm(dim=-1), torch.ones(1, 4))
+    assert winclip.remember(kept, winclip.settings(), 2) is kept

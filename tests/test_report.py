@@ -81,7 +81,7 @@ def stub(monkeypatch):
     module = types.ModuleType("vlmad_lib.run")
     module.calls = 0
 
-    def run(profile, progress=False):
+    def run(profile, progress=False, announce=False):
         module.calls += 1
         return Results()
 
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_notebook_is_refused(tiny):
 
 
 def test_wrong_input_found_by_the_run_leaves_no_folder(tiny, stub, capsys):
-    def run(profile, progress=False):
+    def run(profile, progress=False, announce=False):
         raise InputError("There are no images.")
 
     stub.run = run
@@ -278,7 +278,7 @@ def finished(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         module = types.ModuleType("vlmad_lib.run")
-        module.run = lambda profile, progress=False: Results()
+        module.run = lambda profile, progress=False, announce=False: Results()
         patch.setitem(sys.modules, "vlmad_lib.run", module)
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more

@@ -207,10 +207,10 @@ def test_methods_that_share_features_are_scored_together_as_alone(tmp_path, monk
     root, read = make_mvtec(tmp_path / "data", ("plate",)), []
     each, framed = features.Store.each, data.framed_mask
 
-    def seen(store, paths, names):
+    def seen(store, paths, names, **how):
         paths = list(paths)
         read.extend(paths)
-        return each(store, paths, names)
+        return each(store, paths, names, **how)
 
     specs = [TINY | {"name": "one"}, TINY | {"name": "two", "settings": {"windows": [3]}}]
     more = {"shots": [0, 1, 2], "seeds": [0, 1]}

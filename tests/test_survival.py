@@ -181,7 +181,7 @@ def test_hostile_names(tmp_path):
     code, said = report(file, tmp_path / "out")
     assert code == 0, said
     pages = list((tmp_path / "out/latest").glob("*.html"))
-    assert len(pages) == len(NOTEBOOKS) + 1
+    assert len(pages) == len(NOTEBOOKS)  # and the index, without the notebook on the study
     search = (ROOT / "reports/template/search.js").read_text().strip()
     for page in pages:
         soup = BeautifulSoup(page.read_text(), "html.parser")
@@ -260,7 +260,7 @@ def test_a_million_rows(tmp_path, monkeypatch, record_property):
     head = timed("headline", found.headline)
     assert len(head) == 5 and head["test images"].eq(CATEGORIES * IMAGES).all()
     groups = timed("by group", lambda: breakdown.by_group(found.metrics))
-    assert groups.n.max() == CATEGORIES
+    assert set(groups.n) == {str(CATEGORIES)}
     low, high = timed("interval", lambda: statistics.macro_interval(found.scores[found.scores.shots == 0]))
     assert low < high
     monkeypatch.setattr(run, "run", lambda *_, **__: found)

@@ -116,7 +116,7 @@ def test_tokens_that_nobody_reads_can_be_left_out(demo_backbone, pictures):
 
 def test_chunks_of_windows_change_nothing(demo_backbone, pictures, monkeypatch):
     whole = winclip.encode(demo_backbone, pictures, ["window_2"])["window_2"]
-    monkeypatch.setattr(winclip, "TOKENS_AT_ONCE", 37)
+    monkeypatch.setitem(vars(demo_backbone), "window_tokens_at_once", 37)
     torch.testing.assert_close(
         winclip.encode(demo_backbone, pictures, ["window_2"])["window_2"], whole, atol=2e-5, rtol=0
     )

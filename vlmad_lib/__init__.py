@@ -1,9 +1,10 @@
 """vlmad: vision-language anomaly detection, compared, broken down and explained in notebooks.
 
 Modules, left to right; none knows what stands to its right:
-``profile  files  commands  contents  tables  images  masks  layouts  data  tensors  backbones  prompts  winclip
-features  checkpoints  prompt_learner  anomalyclip  clip  coop  aprilgan  hybrid  embedding  methods  levels  metrics
-statistics  run  plots  report``, and ``training``, ``prompt_training``, ``projection_training`` beside ``run``.
+``profile  devices  files  commands  contents  tables  images  masks  layouts  data  tensors  backbones
+prompts  winclip  features  checkpoints  prompt_learner  anomalyclip  clip  coop  aprilgan  hybrid  embedding
+methods  levels  metrics  statistics  run  plots  report``, and ``training``,
+``prompt_training``, ``projection_training`` beside ``run``.
 """
 
 from importlib import import_module

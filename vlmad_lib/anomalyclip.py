@@ -23,14 +23,13 @@ from vlmad_lib.backbones import Backbone
 from vlmad_lib.blocks import BLOCKS, attend
 from vlmad_lib.profile import Method, Strict, check
 from vlmad_lib.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
-from vlmad_lib.winclip import probability
+from vlmad_lib.winclip import WHOLE, probability
 
 ZERO_SHOT = True
 FEW_SHOT = False
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
 """Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""
 PLAIN = ("none", "raw")  # patch tokens of the original path
-WHOLE = {"class", "image"}  # arrays that read the class token
 BOOST = 10.0  # of "diagonal_boost"; the study names no value
 HAND_WRITTEN = "object", "damaged object"
 
@@ -100,7 +99,7 @@ def ablations(spec: Method, blocks: int) -> list[Method]:
 
 def side(chosen: Settings, backbone: Backbone) -> int:
     """Side of the square input in pixels: whole patches, by default as many more than in training as officially."""
-    patch = backbone.visual.patch_size[0]
+    patch = backbone.patch_size
     size = chosen.image_size or round(backbone.grid * 37 / 24) * patch
     if size % patch:
         raise InputError(f"Settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
@@ -202,7 +201,7 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
 
     ``kind`` as in the settings, "none" being CLIP's own Q-K attention; what goes to the class token is left out.
     """
-    tokens, grid = _start(backbone.visual, images), images.shape[-1] // backbone.visual.patch_size[0]
+    tokens, grid = _start(backbone.visual, images), images.shape[-1] // backbone.patch_size
     *before, last = backbone.blocks
     for block in before:
         tokens = block(tokens)
@@ -259,7 +258,7 @@ def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
 def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
     """The map of every layer of the first image, and their sum where there are several, (grid, grid) each."""
     maps = _maps(features, text, chosen, grid)
-    found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].numpy() for name, one in maps.items()}
+    found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].cpu().numpy() for name, one in maps.items()}
     return found | ({"sum": sum(found.values())} if len(found) > 1 else {})
 
 

@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlmad_lib import InputError, anomalyclip, checkpoints, metrics, prompts, winclip
+from vlmad_lib import InputError, anomalyclip, checkpoints, devices, metrics, prompts, winclip
 from vlmad_lib.backbones import Backbone
 from vlmad_lib.files import replace
 from vlmad_lib.profile import Strict, check
@@ -131,7 +131,7 @@ def write(
 ) -> None:
     """Write projections in the official format, with what they were trained on, fingerprint and activation of their
     CLIP: the activation is in no weights, and so in no fingerprint of them."""
-    state = {name: value.detach().clone() for name, value in learner.state_dict().items()}
+    state = {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
     content = {"trainable_linearlayer": state, "trained_on": trained_on, "root": root, "fingerprint": fingerprint}
     content |= {"categories": list(categories), "activation": activation}
     replace(path, lambda file: torch.save(content, file))
@@ -165,9 +165,9 @@ CHECKPOINT = checkpoints.Kind(
 
 
 @lru_cache(maxsize=8)
-def learned(path: Path, digest: str) -> Projections:
-    """The projections of a checkpoint of this digest, as ``score`` and ``parts`` read them."""
-    return _filled(checkpoints.read(path, CHECKPOINT))
+def learned(path: Path, digest: str, device: torch.device = devices.CPU) -> Projections:
+    """The projections of a checkpoint of this digest, as ``score`` and ``parts`` read them, on a device."""
+    return _filled(checkpoints.read(path, CHECKPOINT)).to(device)
 
 
 def _filled(found: dict) -> Projections:
@@ -201,7 +201,7 @@ def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
             f"{backbone.activation}; name the backbone of the same weights with {activation}, such as "
             f"ViT-L-14-336{'' if activation == 'GELU' else '-quickgelu'}."
         )
-    return learner, found["trained_on"]
+    return learner.to(backbone.device), found["trained_on"]
 
 
 # ---------------------------------------------------------------- text side and score
@@ -250,13 +250,15 @@ def score(
     logits = _logits(features, text, chosen, grid, learned)
     near = torch.zeros_like(logits[:, 0])
     if references is not None:
+        references = remember(references, chosen, grid)
         apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
         near = apart.unflatten(1, (grid, grid))
     stacks = torch.cat([logits, near[:, None]], 1)
     if references is None:
         return whole, stacks
     frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
-    largest = torch.tensor([float(metrics.upsample(one.numpy(), *frame).max()) for one in stacks])
+    # one by one: the enlarged stacks of many images would need gigabytes
+    largest = torch.cat([metrics.enlarge_stacks(one[None], *frame).amax((1, 2)) for one in stacks])
     if chosen.image_score == "stretched":
         return torch.stack([whole, largest], 1), stacks
     return (whole + largest / (2 * logits.shape[1])) / 2, stacks
@@ -284,7 +286,7 @@ def parts(
     """The zero-shot map of every layer of the first image, and their sum, (grid, grid) each."""
     maps = _logits(features, text, chosen, grid, learned)[0].sigmoid()
     names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
-    found = {f"layer {name}": one.numpy() for name, one in zip(names, maps, strict=True)}
+    found = {f"layer {name}": one.cpu().numpy() for name, one in zip(names, maps, strict=True)}
     return found | {"sum": sum(found.values())}
 
 

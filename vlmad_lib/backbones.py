@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmad_lib import ROOT, InputError, open_clip, tensors
+from vlmad_lib import ROOT, InputError, devices, open_clip, tensors
 from vlmad_lib.blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
@@ -33,40 +33,15 @@ ACTIVATION = {True: "QuickGELU", False: "GELU"}
 FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
-
-    ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
-    without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
-    sentences on the activation where it contradicts the weights' origin, or where that is not known; else empty.
-    ``tokenizer`` names one of a hub, "" for CLIP's own.
-    """
+class Described:
+    """What a backbone and its facts alone have in common."""
 
     name: str
     weights: str
-    model: torch.nn.Module = field(repr=False)
     fingerprint: str
-    precision: str = "fp32"
-    key: str = ""
-    warning: str = ""
-    note: str = ""
-    tokenizer: str = ""
-
-    @property
-    def visual(self) -> open_clip.transformer.VisionTransformer:
-        """The image tower."""
-        return self.model.visual
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square input in pixels."""
-        return self.visual.image_size[0]
-
-    @property
-    def grid(self) -> int:
-        """Patch tokens along one side."""
-        return self.visual.grid_size[0]
+    precision: str
+    parameters: int
+    activation: str
 
     @property
     def temperature_factor(self) -> float:
@@ -84,11 +59,6 @@ class Backbone:
         return self.fingerprint == _demo_fingerprint()
 
     @property
-    def activation(self) -> str:
-        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
-        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
-
-    @property
     def label(self) -> str:
         """Name, weights and precision, for tables."""
         return f"{Path(self.name).stem} ({Path(self.weights).name}, {self.precision})"
@@ -101,32 +71,147 @@ class Backbone:
             "sha256": self.fingerprint,
             "precision": self.precision,
             "temperature_factor": self.temperature_factor,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": self.parameters,
             "random": self.is_random,
             "activation": self.activation,
         }
 
+
+@dataclass(frozen=True)
+class Facts(Described):
+    """What is known of a backbone without its weights in memory: enough to plan a run and to score what it encoded.
+
+    The fields are those of ``Backbone``; ``load`` gives that backbone where something must be encoded.
+    """
+
+    name: str
+    weights: str
+    fingerprint: str
+    precision: str
+    key: str
+    warning: str
+    note: str
+    image_size: int
+    grid: int
+    patch_size: int
+    width: int
+    parameters: int
+    activation: str
+    device: torch.device = devices.CPU
+    load: Callable[[], Backbone] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def loaded(self) -> Backbone:
+        """The backbone itself."""
+        return self.load()
+
+    def as_json(self) -> str:
+        """What is the same on every device and in every precision, to be kept."""
+        values = asdict(replace(self, load=None))
+        return json.dumps({key: value for key, value in values.items() if key not in ("device", "load", "precision")})
+
+
+@dataclass(frozen=True)
+class Backbone(Described):
+    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
+
+    ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
+    without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
+    sentences on the activation where it contradicts the weights' origin, or where that is not known; else empty.
+    ``tokenizer`` names one of a hub, "" for CLIP's own. ``device`` is where its weights are and its features come from.
+    """
+
+    name: str
+    weights: str
+    model: torch.nn.Module = field(repr=False)
+    fingerprint: str
+    precision: str = "fp32"
+    key: str = ""
+    warning: str = ""
+    note: str = ""
+    tokenizer: str = ""
+    device: torch.device = devices.CPU
+
+    @property
+    def loaded(self) -> Backbone:
+        """Itself, as ``Facts`` have it."""
+        return self
+
+    @property
+    def visual(self) -> open_clip.transformer.VisionTransformer:
+        """The image tower."""
+        return self.model.visual
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.visual.image_size[0]
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.visual.patch_size[0]
+
+    @property
+    def grid(self) -> int:
+        """Patch tokens along one side."""
+        return self.visual.grid_size[0]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a patch token."""
+        return self.visual.class_embedding.shape[0]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of the model, both towers together."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def activation(self) -> str:
+        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
+        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
+
+    def known(self, load: Callable[[], Backbone] | None = None) -> Facts:
+        """Its facts, with what loads it again."""
+        names = [name for name in Facts.__dataclass_fields__ if name != "load"]
+        return Facts(**{name: getattr(self, name) for name in names}, load=load)
+
     @cached_property
     def blocks(self) -> list[Block]:
-        """The image tower's residual blocks for inference; bf16 is for their matrix products alone."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        """The image tower's residual blocks for inference; the precision is that of their matrix products alone."""
+        dtype = devices.TYPES[self.precision]
         return [Block(block, dtype) for block in self.visual.transformer.resblocks]
 
+    @cached_property
+    def window_tokens_at_once(self) -> int:
+        """Tokens that one pass over windows takes: see ``devices.plan_tokens``."""
+        return devices.plan_tokens(self.device, self.width)
+
     def normalise(self, images: np.ndarray) -> Tensor:
-        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation."""
-        return self.standardise(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255)
+        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation, on its device.
+
+        The bytes go there, from pinned memory to a GPU, and become numbers there.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        if self.device.type == "cuda" and torch.cuda.is_available():
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True)
+        return self.standardise(pixels.permute(0, 3, 1, 2).float() / 255)
 
     def standardise(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) in 0..1 less CLIP's mean, by its deviation."""
-        mean = torch.tensor(getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
-        std = torch.tensor(getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
-        return (pixels - mean[:, None, None]) / std[:, None, None]
+        mean = getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+        return (pixels - mean) / std
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
-        """Text embeddings (N, D), not normalised; padding beyond the longest text is cut where it cannot matter."""
+        """Text embeddings (N, D) in fp32, not normalised; padding that cannot matter is cut off."""
         tokens = _tokenizer(self)(texts)
-        return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
+        with devices.multiply_in("fp32", self.device):
+            return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
 
     def unread_words(self, texts: Iterable[str]) -> list[str]:
         """The words of texts that training never showed the text tower, each once, in lower case.
@@ -135,7 +220,7 @@ class Backbone:
         held: such words say nothing, or the same as any other. Large CLIPs have read every token.
         """
         model = getattr(self.model, "text", self.model)
-        blank = ~model.token_embedding.weight.any(1)
+        blank = ~model.token_embedding.weight.any(1).cpu()
         if not blank.any():
             return []
         words = dict.fromkeys(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
@@ -144,13 +229,14 @@ class Backbone:
         return [word for word, row in zip(words, ends, strict=True) if blank[row].any()]
 
     def _text(self, tokens: Tensor) -> Tensor:
+        """The embeddings of tokens (N, length) that are on the CPU."""
         tower = text_tower(self.model)
         causal = tower.attn_mask is not None
         if not causal or tower.pool_type != "argmax":
-            return self.model.encode_text(tokens)
+            return self.model.encode_text(tokens.to(self.device))
         # A causal mask keeps what stands behind the end token from reaching it.
-        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
-        length = tokens.shape[1]
+        length = int(tokens.argmax(dim=-1).max()) + 1
+        tokens = tokens[:, :length].to(self.device)
         x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
         return tower.project(open_clip.transformer.text_global_pool(x, tokens, "argmax"))
@@ -240,17 +326,20 @@ def config(name: str) -> dict:
 
 
 def load(
-    name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False
-) -> Backbone:
-    """A backbone in evaluation mode.
+    name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False,
+    device: str = "cpu",
+) -> Backbone:  # fmt: skip
+    """A backbone in evaluation mode, its weights read and fingerprinted on the CPU and then moved to a device.
 
     ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
     (``tensors``; Hugging Face's CLIPModel too), ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of
     open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
     ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
-    Raises InputError for an unknown name, missing or unfit weights, those that need the other activation, and towers
-    that are no ViT with a class token.
+    ``device``: as a profile names it. Raises InputError for an unknown name, missing or unfit weights, those that need
+    the other activation, towers that are no ViT with a class token, and a device or precision that is not there.
     """
+    place = devices.choose_device(device)
+    devices.refuse_precision(precision, place)
     settings = config(name)  # once: its file may change while it is used
     warning = note = ""
     if weights.startswith("random:"):
@@ -275,7 +364,7 @@ def load(
         )
     key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
     tokenizer = settings["text_cfg"].get("hf_tokenizer_name") or ""
-    return Backbone(name, weights, model, fingerprint, precision, key, warning, note, tokenizer)
+    return Backbone(name, weights, model.to(place), fingerprint, precision, key, warning, note, tokenizer, place)
 
 
 def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:

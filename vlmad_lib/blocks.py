@@ -85,7 +85,8 @@ class Block:
 
     def __init__(self, block: nn.Module, dtype: torch.dtype = torch.float32, packed: bool = True):
         attn, mlp = block.attn, block.mlp
-        self.number, self.kind = attn.num_heads, (dtype, packed and not attn.in_proj_weight.is_meta and packs(dtype))
+        packed = packed and attn.in_proj_weight.device.type == "cpu" and packs(dtype)
+        self.number, self.kind = attn.num_heads, (dtype, packed)
         self.ln_1, self.ln_2, self.act = block.ln_1, block.ln_2, mlp.gelu
         self.weight, self.bias = attn.in_proj_weight, attn.in_proj_bias
         self.inside = Linear(self.weight, self.bias, *self.kind)
@@ -147,9 +148,11 @@ def _scaled(linear: nn.Linear, scale: nn.Module) -> tuple[Tensor, Tensor]:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V of (N, heads, L, d) each, heads side by side again: (N, L, heads d).
 
-    By the kernel that measured fastest: PyTorch's fused one for many tokens in fp32, otherwise plain products.
+    By the kernel that measured fastest: PyTorch's fused one on an accelerator, and for many tokens in fp32 on a CPU,
+    otherwise plain products.
     """
-    if query.dtype == torch.float32 and key.shape[-2] > FEW:
+    on_cpu = query.device.type in ("cpu", "meta")  # the meta device counts what a CPU would compute
+    if not on_cpu or (query.dtype == torch.float32 and key.shape[-2] > FEW):
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     query, keys, value = (query * query.shape[-1] ** -0.5).contiguous(), key.mT.contiguous(), value.contiguous()
     mixed = [(part @ keys).softmax(-1) @ value for part in query.split(ROWS, -2)]

@@ -81,4 +81,4 @@ def score(
 
 def parts(features: dict[str, Tensor], text: Tensor, chosen: Read, grid: int) -> dict[str, np.ndarray]:
     """The map of the first image, (grid, grid)."""
-    return {"plain attention, last layer": score(features, text, chosen, grid)[1][0].numpy()}
+    return {"plain attention, last layer": score(features, text, chosen, grid)[1][0].cpu().numpy()}

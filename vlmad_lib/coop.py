@@ -53,7 +53,7 @@ class Context(PromptLearner):
 
 def write(learner: Context, path: Path, trained_on: str, root: str = "", categories: Sequence[str] = ()) -> None:
     """Write a context under the names of CoOp's own checkpoints, with the data set it was trained on."""
-    state = {"ctx": learner.context.detach()[0].clone(), "token_prefix": learner.prefix.clone()}
+    state = {"ctx": learner.context.detach()[0].cpu().clone(), "token_prefix": learner.prefix.cpu().clone()}
     content = {"state_dict": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
     replace(path, lambda file: torch.save(content, file))
 

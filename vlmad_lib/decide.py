@@ -265,7 +265,7 @@ def _judged(
     if results:
         first = results.scores.iloc[0]
         facts |= {key: first[key] for key in ("category", "class_name", "method", "backbone", "weights", "preset")}
-        facts["warnings"] = results.facts["warnings"]
+        facts |= {key: results.facts[key] for key in ("devices", "warnings")}
         if shots and first.image_score == "fixed":
             facts["scale"] = SCALE.format(first.method)
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"overlay": object, "mask": object})

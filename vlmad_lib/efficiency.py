@@ -4,95 +4,93 @@ from __future__ import annotations
 
 import multiprocessing
 import re
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import backbones, contents, data, features, methods, metrics, statistics, within
+from vlmad_lib import backbones, contents, data, devices, features, methods, metrics, statistics, within
 from vlmad_lib.backbones import Backbone
-from vlmad_lib.blocks import Linear, packs, works
+from vlmad_lib.blocks import packs
 from vlmad_lib.methods import Chosen
 from vlmad_lib.profile import FULL, Method, Profile
 from vlmad_lib.results import Results
 from vlmad_lib.sweeps import count, signed, verdict
+from vlmad_lib.workload import clock, gflop, peak
 
 PUBLISHED = data.REFERENCE / "efficiency_published.csv"
-KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 STEPS = ["decode", "encode", "score", "upsample"]
 """The columns of ``measure`` that an image costs every time, in ms."""
-SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 
 
-def precisions() -> list[str]:
-    """Those of ``KINDS`` that this CPU has instructions for: emulated, bf16 is many times slower than fp32."""
-    return [name for name, kind in KINDS.items() if name == "fp32" or packs(kind)]
+def precisions(device: torch.device = devices.CPU) -> list[str]:
+    """Those that a device has instructions for: emulated, as on many CPUs, bf16 is many times slower than fp32."""
+    if device.type == "cpu":
+        return ["fp32", *(["bf16"] if packs(torch.bfloat16) else [])]
+    if device.type == "cuda":
+        return [name for name in devices.TYPES if name != "bf16" or torch.cuda.is_bf16_supported(False)]
+    return ["fp32", "bf16", "fp16"]
 
 
-def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
-    """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
-    backbone, code = backbones.skeleton(name), chosen.module
-    size = code.side(chosen.settings, backbone)
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        code.encode(backbone, torch.empty(1, 3, size, size), code.arrays(chosen.settings, shots))
-    return counter.get_total_flops() / 1e9
+def places(profile: Profile) -> list[torch.device]:
+    """The devices to measure: that of a profile, and the CPU beside an accelerator."""
+    return list(dict.fromkeys([devices.choose_device(profile.device), devices.CPU]))
 
 
-def peak(precision: str = "fp32", repeats: int = 5) -> float:
-    """GFLOP/s of the fastest large matrix product that PyTorch offers here: what encoding can be measured against."""
-    tried = [product for shape in SHAPES for product in products(precision, *shape)]
-    first = [work / _seconds(call) for work, call in tried]
-    best = np.argsort(first)[-2:]  # all of them several times would take seconds
-    return max(first + [tried[one][0] / _seconds(tried[one][1]) for one in best for _ in range(repeats - 1)])
+def peaks(device: torch.device) -> dict[str, float]:
+    """GFLOP/s of a device's matrix products by precision, of those it has."""
+    return {precision: peak(precision, device) for precision in precisions(device)}
 
 
-def products(precision: str, rows: int, inner: int, columns: int) -> list[tuple[float, Callable]]:
-    """A matrix product by each way that PyTorch offers here: its billions of operations, and what computes it."""
-    kind, work = KINDS[precision], 2 * rows * inner * columns / 1e9
-    x, weight, bias = torch.ones(rows, inner, dtype=kind), torch.ones(columns, inner), torch.ones(columns)
-    return [(work, partial(Linear(weight, bias, kind, packed), x)) for packed in {False, works(kind)}]
-
-
-def _seconds(call: Callable) -> float:
-    began = time.perf_counter()
-    with torch.inference_mode():
-        call()
-    return time.perf_counter() - began
+def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
+    """The peaks of devices for people."""
+    rows = [
+        {"device": devices.describe_device(device, True), "precision": precision, "matrix peak, GFLOP/s": f"{rate:.0f}"}
+        for device, rates in found.items()
+        for precision, rate in rates.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
-    """MB that a process of its own holds at its peak, from its start to one encoded image; nan except on Linux.
+    """MB that a process of its own takes at its peak, from its start to one encoded batch of an image.
 
-    Kept: it takes seconds and, unlike a timing, does not change with what else the machine does.
+    The memory of the backbone's device: of a GPU its own; of a CPU the process's, nan except on Linux. Kept: it takes
+    seconds and, unlike a timing, does not change with what else the machine does.
     """
     chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
     arrays, size = chosen.module.arrays(chosen.settings), chosen.module.side(chosen.settings, backbone)
-    key = contents.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, torch.get_num_threads())
-    return float(
-        features.kept(profile.path(profile.cache) / "memory" / f"{key}.npy", lambda: _peak(profile, spec, image))
-    )
+    place = torch.get_num_threads()
+    if backbone.device.type != "cpu":
+        place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
+    key = contents.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
+    file = profile.path(profile.cache) / "memory" / f"{key}.npy"
+    return float(features.kept(file, lambda: _peak(profile, spec, image, backbone.device.type)))
 
 
-def _peak(profile: Profile, spec: Method, image: str) -> torch.Tensor:
+def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tensor:
     """In a process of its own, a copy of one that has imported everything once, where the system can copy processes."""
     copied = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if copied else "spawn")
     if copied:
         context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return torch.tensor(pool.submit(_encode_once, profile, spec, image).result())
+        return torch.tensor(pool.submit(_encode_once, profile, spec, image, device).result())
 
 
-def _encode_once(profile: Profile, spec: Method, image: str) -> float:
-    chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec)
+def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
+    chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
     pixels = data.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
-    chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
+    pixels = pixels.repeat(_images_at_once(profile, chosen, backbone), 0)
+    with devices.multiply_in(spec.precision, backbone.device):
+        chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if device == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20  # PyTorch keeps what it once took
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
@@ -100,51 +98,68 @@ def _encode_once(profile: Profile, spec: Method, image: str) -> float:
         return float("nan")
 
 
+def _images_at_once(profile: Profile, chosen: Chosen, backbone: Backbone) -> int:
+    """Images that are encoded together to time them: on a CPU one, elsewhere as many as a run would take."""
+    if backbone.device.type == "cpu":
+        return 1
+    return profile.batch or devices.plan_images(backbone.device, backbone.width, chosen.grid(backbone) ** 2)
+
+
 # ---------------------------------------------------------------- one method
 
 
 def measure(
     profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
-    memory: float | None = None,
+    memory: float | None = None, device: torch.device | None = None,
 ) -> dict:  # fmt: skip
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
-    ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given;
-    with references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
-    ``share`` is that of the machine's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
+    ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given and on
+    ``device``, that of the profile where none is named, on an accelerator in batches; ``threads`` decode there at once.
+    With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
+    ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
     """
     chosen = methods.choose(spec, profile)
     code, settings = chosen.module, chosen.settings
-    backbone = methods.load_backbone(spec)
+    device = device or devices.choose_device(profile.device)
+    backbone = methods.load_backbone(spec, device=device.type)
     size, grid = code.side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0
-    names = code.arrays(settings, shots)
+    names, together = code.arrays(settings, shots), _images_at_once(profile, chosen, backbone)
     pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
-    inputs = [backbone.normalise(one) for one in pictures]
-    packing = _seconds(lambda: backbone.blocks)
+    inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
+    packing = clock(lambda: backbone.blocks, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
-    encode = [
-        _seconds(lambda at=at: arrays.__setitem__(at, code.encode(backbone, inputs[at], names)))
-        for at in [*range(len(inputs))] * within("repeats", repeats, 1)
-    ]
+
+    def encode(at: int) -> None:
+        with devices.multiply_in(spec.precision, device):
+            found = code.encode(backbone, inputs[at], names)
+        arrays[at] = {name: values[:1] for name, values in found.items()}
+
+    order = [*range(len(inputs))] * within("repeats", repeats, 1)
+    if device.type != "cpu":
+        encode(0)  # the first call of a GPU loads what computes
+    spent = [clock(lambda at=at: encode(at), device) / together for at in order]
     words = code.wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None
-    text = code.text(backbone, words, file) if words else None
+    texts: list[torch.Tensor | None] = [None]
+    writing = clock(lambda: texts.__setitem__(0, code.text(backbone, words, file)), device) if words else 0.0
+    text = texts[0] if texts[0] is None else texts[0].to(device)
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
     references = code.remember(references, settings, grid) if shots else None
-    maps = [chosen.score(one, text, settings, grid, references)[1] for one in arrays]
+    maps = [chosen.score(one, text, settings, grid, references)[1].cpu() for one in arrays]
     bare = arrays if code.ZERO_SHOT else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
     parts = {
-        "decode": [_seconds(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
-        "encode": encode,
-        "score": [_seconds(lambda one=one: chosen.score(one, text, settings, grid, references)) for one in arrays],
-        "bare": [_seconds(lambda one=one: chosen.score(one, text, settings, grid, None)) for one in bare],
+        "decode": [clock(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
+        "encode": spent,
+        "score": [clock(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays],
+        "bare": [clock(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
         "upsample": [
-            _seconds(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
+            clock(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
         ],
     }
@@ -155,17 +170,19 @@ def measure(
         "method": chosen.name,
         "backbone": Path(spec.backbone).stem,
         "precision": spec.precision,
+        "device": device.type,
         "pixels": size,
         "shots": shots,
         **found,
-        "low": min(encode) * 1e3,
-        "high": max(encode) * 1e3,
-        "n": len(encode),
+        "low": min(spent) * 1e3,
+        "high": max(spent) * 1e3,
+        "n": len(spent),
         "gflop": work,
         "rate": rate,
         "share": rate / (peaks or {}).get(spec.precision, float("nan")),
-        "text": _seconds(lambda: code.text(backbone, words, file)) * 1e3 if words else 0.0,
+        "text": writing * 1e3,
         "pack": packing * 1e3,
+        "threads": 1 if device.type == "cpu" else joblib.cpu_count(),
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
         "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
@@ -184,7 +201,7 @@ def _learned(chosen: Chosen, backbone: Backbone) -> float:
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """The cost rows for people: time."""
     total = costs[STEPS].sum(axis=1)
-    return costs[["method", "backbone", "precision"]].assign(
+    return costs[["method", "backbone", "precision", "device"]].assign(
         **{
             "encode, ms per image": [_span(row) for row in costs.itertuples()],
             "images per second": (1e3 / total).map("{:.1f}".format),
@@ -196,7 +213,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
 
 def space_table(costs: pd.DataFrame) -> pd.DataFrame:
     """The cost rows for people: parameters, memory and disk."""
-    return costs[["method", "backbone", "precision"]].assign(
+    return costs[["method", "backbone", "precision", "device"]].assign(
         **{
             "parameters, M": [_parameters(row) for row in costs.itertuples()],
             "peak memory, MB": costs.memory.map("{:.0f}".format),
@@ -217,7 +234,7 @@ def time_table(costs: pd.DataFrame) -> pd.DataFrame:
     """Where the time goes: ms of each step of an image, and what is paid once."""
     kept = {"decode": "decode and fit", "encode": "encode", "score": "score", "upsample": "map to pixels"}
     once = {"text": "prompts, once a category", "pack": "prepare weights, once"}
-    wide = costs[["method", "precision", "shots"]]
+    wide = costs[["method", "precision", "device", "shots"]]
     return wide.assign(**{name: costs[key].map("{:.1f}".format) for key, name in (kept | once).items()})
 
 
@@ -295,28 +312,41 @@ def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
 def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
     """What the costs say, as a Markdown list."""
     lines = [f"Timed on {count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
+    several = costs.device.nunique() > 1
     plain = costs[costs.precision == "fp32"]
     for row in plain.itertuples():
         total = row.decode + row.encode + row.score + row.upsample
+        where = f" on {row.device}" if several else ""
         lines.append(
-            f"{row.method} on {row.backbone}: encoding is {row.encode / total:.0%} of an image's {total:.0f} ms and "
-            f"done once; scoring it anew takes {row.score:.1f} ms with {count(row.shots, 'shot', 'shots')} "
+            f"{row.method} on {row.backbone}: encoding{where} is {row.encode / total:.0%} of an image's {total:.0f} ms "
+            f"and done once; scoring it anew takes {row.score:.1f} ms with {count(row.shots, 'shot', 'shots')} "
             f"(n = {row.n} timings)."
         )
-        half = costs[(costs.precision == "bf16") & (costs.method == f"{row.method}, bf16")]
+        half = costs[(costs.method == f"{row.method}, bf16") & (costs.device == row.device)]
+        half = half[half.precision == "bf16"]
         if len(half):
             best = half.low.iloc[0]
             lines.append(
-                f"{row.method} in bf16 encodes in {best:.0f} ms, {row.low / best:.1f} times as fast as in fp32 "
+                f"{row.method} in bf16 encodes{where} in {best:.0f} ms, {row.low / best:.1f} times as fast as in fp32 "
                 f"({row.low:.0f} ms; the fastest of n = {row.n} timings each)."
             )
     lines += [_effect_line(row) for row in effect.itertuples()]
+    lines += [_limit(row) for row in costs.itertuples() if row.decode / row.threads > row.encode]
     uneven = [row.method for row in costs.itertuples() if row.high > 2 * row.low]
     if uneven:
         lines.append(
             f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy; run this alone."
         )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _limit(row) -> str:
+    """That the pictures of a row are encoded sooner than they are read."""
+    read, threads = row.decode / row.threads, count(row.threads, "thread", "threads")
+    return (
+        f"{row.method} in {row.precision} on {row.device}: reading pictures is the limit, {read:.1f} ms an image by "
+        f"{threads}, where encoding takes {row.encode:.1f} ms."
+    )
 
 
 def _effect_line(row) -> str:

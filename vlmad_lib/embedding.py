@@ -123,17 +123,19 @@ def coreset(points: Tensor, count: int, seed: int = 0) -> Tensor:
 
     Each next one is the farthest from all those picked; distances are those of a random projection.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # the CPU's on every device, so that all draw alike
     if points.shape[1] > PROJECTED:
-        points = points @ torch.randn(points.shape[1], PROJECTED, generator=generator) / PROJECTED**0.5
-    lengths, far = points.square().sum(1), torch.full((len(points),), torch.inf)
-    picked = [int(torch.randint(len(points), (1,), generator=generator))]
+        projection = torch.randn(points.shape[1], PROJECTED, generator=generator).to(points.device)
+        points = points @ projection / PROJECTED**0.5
+    lengths, far = points.square().sum(1), torch.full_like(points[:, 0], torch.inf)
+    last = torch.randint(len(points), (1,), generator=generator).to(points.device)
+    picked = [last]
     while len(picked) < count:
-        last = picked[-1]
-        far = torch.minimum(far, lengths + lengths[last] - 2 * points @ points[last])
-        far[last] = -torch.inf  # rounding must not bring it back
-        picked.append(int(far.argmax()))
-    return torch.tensor(picked)
+        apart = lengths + lengths[last] - 2 * points @ points[last][0]
+        far = torch.minimum(far, apart).index_fill_(0, last, -torch.inf)  # rounding must not bring it back
+        last = far.argmax()[None]  # it stays on the device, which need not be waited for
+        picked.append(last)
+    return torch.cat(picked)
 
 
 def patchcore_memory(references: dict[str, Tensor], chosen: PatchCore, grid: int) -> Tensor:
@@ -151,20 +153,20 @@ def patchcore_score(
     scores, maps = [], []
     for patches in pooled(chosen.patches(features), grid, chosen.neighbourhood):
         distances, nearest = torch.cdist(patches, memory).min(1)
-        strangest = distances.argmax()
-        scores.append(reweighted(patches[strangest], int(nearest[strangest]), memory, chosen.reweighted_by))
+        strangest = distances.argmax()[None]
+        scores.append(reweighted(patches[strangest][0], nearest[strangest], memory, chosen.reweighted_by))
         maps.append(distances.unflatten(0, (grid, grid)))
     return torch.stack(scores), torch.stack(maps)
 
 
-def reweighted(patch: Tensor, nearest: int, memory: Tensor, count: int) -> Tensor:
+def reweighted(patch: Tensor, nearest: Tensor, memory: Tensor, count: int) -> Tensor:
     """The distance of a patch (D,) to its nearest one in the memory (M, D), weighed (equation 7); a scalar.
 
-    The ``count`` patches of the memory around that nearest one, itself among them: the nearer they are to the patch as
-    well, the less it counts.
+    ``nearest`` (1,) is the place of that one. The ``count`` patches of the memory around it, itself among them: the
+    nearer they are to the patch as well, the less it counts.
     """
-    around = torch.cdist(memory[nearest, None], memory)[0].topk(min(count, len(memory)), largest=False).indices
-    around = torch.cat([torch.tensor([nearest]), around[around != nearest]])[: len(around)]  # where others equal it
+    apart = torch.cdist(memory[nearest], memory)[0].index_fill_(0, nearest, -1)  # itself first, where others equal it
+    around = apart.topk(min(count, len(memory)), largest=False).indices
     distances = torch.cdist(patch[None], memory[around])[0]
     return distances[0] if len(around) == 1 else (1 - distances.softmax(0)[0]) * distances[0]
 
@@ -184,9 +186,14 @@ class PaDiM(Euclidean):
     random_seed: Annotated[int, Field(ge=0)] = 0
 
     def subset(self, tokens: Tensor) -> Tensor:
-        """The picked channels of tokens (N, P, D), in float64: a covariance of CLIP tokens spans many orders."""
+        """The picked channels of tokens (N, P, D), in float64: a covariance of CLIP tokens spans many orders.
+
+        They are on the CPU where the tokens' device has no such numbers.
+        """
         generator = torch.Generator().manual_seed(self.random_seed)
-        return tokens[..., torch.randperm(tokens.shape[-1], generator=generator)[: self.dimensions]].double()
+        picked = torch.randperm(tokens.shape[-1], generator=generator)[: self.dimensions].to(tokens.device)
+        tokens = tokens[..., picked]
+        return (tokens.cpu() if tokens.device.type == "mps" else tokens).double()
 
 
 def padim_memory(references: dict[str, Tensor], chosen: PaDiM, grid: int) -> tuple[Tensor, Tensor]:
@@ -195,7 +202,8 @@ def padim_memory(references: dict[str, Tensor], chosen: PaDiM, grid: int) -> tup
     mean = values.mean(1)
     apart = values - mean[:, None]
     covariance = apart.mT @ apart / max(1, values.shape[1] - 1)
-    return mean, torch.linalg.cholesky(covariance + chosen.regularisation * torch.eye(mean.shape[1]).double())
+    more = chosen.regularisation * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+    return mean, torch.linalg.cholesky(covariance + more)
 
 
 def padim_score(

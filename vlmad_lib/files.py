@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import json
+import os
 import shutil
 import struct
 import warnings
@@ -99,16 +100,56 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+class Claim:
+    """The right to make a path, which one process has at a time, so that several share work instead of repeating it.
+
+    Held by a lock on a hidden file beside the path, which the system gives back when a process ends however it does.
+    Where a storage knows no locks every claim is granted: then work may be done twice, and is right all the same.
+    """
+
+    def __init__(self, path: Path):
+        self._file = path.with_name(f".{path.name}.lock")
+        self._stream = None
+
+    def take(self, wait: bool = False) -> bool:
+        """Whether the claim is ours now; with ``wait`` once whoever has it gives it back."""
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is made: its writing says why
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            while self._stream is None:
+                stream = self._file.open("a")
+                try:
+                    if fcntl:
+                        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                    if self._file.is_file() and os.path.samestat(os.fstat(stream.fileno()), self._file.stat()):
+                        self._stream = stream  # else whoever had it has removed the file meanwhile
+                    else:
+                        stream.close()
+                except BlockingIOError:
+                    stream.close()
+                    return False
+                except OSError:  # a storage without locks
+                    stream.close()
+                    raise
+        return True
+
+    def give_back(self) -> None:
+        """Let others have it."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
+            self._stream.close()
+            self._stream = None
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While one process makes a path, others that want to make it wait, at a hidden lock file beside it."""
-    with contextlib.ExitStack() as held:
-        with contextlib.suppress(OSError):  # where nothing can be written nothing is made
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stream = held.enter_context(path.with_name(f".{path.name}.lock").open("a"))
-            if fcntl:
-                fcntl.flock(stream, fcntl.LOCK_EX)  # given back by the system whatever becomes of this process
+    """While one process makes a path, others that want to make it wait."""
+    claim = Claim(path)
+    claim.take(wait=True)
+    try:
         yield
+    finally:
+        claim.give_back()
 
 
 # ---------------------------------------------------------------- arrays

@@ -144,4 +144,4 @@ def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
     """The maps of windows and of V-V of the first image, and their fusion, (grid, grid) each, by name."""
     _, wide, near = maps(features, text, chosen, grid)
     found = {"windows": wide, "V-V": near, "fused": fuse(wide, near, chosen.local_weight, chosen.fusion)}
-    return {name: one[0].numpy() for name, one in found.items()}
+    return {name: one[0].cpu().numpy() for name, one in found.items()}

@@ -28,7 +28,7 @@ def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.nda
     chosen, seen = methods.choose(spec, profile), run.view(profile, row, spec)
     settings, names = chosen.settings, chosen.module.arrays(chosen.settings, shots)
     drawn = chosen.references(results.index, row.category, shots, int(row.seed)) if shots else None
-    store, memory = (chosen.store(results.cache, seen.backbone, channels) for channels in ("", "rgb"))
+    store, memory = (chosen.store(results.cache, seen.facts, channels) for channels in ("", "rgb"))
     references = memory.load(list(drawn.image), names) if shots else None
     scorer = scoring.Scorer(chosen, seen.text, seen.grid, references)
     scorer.add(row.image, store.load([row.image], names)[0])

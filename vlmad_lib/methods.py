@@ -13,12 +13,12 @@ on weights trained with QuickGELU says so by ``PLAIN_GELU``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -36,7 +36,7 @@ from vlmad_lib import (
     hybrid,
     winclip,
 )
-from vlmad_lib.backbones import Backbone
+from vlmad_lib.backbones import Backbone, Facts
 from vlmad_lib.checkpoints import Checkpoint, checkpoint
 from vlmad_lib.profile import Method, Profile, Strict
 
@@ -70,7 +70,7 @@ class Chosen:
         """What tables call it; tested on what it was trained on, it says so everywhere."""
         return f"{self.spec.name} LEAKED" if self.prompts and self.prompts.leaked else self.spec.name
 
-    def columns(self, backbone: Backbone) -> dict[str, str]:
+    def columns(self, backbone: Backbone | Facts) -> dict[str, str]:
         """What names the method in the scores table, and all settings, empty where it has no such one."""
         weights = [backbone.fingerprint, *([self.prompts.digest] if self.prompts else [])]
         facts = {
@@ -81,11 +81,11 @@ class Chosen:
         }
         return facts | dict.fromkeys(SETTINGS, "") | {k: _plain(v) for k, v in self.settings.model_dump().items()}
 
-    def grid(self, backbone: Backbone) -> int:
+    def grid(self, backbone: Backbone | Facts) -> int:
         """Cells of the map along one side."""
-        return self.module.side(self.settings, backbone) // backbone.visual.patch_size[0]
+        return self.module.side(self.settings, backbone) // backbone.patch_size
 
-    def store(self, cache: Path, backbone: Backbone, channels: str = "", exact: bool = False) -> features.Kept:
+    def store(self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False) -> features.Kept:
         """The kept features of the method's encoder, or of those it reads."""
         code, found = self.module, {}
         sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
@@ -99,19 +99,18 @@ class Chosen:
         """The reference images of a draw, rows of an index: the same for all methods but one that draws otherwise."""
         return data.references(table, category, shots, seed, getattr(self.settings, "draws", "") == "repeated")
 
-    @property
-    def score(self) -> Callable:
+    def score(self, features: dict[str, Tensor], *more: Any) -> tuple[Tensor, Tensor]:
         """The module's ``score``, with what it reads of the checkpoint besides text."""
-        return self._reading(self.module.score)
+        return self.module.score(features, *more, **self._learned(features))
 
-    @property
-    def parts(self) -> Callable:
+    def parts(self, features: dict[str, Tensor], *more: Any) -> dict[str, np.ndarray]:
         """The module's ``parts``, likewise."""
-        return self._reading(self.module.parts)
+        return self.module.parts(features, *more, **self._learned(features))
 
-    def _reading(self, function: Callable) -> Callable:
+    def _learned(self, features: dict[str, Tensor]) -> dict[str, Any]:
         load = getattr(self.module, "learned", None)
-        return partial(function, learned=load(self.prompts.path, self.prompts.digest)) if load else function
+        device = next(iter(features.values())).device
+        return {"learned": load(self.prompts.path, self.prompts.digest, device)} if load else {}
 
     def names_product(self, row: pd.Series) -> bool:
         """Whether its prompts for an index row change with what the product is called."""
@@ -119,7 +118,7 @@ class Chosen:
         other["class_name"] = f"other {row.class_name}"
         return self.module.wording(self.settings, row) != self.module.wording(self.settings, other)
 
-    def text(self, cache: Path, backbone: Backbone, words: list) -> Tensor | None:
+    def text(self, cache: Path, backbone: Backbone | Facts, words: list) -> Tensor | None:
         """(2, D) text features of a wording, kept by wording, backbone and prompts; none of an empty one."""
         if not words:
             return None
@@ -127,7 +126,7 @@ class Chosen:
         versions = contents.list_versions(contents.ENCODING_LIBRARIES)
         code = *backbones.TEXT, *self.module.TEXT
         key = contents.digest(backbone.key, self.spec.method, words, digest, *code, versions)
-        return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone, words, file))
+        return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file))
 
 
 def _plain(value: object) -> str:
@@ -148,9 +147,9 @@ def locate_weights(spec: Method, download: bool = False) -> Path:
     return backbones.locate(spec.backbone, spec.weights, download, plain_gelu(spec))
 
 
-def load_backbone(spec: Method, download: bool = False) -> Backbone:
+def load_backbone(spec: Method, download: bool = False, device: str = "cpu") -> Backbone:
     """``backbones.load`` of a method's backbone, read as the method reads it."""
-    return backbones.load(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec))
+    return backbones.load(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
 
 
 def plain_gelu(spec: Method) -> bool:

@@ -129,7 +129,12 @@ def upsample(kept: np.ndarray, width: int, height: int) -> np.ndarray:
     values = torch.from_numpy(np.ascontiguousarray(kept, np.float32))
     if values.ndim == 2:
         return F.interpolate(values[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
-    return _summed(F.interpolate(values[None], (height, width), mode="bilinear", align_corners=True))[0].numpy()
+    return enlarge_stacks(values[None], width, height)[0].numpy()
+
+
+def enlarge_stacks(stacks: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """The anomaly maps (T, height, width) of stacks (T, L + 1, h, w), each map enlarged corner on corner."""
+    return _summed(F.interpolate(stacks, (height, width), mode="bilinear", align_corners=True))
 
 
 def _summed(stacks: torch.Tensor) -> torch.Tensor:

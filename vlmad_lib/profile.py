@@ -26,6 +26,9 @@ from vlmad_lib import ROOT, InputError
 
 FOLDER = ROOT / "reports"
 GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the kind of their products
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+"""Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits."""
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
@@ -102,7 +105,7 @@ class Method(Strict):
     name: str
     backbone: str
     weights: str
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal[PRECISIONS] = "fp32"
     preset: str = "paper"
     settings: dict[str, Any] = {}
     checkpoint: str = ""
@@ -152,7 +155,8 @@ class Profile(Strict):
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
     fpr_limit: Annotated[float, Field(gt=0, le=1)] = 0.3
     pixel_metrics: Literal["exact", "binned"] = "exact"  # binned: memory that does not grow with the images
-    batch: Annotated[int, Field(ge=1)] = 1  # one by one: fastest on a CPU, and independent of what was kept before
+    device: Literal[DEVICES] = "auto"  # auto: cuda, then mps, then cpu
+    batch: Annotated[int, Field(ge=1)] | None = None  # images encoded at once; none: what the device does best
     workers: Annotated[int, Field(ge=1)] = 1
     download: bool = False
     cache: str = "data/cache"

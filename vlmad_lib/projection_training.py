@@ -25,7 +25,7 @@ def loss(
     ``text`` (B, 2, D) are the prototypes of each image. Logits, not probabilities, are upsampled, corner on corner, and
     Dice is that of the anomalous side alone, both as officially.
     """
-    focal = dice = torch.zeros(())
+    focal = dice = torch.zeros((), device=text.device)
     text = F.normalize(text, dim=-1)
     for tokens in projected:
         logits = F.normalize(tokens, dim=-1) @ text.mT / temperature
@@ -58,7 +58,7 @@ def _terms(
 
 
 def _start(backbone: Backbone, chosen: aprilgan.Settings, seed: int) -> aprilgan.Projections:
-    return aprilgan.Projections(len(aprilgan.layers(chosen)), *aprilgan.widths(backbone), seed)
+    return aprilgan.Projections(len(aprilgan.layers(chosen)), *aprilgan.widths(backbone), seed).to(backbone.device)
 
 
 def _write(learner: aprilgan.Projections, out: Path, origin: dict, backbone: Backbone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ class PromptLearner(torch.nn.Module):
                 f"Prompts cannot be learned for {backbone.name}: its text tower does not read the end token of CLIP's "
                 "own tokenizer; choose another backbone (try ViT-L-14-336-quickgelu)."
             )
-        tokens, rows = _rows(backbone, self.WORDS, "object", context)
+        tokens, self.ends, rows = _rows(backbone, self.WORDS, "object", context)
         size, depth = rows.shape[-1], min(depth, len(tower.transformer.resblocks))
         self.register_buffer("tokens", tokens)
         self.register_buffer("prefix", rows[:, :1].clone())
@@ -46,20 +47,20 @@ class PromptLearner(torch.nn.Module):
         self.deep = torch.nn.ParameterList(
             0.02 * torch.randn(width, size, generator=stream) for _ in range(max(0, depth - 1))
         )
+        self.to(backbone.device)  # drawn on the CPU, so that a seed gives the same numbers on every device
 
     def forward(self, backbone: Backbone, name: str = "object", deep: bool = True) -> Tensor:
         """(2, D) text features, normal first, not normalised.
 
         ``name`` other than "object" is the class-aware ablation, ``deep`` False the one without deep prompts.
         """
-        tower, tokens, suffix = text_tower(backbone.model), self.tokens, self.suffix
+        tower, ends, suffix = text_tower(backbone.model), self.ends, self.suffix
         if name != "object":
-            tokens, rows = _rows(backbone, self.WORDS, name, self.context.shape[1])
+            _, ends, rows = _rows(backbone, self.WORDS, name, self.context.shape[1])
             suffix = rows[:, 1 + self.context.shape[1] :]
-        ends = tokens.argmax(-1)
-        mask, length = tower.attn_mask, tokens.shape[1]
+        mask, length = tower.attn_mask, self.tokens.shape[1]
         if mask is not None:  # it keeps what stands behind the end token from reaching it
-            length = int(ends.max()) + 1
+            length = max(ends) + 1
             mask = mask[:length, :length]
         context = self.context.expand(2, -1, -1)
         x = (torch.cat([self.prefix, context, suffix], 1) + tower.positional_embedding)[:, :length]
@@ -69,20 +70,33 @@ class PromptLearner(torch.nn.Module):
                 row = self.deep[number - 1].expand(2, -1, -1).half().float()
                 x = torch.cat([x[:, :1], row, x[:, 1 + row.shape[1] :]], 1)
             x = block(x, attn_mask=mask)
-        return tower.project(tower.ln_final(x)[torch.arange(2), ends])
+        x = tower.ln_final(x)
+        return tower.project(torch.stack([x[row, end] for row, end in enumerate(ends)]))
 
 
-def _rows(backbone: Backbone, words: tuple[str, str], name: str, context: int) -> tuple[Tensor, Tensor]:
-    """Tokens (2, length of the text tower, 77 in CLIP) of both prompts of a name, and their embeddings."""
+def _rows(
+    backbone: Backbone, words: tuple[str, str], name: str, context: int
+) -> tuple[Tensor, tuple[int, ...], Tensor]:
+    """Of both prompts of a name: tokens (2, length of the text tower, 77 in CLIP), places of their end, embeddings.
+
+    Tokens are on the CPU and embeddings on the backbone's device.
+    """
     blanks, tower = " ".join(["X"] * context), text_tower(backbone.model)
-    texts = [f"{blanks} {one.format(name)}" for one in words]
-    if open_clip.tokenize(texts, context_length=256).argmax(-1).max() >= tower.context_length:
+    texts = tuple(f"{blanks} {one.format(name)}" for one in words)
+    if max(_tokenise(texts, 256)[1]) >= tower.context_length:
         raise InputError(
             f"The text tower of {backbone.name} reads {tower.context_length} tokens, too few for {context} learned "
             f"ones and {name!r}; choose a backbone that reads more, or a shorter class name."
         )
-    tokens = open_clip.tokenize(texts, context_length=tower.context_length)
-    return tokens, tower.token_embedding(tokens).detach()
+    tokens, ends = _tokenise(texts, tower.context_length)
+    return tokens, ends, tower.token_embedding(tokens.to(backbone.device)).detach()
+
+
+@lru_cache(maxsize=256)
+def _tokenise(texts: tuple[str, ...], length: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Tokens (N, length) on the CPU, and the places of their end tokens: to read those off a device stops it."""
+    tokens = open_clip.tokenize(list(texts), context_length=length)
+    return tokens, tuple(tokens.argmax(-1).tolist())
 
 
 # ---------------------------------------------------------------- files
@@ -94,16 +108,19 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", c
     ``root`` is the folder of a data set that has no known name, ``categories`` those trained on (all for none). The
     projections that the official code loads and never uses are zeros, all of them one stored number.
     """
-    state = OrderedDict()
+    state, width = OrderedDict(), learner.context.shape[-1]
+    context, prefix, suffix, tokens = (
+        one.detach().cpu() for one in (learner.context, learner.prefix, learner.suffix, learner.tokens)
+    )
     for row, sign in enumerate(("pos", "neg")):
-        state[f"ctx_{sign}"] = learner.context.detach()[row].clone()[None, None]
-        state[f"token_prefix_{sign}"] = learner.prefix[row].clone()[None, None]
-        state[f"token_suffix_{sign}"] = learner.suffix[row].clone()[None, None]
-        state[f"tokenized_prompts_{sign}"] = learner.tokens[row].int()[None, None]
-    state |= {f"compound_prompts_text.{i}": row.detach().clone() for i, row in enumerate(learner.deep)}
+        state[f"ctx_{sign}"] = context[row].clone()[None, None]
+        state[f"token_prefix_{sign}"] = prefix[row].clone()[None, None]
+        state[f"token_suffix_{sign}"] = suffix[row].clone()[None, None]
+        state[f"tokenized_prompts_{sign}"] = tokens[row].int()[None, None]
+    state |= {f"compound_prompts_text.{i}": row.detach().cpu().clone() for i, row in enumerate(learner.deep)}
     zero = torch.zeros(1)
     for i in range(len(learner.deep)):
-        state[f"compound_prompt_projections.{i}.weight"] = zero.expand(_DEAD, learner.context.shape[-1])
+        state[f"compound_prompt_projections.{i}.weight"] = zero.expand(_DEAD, width)
         state[f"compound_prompt_projections.{i}.bias"] = zero.expand(_DEAD)
     content = {"prompt_learner": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
     replace(path, lambda file: torch.save(content, file))
@@ -138,6 +155,7 @@ CHECKPOINT = checkpoints.Kind(
 
 def refuse_other_clip(backbone: Backbone, path: Path, name: str, own: Tensor, theirs: Tensor) -> None:
     """InputError where embeddings of words, kept beside prompts, are not those of the loaded CLIP."""
+    own = own.cpu()
     # rounded as the file is: half the digits are no other weights
     if own.shape != theirs.shape or not torch.allclose(own.to(theirs.dtype).float(), theirs.float(), atol=1e-6):
         raise InputError(
@@ -159,7 +177,7 @@ def read(backbone: Backbone, path: Path) -> tuple[PromptLearner, str]:
         refuse_other_clip(backbone, path, name, getattr(learner, name), found[f"token_{name}"])
     same_shape = len(deep) == len(learner.deep) and context.shape == learner.context.shape
     same_shape &= all(own.shape == theirs.shape for own, theirs in zip(learner.deep, deep, strict=False))
-    if not same_shape or not torch.equal(found["tokenized_prompts"].long(), learner.tokens):
+    if not same_shape or not torch.equal(found["tokenized_prompts"].long(), learner.tokens.cpu()):
         raise InputError(f"The prompts in {path} are not those of AnomalyCLIP, or have too many layers for this CLIP.")
     with torch.no_grad():
         learner.context.copy_(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,23 +41,26 @@ def loss(
     text: Tensor,
     labels: Tensor,
     masks: Tensor,
-    known: Tensor | None = None,
+    known: Sequence[bool] | None = None,
     temperature: float = anomalyclip.Settings().temperature,
 ) -> Loss:
     """Terms on the arrays of ``encode``, labels (B,) in {0, 1} and masks (B, side, side) in {0, 1}.
 
     ``text`` is (2, D), or (B, 2, D) where every image has prompts of its own. Images without a mask, those not
-    ``known`` (B,), count for the cross entropy alone. Cosines are divided by ``temperature``.
+    ``known`` (B,), count for the cross entropy alone: ``known`` is on the CPU, for its values decide the shapes of what
+    is computed. Cosines are divided by ``temperature``.
     """
     text = F.normalize(text, dim=-1).expand(len(labels), -1, -1)
     entropy = cross_entropy(features["class"], text, labels, temperature)
-    known = torch.ones(len(labels), dtype=torch.bool) if known is None else known
-    focal = anomalous = normal = torch.zeros(())
-    masks = masks[known]
+    focal = anomalous = normal = torch.zeros((), device=text.device)
+    rows = slice(None)
+    if known is not None and not all(known):
+        rows = torch.tensor([row for row, one in enumerate(known) if one], dtype=torch.long, device=text.device)
+    masks = masks[rows]
     for name, value in features.items():
-        if name == "class" or not known.any():
+        if name == "class" or not len(masks):
             continue
-        logits = F.normalize(value[known], dim=-1) @ text[known].mT / temperature
+        logits = F.normalize(value[rows], dim=-1) @ text[rows].mT / temperature
         grid = round(value.shape[1] ** 0.5)
         chances = logits.softmax(-1).mT.unflatten(2, (grid, grid))
         chances = F.interpolate(chances, masks.shape[-2:], mode="bilinear", align_corners=False)

@@ -235,7 +235,7 @@ def build(report: Report, progress: bool = False) -> None:
         with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
             pass
         kernels.SERVER.start(min(report.profile.workers, len(report.notebooks)))
-        results = run(report.profile, progress=progress)
+        results = run(report.profile, progress=progress, announce=True)
         report.facts = results.facts
         macro = results.macro()
         tables = {"macro": macro, "headline": results.headline(macro), "categories": results.by_category()}

@@ -13,10 +13,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import joblib
+import joblib.parallel
 import numpy as np
 import pandas as pd
 import torch
@@ -28,6 +29,7 @@ from vlmad_lib import (
     backbones,
     contents,
     data,
+    devices,
     features,
     files,
     imports,
@@ -36,6 +38,7 @@ from vlmad_lib import (
     prompts,
     scoring,
     units,
+    workload,
 )
 from vlmad_lib.breakdown import TITLES
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen
@@ -46,7 +49,8 @@ from vlmad_lib.units import Unit
 
 # joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-PART = 8  # images a worker encodes before it takes others
+PART = 8  # images that a worker of this machine encodes before it takes others
+CLUSTER_PART = 64  # likewise on a cluster, whose workers may have accelerators that take many at once
 TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
 
@@ -58,7 +62,7 @@ class Variant:
     shots: int
     seed: int
 
-    def columns(self, backbone: backbones.Backbone) -> dict:
+    def columns(self, backbone: backbones.Facts) -> dict:
         """The variant as columns of the scores table."""
         facts = self.chosen.columns(backbone) | {"shots": self.shots, "seed": self.seed}
         return facts | {"variant": contents.digest(facts)[:10]}
@@ -113,9 +117,11 @@ def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None) -> Results:
+def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None, announce: bool = False) -> Results:
     """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input.
 
+    ``progress``: bars on stderr, and before them, as with ``announce`` alone, what there is to encode and how long that
+    takes.
     ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
     """
     planned = variants(profile)
@@ -129,7 +135,7 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     folder = cache / "runs" / _digest(profile, planned, table)
     found = _kept(folder, cache)
     if found is None:
-        _compute(profile, planned, table, notes, folder, progress)
+        _compute(profile, planned, table, notes, folder, progress, progress or announce)
         found = _kept(folder, cache)
     if found is None:
         raise InputError(f"What was just written to {folder} is damaged; check that disk, or set another 'cache'.")
@@ -154,7 +160,7 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(
-        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download"}
+        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
     )
     read = contents.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
     return contents.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
@@ -188,26 +194,39 @@ def _code(*chosen: Chosen) -> str:
 
 
 def _compute(
-    profile: Profile, planned: list[list[Variant]], table: pd.DataFrame, notes: list[str], folder: Path, progress: bool
-) -> None:
+    profile: Profile, planned: list[list[Variant]], table: pd.DataFrame, notes: list[str], folder: Path,
+    progress: bool, announce: bool,
+) -> None:  # fmt: skip
     """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
+    here = _planning(profile)
     for spec in profile.methods:  # what is missing is said before the first method has worked for hours
         if not spec.weights.startswith("random:"):
             methods.locate_weights(spec, profile.download)
     started = time.perf_counter()
     of = dict(list(table.groupby("category", sort=False)))
-    found, jobs = _plan(profile, planned, of)
-    encoding = _encoding(profile, planned, jobs)
+    found, jobs = _plan(here, planned, of)
+    least = CLUSTER_PART if _on_cluster() else PART
+    size = sys.maxsize if _on_accelerator(here) else max(least, profile.batch or 1)
+    encoding = _encoding(here, planned, jobs, size)
     total = sum(len(paths) for *_, paths in encoding)
     for note in _name_strips(profile, table) if total else []:
         files.say(note)
+    if announce and total:
+        stores = ((one.store(here.path(here.cache), _backbone(one.spec, here), channels), names, paths)
+                  for one, _, channels, names, paths in encoding)  # fmt: skip
+        parts = workload.plan(stores, table)
+        tqdm.write(workload.announce(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
-        for count in _parallel(profile, _encode, encoding):
-            bar.update(count)
-    remarks, scoring = list(notes), [(job,) for job in jobs]
+        if _on_accelerator(here):  # one process feeds it
+            for job in encoding:
+                _encode(profile, *job, bar)
+        else:
+            for count in _parallel(profile, _encode, encoding):
+                bar.update(count)
     shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
-    for _ in tqdm(_parallel(profile, _score, scoring), "score", **shown):
-        pass  # the units are on disk now
+    with tqdm(desc="score", **shown) as bar:
+        _score_all(profile, jobs, bar, _on_accelerator(here))  # the units are on disk now
+    remarks = list(notes)
     outside = [(spec, part) for spec in profile.imports for part in of.values()]
     for imported, said in _parallel(profile, _import, outside):
         found += imported
@@ -224,7 +243,7 @@ def _compute(
         + _one_sided(profile, planned)
         + _in_bins(profile, measured)
     )
-    used = [_backbone(spec, profile) for spec in profile.methods]
+    used = [_backbone(spec, here) for spec in profile.methods]
     remarks += [one.note for one in used if one.note] + _by_word(planned)
     facts = {
         "warnings": _warnings(profile, planned, used),
@@ -232,6 +251,8 @@ def _compute(
         "backbones": list({one.label: one.facts() for one in used}.values()),
         "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
         "data": data.counts(table),
+        "packages": contents.list_versions(contents.ENCODING_LIBRARIES + contents.MEASURING_LIBRARIES),
+        "devices": {"encoding": _encoded_on(here, planned), "scoring": units.scored_on(found)},
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
     }
 
@@ -250,6 +271,36 @@ def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
     """
     tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
     return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+
+
+def _on_cluster() -> bool:
+    """Whether joblib was told to send work to other machines or to processes that it did not start."""
+    backend, _ = joblib.parallel.get_active_backend()
+    return type(backend).__module__ != "joblib._parallel_backends"
+
+
+def _planning(profile: Profile) -> Profile:
+    """The profile that this process plans by: one that sends its work to a cluster needs none of the workers' devices.
+
+    InputError for a device or a precision that is not there.
+    """
+    if _on_cluster():
+        return profile.model_copy(update={"device": "cpu"})
+    for spec in profile.methods:
+        devices.refuse_precision(spec.precision, devices.choose_device(profile.device))
+    return profile
+
+
+def _on_accelerator(profile: Profile) -> bool:
+    """Whether this process itself encodes and scores, on a device that others would only have to wait for."""
+    return devices.is_accelerator(devices.choose_device(profile.device))
+
+
+def _encoded_on(profile: Profile, planned: list[list[Variant]]) -> list[str]:
+    """The devices that encoded the features which a run reads, in words."""
+    cache = profile.path(profile.cache)
+    stores = [one.store(cache, _backbone(one.spec, profile)) for one in _chosen(planned)]
+    return sorted({name for store in stores for name in store.encoded_on()})
 
 
 def _one_class(measured: pd.DataFrame) -> list[str]:
@@ -289,7 +340,7 @@ def _by_word(planned: list[list[Variant]]) -> list[str]:
     ]
 
 
-def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbones.Backbone]) -> list[str]:
+def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbones.Facts]) -> list[str]:
     """What makes every number of this run meaningless or unfair, said in red; ``used``: the backbone of each method."""
     random = [
         f"{spec.name}: the weights of {spec.backbone} are random ({spec.weights}), "
@@ -351,7 +402,7 @@ def _prompt_facts(chosen: Chosen) -> dict:
 class View:
     """What a method sees of one image: its kept features (first tile), its text features and settings."""
 
-    backbone: backbones.Backbone
+    facts: backbones.Facts
     method: str
     chosen: Strict
     grid: int
@@ -361,11 +412,17 @@ class View:
     draw: Callable  # the method's maps from features, text, settings and grid
     checkpoint: Path | None = None
 
+    @property
+    def backbone(self) -> backbones.Backbone:
+        """The backbone itself, whose weights are read when it is first asked for."""
+        return self.facts.loaded
+
     def attention(self, kind: str, cell: tuple[int, int]) -> np.ndarray:
         """(grid, grid) log10 of AnomalyCLIP's attention of one patch to all, over what even attention gives."""
-        pixels = data.views(self.image, self.chosen.fit, self.grid * self.backbone.visual.patch_size[0])
-        weights = anomalyclip.attention(self.backbone, self.backbone.normalise(pixels), kind, cell)[0]
-        return (weights * weights.numel()).clamp_min(1e-3).log10().numpy()
+        backbone = self.backbone
+        pixels = data.views(self.image, self.chosen.fit, self.grid * backbone.patch_size)
+        weights = anomalyclip.attention(backbone, backbone.normalise(pixels), kind, cell)[0]
+        return (weights * weights.numel()).clamp_min(1e-3).log10().cpu().numpy()
 
     def parts(self) -> dict[str, np.ndarray]:
         """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
@@ -376,7 +433,8 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
     known = [*profile.methods, *load("demo").methods]
     spec = spec or next(one for one in known if one.method == method)
-    chosen, backbone, cache = methods.choose(spec, profile), _backbone(spec, profile), profile.path(profile.cache)
+    chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
+    backbone = _backbone(spec, profile)
     store, names = chosen.store(cache, backbone), chosen.module.arrays(chosen.settings)
     store.fill([row.image], names)
     values, _ = store.load([row.image], names)
@@ -391,14 +449,41 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
 
 
 @lru_cache(maxsize=2)
-def _loaded(name: str, weights: str, precision: str, download: bool, plain_gelu: bool, _: tuple) -> backbones.Backbone:
-    return backbones.load(name, weights, precision, download, plain_gelu)
+def _loaded(
+    name: str, weights: str, precision: str, download: bool, plain_gelu: bool, device: str, _: tuple
+) -> backbones.Backbone:
+    return backbones.load(name, weights, precision, download, plain_gelu, device)
 
 
-def _backbone(spec: Method, profile: Profile) -> backbones.Backbone:
-    """The backbone of a method, loaded once per process, and again where its files have changed."""
-    read = contents.digest_files(_network_files(spec), profile.path(profile.cache))
-    return _loaded(spec.backbone, spec.weights, spec.precision, profile.download, methods.plain_gelu(spec), tuple(read))
+def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
+    """The facts of a method's backbone; its weights are read where no run has before, or files have changed.
+
+    ``loaded`` gives the backbone itself, of which a process holds two at a time.
+    """
+    cache, device = profile.path(profile.cache), devices.choose_device(profile.device)
+    read = tuple(contents.digest_files(_network_files(spec), cache))
+    plain_gelu = methods.plain_gelu(spec)
+    planned = spec.precision == "tf32" and device.type != "cuda"  # for the GPUs of a cluster
+    precision = "fp32" if planned else spec.precision
+    key = contents.digest(spec.backbone, spec.weights, plain_gelu, read, contents.digest_code(backbones))
+    load = partial(_loaded, spec.backbone, spec.weights, precision, profile.download, plain_gelu, device.type, read)
+    kept = _facts(cache / "backbones" / f"{key}.json", load)
+    return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
+
+
+@lru_cache(maxsize=64)
+def _read_facts(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _facts(file: Path, load: Callable[[], backbones.Backbone]) -> dict:
+    """What is the same of a backbone on every device, from its file, which is written where there is none."""
+    try:
+        return _read_facts(file)
+    except (OSError, ValueError):
+        text = load().known().as_json()
+        files.replace(file, lambda path: path.write_text(text, encoding="utf-8"))
+        return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -451,8 +536,8 @@ def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
     yield part
 
 
-def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Job]]) -> list[tuple]:
-    """The images that the units to compute need encoded, ``PART`` by ``PART``, as arguments of ``_encode``.
+def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Job]], size: int) -> list[tuple]:
+    """The images that the units to compute need encoded, ``size`` by ``size``, as arguments of ``_encode``.
 
     Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
     """
@@ -470,7 +555,6 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
             paths = [path for path in dict.fromkeys(paths) if (store.folder, path) not in taken]
             paths = store.missing(paths, names)
             taken |= {(store.folder, path) for path in paths}
-            size = max(PART, profile.batch)
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
             found += [(chosen, together[0].row, channels, names, part) for part in parts]
     return found
@@ -490,16 +574,76 @@ def _arrays(profile: Profile, planned: list[list[Variant]], store: features.Kept
     return list(found)
 
 
-def _encode(profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str]) -> int:
+def _encode(
+    profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str],
+    bar: tqdm | None = None,
+) -> int:  # fmt: skip
     """Encode images for a method; returns how many."""
     cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
     chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))  # unfit prompts are refused first
-    chosen.store(cache, backbone, channels).fill(paths, names, profile.batch)
+    chosen.store(cache, backbone, channels).fill(paths, names, profile.batch, bar or False)
     return len(paths)
 
 
-def _score(profile: Profile, jobs: list[Job]) -> None:
-    """Compute units from kept features that they share; every image and mask is read once for all of them."""
+def _score_all(profile: Profile, jobs: list[list[Job]], bar: tqdm, in_this_process: bool) -> None:
+    """Compute units; those that another process is at come last, and are computed only if it leaves them undone.
+
+    ``in_this_process``, for an accelerator: it scores them here, and workers measure what was scored meanwhile.
+    """
+    waiting = jobs
+    for wait in (False, True):
+        claims = [(together, files.Claim(together[0].unit.place)) for together in waiting]
+        if in_this_process:
+            done = _parallel(profile, _measure, _scored_here(profile, claims, wait))
+        else:
+            done = _parallel(profile, _score, [(together, wait) for together in waiting])
+        left = []
+        for (together, claim), finished in zip(claims, done, strict=True):
+            claim.give_back()
+            if finished:
+                bar.update()
+            else:
+                left.append(together)
+        waiting = left
+
+
+def _scored_here(profile: Profile, claims: list[tuple[list[Job], files.Claim]], wait: bool) -> Iterator[tuple]:
+    """The arguments of ``_measure`` for units scored in this process; none of a unit that another one is at."""
+    for together, claim in claims:
+        yield (list(_scores(profile, _open(together))) if claim.take(wait) else None,)
+
+
+def _measure(profile: Profile, scored: list[tuple] | None) -> bool:
+    """Keep units with their scores, maps and metrics; False where there is nothing to keep yet."""
+    masks: units.Masks = {}
+    for unit, *values, device in scored or []:
+        units.write(profile, unit, *values, masks, device)
+    return scored is not None
+
+
+def _score(profile: Profile, jobs: list[Job], wait: bool) -> bool:
+    """Compute units and keep them; False where another process is at them, unless told to ``wait`` for it."""
+    claim = files.Claim(jobs[0].unit.place)
+    if not claim.take(wait):
+        return False
+    try:
+        return _measure(profile, _scores(profile, _open(jobs)))
+    finally:
+        claim.give_back()
+
+
+def _open(jobs: list[Job]) -> list[Job]:
+    """The jobs whose units are not kept by now."""
+    return [job for job in jobs if not job.unit.place.is_dir()]
+
+
+def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
+    """Units with their scores, maps, tiles and device, from kept features that they share.
+
+    Every image is read once for all of them.
+    """
+    if not jobs:
+        return
     cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
     backbone = _backbone(chosen.spec, profile)
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
@@ -510,26 +654,27 @@ def _score(profile: Profile, jobs: list[Job]) -> None:
     tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
     used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
-    for path, values in zip(tested, store.each(tested, names), strict=True):
+    for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True):
+        values = {name: array.to(backbone.device).float() for name, array in values.items()}  # once for all scorers
         for scorer in scorers:
             scorer.add(path, values)
-    masks: units.Masks = {}
+    device = devices.describe_device(backbone.device)
     for scorer, group in zip(scorers, alike.values(), strict=True):
         for draw, job in enumerate(group):
-            units.write(profile, job.unit, *scorer.of(tested, draw), masks)
+            yield job.unit, *scorer.of(tested, draw), device
 
 
-def _scorer(group: list[Job], cache: Path, backbone: backbones.Backbone, memory: features.Kept) -> Scorer:
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: features.Kept) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
     one = group[0].one
     code, settings = one.chosen.module, one.chosen.settings
     text = one.chosen.text(cache, backbone, code.wording(settings, group[0].row))
     if not one.shots:
-        return Scorer(one.chosen, text, one.chosen.grid(backbone))
+        return Scorer(one.chosen, text, one.chosen.grid(backbone), device=backbone.device)
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
     references = memory.load(list(drawn), code.arrays(settings, one.shots))
-    return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws)
+    return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws, backbone.device)
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:

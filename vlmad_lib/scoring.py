@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmad_lib import devices
 from vlmad_lib.methods import Chosen
 
 
@@ -22,9 +23,11 @@ class Scorer:
 
     def __init__(
         self, chosen: Chosen, text: torch.Tensor | None, grid: int, references: tuple | None = None,
-        draws: list[list[int]] | None = None,
+        draws: list[list[int]] | None = None, device: torch.device = devices.CPU,
     ):  # fmt: skip
-        self.chosen, self.score, self.text, self.grid = chosen, chosen.score, text, grid
+        """``device``: where scores are computed; what is passed in may be anywhere."""
+        self.chosen, self.grid, self.device = chosen, grid, device
+        self.text = None if text is None else text.to(device)
         self.references = references
         self.draws = [list(range(len(references[1])))] if references and draws is None else draws
         self.memories, self.found = {}, {}
@@ -32,11 +35,13 @@ class Scorer:
     def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
         """Score an image by its arrays, a row a tile."""
         found = []
+        values = {name: array.to(self.device).float() for name, array in values.items()}
         for place in range(len(next(iter(values.values())))):
             tile = {name: array[place : place + 1] for name, array in values.items()}
             fixed = tile, self.text, self.chosen.settings, self.grid
-            parts = [self.score(*fixed, *memory) for memory in self._memories(place)]
-            found.append([torch.cat(side).numpy() for side in zip(*parts, strict=True)])
+            with devices.multiply_in("fp32", self.device):
+                parts = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
+            found.append([torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True)])
         self.found[image] = [np.stack(side) for side in zip(*found, strict=True)]
 
     def _memories(self, place: int) -> list[tuple]:
@@ -55,7 +60,7 @@ class Scorer:
         return self.memories[place]
 
     def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
-        some = {name: array[torch.from_numpy(rows)] for name, array in arrays.items()}
+        some = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
         return self.chosen.module.remember(some, self.chosen.settings, self.grid)
 
     def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

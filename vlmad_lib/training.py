@@ -1,7 +1,8 @@
 """Training what a method learns on kept features: the image encoder is frozen and runs once an image.
 
 Data are a profile's test images, normal and anomalous, which must not be those the method is judged on later. What is
-learned and by which objective is a ``Task``: ``prompt_training`` and ``projection_training`` have them.
+learned and by which objective is a ``Task``: ``prompt_training`` and ``projection_training`` have them. Steps are
+computed on the profile's device, while threads read what the next ones see.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +27,23 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, backbones, checkpoints, commands, contents, data, features, files, methods, profile
+from vlmad_lib import (
+    InputError,
+    backbones,
+    checkpoints,
+    commands,
+    contents,
+    data,
+    devices,
+    features,
+    files,
+    methods,
+    profile,
+)
 from vlmad_lib.methods import METHODS, Chosen, settings
 from vlmad_lib.profile import USUAL, Profile, Strict
+
+AHEAD = 2  # batches that are read while a step computes
 
 
 class Plan(Strict):
@@ -41,17 +59,32 @@ class Plan(Strict):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step sees: rows of the index, kept arrays, masks (B, side, side) and which of them are known (B,)."""
+    """What a step sees: rows of the index, kept arrays, masks (B, side, side), and which of them are known (B,).
+
+    ``sheets`` are stitched pictures that still have to be encoded, with their masks, by the place they take.
+    """
 
     rows: pd.DataFrame
     arrays: dict[str, Tensor]
     masks: Tensor
-    known: Tensor
+    known: list[bool]
+    sheets: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def labels(self) -> Tensor:
-        """(B,) in {0, 1}."""
-        return torch.from_numpy(self.rows.label.to_numpy(copy=True))
+        """(B,) in {0, 1}, where the masks are."""
+        return torch.from_numpy(self.rows.label.to_numpy(copy=True)).to(self.masks.device)
+
+    def pinned(self) -> Batch:
+        """The same in memory that an NVIDIA GPU copies from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
+        return self._each(lambda value: value.to(device, non_blocking=device.type == "cuda"))
+
+    def _each(self, do: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, arrays={name: do(value) for name, value in self.arrays.items()}, masks=do(self.masks))
 
 
 @dataclass(frozen=True)
@@ -106,8 +139,33 @@ class Examples:
         for place, image in enumerate(rows.image):
             if image in self.masks:
                 masks[place] = np.unpackbits(self.masks[image], count=side * side)
-        known = ((rows.label == 0) | (rows["mask"] != "")).to_numpy(copy=True)
-        return Batch(rows, found, torch.from_numpy(masks).unflatten(1, (side, side)), torch.from_numpy(known))
+        known = ((rows.label == 0) | (rows["mask"] != "")).tolist()
+        return Batch(rows, found, torch.from_numpy(masks).unflatten(1, (side, side)), known)
+
+    def each(self, parts: Iterable[np.ndarray], plan: Plan, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch at some places of the table, in this order, on the CPU.
+
+        Threads read the next ones meanwhile, a few at most, and stitch the pictures that stand in for examples. What
+        one of them raises is raised here; they end with this generator, which is to be closed.
+        """
+        pinned = self.store.backbone.device.type == "cuda" and torch.cuda.is_available()
+
+        def read(places: np.ndarray) -> Batch:
+            batch = replace(self.batch(places), sheets=_stitch(self.table, places, plan, epoch, self.store.size))
+            return batch.pinned() if pinned else batch
+
+        reading = deque()
+        with ThreadPoolExecutor(AHEAD) as readers:
+            try:
+                for places in parts:
+                    reading.append(readers.submit(read, places))
+                    if len(reading) > AHEAD:
+                        yield reading.popleft().result()
+                while reading:
+                    yield reading.popleft().result()
+            finally:
+                for future in reading:
+                    future.cancel()
 
 
 def examples(
@@ -140,27 +198,28 @@ def examples(
 
 
 def _stitch(
-    batch: Batch,
-    places: np.ndarray,
-    found: Examples,
-    backbone: backbones.Backbone,
-    chosen: Chosen,
-    plan: Plan,
-    epoch: int,
-) -> None:
-    """Put four pictures of its category, side by side, in the place of some examples of a batch.
+    table: pd.DataFrame, places: Iterable[int], plan: Plan, epoch: int, side: int
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Four pictures of its category, side by side, and their mask, for some examples of a batch, by number in it.
 
-    They are encoded when they are wanted, for each is seen once; which ones depends on seed, epoch and place alone.
+    Which ones depends on seed, epoch and place alone.
     """
-    side = found.store.size
+    found = {}
     for number, place in enumerate(places):
         stream = np.random.default_rng([plan.seed, epoch, place])
         if stream.random() < plan.stitched:
-            pixels, mask = _sheet(_four(found.table, batch.rows.category.iloc[number], stream), side)
-            values = chosen.module.encode(backbone, backbone.normalise(pixels[None]), found.names)
-            for name, value in values.items():
-                batch.arrays[name][number] = value[0]
-            batch.masks[number] = torch.from_numpy(mask)
+            found[number] = _sheet(_four(table, table.category.iloc[place], stream), side)
+    return found
+
+
+def _encode_sheets(batch: Batch, found: Examples, chosen: Chosen) -> None:
+    """Put a batch's stitched pictures in the place of its examples; each is seen once, so its features are not kept."""
+    for number, (pixels, mask) in batch.sheets.items():
+        backbone = found.store.backbone.loaded
+        values, _ = features.encode_pixels(backbone, chosen.module.encode, pixels[None], found.names, 1)
+        for name, value in values.items():
+            batch.arrays[name][number] = torch.from_numpy(value[0])
+        batch.masks[number] = torch.from_numpy(mask)
 
 
 def _four(table: pd.DataFrame, category: str, stream: np.random.Generator) -> list[pd.Series]:
@@ -194,25 +253,27 @@ def train(
 
     Returns the means of the loss terms, one dictionary an epoch, which are also kept beside ``out`` as JSON lines.
     Learner and optimiser are kept after every epoch: an interrupted training goes on there and ends the same, and
-    one that is done goes on to more epochs. Raises InputError for wrong input.
+    one that is done goes on to more epochs, on whatever device. Raises InputError for wrong input.
     """
     plan, chosen = plan or task.plan, _method(task, profile, method)
     spec = chosen.spec
-    backbone = methods.load_backbone(spec, profile.download)
+    backbone = methods.load_backbone(spec, profile.download, profile.device)
     found = examples(profile, chosen, backbone, plan, progress, task)
     learner = task.start(backbone, chosen.settings, plan.seed)
     optimiser = torch.optim.Adam(learner.parameters(), plan.rate, (0.5, 0.999))
     state, key = out.with_suffix(".state.pt"), _key(task, chosen, backbone, found, plan)
-    curve = _resume(state, key, learner, optimiser)
+    curve, places = _resume(state, key, learner, optimiser)
     if len(curve) > plan.epochs:
         raise InputError(f"{state} has done {len(curve)} epochs, more than {plan.epochs}; remove it, or change --out.")
     steps = -(-len(found.table) // plan.batch)
     bar = tqdm(total=plan.epochs * steps, initial=len(curve) * steps, desc="train", disable=not progress, leave=False)
-    with bar:
+    with bar, devices.multiply_in("fp32", backbone.device):
         while len(curve) < plan.epochs:
             means = _epoch(task, found, backbone, chosen, learner, optimiser, plan, len(curve), bar)
             curve.append({"epoch": len(curve) + 1} | means)
-            kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve}
+            places = list(dict.fromkeys([*places, devices.describe_device(backbone.device)]))
+            kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
+            kept = _fetch(kept | {"curve": curve, "devices": places})
             files.replace(state, lambda path, kept=kept: torch.save(kept, path))
     lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
     files.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
@@ -221,7 +282,7 @@ def train(
     origin = {"trained_on": data.identity(profile), "root": root, "categories": list(found.table.category.unique())}
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
-    text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count)
+    text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count, places)
     files.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve
 
@@ -236,6 +297,7 @@ Learned {noun} of {title}, written by `{command}`, as this card is.
   these data.
 - **Settings**: {settings}.
 - **Run**: {epochs} epochs, batch {batch}, Adam at {rate}, seed {seed}; {objective}{sheets}.
+- **Computed on**: {devices}.
 
 | | first epoch | last epoch |
 |---|---|---|
@@ -247,7 +309,7 @@ The whole curve is in `{curve}`.
 
 def _card(
     task: Task, out: Path, profile: Profile, chosen: Chosen, backbone: backbones.Backbone, table: pd.DataFrame,
-    plan: Plan, curve: list, numbers: int,
+    plan: Plan, curve: list, numbers: int, places: list[str],
 ) -> str:  # fmt: skip
     """The model card of what was written."""
     size = {"image_size": chosen.module.side(chosen.settings, backbone)}
@@ -265,6 +327,7 @@ def _card(
         curve=out.with_suffix(".curve.jsonl").name,
         sha256=hashlib.sha256(out.read_bytes()).hexdigest(),
         numbers=numbers,
+        devices=" and ".join(places),
         backbone=backbone.label,
         fingerprint=backbone.fingerprint,
         trained_on=data.identity(profile),
@@ -297,19 +360,20 @@ def _epoch(
     """One pass over all images in an order that depends on seed and epoch alone; means of the loss terms."""
     order = np.random.default_rng([plan.seed, epoch]).permutation(len(found.table))
     sums = dict.fromkeys(task.names, 0.0)
-    for start in range(0, len(order), plan.batch):
-        places = order[start : start + plan.batch]
-        batch = found.batch(places)
-        if plan.stitched:
-            _stitch(batch, places, found, backbone, chosen, plan, epoch)
-        terms = task.terms(learner, backbone, chosen.settings, batch)
-        optimiser.zero_grad()
-        terms["total"].backward()
-        optimiser.step()
-        for name in task.names:
-            sums[name] += terms[name].item() * len(batch.rows)
-        bar.set_postfix(epoch=epoch + 1, loss=f"{terms['total'].item():.3f}", refresh=False)
-        bar.update()
+    parts = (order[start : start + plan.batch] for start in range(0, len(order), plan.batch))
+    with closing(found.each(parts, plan, epoch)) as batches:
+        for batch in batches:
+            _encode_sheets(batch, found, chosen)
+            terms = task.terms(learner, backbone, chosen.settings, batch.to(backbone.device))
+            optimiser.zero_grad()
+            terms["total"].backward()
+            optimiser.step()
+            # all of them at once, for to read a number waits for the device
+            values = torch.stack([terms[name].detach() for name in task.names]).tolist()
+            for name, value in zip(task.names, values, strict=True):
+                sums[name] += value * len(batch.rows)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{values[-1]:.3f}", refresh=False)
+            bar.update()
     return {name: value / len(order) for name, value in sums.items()}
 
 
@@ -318,20 +382,29 @@ def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Exampl
     paths = [*found.table.image, *found.table["mask"]]
     pixels = contents.digest_files(paths, found.store.cache)
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
-    code = _epoch, _stitch, _four, _sheet, *task.code
+    code = _epoch, _stitch, _encode_sheets, _four, _sheet, *task.code
     return contents.digest(backbone.key, str(found.store.folder.name), facts, pixels, *code)
 
 
-def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> list[dict]:
-    """Put learner and optimiser where a training stopped; its curve so far, empty for a new one."""
+def _fetch(kept: dict | list | Tensor) -> dict | list | Tensor:
+    """What a state holds, every tensor on the CPU, so that a machine without this device can read it."""
+    if isinstance(kept, dict):
+        return {name: _fetch(one) for name, one in kept.items()}
+    if isinstance(kept, list):
+        return [_fetch(one) for one in kept]
+    return kept.cpu() if isinstance(kept, Tensor) else kept
+
+
+def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[list[dict], list[str]]:
+    """Put learner and optimiser where a training stopped, on their own device; its curve and its devices so far."""
     if not file.is_file():
-        return []
+        return [], []
     try:
-        kept = torch.load(file, weights_only=True)
+        kept = torch.load(file, map_location="cpu", weights_only=True)
         if kept["key"] == key:
             learner.load_state_dict(kept["learner"])
             optimiser.load_state_dict(kept["optimiser"])
-            return kept["curve"]
+            return kept["curve"], kept["devices"]
     except Exception:  # an unpickler that meets garbage raises anything
         raise InputError(f"{file} is damaged; remove it to train from the start.") from None
     raise InputError(f"{file} belongs to a training with other data, settings or code; remove it, or change --out.")

@@ -65,16 +65,21 @@ def unit(
 
 
 def write(
-    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks
-) -> None:
+    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks,
+    device: str = "",
+) -> None:  # fmt: skip
     """Keep a unit's image scores (N,), maps or stacks (sum of tiles, ...) and metrics, complete or not at all.
 
-    ``masks`` are read once for all units that share the dictionary.
+    ``masks`` are read once for all units that share the dictionary. ``device``, in words, computed the scores.
     """
     rows = one.rows
     named = {key: one.columns[key] for key in KEYS}
     named |= {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
-    kept = {"tiles": list(map(int, tiles)), "metrics": named | _measure(profile, one, scores, maps, tiles, masks)}
+    kept = {
+        "tiles": list(map(int, tiles)),
+        "device": device,
+        "metrics": named | _measure(profile, one, scores, maps, tiles, masks),
+    }
 
     def fill(partial: Path) -> None:
         np.save(partial / "scores.npy", np.asarray(scores, np.float64), allow_pickle=False)
@@ -128,6 +133,12 @@ def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
     )
     measured = pd.DataFrame([one["metrics"] for one in kept]).astype(dict.fromkeys(SHARES, float))
     return SCORES.validate(scores), METRICS.validate(measured)
+
+
+def scored_on(found: Sequence[Unit]) -> list[str]:
+    """The devices that computed the scores of units, in words; outside results have none."""
+    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
+    return sorted({one["device"] for one in kept if one["device"]})
 
 
 def _files(cache: Path, one: Unit) -> dict[str, str]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlmad_lib import InputError, prompts
+from vlmad_lib import InputError, devices, prompts
 from vlmad_lib.backbones import Backbone, cosine
 from vlmad_lib.blocks import BLOCKS, Block
 from vlmad_lib.profile import Strict, check
@@ -25,8 +25,8 @@ ZERO_SHOT = True
 FEW_SHOT = True
 DRAWS = True  # score takes several draws of references at once
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
-TOKENS_AT_ONCE = 2048  # bounds the memory of one pass over windows
 
+WHOLE = frozenset({"class", "image"})  # arrays of whole images, read off the class token
 PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "patch_penultimate", "none": None}
 
 
@@ -130,7 +130,7 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     for name in wanted:
         if name.startswith("window_"):
             members = window_tokens(backbone.grid, int(name.removeprefix("window_")))
-            found[name] = _windows(visual, blocks, tokens, projected, members)
+            found[name] = _windows(backbone, tokens, projected, members)
     return {name: found[name].float() for name in wanted}
 
 
@@ -152,16 +152,17 @@ def _full_image(
     }
 
 
-def _windows(visual: nn.Module, blocks: list[Block], tokens: Tensor, projected: Tensor, members: Tensor) -> Tensor:
+def _windows(backbone: Backbone, tokens: Tensor, projected: Tensor, members: Tensor) -> Tensor:
     """(N, n, D) embeddings of token subsets; windows are a batch of their own and never see each other."""
-    members = F.pad(members + 1, (1, 0))  # the class token, index 0, goes first
+    visual, blocks = backbone.visual, backbone.blocks
+    members = F.pad(members.to(tokens.device) + 1, (1, 0))  # the class token, index 0, goes first
     images, length = tokens.shape[:2]
-    rows = (torch.arange(images)[:, None, None] * length + members).flatten(0, 1)
+    rows = (torch.arange(images, device=tokens.device)[:, None, None] * length + members).flatten(0, 1)
     tokens, projected = tokens.flatten(0, 1), projected.flatten(0, 1)
-    found = []
-    for part in rows.split(max(1, TOKENS_AT_ONCE // members.shape[1])):
+    size, found = max(1, backbone.window_tokens_at_once // members.shape[1]), []
+    for part, count in devices.split_padded(rows, size, devices.is_accelerator(backbone.device)):
         before = _before_last(blocks, tokens[part], projected[part])
-        found.append(_embed(visual, blocks[-1].class_token(before)))
+        found.append(_embed(visual, blocks[-1].class_token(before))[:count])
     return torch.cat(found).unflatten(0, (images, -1))
 
 
@@ -177,7 +178,7 @@ def _embed(visual: nn.Module, class_token: Tensor) -> Tensor:
     return embedded if visual.proj is None else embedded @ visual.proj
 
 
-ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, *BLOCKS)
+ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, devices.split_padded, *BLOCKS)
 """The code whose change makes kept features stale."""
 
 
@@ -245,9 +246,10 @@ def association(
     """(N, grid, grid) in [0, 1]: distance to the nearest reference token, mean over scales (equations 2-4).
 
     Windows are compared with all reference windows of their size, patches with all reference patches,
-    wherever they lie. With ``draws``, see ``score``, one map a draw.
+    wherever they lie. ``references`` are best what ``remember`` made of them, once for all images. With ``draws``, see
+    ``score``, one map a draw.
     """
-    maps = []
+    maps, references = [], remember(references, chosen, grid)
     for size in chosen.windows:
         name = f"window_{size}"
         far = distance(features[name], references[name], draws)
@@ -258,17 +260,24 @@ def association(
     return torch.stack(maps).mean(0)
 
 
-def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> dict[str, Tensor]:
-    """What ``score`` meets of the references: their features as they are."""
-    return references
+class Remembered(dict[str, Tensor]):
+    """Arrays of references by name, their rows of length one: what ``remember`` returns."""
+
+
+def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> Remembered:
+    """The arrays of references that ``score`` compares with, their rows brought to length one, once for all images."""
+    if isinstance(references, Remembered):
+        return references
+    compared = [name for name in references if name not in WHOLE]
+    return Remembered({name: F.normalize(references[name].float(), dim=-1) for name in compared})
 
 
 def distance(features: Tensor, memory: Tensor, draws: list[Tensor] | None = None) -> Tensor:
     """(N, n) half cosine distance in [0, 1] of features (N, n, D) to the nearest row of references (R, m, D).
 
-    With ``draws``, each some of the references, those of a single image: (draws, n).
+    Rows of references have length one (``remember``). With ``draws``, each some of the references, those of a single
+    image: (draws, n).
     """
-    memory = F.normalize(memory.float(), dim=-1)
     # one by one: all products at once would need gigabytes, and their last digits depend on how many there are
     near = [torch.stack([(one @ rows.T).amax(1) for rows in memory]) for one in F.normalize(features.float(), dim=-1)]
     if draws is not None:
@@ -305,6 +314,6 @@ def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
     found = {}
     for size in chosen.windows:
         one = alone.model_copy(update={"windows": [size]})
-        found[f"{size}x{size} windows"] = zero_shot(features, text, one, grid)[1][0].numpy()
+        found[f"{size}x{size} windows"] = zero_shot(features, text, one, grid)[1][0].cpu().numpy()
     whole, fused = zero_shot(features, text, chosen, grid)
-    return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].numpy()}
+    return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].cpu().numpy()}

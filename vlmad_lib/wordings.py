@@ -162,7 +162,7 @@ def state_cosines(backbone: Backbone, class_name: str, own: Sequence[str] = ()) 
     normal, anomalous = prompts.ensemble(class_name, "all", "none")
     texts = [*normal, *anomalous, *(text.format(class_name) for text in own)]
     embedded = F.normalize(backbone.encode_text(texts), dim=-1)
-    return pd.DataFrame((embedded @ embedded.T).numpy(), index=texts, columns=texts)
+    return pd.DataFrame((embedded @ embedded.T).cpu().numpy(), index=texts, columns=texts)
 
 
 def differences(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from common import show
 
 from vlmad_lib import ROOT, pages, report
 
-NAMES = ("encode", "sweep", "metrics", "report")
+NAMES = ("encode", "device", "sweep", "metrics", "report")
 
 
 def main() -> int:
