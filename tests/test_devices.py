@@ -54,6 +54,18 @@ def test_tf32_is_refused_off_an_nvidia_gpu(mvtec, tmp_path):
         run.run(small_profile(mvtec, tmp_path, device="cpu", methods=[TINY | {"precision": "tf32"}]))
 
 
+@pytest.mark.parametrize(("precision", "short"), [("fp32", False), ("bf16", False), ("tf32", True)])
+def test_products_of_an_nvidia_gpu_are_as_the_precision_says(precision, short):
+    def flags() -> tuple:
+        cudnn = torch.backends.cudnn
+        return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.enabled
+
+    before = flags()
+    with devices.multiply_in(precision, torch.device("cuda")):
+        assert flags() == (short, short, True)
+    assert flags() == before
+
+
 def test_fp16_on_the_cpu_is_near_fp32(tiny_backbone):
     half = backbones.load(TINY["backbone"], TINY["weights"], "fp16")
     images = torch.randn(2, 3, half.image_size, half.image_size, generator=torch.Generator().manual_seed(0))
@@ -190,7 +202,13 @@ def test_too_little_memory_halves_the_batch(tiny_backbone, pictures, tmp_path, a
         return winclip.encode(backbone, images, names)
 
     found = fill(tmp_path / "small", tiny_backbone, pictures, 8, encode)
-    assert sizes[:3] == [8, 4, 2] and set(sizes[3:]) == {2}  # what fits is remembered
+    assert sizes[:3] == [8, 4, 2] and set(sizes[3:]) == {2}
+    place = (winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
+    store = features.Store(tmp_path / "again", tiny_backbone, encode, *place)
+    sizes.clear()
+    store.fill(pictures[:4], NAMES, 4)
+    store.fill(pictures[4:], NAMES, 4)
+    assert sizes == [4, 2, 2, 2, 2]  # what fits is remembered
     for name, values in fill(tmp_path / "large", tiny_backbone, pictures, 2).items():
         assert torch.equal(values, found[name])
 

@@ -135,6 +135,7 @@ class Store:
                     asked = perf_counter()
                     tiles = [future.result() for *_, future in part]
                     waited += perf_counter() - asked
+                    batch = min(batch, self._fitting or batch)
                     arrays = self._encode([path for path, *_ in part], tiles, names, batch)
                     written = [writers.submit(replace, file, write) for file, write in arrays]
                     writing.append(([reading.popleft()[1] for _ in part], written))
@@ -162,7 +163,9 @@ class Store:
         pixels = np.concatenate(tiles)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
-        found, self._fitting = encode_pixels(self.backbone.loaded, self.encode, pixels, names, batch, self.exact)
+        found, fitting = encode_pixels(self.backbone.loaded, self.encode, pixels, names, batch, self.exact)
+        if fitting < batch:
+            self._fitting = fitting
         edges = np.cumsum([len(one) for one in tiles])[:-1]
         files_of = {path: self._places(path, names) for path in paths}
         arrays = [
