@@ -18,7 +18,7 @@ STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.la
 .PHONY: report test test-slow test-fault test-gpu test-lab test-all bench lab exercises lint format audit lock clean
 
 report: $(READY)
-	$(BIN)/python -m vlmad_lib.report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
+	$(BIN)/python -m vlmad_lib report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not fault and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
@@ -41,7 +41,7 @@ test-lab: $(READY)
 # everything, the demo report in a browser too, and what was survived at the end
 test-all: test test-slow
 	$(BIN)/python -m pip install --quiet -e ".[browser]"
-	$(BIN)/python -m vlmad_lib.report demo
+	$(BIN)/python -m vlmad_lib report demo
 	$(BIN)/python tests/browser.py reports/out/latest
 	$(MAKE) test-lab
 	$(MAKE) test-fault
@@ -54,7 +54,7 @@ lab: $(READY)
 
 # notebooks/exercises: copies without the solutions
 exercises: $(READY)
-	$(BIN)/python -m vlmad_lib.exercises
+	$(BIN)/python -m vlmad_lib exercises
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,7 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-from vlmad_lib import ROOT, backbones, profile
+from vlmad_lib import ROOT, profile
+from vlmad_lib.encoders import backbones
 
 sys.modules["rfc3987_syntax"] = None  # 3 s to import, for a format of links that no notebook has; it is optional
 import nbformat  # noqa: E402, F401

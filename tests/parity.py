@@ -19,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vlmad_lib import anomalyclip, aprilgan, backbones, data, features, metrics, projection_training, prompts, winclip
-from vlmad_lib.prompt_training import loss
+from vlmad_lib import data
+from vlmad_lib.encoders import backbones, features, prompts
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.methods import anomalyclip, aprilgan, projection_training, winclip
+from vlmad_lib.methods.prompt_training import loss
 
 EMBEDDING, SCORE, METRIC = 2e-5, 2e-6, 1e-9
 KEPT = ", kept as fp16"

@@ -12,8 +12,11 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from sklearn.metrics import roc_auc_score
 from test_wrong_input import Hostile, refused
 
-from vlmad_lib import anomalyclip, backbones, breakdown, data, features, metrics, profile, results, run
-from vlmad_lib.methods import SETTINGS
+from vlmad_lib import data, profile
+from vlmad_lib.encoders import backbones, features
+from vlmad_lib.evaluation import breakdown, metrics
+from vlmad_lib.methods import SETTINGS, anomalyclip
+from vlmad_lib.pipeline import results, run
 
 OWN = TINY | {"method": "anomalyclip"}
 
@@ -263,7 +266,7 @@ def test_a_missing_official_checkpoint_is_said_before_anything_runs(job, tmp_pat
     methods = [TINY, OWN | {"checkpoint": str(tmp_path / "none.pth"), "trained_on": "visa"}]
     message = refused(lambda: job(methods=methods), "none.pth", "zqhang/AnomalyCLIP", "9_12_4_multiscale/epoch_15.pth")
     assert "-p 'methods=[{}]'" in message
-    refused(lambda: job({"checkpoint": str(tmp_path / "own.pth")}), "own.pth", "python -m vlmad_lib.anomalyclip train")
+    refused(lambda: job({"checkpoint": str(tmp_path / "own.pth")}), "own.pth", "python -m vlmad_lib train anomalyclip")
 
 
 def test_missing_weights_of_the_second_method_are_said_before_the_first_works(job, prompts, tmp_path, monkeypatch):

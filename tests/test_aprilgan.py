@@ -14,25 +14,17 @@ import torch.nn.functional as F
 from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 
-from vlmad_lib import (
-    InputError,
-    anomalyclip,
-    aprilgan,
-    breakdown,
-    data,
-    decide,
-    features,
-    methods,
-    metrics,
-    prompts,
-    run,
-    thresholds,
-    training,
-)
-from vlmad_lib.aprilgan import Projections, score
+from vlmad_lib import InputError, data, methods
+from vlmad_lib.analysis import thresholds
+from vlmad_lib.encoders import features, prompts
+from vlmad_lib.evaluation import breakdown, metrics
+from vlmad_lib.methods import anomalyclip, aprilgan, training
+from vlmad_lib.methods.aprilgan import Projections, score
+from vlmad_lib.methods.projection_training import APRILGAN, loss
+from vlmad_lib.methods.training import Plan, train
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
-from vlmad_lib.projection_training import APRILGAN, loss
-from vlmad_lib.training import Plan, train
+from vlmad_lib.reporting import decide
 
 OWN = TINY | {"method": "aprilgan", "settings": {"image_size": 80, "states": "one", "templates": "none"}}
 TEXT = torch.eye(2)  # the joint space: normal is the first axis, anomalous the second
@@ -346,7 +338,7 @@ def test_features_are_anomalyclips_where_they_are_the_same(job, tmp_path):
 
 def test_wrong_input_is_named(job, tmp_path):
     refused(lambda: job({"checkpoint": ""}), "APRIL-GAN: its projections are missing", "set 'checkpoint'")
-    refused(lambda: job({"checkpoint": "none.pth"}), "none.pth does not exist", "vlmad_lib.aprilgan train")
+    refused(lambda: job({"checkpoint": "none.pth"}), "none.pth does not exist", "vlmad_lib train aprilgan")
     official = {"checkpoint": "none.pth", "trained_on": "visa"}
     refused(lambda: job(official), "ByChelsea/VAND-APRIL-GAN as exps/pretrained/visa_pretrained.pth")
     refused(lambda: job({"settings": OWN["settings"] | {"layers": [1, 2]}}), "projects 4 layers, the settings name 2")
@@ -492,12 +484,12 @@ def test_the_command_line(profile, tmp_path, capsys):
 
     file, out = tmp_path / "mine.yml", tmp_path / "mine.pth"
     file.write_text(yaml.safe_dump(profile.model_dump()))
-    command = ["train", str(file), "--out", str(out), "--epochs", "1"]
+    command = [str(file), "--out", str(out), "--epochs", "1"]
     assert training.main(APRILGAN, command) == 0 and out.is_file()
     assert "1 epochs, loss" in capsys.readouterr().out
     assert training.main(APRILGAN, [*command, "--official"]) == 2
     assert "trains on mvtec or visa; leave --official out for other data" in capsys.readouterr().err
-    own = ["train", str(file), "--out", str(tmp_path / "o.pth"), "--official", "-p", "dataset=mvtec"]
+    own = [str(file), "--out", str(tmp_path / "o.pth"), "--official", "-p", "dataset=mvtec"]
     assert training.main(APRILGAN, own) == 0 and "3 epochs, loss" in capsys.readouterr().out
     assert "20% of the examples are four pictures" in (tmp_path / "o.md").read_text()
     assert training.main(APRILGAN, [*command, "-p", "methods=[{}]"]) == 2

@@ -11,7 +11,8 @@ import torch
 from conftest import TINY
 from safetensors.torch import save_file
 
-from vlmad_lib import InputError, backbones
+from vlmad_lib import InputError
+from vlmad_lib.encoders import backbones
 
 
 @pytest.mark.parametrize("half", [False, True])

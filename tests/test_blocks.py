@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from vlmad_lib import blocks
-from vlmad_lib.blocks import Block, Linear, attend
+from vlmad_lib.encoders import blocks
+from vlmad_lib.encoders.blocks import Block, Linear, attend
 
 KINDS = {
     "gelu": {},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
-
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, clip, coop, data, features, profile, relatives, run, training, wordings
+from vlmad_lib import InputError, data, profile
+from vlmad_lib.__main__ import main
+from vlmad_lib.analysis import relatives, wordings
+from vlmad_lib.encoders import features
+from vlmad_lib.methods import clip, coop, training
+from vlmad_lib.methods.prompt_training import COOP
+from vlmad_lib.methods.training import Plan, train
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
-from vlmad_lib.prompt_training import COOP
-from vlmad_lib.training import Plan, train
 
 SIZE = {"settings": {"image_size": 80}}
 ROW = type("Row", (), {"class_name": "metal nut", "category": "metal_nut"})
@@ -184,12 +187,14 @@ def test_relatives_stand_on_the_backbone_of_an_anomalyclip():
     assert {one.settings["image_size"] for one in found} == {240}  # the profile's own ones too
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_doors_are_the_methods_modules(capsys, monkeypatch):
-    for name in ("coop", "aprilgan"):
-        monkeypatch.setattr("sys.argv", [name, "train", "--help"])
-        with pytest.raises(SystemExit):  # argparse's, with 0
-            runpy.run_module(f"vlmad_lib.{name}", run_name="__main__")
-        found = capsys.readouterr().out
-        assert "--epochs" in found and f"vlmad_lib.{name}" in found
-    assert training.main(COOP, ["train", "nowhere", "--out", "x.pth"]) == 2
+@pytest.mark.parametrize("name", ["anomalyclip", "coop", "aprilgan"])
+def test_each_method_that_learns_is_trained_by_name(capsys, name):
+    with pytest.raises(SystemExit):  # argparse's, with 0
+        main(["train", name, "--help"])
+    found = capsys.readouterr().out
+    assert "--epochs" in found and f"vlmad_lib train {name}" in found
+
+
+def test_a_training_that_cannot_be_says_why(capsys):
+    assert main(["train", "padim"]) == main(["tain"]) == 2
+    assert training.main(COOP, ["nowhere", "--out", "x.pth"]) == 2

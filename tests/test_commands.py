@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from test_wrong_input import refused
 
-from vlmad_lib import InputError, commands, decide, exercises, files, report
+from vlmad_lib import InputError, commands, files
+from vlmad_lib.reporting import decide, exercises, report
 
 
 class Refused(OSError):

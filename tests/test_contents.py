@@ -13,7 +13,10 @@ import pytest
 from conftest import TINY, make_mvtec, small_profile
 from test_wrong_input import refused
 
-from vlmad_lib import contents, features, files, methods, profile, run, winclip
+from vlmad_lib import contents, files, methods, profile
+from vlmad_lib.encoders import features
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import run
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +145,8 @@ def test_a_folder_in_the_place_of_a_file_is_called_one(tmp_path):
 
 METHOD = """
 import torch
-from vlmad_lib.winclip import *  # noqa: F403
-from vlmad_lib import winclip
+from vlmad_lib.methods.winclip import *  # noqa: F403
+from vlmad_lib.methods import winclip
 
 SIGN = {sign}  # {comment}
 

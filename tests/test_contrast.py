@@ -10,8 +10,9 @@ from conftest import make_mvtec, small_profile
 from PIL import Image
 from skimage.color import lab2rgb
 
-from vlmad_lib import contrast, run
+from vlmad_lib.analysis import contrast
 from vlmad_lib.demo import delta_e, render
+from vlmad_lib.pipeline import run
 
 
 def square(inside: int = 200, size: int = 240) -> tuple[np.ndarray, np.ndarray]:

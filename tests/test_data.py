@@ -12,7 +12,8 @@ import pytest
 from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
-from vlmad_lib import InputError, data, masks
+from vlmad_lib import InputError, data
+from vlmad_lib.data import masks
 
 
 def index(root, tmp_path, **changes):

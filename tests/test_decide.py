@@ -11,7 +11,10 @@ from conftest import TINY, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import data, decide, part_groups, thresholds
+from vlmad_lib import data
+from vlmad_lib.analysis import thresholds
+from vlmad_lib.pipeline import part_groups
+from vlmad_lib.reporting import decide
 
 QUICK = TINY | {"settings": {"windows": [2], "states": "one"}}
 

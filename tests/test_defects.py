@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError, contrast, data, defects, profile, statistics
+from vlmad_lib import InputError, data, profile
+from vlmad_lib.analysis import contrast, defects
 from vlmad_lib.demo.data import CATEGORIES
+from vlmad_lib.evaluation import statistics
 
 
 def table(

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from vlmad_lib import backbones, profile, transfer
+from vlmad_lib import profile
+from vlmad_lib.analysis import transfer
 from vlmad_lib.demo import captions, card, train
 from vlmad_lib.demo.data import CATEGORIES, names
+from vlmad_lib.encoders import backbones
 
 SMALL = train.Settings(
     scenes=3, text_steps=2, captions=8, tokens=600, windows=8, crop_steps=2, steps=4, warm=2, bf16=False

@@ -16,8 +16,11 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, aprilgan, backbones, devices, features, files, methods, run, scoring, winclip
-from vlmad_lib.backbones import Backbone
+from vlmad_lib import InputError, files, methods
+from vlmad_lib.encoders import backbones, devices, features
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.methods import aprilgan, winclip
+from vlmad_lib.pipeline import run, scoring
 
 OTHERS = ("cuda", "mps")
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 from conftest import TINY, small_profile
 
-from vlmad_lib import data, devices, efficiency, methods, run
+from vlmad_lib import data, methods
+from vlmad_lib.analysis import efficiency
+from vlmad_lib.encoders import devices
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
 
 

@@ -8,7 +8,10 @@ import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 from scipy import ndimage
 
-from vlmad_lib import InputError, embedding, methods, metrics, run, winclip
+from vlmad_lib import InputError, methods
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.methods import embedding, winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import FULL, Method, Profile, check
 
 NAMES = list(embedding.METHODS)

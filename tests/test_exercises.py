@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from vlmad_lib import exercises
+from vlmad_lib.reporting import exercises
 
 BOOKS = sorted(exercises.NOTEBOOKS.glob("*.ipynb"))
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, explore, looks, run, thresholds, wordings
+from vlmad_lib import InputError
+from vlmad_lib.analysis import thresholds, wordings
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import explore, looks
 
 WORD = TINY | {"method": "anomalyclip", "settings": {"prompts": "object", "image_size": 80}}
 SPECS = [TINY | {"settings": {"windows": [1, 2]}}, WORD, TINY | {"method": "patchcore"}]

@@ -9,9 +9,11 @@ from conftest import TINY, small_profile
 from scipy.stats import fisher_exact
 from sklearn.linear_model import LogisticRegression
 
-from vlmad_lib import causes, failures, run, statistics, thresholds
-from vlmad_lib.failures import ALARM, ESCAPE, TEST
-from vlmad_lib.thresholds import TRAIN, Part
+from vlmad_lib.analysis import causes, failures, thresholds
+from vlmad_lib.analysis.failures import ALARM, ESCAPE, TEST
+from vlmad_lib.analysis.thresholds import TRAIN, Part
+from vlmad_lib.evaluation import statistics
+from vlmad_lib.pipeline import run
 
 
 def scores(values: dict[str, dict[str, tuple[list, list]]]) -> pd.DataFrame:

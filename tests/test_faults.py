@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 from conftest import TINY, small_profile
 
-from vlmad_lib import breakdown, faults, plots, profile, run, winclip
+from vlmad_lib import profile
+from vlmad_lib.analysis import faults
+from vlmad_lib.evaluation import breakdown
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import plots
 
 SPEC = profile.Method(**TINY, settings={"windows": [2], "states": "one", "temperature": 0.5})
 

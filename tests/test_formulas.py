@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from vlmad_lib import formulas, metrics, pages
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.reporting import formulas, pages
 
 
 @pytest.mark.parametrize("one", [*formulas.WINCLIP, *formulas.ANOMALYCLIP], ids=lambda one: one.what[:30])

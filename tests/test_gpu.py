@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch.nn.functional as F
 
-from vlmad_lib import devices, methods, profile, run
+from vlmad_lib import methods, profile
 from vlmad_lib.demo import data as demo_data
+from vlmad_lib.encoders import devices
 from vlmad_lib.methods import METHODS
+from vlmad_lib.pipeline import run
+from vlmad_lib.pipeline.results import Results
 from vlmad_lib.profile import Profile
-from vlmad_lib.results import Results
 
 pytestmark = pytest.mark.gpu
 

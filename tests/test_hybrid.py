@@ -8,19 +8,12 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import (
-    InputError,
-    anomalyclip,
-    data,
-    features,
-    fusion,
-    hybrid,
-    methods,
-    prompt_learner,
-    run,
-    statistics,
-    winclip,
-)
+from vlmad_lib import InputError, data, methods
+from vlmad_lib.analysis import fusion
+from vlmad_lib.encoders import features
+from vlmad_lib.evaluation import statistics
+from vlmad_lib.methods import anomalyclip, hybrid, prompt_learner, winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method, check
 
 TEXT = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # normal along x, anomalous along y

@@ -10,7 +10,9 @@ from PIL import Image
 from skimage import io
 from test_wrong_input import refused
 
-from vlmad_lib import InputError, data, imports, run, tables
+from vlmad_lib import InputError, data
+from vlmad_lib.data import imports, tables
+from vlmad_lib.pipeline import run
 
 
 def profile(root, tmp_path, path, **changes):

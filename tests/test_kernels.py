@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vlmad_lib import kernels
+from vlmad_lib.reporting import kernels
 
 SHOW = "import json\nfrom ipykernel.connect import get_connection_info\nprint(get_connection_info())"
 

@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from conftest import TINY, small_profile
 
-from vlmad_lib import InputError, breakdown, draws, embedding, language, statistics, sweeps
+from vlmad_lib import InputError
+from vlmad_lib.analysis import draws, language, sweeps
+from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.methods import embedding
 from vlmad_lib.profile import FULL, Method, check
 
 MEASURES = language.MEASURES

@@ -10,7 +10,7 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmad_lib import levels, metrics
+from vlmad_lib.evaluation import levels, metrics
 
 _, _, MASKS, MAPS = metric_case(1)
 SMOOTH = ndimage.gaussian_filter(MAPS, (0, 3, 3))

@@ -8,7 +8,8 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from vlmad_lib import data, levels, metrics
+from vlmad_lib import data
+from vlmad_lib.evaluation import levels, metrics
 
 
 def brute_force_aupro(masks, maps, limit: float) -> float:

@@ -12,9 +12,13 @@ import torch
 from bs4 import BeautifulSoup
 from conftest import write_profile
 
-from vlmad_lib import ROOT, backbones, efficiency, embedding, profile, report
+from vlmad_lib import ROOT, profile
+from vlmad_lib.analysis import efficiency
 from vlmad_lib.demo import card
 from vlmad_lib.demo.data import write
+from vlmad_lib.encoders import backbones
+from vlmad_lib.methods import embedding
+from vlmad_lib.reporting import report
 
 NOTEBOOKS = profile.load("demo").notebooks
 

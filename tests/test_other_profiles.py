@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import TINY, make_mvtec, paint, write_profile
 
-from vlmad_lib import ROOT, aprilgan, coop, data, profile
+from vlmad_lib import ROOT, data, profile
+from vlmad_lib.methods import aprilgan, coop
 
 NOTEBOOKS = profile.load("demo").notebooks
 
@@ -25,12 +26,12 @@ def unrendered(figure, photo=False):
 def run_cells(name: str, path, monkeypatch) -> list:
     """A notebook's cells in this process, without those a report leaves out; what they displayed."""
     shown = []
-    for place in ("IPython.display.display", "vlmad_lib.plots.display"):
+    for place in ("IPython.display.display", "vlmad_lib.reporting.plots.display"):
         monkeypatch.setattr(place, lambda *found: shown.extend(found))
     # what this machine can do takes seconds to measure, and is the same on every profile
-    monkeypatch.setattr("vlmad_lib.efficiency.peak_memory", lambda *_: 100.0)
-    monkeypatch.setattr("vlmad_lib.efficiency.peak", lambda *_: 100.0)
-    monkeypatch.setattr("vlmad_lib.efficiency.gflop", lambda *_: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak_memory", lambda *_: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak", lambda *_: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.gflop", lambda *_: 100.0)
     mpl.use("Agg")
     space = {}
     for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
@@ -99,7 +100,7 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
     make_mvtec(tmp_path / "data")
     aprilgan.write(aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)), tmp_path / "a.pth", "visa")
     coop.write(coop.Context(tiny_backbone), tmp_path / "c.pth", "visa")
-    monkeypatch.setattr("vlmad_lib.plots.encoded", unrendered)
+    monkeypatch.setattr("vlmad_lib.reporting.plots.encoded", unrendered)
     small = {"image_size": 80}
     specs = [
         {"method": "aprilgan", "checkpoint": str(tmp_path / "a.pth"), "settings": small | {"templates": "none"}},
@@ -118,6 +119,6 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
 def test_notebooks_on_other_profiles(other_profile, request, monkeypatch):
     """Figures are rendered where they differ most from the demo's: of nothing but normal images."""
     if request.node.callspec.params["other_profile"] != "only normal images":
-        monkeypatch.setattr("vlmad_lib.plots.encoded", unrendered)
+        monkeypatch.setattr("vlmad_lib.reporting.plots.encoded", unrendered)
     for name in NOTEBOOKS:
         assert run_cells(name, other_profile, monkeypatch), name

@@ -16,7 +16,10 @@ from conftest import TINY, make_mvtec, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import ROOT, data, decide, run, thresholds
+from vlmad_lib import ROOT, data
+from vlmad_lib.analysis import thresholds
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import decide
 
 SIZE = (60, 40)
 

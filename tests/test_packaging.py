@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
+from pathlib import Path
 
 import dependencies
 import pytest
 import yaml
+from conftest import make_mvtec, write_profile
 from packaging.utils import canonicalize_name
 
-from vlmad_lib import ROOT, profile
+import vlmad_lib
+from vlmad_lib import PACKAGE, ROOT, profile
 
 CONDA_NAMES = {"pytorch": "torch", "open-clip-torch": "open_clip_torch"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -86,3 +90,35 @@ def test_nothing_names_this_machine():
     for path in files:
         if path.suffix in suffixes:
             assert not pattern.search(path.read_text(encoding="utf-8")), path
+
+
+PACKAGES = ("", "data", "encoders", "evaluation", "methods", "pipeline", "analysis", "reporting")
+
+
+def imported(file: Path) -> set[str]:
+    """The packages of the library that a file imports from, "" for its top."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vlmad_lib":
+            parts = node.module.split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+    return {name if (PACKAGE / name).is_dir() else "" for name in found}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_from_those_before_it(package):
+    """But for the demo, whose drawn data three modules write where they are wanted, and the command line."""
+    files = (PACKAGE / package).glob("*.py")
+    above = set(PACKAGES[PACKAGES.index(package) + 1 :])
+    for file in files:
+        assert not imported(file) & above, file
+
+
+def test_the_readmes_script_runs(tmp_path, monkeypatch):
+    """The public names, on a profile of this test in the place of the demo's."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## How it works")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    file = write_profile(tmp_path, dataset="folder", root=str(make_mvtec(tmp_path / "data", ("plate",))), shots=[0])
+    assert 'load_profile("demo")' in code
+    exec(code.replace('"demo"', repr(str(file))), names := {})
+    assert isinstance(names["results"], vlmad_lib.Results) and len(names["results"].scores) == 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from vlmad_lib import plots
+from vlmad_lib.reporting import plots
 
 
 @pytest.fixture(autouse=True)

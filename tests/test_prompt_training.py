@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, anomalyclip, data, features, prompt_learner, prompt_training, training
-from vlmad_lib.prompt_training import Plan, dice_loss, focal_loss, loss, train
+from vlmad_lib import InputError, data
+from vlmad_lib.encoders import features
+from vlmad_lib.methods import anomalyclip, prompt_learner, prompt_training, training
+from vlmad_lib.methods.prompt_training import Plan, dice_loss, focal_loss, loss, train
 
 
 def test_losses_by_hand():
@@ -196,20 +197,11 @@ def test_the_command_line(profile, tmp_path, capsys):
 
     file, out = tmp_path / "mine.yml", tmp_path / "prompts.pth"
     file.write_text(yaml.safe_dump(profile.model_dump()))
-    command = ["train", str(file), "--out", str(out), "--epochs", "2", "--half"]
-    assert prompt_training.main(command) == 0
+    command = [str(file), "--out", str(out), "--epochs", "2", "--half"]
+    assert training.main(prompt_training.PROMPTS, command) == 0
     assert "2 epochs, loss" in capsys.readouterr().out and out.is_file()
-    assert prompt_training.main([*command, "-p", "rooot=x"]) == 2
+    assert training.main(prompt_training.PROMPTS, [*command, "-p", "rooot=x"]) == 2
     assert "did you mean 'root'" in capsys.readouterr().err
-    assert prompt_training.main([*command, "--batch", "0"]) == 2
+    assert training.main(prompt_training.PROMPTS, [*command, "--batch", "0"]) == 2
     assert "'batch'" in capsys.readouterr().err
     assert prompt_learner.DEMO.parent.is_dir()
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-def test_the_door_is_the_methods_module(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["anomalyclip", "train", "--help"])
-    with pytest.raises(SystemExit):  # argparse's, with 0
-        runpy.run_module("vlmad_lib.anomalyclip", run_name="__main__")
-    found = capsys.readouterr().out
-    assert "--epochs" in found and "checkpoint to write" in found

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from vlmad_lib import InputError, data, files, metrics, profile, thresholds, winclip
+from vlmad_lib import InputError, data, files, profile
+from vlmad_lib.analysis import thresholds
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.methods import winclip
 
 settings.register_profile("vlmad", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 settings.load_profile("vlmad")

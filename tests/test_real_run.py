@@ -9,7 +9,10 @@ from conftest import shared
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmad_lib import breakdown, contrast, data, defects, profile, run
+from vlmad_lib import data, profile
+from vlmad_lib.analysis import contrast, defects
+from vlmad_lib.evaluation import breakdown
+from vlmad_lib.pipeline import run
 
 TEN = ["bottle", "capsule", "carpet", "hazelnut", "leather", "metal_nut", "screw", "toothbrush", "transistor", "wood"]
 

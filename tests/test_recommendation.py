@@ -10,10 +10,13 @@ from PIL import Image
 from scipy import stats
 from test_wrong_input import refused
 
-from vlmad_lib import ROOT, contrast, data, levels, metrics, recommendation, run, statistics
+from vlmad_lib import ROOT, data
 from vlmad_lib import profile as profiles
+from vlmad_lib.analysis import contrast, recommendation
+from vlmad_lib.analysis.recommendation import ImageComparison, Situation
+from vlmad_lib.evaluation import levels, metrics, statistics
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import FULL
-from vlmad_lib.recommendation import ImageComparison, Situation
 
 GROUPS = {f"{group}{number}": group for group in ("texture", "rigid") for number in range(4)}
 EXTRA = np.array([0.00, 0.02, 0.01, 0.03])  # categories differ, and by how much differs little

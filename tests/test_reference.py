@@ -6,7 +6,11 @@ import pandas as pd
 import pytest
 from conftest import shared
 
-from vlmad_lib import breakdown, plots, profile, reference, run
+from vlmad_lib import profile
+from vlmad_lib.analysis import reference
+from vlmad_lib.evaluation import breakdown
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import plots
 
 GROUPS = pd.read_csv(reference.data.REFERENCE / "categories.csv").query("dataset == 'MVTec AD'").set_index("category")
 COUNTS = reference._tested("MVTec AD")

@@ -20,8 +20,9 @@ import yaml
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from vlmad_lib import ROOT, InputError, kernels, report
-from vlmad_lib import pages as pages_module
+from vlmad_lib import ROOT, InputError
+from vlmad_lib.reporting import kernels, report
+from vlmad_lib.reporting import pages as pages_module
 
 EVIL = "<script>alert(1)</script>"
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -78,7 +79,7 @@ class Results:
 @pytest.fixture(autouse=True)
 def stub(monkeypatch):
     """The run's stand-in; ``calls`` counts how often it was asked."""
-    module = types.ModuleType("vlmad_lib.run")
+    module = types.ModuleType("vlmad_lib.pipeline.run")
     module.calls = 0
 
     def run(profile, progress=False, announce=False):
@@ -86,7 +87,7 @@ def stub(monkeypatch):
         return Results()
 
     module.run = run
-    monkeypatch.setitem(sys.modules, "vlmad_lib.run", module)
+    monkeypatch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
     monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
     return module
@@ -277,9 +278,9 @@ def finished(tmp_path_factory):
         },
     )
     with pytest.MonkeyPatch.context() as patch:
-        module = types.ModuleType("vlmad_lib.run")
+        module = types.ModuleType("vlmad_lib.pipeline.run")
         module.run = lambda profile, progress=False, announce=False: Results()
-        patch.setitem(sys.modules, "vlmad_lib.run", module)
+        patch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
         code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])

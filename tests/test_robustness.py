@@ -7,7 +7,11 @@ import pandas as pd
 import pytest
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import breakdown, data, robustness, run, shifts, statistics
+from vlmad_lib import data
+from vlmad_lib.analysis import robustness
+from vlmad_lib.data import shifts
+from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method, check
 
 SPEC = check(Method, TINY | {"settings": {"windows": [2], "states": "one"}}, "test")

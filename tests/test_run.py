@@ -19,20 +19,11 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import (
-    backbones,
-    contents,
-    data,
-    features,
-    files,
-    methods,
-    metrics,
-    results,
-    run,
-    scoring,
-    units,
-    winclip,
-)
+from vlmad_lib import contents, data, files, methods
+from vlmad_lib.encoders import backbones, features
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import results, run, scoring, units
 from vlmad_lib.profile import Method
 
 
@@ -121,7 +112,7 @@ def test_few_shot_scores_equal_a_direct_computation(done, tiny_backbone):
 
 
 def winclip_text(backbone, name):
-    from vlmad_lib import prompts
+    from vlmad_lib.encoders import prompts
 
     return prompts.prototypes(backbone, *prompts.ensemble(name))
 

@@ -14,7 +14,10 @@ import yaml
 from conftest import make_mvtec, small_profile
 from distributed import LocalCluster
 
-from vlmad_lib import ROOT, features, run, winclip
+from vlmad_lib import ROOT
+from vlmad_lib.encoders import features
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import run
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from conftest import make_mvtec, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, data, shifts
+from vlmad_lib import InputError, data
+from vlmad_lib.data import shifts
 
 GREY = np.random.default_rng(0).integers(80, 140, (240, 300, 3), dtype=np.uint8)
 TURN = np.array([[0.0, 1.0], [-1.0, 0.0]])

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binom, bootstrap
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError, breakdown, statistics
+from vlmad_lib import InputError
+from vlmad_lib.evaluation import breakdown, statistics
 
 
 def sample(seed: int, normal: int = 30, anomalous: int = 40, shift: float = 1.0):

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vlmad_lib import ROOT, profile, study
+from vlmad_lib import ROOT, profile
+from vlmad_lib.analysis import study
 
 TABLES = study.Tables()
 
@@ -143,7 +144,7 @@ def test_correlation_is_pearsons_with_fishers_interval():
 
 
 def test_the_study_goes_its_own_way_and_a_good_reimplementation_does_not():
-    from vlmad_lib import reference
+    from vlmad_lib.analysis import reference
 
     figures = reference.published().assign(method="WinCLIP", group="texture")
     part = pd.concat([figures, reference.of_study().assign(method="WinCLIP", group="texture")])

@@ -22,14 +22,16 @@ from bs4 import BeautifulSoup
 from conftest import make_mvtec, paint, small_profile, write_profile
 from test_other_profiles import NOTEBOOKS, run_cells
 
-from vlmad_lib import ROOT, breakdown, files, profile, results, run, statistics
+from vlmad_lib import ROOT, files, profile
+from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.pipeline import results, run
 
 pytestmark = pytest.mark.fault
 BOOKS = ["00_start_here", "01_the_data"]
 
 
 def command(file: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "vlmad_lib.report", str(file), "--out", str(out)]
+    return [sys.executable, "-m", "vlmad_lib", "report", str(file), "--out", str(out)]
 
 
 def start(file: Path, out: Path, before: Callable | None = None, prefix: tuple[str, ...] = ()) -> subprocess.Popen:

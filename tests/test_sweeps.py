@@ -11,8 +11,13 @@ from conftest import TINY, make_mvtec, small_profile
 from scipy.stats import ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError, breakdown, draws, plots, run, statistics, sweeps, winclip, wordings
+from vlmad_lib import InputError
+from vlmad_lib.analysis import draws, sweeps, wordings
+from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
+from vlmad_lib.reporting import plots
 
 SPEC = Method.model_validate({"name": "WinCLIP"} | TINY)
 

@@ -11,24 +11,15 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import (
-    InputError,
-    backbones,
-    breakdown,
-    coop,
-    draws,
-    methods,
-    prompt_training,
-    reference,
-    run,
-    training,
-    winclip,
-    wordings,
-)
-from vlmad_lib.backbones import cosine
+from vlmad_lib import InputError, methods
+from vlmad_lib.analysis import draws, reference, wordings
 from vlmad_lib.demo import card, temperature
 from vlmad_lib.demo.data import CATEGORIES
-from vlmad_lib.methods import METHODS, Chosen
+from vlmad_lib.encoders import backbones
+from vlmad_lib.encoders.backbones import cosine
+from vlmad_lib.evaluation import breakdown
+from vlmad_lib.methods import METHODS, Chosen, coop, prompt_training, training, winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
 
 PUBLISHED = {"winclip": 0.07, "anomalyclip": 0.07, "hybrid": 0.07, "aprilgan": 0.01, "coop": 0.01, "clip": 0.01}

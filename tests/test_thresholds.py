@@ -10,8 +10,12 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
 
-from vlmad_lib import InputError, calibration, data, decide, decisions, metrics, run, statistics, thresholds
-from vlmad_lib.thresholds import OTHERS, OWN, Part
+from vlmad_lib import InputError, data
+from vlmad_lib.analysis import calibration, decisions, thresholds
+from vlmad_lib.analysis.thresholds import OTHERS, OWN, Part
+from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import decide
 
 
 def part(good, bad, train=(), category: str = "plate", method: str = "A") -> Part:

@@ -15,11 +15,13 @@ from conftest import TINY, make_mvtec, small_profile
 from fakes import move_to_fake, pretend
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from vlmad_lib import InputError, aprilgan, backbones, files, methods, prompt_learner, training
+from vlmad_lib import InputError, files, methods
+from vlmad_lib.encoders import backbones
+from vlmad_lib.methods import aprilgan, prompt_learner, training
+from vlmad_lib.methods.projection_training import APRILGAN, _prototype
+from vlmad_lib.methods.prompt_training import COOP, PROMPTS
+from vlmad_lib.methods.training import Batch, Plan, Task, train
 from vlmad_lib.profile import Method
-from vlmad_lib.projection_training import APRILGAN, _prototype
-from vlmad_lib.prompt_training import COOP, PROMPTS
-from vlmad_lib.training import Batch, Plan, Task, train
 
 DEVICES = ["cpu", "cuda", "mps"]
 CASES = {

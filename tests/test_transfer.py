@@ -8,9 +8,14 @@ import pytest
 from conftest import TINY, make_mvtec, small_profile
 from scipy.stats import binomtest
 
-from vlmad_lib import InputError, checkpoints, data, plots, profile, prompt_learner, run, statistics, transfer
-from vlmad_lib.prompt_learner import PromptLearner
-from vlmad_lib.transfer import MEASURES
+from vlmad_lib import InputError, data, profile
+from vlmad_lib.analysis import transfer
+from vlmad_lib.analysis.transfer import MEASURES
+from vlmad_lib.evaluation import statistics
+from vlmad_lib.methods import checkpoints, prompt_learner
+from vlmad_lib.methods.prompt_learner import PromptLearner
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import plots
 
 GROUPS = {"a": "texture", "b": "texture", "c": "rigid"}
 

@@ -19,9 +19,12 @@ import torch
 from conftest import TINY, small_profile
 from safetensors.torch import save_file
 
-from vlmad_lib import InputError, aprilgan, backbones, checkpoints, coop, methods, run, tensors
+from vlmad_lib import InputError, methods
+from vlmad_lib.encoders import backbones, tensors
+from vlmad_lib.methods import aprilgan, checkpoints, coop
+from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method
-from vlmad_lib.prompt_learner import CHECKPOINT, PromptLearner
 
 CONFIG = json.loads(Path(TINY["backbone"]).read_text())
 

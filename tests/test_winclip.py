@@ -11,7 +11,9 @@ import pytest
 import torch
 from conftest import shared
 
-from vlmad_lib import InputError, backbones, methods, prompts, winclip
+from vlmad_lib import InputError, methods
+from vlmad_lib.encoders import backbones, prompts
+from vlmad_lib.methods import winclip
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib import wordings
+from vlmad_lib.analysis import wordings
 
 
 def test_a_difference_that_prints_as_nothing_is_not_told():

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import data, devices, methods, run, workload
+from vlmad_lib import data, methods
+from vlmad_lib.encoders import devices
+from vlmad_lib.pipeline import run, workload
 from vlmad_lib.profile import Method
 
 HEAD = 512  # bytes of a kept file besides its numbers, at most

@@ -17,22 +17,11 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmad_lib import (
-    InputError,
-    backbones,
-    contrast,
-    data,
-    defects,
-    efficiency,
-    failures,
-    language,
-    profile,
-    report,
-    run,
-    sweeps,
-    thresholds,
-    transfer,
-)
+from vlmad_lib import InputError, data, profile
+from vlmad_lib.analysis import contrast, defects, efficiency, failures, language, sweeps, thresholds, transfer
+from vlmad_lib.encoders import backbones
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import report
 
 
 def refused(work, *parts: str) -> str:

@@ -1,10 +1,7 @@
 """vlmad: vision-language anomaly detection, compared, broken down and explained in notebooks.
 
-Modules, left to right; none knows what stands to its right:
-``profile  devices  files  commands  contents  tables  images  masks  layouts  data  tensors  backbones
-prompts  winclip  features  checkpoints  prompt_learner  anomalyclip  clip  coop  aprilgan  hybrid  embedding
-methods  levels  metrics  statistics  run  plots  report``, and ``training``,
-``prompt_training``, ``projection_training`` beside ``run``.
+Packages, from the ground up: ``data``, ``encoders``, ``evaluation``, ``methods``, ``pipeline``, ``analysis``,
+``reporting``. A notebook of one's own needs the names below: ``run(load_profile("demo"))`` gives ``Results``.
 """
 
 from importlib import import_module
@@ -13,7 +10,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+"""The library's own folder."""
+ROOT = PACKAGE.parent
 """The workbook's own folder: notebooks, profiles, reference figures and caches are found from here."""
 
 
@@ -40,3 +39,18 @@ class Later:
 
 
 open_clip = Later("open_clip")  # takes seconds, and whoever only reads kept results never needs it
+
+_PUBLIC = {
+    "load_profile": ("vlmad_lib.profile", "load"),
+    "load_backbone": ("vlmad_lib.encoders.backbones", "load"),
+    "run": ("vlmad_lib.pipeline.run", "run"),
+    "Results": ("vlmad_lib.pipeline.results", "Results"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used: PyTorch takes seconds."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)

@@ -20,9 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vlmad_lib import InputError, files
+from vlmad_lib import PACKAGE, InputError, files
 
-PACKAGE = Path(__file__).parent
 SETTLED = 2.0
 """Seconds: a file that changed later than this ago may change again without a new time, so it is read again."""
 READERS = 8  # threads that read files; the digest itself runs without Python's lock
@@ -163,8 +162,13 @@ def _imported(tree: ast.Module) -> list[Path]:
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     inside = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
-    places = [PACKAGE.joinpath(*parts).with_suffix(".py") for parts in inside if parts]
+    places = [place for parts in inside if parts for place in _files_of(PACKAGE.joinpath(*parts))]
     return [place for place in places if place.is_file()]
+
+
+def _files_of(place: Path) -> tuple[Path, Path]:
+    """The file of a module, and that of a package, at a place."""
+    return place.with_suffix(".py"), place / "__init__.py"
 
 
 def _without_docstrings(tree: ast.Module) -> str:

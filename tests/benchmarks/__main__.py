@@ -19,7 +19,8 @@ import jinja2
 import torch
 from common import show
 
-from vlmad_lib import ROOT, pages, report
+from vlmad_lib import ROOT
+from vlmad_lib.reporting import pages, report
 
 NAMES = ("encode", "device", "sweep", "metrics", "report")
 

@@ -22,7 +22,10 @@ from common import row, seconds, show
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import paint, small_profile
 
-from vlmad_lib import data, devices, efficiency, features, methods, run, workload
+from vlmad_lib import data, methods
+from vlmad_lib.analysis import efficiency
+from vlmad_lib.encoders import devices, features
+from vlmad_lib.pipeline import run, workload
 from vlmad_lib.profile import Method, Profile
 
 SIZE = (1024, 1024)  # of MVTec AD's pictures

@@ -18,8 +18,12 @@ import torch.nn.functional as F
 from common import row, seconds, show
 from torch import Tensor, nn
 
-from vlmad_lib import anomalyclip, backbones, efficiency, methods, winclip, workload
-from vlmad_lib.backbones import Backbone
+from vlmad_lib import methods
+from vlmad_lib.analysis import efficiency
+from vlmad_lib.encoders import backbones
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.methods import anomalyclip, winclip
+from vlmad_lib.pipeline import workload
 from vlmad_lib.profile import Method
 
 SIZES = (2, 3)

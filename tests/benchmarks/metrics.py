@@ -18,7 +18,7 @@ from common import row, show
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmad_lib import metrics
+from vlmad_lib.evaluation import metrics
 
 SIZE, GRID, SIGMA, THRESHOLDS, FEW = 518, 37, 4, 200, 10
 

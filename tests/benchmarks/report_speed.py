@@ -19,7 +19,9 @@ from common import row, seconds, show
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import make_mvtec, paint, small_profile
 
-from vlmad_lib import ROOT, kernels, methods, profile, run
+from vlmad_lib import ROOT, methods, profile
+from vlmad_lib.pipeline import run
+from vlmad_lib.reporting import kernels
 
 SECOND_RUN = 90  # seconds of a demo report when everything is kept
 CATEGORIES = ("plate", "cloth", "bolt", "cable")
@@ -28,7 +30,7 @@ CATEGORIES = ("plate", "cloth", "bolt", "cable")
 def start_up(repeats: int = 3) -> list[dict]:
     """The fastest of a few fresh processes that import the library, and PyTorch alone."""
     rows = []
-    for module in ("torch", "open_clip", "vlmad_lib.run"):
+    for module in ("torch", "open_clip", "vlmad_lib.pipeline.run"):
         command = [sys.executable, "-c", f"import {module}"]
         taken = seconds(lambda command=command: subprocess.run(command, check=True), repeats)[0]
         rows.append(row(f"start Python and import {module}", taken, "s"))
@@ -84,7 +86,7 @@ def growth(folder: Path, specs: list[profile.Method]) -> list[dict]:
 
 def second_run(folder: Path) -> list[dict]:
     """A demo report when everything is kept: the first one, not timed, sees to that."""
-    command = [sys.executable, "-m", "vlmad_lib.report", "demo", "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "vlmad_lib", "report", "demo", "--out", str(folder / "out")]
     taken = [seconds(lambda: subprocess.run(command, check=True, cwd=ROOT, capture_output=True))[0] for _ in range(2)]
     return [row("the demo report, everything kept", taken[1], "s", most=SECOND_RUN)]
 

@@ -20,7 +20,10 @@ from common import row, seconds, show
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import paint, small_profile
 
-from vlmad_lib import methods, run, sweeps, winclip, wordings
+from vlmad_lib import methods
+from vlmad_lib.analysis import sweeps, wordings
+from vlmad_lib.methods import winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.profile import Method, Profile
 
 GOOD, BAD, TRAIN = 20, 40, 20  # images of the category that is timed, about a category of MVTec AD

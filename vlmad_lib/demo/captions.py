@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vlmad_lib import backbones, prompts
 from vlmad_lib.demo.data import CATEGORIES, names
+from vlmad_lib.encoders import backbones, prompts
 
 if TYPE_CHECKING:
     from vlmad_lib.demo.train import Settings

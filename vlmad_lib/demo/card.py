@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from vlmad_lib import backbones, metrics, prompts, winclip
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render, write
 from vlmad_lib.demo.defects import AREA, LEVELS
+from vlmad_lib.encoders import backbones, prompts
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.methods import winclip
 
 HELD_OUT = ("roof_shingles", "padlock", "glove")
 """Auxiliary categories kept out of training, to watch it by: one texture, one rigid, one flexible."""

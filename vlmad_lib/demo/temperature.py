@@ -16,11 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from vlmad_lib import backbones, levels, methods, metrics, prompts, winclip
-from vlmad_lib.backbones import Backbone
+from vlmad_lib import methods
 from vlmad_lib.demo.card import HELD_OUT, card, sample, scale_file, words_to_references
 from vlmad_lib.demo.data import CATEGORIES
-from vlmad_lib.features import replace
+from vlmad_lib.encoders import backbones, prompts
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.features import replace
+from vlmad_lib.evaluation import levels, metrics
+from vlmad_lib.methods import winclip
 from vlmad_lib.profile import Method
 
 FACTORS = (1, 2, 4, 7, 10, 15, 20, 30)

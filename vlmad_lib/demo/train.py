@@ -30,13 +30,15 @@ from torch import Tensor, multiprocessing
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from vlmad_lib import ROOT, anomalyclip, backbones, winclip
-from vlmad_lib.blocks import Block
+from vlmad_lib import ROOT
 from vlmad_lib.demo.captions import CAPTIONS, caption_bank, learn_text, schedule
 from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
 from vlmad_lib.demo.muon import Muon
-from vlmad_lib.features import replace
+from vlmad_lib.encoders import backbones
+from vlmad_lib.encoders.blocks import Block
+from vlmad_lib.encoders.features import replace
+from vlmad_lib.methods import anomalyclip, winclip
 
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07
 ANY = {"surface": 5, "panel": 5, "pad": 4, "cast_part": 4}

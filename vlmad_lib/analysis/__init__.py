@@ -1,0 +1,1 @@
+"""Breakdowns of the scores table, comparisons, and what they say; nothing here encodes or scores by itself."""

@@ -1,0 +1,363 @@
+"""What a method costs on this machine: arithmetic, time, memory and disk; and what bf16 changes (notebook 10)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+
+from vlmad_lib import contents, data, methods, within
+from vlmad_lib.analysis.sweeps import count, signed, verdict
+from vlmad_lib.encoders import backbones, devices, features
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.blocks import packs
+from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.methods import Chosen
+from vlmad_lib.pipeline.results import Results
+from vlmad_lib.pipeline.workload import clock, gflop, peak
+from vlmad_lib.profile import FULL, Method, Profile
+
+PUBLISHED = data.REFERENCE / "efficiency_published.csv"
+STEPS = ["decode", "encode", "score", "upsample"]
+"""The columns of ``measure`` that an image costs every time, in ms."""
+
+
+def precisions(device: torch.device = devices.CPU) -> list[str]:
+    """Those that a device has instructions for: emulated, as on many CPUs, bf16 is many times slower than fp32."""
+    if device.type == "cpu":
+        return ["fp32", *(["bf16"] if packs(torch.bfloat16) else [])]
+    if device.type == "cuda":
+        return [name for name in devices.TYPES if name != "bf16" or torch.cuda.is_bf16_supported(False)]
+    return ["fp32", "bf16", "fp16"]
+
+
+def places(profile: Profile) -> list[torch.device]:
+    """The devices to measure: that of a profile, and the CPU beside an accelerator."""
+    return list(dict.fromkeys([devices.choose_device(profile.device), devices.CPU]))
+
+
+def peaks(device: torch.device) -> dict[str, float]:
+    """GFLOP/s of a device's matrix products by precision, of those it has."""
+    return {precision: peak(precision, device) for precision in precisions(device)}
+
+
+def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
+    """The peaks of devices for people."""
+    rows = [
+        {"device": devices.describe_device(device, True), "precision": precision, "matrix peak, GFLOP/s": f"{rate:.0f}"}
+        for device, rates in found.items()
+        for precision, rate in rates.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
+    """MB that a process of its own takes at its peak, from its start to one encoded batch of an image.
+
+    The memory of the backbone's device: of a GPU its own; of a CPU the process's, nan except on Linux. Kept: it takes
+    seconds and, unlike a timing, does not change with what else the machine does.
+    """
+    chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
+    arrays, size = chosen.module.arrays(chosen.settings), chosen.module.side(chosen.settings, backbone)
+    place = torch.get_num_threads()
+    if backbone.device.type != "cpu":
+        place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
+    key = contents.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
+    file = profile.path(profile.cache) / "memory" / f"{key}.npy"
+    return float(features.kept(file, lambda: _peak(profile, spec, image, backbone.device.type)))
+
+
+def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tensor:
+    """In a process of its own, a copy of one that has imported everything once, where the system can copy processes."""
+    copied = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if copied else "spawn")
+    if copied:
+        context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return torch.tensor(pool.submit(_encode_once, profile, spec, image, device).result())
+
+
+def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
+    chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
+    pixels = data.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
+    pixels = pixels.repeat(_images_at_once(profile, chosen, backbone), 0)
+    with devices.multiply_in(spec.precision, backbone.device):
+        chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    if device == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20  # PyTorch keeps what it once took
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    except (OSError, TypeError):
+        return float("nan")
+
+
+def _images_at_once(profile: Profile, chosen: Chosen, backbone: Backbone) -> int:
+    """Images that are encoded together to time them: on a CPU one, elsewhere as many as a run would take."""
+    if backbone.device.type == "cpu":
+        return 1
+    return profile.batch or devices.plan_images(backbone.device, backbone.width, chosen.grid(backbone) ** 2)
+
+
+# ---------------------------------------------------------------- one method
+
+
+def measure(
+    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
+    memory: float | None = None, device: torch.device | None = None,
+) -> dict:  # fmt: skip
+    """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
+
+    ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given and on
+    ``device``, that of the profile where none is named, on an accelerator in batches; ``threads`` decode there at once.
+    With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
+    ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
+    """
+    chosen = methods.choose(spec, profile)
+    code, settings = chosen.module, chosen.settings
+    device = device or devices.choose_device(profile.device)
+    backbone = methods.load_backbone(spec, device=device.type)
+    size, grid = code.side(settings, backbone), chosen.grid(backbone)
+    few = [shots for shots in profile.shots if shots < FULL]
+    shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0
+    names, together = code.arrays(settings, shots), _images_at_once(profile, chosen, backbone)
+    pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
+    inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
+    packing = clock(lambda: backbone.blocks, device)
+    arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
+
+    def encode(at: int) -> None:
+        with devices.multiply_in(spec.precision, device):
+            found = code.encode(backbone, inputs[at], names)
+        arrays[at] = {name: values[:1] for name, values in found.items()}
+
+    order = [*range(len(inputs))] * within("repeats", repeats, 1)
+    if device.type != "cpu":
+        encode(0)  # the first call of a GPU loads what computes
+    spent = [clock(lambda at=at: encode(at), device) / together for at in order]
+    words = code.wording(settings, rows.iloc[0])
+    file = chosen.prompts.path if chosen.prompts else None
+    texts: list[torch.Tensor | None] = [None]
+    writing = clock(lambda: texts.__setitem__(0, code.text(backbone, words, file)), device) if words else 0.0
+    text = texts[0] if texts[0] is None else texts[0].to(device)
+    references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
+    references = code.remember(references, settings, grid) if shots else None
+    maps = [chosen.score(one, text, settings, grid, references)[1].cpu() for one in arrays]
+    bare = arrays if code.ZERO_SHOT else []
+    place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
+    maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
+    sigma = getattr(settings, "sigma", 0)
+    parts = {
+        "decode": [clock(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
+        "encode": spent,
+        "score": [clock(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays],
+        "bare": [clock(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
+        "upsample": [
+            clock(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
+            for tiles, at in zip(maps, place, strict=True)
+        ],
+    }
+    found = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in parts.items()}
+    work = gflop(chosen, spec.backbone, shots)
+    rate = work / found["encode"] * 1e3
+    return {
+        "method": chosen.name,
+        "backbone": Path(spec.backbone).stem,
+        "precision": spec.precision,
+        "device": device.type,
+        "pixels": size,
+        "shots": shots,
+        **found,
+        "low": min(spent) * 1e3,
+        "high": max(spent) * 1e3,
+        "n": len(spent),
+        "gflop": work,
+        "rate": rate,
+        "share": rate / (peaks or {}).get(spec.precision, float("nan")),
+        "text": writing * 1e3,
+        "pack": packing * 1e3,
+        "threads": 1 if device.type == "cpu" else joblib.cpu_count(),
+        "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
+        "learned": _learned(chosen, backbone),
+        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
+        "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
+    }
+
+
+def _learned(chosen: Chosen, backbone: Backbone) -> float:
+    """Millions of learned parameters in the checkpoint."""
+    if chosen.prompts is None:
+        return 0.0
+    learner, _ = chosen.module.read(backbone, chosen.prompts.path)
+    return sum(value.numel() for value in learner.parameters()) / 1e6
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """The cost rows for people: time."""
+    total = costs[STEPS].sum(axis=1)
+    return costs[["method", "backbone", "precision", "device"]].assign(
+        **{
+            "encode, ms per image": [_span(row) for row in costs.itertuples()],
+            "images per second": (1e3 / total).map("{:.1f}".format),
+            "GFLOP per image": costs.gflop.map("{:.1f}".format),
+            "of the matrix peak": costs.share.map("{:.0%}".format),
+        }
+    )
+
+
+def space_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """The cost rows for people: parameters, memory and disk."""
+    return costs[["method", "backbone", "precision", "device"]].assign(
+        **{
+            "parameters, M": [_parameters(row) for row in costs.itertuples()],
+            "peak memory, MB": costs.memory.map("{:.0f}".format),
+            "kept, kB per image": costs.disk.map("{:.0f}".format),
+        }
+    )
+
+
+def _parameters(row) -> str:
+    return f"{row.parameters:.1f}" + (f" + {row.learned:.2g} learned" if row.learned else "")
+
+
+def _span(row) -> str:
+    return f"{row.encode:.0f} ({row.low:.0f} to {row.high:.0f}, n = {row.n})"
+
+
+def time_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Where the time goes: ms of each step of an image, and what is paid once."""
+    kept = {"decode": "decode and fit", "encode": "encode", "score": "score", "upsample": "map to pixels"}
+    once = {"text": "prompts, once a category", "pack": "prepare weights, once"}
+    wide = costs[["method", "precision", "device", "shots"]]
+    return wide.assign(**{name: costs[key].map("{:.1f}".format) for key, name in (kept | once).items()})
+
+
+def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
+    """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks."""
+    rows = []
+    for kind in dict.fromkeys(kinds):
+        spec, code = Method(method=kind), methods.METHODS[kind]
+        chosen = Chosen(spec, code.settings())
+        work, size = gflop(chosen, spec.backbone), code.side(chosen.settings, backbones.skeleton(spec.backbone))
+        least = {f"least s per image, {name}": f"{work / value:.1f}" for name, value in peaks.items()}
+        row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}
+        rows.append(row | least)
+    return pd.DataFrame(rows)
+
+
+def published() -> pd.DataFrame:
+    """Published latencies of the two methods and their kin, with the hardware where it is known."""
+    table = pd.read_csv(PUBLISHED)
+    seconds = 1 / pd.to_numeric(table.fps, errors="coerce")
+    table["ms per image"] = table.ms_per_image.fillna(1e3 * seconds).round(1)
+    known = table[table.method.str.contains("WinCLIP|AnomalyCLIP")].dropna(subset="ms per image")
+    kept = ["method", "backbone", "input_px", "shots", "ms per image", "hardware", "source"]
+    return known[kept].astype(object).fillna("").reset_index(drop=True)
+
+
+# ---------------------------------------------------------------- what bf16 changes
+
+
+def halved(spec: Method) -> Method:
+    """A method with its image encoder's matrix products in bf16."""
+    return spec.model_copy(update={"name": f"{spec.name}, bf16", "precision": "bf16"})
+
+
+def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
+    """Per method, scores in bf16 beside those in fp32 of the same run: zero-shot or the variant's first draw.
+
+    ``largest``: the largest difference of an image score; ``order``: Spearman's correlation of the scores within a
+    category, its smallest; ``image_auroc`` and ``pixel_auroc``: macro differences with intervals over *n*
+    categories, at 95 % for both of all methods ``together``.
+    """
+    rows, together = [], 2 * len(specs)
+    for spec in specs:
+        pair = [results.scores[results.scores.method == name] for name in (spec.name, halved(spec).name)]
+        both = pair[0].merge(pair[1], on=["category", "image", "shots", "seed"], suffixes=("", "_half"))
+        order = both.groupby("category").apply(lambda part: part.score.corr(part.score_half, method="spearman"))
+        row = {"method": spec.name, "largest": (both.score - both.score_half).abs().max(), "order": order.min()}
+        row |= {"n": both.category.nunique(), "images": both.image.nunique(), "together": together}
+        for name in ("image_auroc", "pixel_auroc"):
+            wide = results.metrics.pivot_table(index="category", columns="method", values=name)
+            apart = (wide[halved(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
+            row[name] = statistics.difference(apart.to_numpy(), statistics.together(together))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
+    """The effect of bf16 for people."""
+    return pd.DataFrame(
+        {
+            "method": effect.method,
+            "categories": effect.n,
+            "images": effect.images,
+            "largest change of an image score": effect.largest.map("{:.4f}".format),
+            "least rank correlation in a category": effect.order.map("{:.4f}".format),
+            "image AUROC, bf16 less fp32": [signed(*value) for value in effect.image_auroc],
+            "pixel AUROC, bf16 less fp32": [signed(*value) for value in effect.pixel_auroc],
+        }
+    )
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
+    """What the costs say, as a Markdown list."""
+    lines = [f"Timed on {count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
+    several = costs.device.nunique() > 1
+    plain = costs[costs.precision == "fp32"]
+    for row in plain.itertuples():
+        total = row.decode + row.encode + row.score + row.upsample
+        where = f" on {row.device}" if several else ""
+        lines.append(
+            f"{row.method} on {row.backbone}: encoding{where} is {row.encode / total:.0%} of an image's {total:.0f} ms "
+            f"and done once; scoring it anew takes {row.score:.1f} ms with {count(row.shots, 'shot', 'shots')} "
+            f"(n = {row.n} timings)."
+        )
+        half = costs[(costs.method == f"{row.method}, bf16") & (costs.device == row.device)]
+        half = half[half.precision == "bf16"]
+        if len(half):
+            best = half.low.iloc[0]
+            lines.append(
+                f"{row.method} in bf16 encodes{where} in {best:.0f} ms, {row.low / best:.1f} times as fast as in fp32 "
+                f"({row.low:.0f} ms; the fastest of n = {row.n} timings each)."
+            )
+    lines += [_effect_line(row) for row in effect.itertuples()]
+    lines += [_limit(row) for row in costs.itertuples() if row.decode / row.threads > row.encode]
+    uneven = [row.method for row in costs.itertuples() if row.high > 2 * row.low]
+    if uneven:
+        lines.append(
+            f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy; run this alone."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _limit(row) -> str:
+    """That the pictures of a row are encoded sooner than they are read."""
+    read, threads = row.decode / row.threads, count(row.threads, "thread", "threads")
+    return (
+        f"{row.method} in {row.precision} on {row.device}: reading pictures is the limit, {read:.1f} ms an image by "
+        f"{threads}, where encoding takes {row.encode:.1f} ms."
+    )
+
+
+def _effect_line(row) -> str:
+    told = []
+    for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc)):
+        if not np.isnan(value[0]):
+            word = {"higher": "better", "lower": "worse"}.get(verdict(*value[1:]), "not decided")
+            told.append(f"{name} AUROC {signed(*value)}: {word}")
+    counted = f", n = {row.n}, 95 % for all {row.together} together."
+    return f"{row.method} in bf16 moves an image score by {row.largest:.4f} at most (n = {row.images} images); " + (
+        "; ".join(told) + counted if told else "no AUROC can be measured here."
+    )

@@ -1,0 +1,542 @@
+"""Which method to take on a line (notebook 17): what methods give and ask for, and a recommendation for each situation.
+
+The best method is the one with the highest mean. One that asks for less is recommended in its place only where the
+interval of what it loses stays inside a stated margin (a test of non-inferiority): that two methods are not told apart
+is no evidence that they are equal. The best is compared with every other method that competes (Hsu 1996).
+
+Categories are the unit where there are ``statistics.ENOUGH`` of them: the recommendation then speaks of other products
+of the kind. With fewer, the test images are: it then speaks of these products alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vlmad_lib import contents, data, methods
+from vlmad_lib.analysis import contrast, defects, efficiency
+from vlmad_lib.analysis.efficiency import STEPS
+from vlmad_lib.encoders import features
+from vlmad_lib.evaluation import breakdown, levels, statistics
+from vlmad_lib.evaluation.breakdown import count
+from vlmad_lib.pipeline.results import Results
+from vlmad_lib.profile import FULL, Profile, Shots, Strict
+
+FAINT = "faint_auroc"
+TITLES = breakdown.TITLES | {FAINT: "AUROC of the faintest defects"}
+MEASURED = tuple(breakdown.MAIN)
+MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
+"""What a method that asks for less may lose of each measure."""
+FEW_NAMES = 3  # rivals that a sentence names; the table has all
+TOGETHER = 64  # enlarged maps in memory
+DRAWS = 2  # reference draws, the first ones, of which pixels are counted image by image: it is most of the work
+OWN_DATA = "folder "  # how checkpoints name training data that were a person's own pictures
+
+
+class Situation(Strict):
+    """A line to advise: what decides there, which categories are like its products, and what it can give a method.
+
+    ``references``: good pictures at most (``full``: as many as there are). ``training``: whether prompts or layers
+    that were learned on other products may be used. ``time_limit``: milliseconds an image may take on this machine.
+    """
+
+    name: str
+    measure: Literal["image_auroc", "pixel_auroc", "aupro", FAINT]
+    groups: list[Literal[breakdown.GROUPS]] = list(breakdown.GROUPS)
+    references: Shots = FULL
+    training: bool = True
+    time_limit: float | None = None
+
+
+# ---------------------------------------------------------------- what was measured
+
+
+def measure_methods(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Metrics in [0, 1] by name (method and number of references) and category, averaged over reference draws.
+
+    Columns: name, category, group, ``MEASURED``, method, shots and ``faint_auroc``, the AUROC of the defects in
+    ``contrasts`` (from ``contrast.measure``) that are of the lowest level of contrast.
+    """
+    values = breakdown.per_category(results.metrics, list(MEASURED))
+    kinds = results.metrics.assign(name=breakdown.by_name(results.metrics)).drop_duplicates("name")
+    values = values.merge(kinds[["name", "method", "shots"]], on="name")
+    rows = []
+    for (name, category), scores in _faint_scores(results, contrasts).groupby(["name", "category"]):
+        shares = [statistics.wins(draw.label.to_numpy(), draw.score.to_numpy()) for _, draw in scores.groupby("seed")]
+        auroc = np.mean([share.mean() for share in shares if len(share)] or np.nan)
+        rows.append({"name": name, "category": category, FAINT: auroc})
+    return values.merge(pd.DataFrame(rows, columns=["name", "category", FAINT]), on=["name", "category"], how="left")
+
+
+def _levels(results: Results, contrasts: pd.DataFrame) -> pd.Series:
+    """The level of contrast of each defect: thirds, or as the profile fixes them."""
+    return contrast.levels(contrasts, limits=results.profile.contrast_limits)
+
+
+def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the scores table of normal images and of the faintest defects, with their name."""
+    faint = contrasts[_levels(results, contrasts) == contrast.LEVELS[0]].image
+    scores = results.scores.assign(name=breakdown.by_name(results.scores))
+    return scores[(scores.label == 0) | scores.image.isin(faint)]
+
+
+def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.DataFrame:
+    """``efficiency.measure`` of every method: with the most references that it takes and, where it can, without any.
+
+    Encoding is timed once for both: what they differ by is far less than two timings do. Methods that share an encoder
+    have the peak memory of the first of them: a memory bank reads what WinCLIP keeps.
+    """
+    costs, peaks = [], {}
+    for spec in profile.methods:
+        encoder = *spec.network.values(), methods.METHODS[spec.method].encode
+        costs.append(efficiency.measure(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
+        peaks.setdefault(encoder, costs[-1].get("memory"))
+        if costs[-1]["shots"] and methods.METHODS[spec.method].ZERO_SHOT:
+            costs.append(costs[-1] | {"shots": 0, "score": costs[-1]["bare"]})
+    return pd.DataFrame(costs)
+
+
+REQUIREMENTS = ["name", "method", "shots", "product_name", "learned", "own_masks", "known", "ms", "memory"]
+"""What each method asks for: good pictures (``shots``), the product's name, pictures with masks of the user's own."""
+
+
+def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
+    """The columns of ``REQUIREMENTS`` for every method and number of references of a run.
+
+    ``learned``: whether it reads prompts or layers learned on other products; ``own_masks``: whether these were the
+    user's own pictures, so that he has to have them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are
+    from ``costs``, of which the next larger number of references counts; nan for a method without any, an import.
+    """
+    chosen = {one.name: one for one in (methods.choose(spec, results.profile) for spec in results.profile.methods)}
+    first = results.metrics.assign(name=breakdown.by_name(results.metrics)).drop_duplicates("name")
+    timed = costs if len(costs) else pd.DataFrame(columns=["method", "shots", "memory", *STEPS])
+    rows = []
+    for row in first.itertuples():
+        method = chosen.get(row.method)
+        timings = timed[timed.method == row.method].sort_values("shots")
+        enough = timings[timings.shots >= row.shots]
+        cost = next((enough if len(enough) else timings[::-1]).itertuples(), None)
+        facts = {
+            "product_name": bool(method and method.names_product(results.index.iloc[0])),
+            "learned": bool(method and method.settings.learned),
+            "own_masks": bool(method and method.prompts and method.prompts.trained_on.startswith(OWN_DATA)),
+            "known": method is not None,
+            "ms": float(sum(getattr(cost, step) for step in STEPS)) if cost else float("nan"),
+            "memory": float(cost.memory) if cost else float("nan"),
+        }
+        rows.append({"name": row.name, "method": row.method, "shots": row.shots} | facts)
+    return pd.DataFrame(rows, columns=REQUIREMENTS)
+
+
+def describe_requirements(row) -> str:
+    """What a row of ``list_requirements`` asks of the user besides the picture to judge, in words."""
+    if not row.known:
+        return "unknown: imported results"
+    asked = ["the product's name"] if row.product_name else []
+    asked += [count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
+    asked += ["all good training pictures"] if row.shots == FULL else []
+    asked += ["pictures with masks of other own products"] if row.own_masks else []
+    return " and ".join(asked) or "nothing"
+
+
+def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
+    """Requirements from the least to the most: nothing, the product's name, few and many good pictures, masks.
+
+    Of two that ask for the same the faster one goes first, and unknown times last. So do methods of which it is
+    unknown what they ask for.
+    """
+    conditions = [~requirements.known, requirements.own_masks, requirements.shots > 0, requirements.product_name]
+    kind = np.select(conditions, [4, 3, 2, 1], 0)
+    ordered = requirements.assign(kind=kind).sort_values(["kind", "shots", "product_name", "ms"], kind="stable")
+    return ordered.drop(columns="kind")
+
+
+def tabulate_tradeoffs(
+    results: Results, values: pd.DataFrame, requirements: pd.DataFrame, recalled: pd.DataFrame, rate: float
+) -> pd.DataFrame:
+    """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
+
+    ``recalled``: ``recall_faint`` at ``rate``. Image AUROC's interval is over images; the others' are Student's over
+    categories, and left out where there is one. ``n``: categories behind the three means (``breakdown.behind``).
+    """
+    rows = []
+    for row in requirements.itertuples():
+        own = values[values.name == row.name]
+        scores = results.scores[(results.scores.method == row.method) & (results.scores.shots == row.shots)]
+        worst = own.dropna(subset="image_auroc").nsmallest(1, "image_auroc")
+        faint = recalled[(recalled.method == row.method) & (recalled.shots == row.shots)]
+        rows.append(
+            {
+                "method": row.name,
+                "image AUROC": _format(own.image_auroc.mean(), *statistics.macro_interval(scores)),
+                "pixel AUROC": _format(*_over_categories(own.pixel_auroc)),
+                "AUPRO": _format(*_over_categories(own.aupro)),
+                "worst category": "".join(f"{one.category} ({one.image_auroc:.3f})" for one in worst.itertuples()),
+                f"faint defects found at {statistics.percent(rate)} false alarms": _format(
+                    *faint.iloc[0][["recall", "low", "high"]]
+                )
+                if len(faint)
+                else "none",
+                "ms per image": _format_whole(row.ms),
+                "peak memory, MB": _format_whole(row.memory),
+                "asks for": describe_requirements(row),
+                "n": breakdown.behind(own[list(MEASURED)]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -> pd.DataFrame:
+    """``defects.recall`` of the defects of the lowest level of contrast, for every number of shots."""
+    levelled = contrasts.assign(level=_levels(results, contrasts))[["image", "level"]]
+    scores, tables = results.scores.merge(levelled, on="image", how="left"), []
+    for shots in sorted(results.scores.shots.unique()):
+        recalls = defects.recall(scores, "level", contrast.LEVELS, rate, shots)
+        tables.append(recalls[recalls.level == contrast.LEVELS[0]].assign(shots=shots))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _over_categories(values: pd.Series) -> tuple[float, float, float]:
+    """The mean over categories and Student's interval within [0, 1]; its ends are nan where they say nothing."""
+    mean, low, high = statistics.paired(values.dropna())
+    return (mean, max(low, 0.0), min(high, 1.0)) if np.isfinite(low) else (mean, np.nan, np.nan)
+
+
+def _format(mean: float, low: float, high: float) -> str:
+    if np.isnan(mean):
+        return "none"
+    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _format_whole(value: float) -> str:
+    return "unknown" if np.isnan(value) else f"{value:.0f}"
+
+
+# ---------------------------------------------------------------- two methods on the same images
+
+
+@dataclass
+class ImageComparison:
+    """Differences of two methods of a run on the test images of some categories, paired by image.
+
+    Image AUROCs have the bootstrap's interval and DeLong's test; pixel AUROC and AUPRO have the bootstrap over images,
+    with all pixels of an image together: its spread is that of the first ``DRAWS`` reference draws, its middle the
+    difference over all of them. Categories are taken as given.
+    """
+
+    results: Results
+    contrasts: pd.DataFrame
+    kept: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scores = self.results.scores.assign(name=breakdown.by_name(self.results.scores))
+        self.metrics = self.results.metrics.assign(name=breakdown.by_name(self.results.metrics))
+        faint = _faint_scores(self.results, self.contrasts)
+        self.scores = {"image_auroc": scores, FAINT: faint, "pixel_auroc": scores, "aupro": scores}
+
+    def count(self, measure: str, categories: Sequence[str]) -> tuple[int, int]:
+        """How many normal and defective images of some categories a measure rests on."""
+        rows = self.scores[measure]
+        rows = rows[rows.category.isin(categories)].drop_duplicates("image")
+        if measure in ("pixel_auroc", "aupro"):
+            rows = rows[(rows.label == 0) | (rows["mask"] != "")]
+        return int((rows.label == 0).sum()), int((rows.label == 1).sum())
+
+    def compare(
+        self, measure: str, first: str, second: str, categories: Sequence[str], level: float
+    ) -> tuple[float, float, float]:
+        """The ends of the interval of the first method's measure less the second's, and the p of no difference.
+
+        (nan, nan, 1) where a category has too few images of a class for either.
+        """
+        if measure in ("pixel_auroc", "aupro"):
+            sides = [self._resample_pixels(measure, name, categories) for name in (first, second)]
+            if any(side is None for side in sides):
+                return np.nan, np.nan, 1.0
+            resampled = sides[0] - sides[1]
+            shift = self._mean(measure, first, categories) - self._mean(measure, second, categories) - resampled.mean()
+            return statistics.bootstrap_ends(resampled + shift, level)
+        rows = self.scores[measure]
+        rows = rows[rows.category.isin(categories)]
+        sides = [rows[rows.name == name] for name in (first, second)]
+        _, low, high = statistics.macro_difference(*sides, statistics.resamples_at(level), level=level)
+        p = statistics.macro_delong(*sides)
+        return (np.nan, np.nan, 1.0) if (low, high) == (-1, 1) else (low, high, p)
+
+    def _mean(self, measure: str, name: str, categories: Sequence[str]) -> float:
+        """The macro mean of a metric of the run over some categories, each the mean of its draws."""
+        rows = self.metrics[(self.metrics["name"] == name) & self.metrics.category.isin(categories)]
+        return float(rows.groupby("category")[measure].mean().mean())
+
+    def _resample_pixels(self, measure: str, name: str, categories: Sequence[str]) -> np.ndarray | None:
+        """(R,) macro means of a pixel metric over resampled images, the same ones for every method."""
+        parts = [self._category_pixels(name, category) for category in categories]
+        if any(part is None for part in parts):
+            return None
+        return np.mean([part[0 if measure == "pixel_auroc" else 1] for part in parts], axis=0)
+
+    def _category_pixels(self, name: str, category: str) -> np.ndarray | None:
+        """(2, R) pixel AUROC and AUPRO over resampled images of a category, means over draws; None with few images."""
+        if (name, category) not in self.kept:
+            rows = self.scores["aupro"]
+            rows = rows[(rows.name == name) & (rows.category == category) & ((rows.label == 0) | (rows["mask"] != ""))]
+            images = rows.drop_duplicates("image")
+            few = min((images.label == 0).sum(), (images.label == 1).sum()) < statistics.FEW or "" in set(rows.map_file)
+            self.kept[name, category] = None if few else self._compute_pixels(rows)
+        return self.kept[name, category]
+
+    def _compute_pixels(self, rows: pd.DataFrame) -> np.ndarray:
+        profile = self.results.profile
+        facts = rows[["image", "mask", "seed", "map_file", "map_row", "sigma"]].to_csv(index=False)
+        pixels = contents.digest_files(rows["mask"].unique(), self.results.cache)
+        settings = profile.evaluation_size, profile.fpr_limit, statistics.MOST_RESAMPLES, DRAWS
+        code = levels.CountsByImage, levels.spread_edges, contents.list_versions(contents.MEASURING_LIBRARIES)
+        key = contents.digest(facts, pixels, settings, *code)
+
+        def compute() -> torch.Tensor:
+            draws = [self._resample_draw(draw) for _, draw in list(rows.groupby("seed"))[:DRAWS]]
+            return torch.from_numpy(np.mean(draws, axis=0))
+
+        return features.kept(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
+
+    def _resample_draw(self, rows: pd.DataFrame) -> np.ndarray:
+        rows, size = rows.sort_values("image"), self.results.profile.evaluation_size
+        patches = [grid.ravel() for grid in self.results.maps(rows[rows.label == 0])]
+        pairs = (
+            (anomaly_map, self._regions(row, size))
+            for start in range(0, len(rows), TOGETHER)
+            for anomaly_map, row in zip(
+                self.results.framed(rows[start : start + TOGETHER]),
+                rows[start : start + TOGETHER].itertuples(),
+                strict=True,
+            )
+        )
+        counts = levels.CountsByImage(levels.spread_edges(np.concatenate(patches)), levels.parts(pairs))
+        times = statistics.resample_images(rows.label.to_numpy(), statistics.MOST_RESAMPLES)
+        return counts.resampled(times, self.results.profile.fpr_limit)
+
+    def _regions(self, row, size: int) -> levels.Regions:
+        key = row.image, row.fit
+        if key not in self.kept:
+            self.kept[key] = levels.regions(data.framed_mask(row.mask, row.width, row.height, row.fit, size))
+        return self.kept[key]
+
+
+# ---------------------------------------------------------------- the recommendation
+
+
+COLUMNS = [
+    "situation",
+    "measure",
+    "time_limit",
+    "unit",
+    "n",
+    "normal",
+    "defective",
+    "categories",
+    "competitors",
+    "left_out",
+    "verdict",
+]
+COLUMNS += ["best", "value", "rivals", "take", "taken", "against", "other", "difference", "low", "high", "margin"]
+COLUMNS += ["asks", "best_asks", "first"]
+
+
+def recommend(
+    values: pd.DataFrame,
+    requirements: pd.DataFrame,
+    situations: Sequence[Situation],
+    margins: dict[str, float] | None = None,
+    images: ImageComparison | None = None,
+) -> pd.DataFrame:
+    """One row a situation with the method to take there; ``write_recommendations`` makes sentences of it.
+
+    Every method and number of references that a situation allows competes, over the categories of its groups for
+    which most methods have a value; a method that lacks one of these does not compete (``left_out``). So what a
+    situation allows more cannot lower the recommended method's mean by more than the margin.
+
+    ``best`` has the highest mean ``value``; ``rivals`` are the methods that it is not told from: paired tests of the
+    best against each, Holm's correction over these. ``take`` is the method that asks for least of those whose loss is
+    smaller than the margin (the upper end of the interval of the difference, Bonferroni over the same comparisons),
+    otherwise the best. ``verdict``: ``none`` (nothing to compare), ``only`` one method, ``less`` (one that asks for
+    less and loses less than the margin), ``ahead`` (the best, told from all others) or ``unsure`` (the best, which has
+    rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that is
+    the best itself, to its first rival, or else to the next best. ``first`` is the share of resampled categories in
+    which the best is first.
+
+    ``unit`` is ``category`` from ``statistics.ENOUGH`` categories on, ``image`` below it where ``images`` are given,
+    else empty: then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
+    """
+    margins = MARGINS | (margins or {})
+    rows = []
+    for situation in situations:
+        allowed = requirements[
+            (requirements.shots <= situation.references) & (situation.training | ~requirements.learned)
+        ]
+        if situation.time_limit is not None:
+            allowed = allowed[allowed.ms <= situation.time_limit]
+        wide = values[values.group.isin(situation.groups)].pivot(
+            index="category", columns="name", values=situation.measure
+        )
+        measured = wide.dropna(axis=1, how="all")
+        wide = wide[measured.notna().sum(axis=1) * 2 > measured.shape[1]]
+        wide = wide[[name for name in sort_by_effort(allowed).name if name in wide]]
+        whole = wide.dropna(axis=1) if len(wide) else wide.iloc[:, :0]
+        limit = situation.time_limit
+        row = {
+            "situation": situation.name,
+            "measure": situation.measure,
+            "time_limit": np.nan if limit is None else limit,
+        }
+        row |= {"n": len(whole) if whole.shape[1] else 0}
+        row |= {"categories": ", ".join(whole.index), "competitors": whole.shape[1]}
+        row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": "none"}
+        if whole.shape[1]:
+            row |= _choose(whole, situation.measure, allowed.set_index("name"), margins[situation.measure], images)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _choose(
+    wide: pd.DataFrame, measure: str, allowed: pd.DataFrame, margin: float, images: ImageComparison | None
+) -> dict:
+    """What ``recommend`` says of values (categories x competitors); these stand in the order of what they ask for."""
+    unit = "category" if len(wide) >= statistics.ENOUGH else "image" if images else ""
+    means = wide.mean()
+    best = means.idxmax()  # of equal means the first, which asks for least
+    others = list(means.drop(best).sort_values(ascending=False, kind="stable").index)
+
+    def compare(name: str, level: float) -> tuple[float, float, float]:
+        if unit == "category":
+            return statistics.paired_test(wide[best] - wide[name], level)
+        return images.compare(measure, best, name, list(wide.index), level) if unit else (np.nan, np.nan, 1.0)
+
+    together = statistics.together(max(len(others), 1))
+    tests = {name: compare(name, together) for name in others}
+    probabilities = [p for *_, p in tests.values()]
+    decided, steps = statistics.holm(probabilities), statistics.holm_levels(probabilities)
+    rivals = [name for name, sure in zip(others, decided, strict=True) if not sure]
+    cheaper = [name for name in wide.columns[: list(wide).index(best)] if tests[name][1] < margin]
+    take = cheaper[0] if cheaper else best
+    against = take if take != best else next(iter(rivals or others), "")
+    if against and take == best:  # the interval that agrees with Holm's test
+        low, high, _ = compare(against, steps[others.index(against)])
+    else:
+        low, high = tests[against][:2] if against else (np.nan, np.nan)
+    rows = {name: row for name, row in zip(allowed.index, allowed.itertuples(), strict=True)}
+    normal, defective = images.count(measure, list(wide.index)) if unit == "image" else (0, 0)
+    return {
+        "unit": unit,
+        "normal": normal,
+        "defective": defective,
+        "verdict": "only" if not others else "less" if cheaper else "unsure" if rivals else "ahead",
+        "best": best,
+        "value": means[best],
+        "rivals": "; ".join(rivals),
+        "take": take,
+        "taken": means[take],
+        "against": against,
+        "other": means[against] if against else np.nan,
+        "difference": means[best] - means[against] if against else np.nan,
+        "low": low,
+        "high": high,
+        "margin": margin,
+        "asks": describe_requirements(rows[take]),
+        "best_asks": describe_requirements(rows[best]),
+        "first": _share_first(wide, best) if unit == "category" and others else np.nan,
+    }
+
+
+def _share_first(wide: pd.DataFrame, best: str, resamples: int = statistics.RESAMPLES) -> float:
+    """The share of resampled categories in which the best method has the highest mean."""
+    drawn = np.random.default_rng(0).integers(len(wide), size=(resamples, len(wide)))
+    means = wide.to_numpy()[drawn].mean(1)
+    return float((means[:, list(wide).index(best)] >= means.max(1)).mean())
+
+
+def tabulate_recommendations(recommended: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``recommend`` for people: what to take, the best, what it is not told from, and the difference."""
+    return pd.DataFrame(
+        {
+            "situation": recommended.situation,
+            "judged by": recommended.measure.map(TITLES),
+            "n": [_count_units(row) for row in recommended.itertuples()],
+            "take": _with_values(recommended["take"], recommended.taken),
+            "best": _with_values(recommended.best, recommended.value),
+            "could be as good": [name if isinstance(name, str) and name else "none" for name in recommended.rivals],
+            "lead of the best over": [
+                f"{row.against}: {_format_difference(row)}" if isinstance(row.against, str) and row.against else "none"
+                for row in recommended.itertuples()
+            ],
+        }
+    )
+
+
+def _with_values(names: pd.Series, values: pd.Series) -> list[str]:
+    return [f"{name} ({value:.3f})" if value == value else "none" for name, value in zip(names, values, strict=True)]
+
+
+def _format_difference(row) -> str:
+    if np.isnan(row.low):
+        return f"{row.difference:+.3f}"
+    return f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+
+
+def _count_units(row) -> str:
+    """What the interval of a recommendation is over: categories, or the images of some that are named."""
+    if row.unit == "image":
+        return f"{row.normal:.0f} good and {row.defective:.0f} defective pictures of {row.categories}"
+    return breakdown.categories(row.n)
+
+
+def write_recommendations(recommended: pd.DataFrame) -> str:
+    """The recommendations as a Markdown list; every sentence is its row of ``recommend``."""
+    return "\n".join(f"- **{row.situation}**: {_write(row)}" for row in recommended.itertuples())
+
+
+def _write(row) -> str:
+    title, units = TITLES[row.measure], f"n = {_count_units(row)}"
+    absent = " Times are those of this run's backbone." if row.time_limit == row.time_limit else ""
+    absent += f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
+    if row.verdict == "none":
+        return f"nothing to compare: no method that this situation allows has a value here.{absent}"
+    asks = "asks nothing of you" if row.asks == "nothing" else f"asks for {row.asks}"
+    if row.verdict == "only":
+        return (
+            f"only **{row.take}** was run of what this situation allows ({title} {row.taken:.3f}, {units}), so there "
+            f"is nothing to compare it with. It {asks}.{absent}"
+        )
+    compared = row.competitors - 1
+    comparisons = f"95 % for all {compared} comparisons together, " if compared > 1 else "95 %, "
+    difference = f"{_format_difference(row)}, {comparisons}{units}"
+    if row.verdict == "less":
+        return (
+            f"take **{row.take}** ({title} {row.taken:.3f}): it {asks}. The best, {row.best} ({row.value:.3f}), asks "
+            f"for {row.best_asks} and is ahead by {difference}: what you lose is below the margin of "
+            f"{row.margin:g}.{absent}"
+        )
+    if row.verdict == "ahead":
+        others = f"all {compared} others; of the next best, {row.against} ({row.other:.3f})," if compared > 1 else ""
+        others = others or f"{row.against} ({row.other:.3f})"
+        return (
+            f"take **{row.take}** ({title} {row.taken:.3f}): it is ahead of {others} by {difference}. It "
+            f"{asks}.{absent}"
+        )
+    others = [name for name in row.rivals.split("; ") if name != row.against]
+    shown = "; ".join(others[:FEW_NAMES]) + (f" and {len(others) - FEW_NAMES} more" if len(others) > FEW_NAMES else "")
+    also = f" So may that over {shown}." if others else ""
+    if np.isnan(row.low):
+        sure = f"{units} are too few to say how sure its lead over {row.against} ({row.other:.3f}) is."
+    else:
+        lead = f"{_format_difference(row)[:-1]}, {comparisons}{units})"
+        sure = f"its lead of {lead} over {row.against} ({row.other:.3f}) may be chance.{also}"
+    share = "" if np.isnan(row.first) else f" It stays first in {row.first:.0%} of redraws of these categories."
+    return (
+        f"take **{row.take}** ({title} {row.taken:.3f}), the highest of the {row.competitors} that compete, but it is "
+        f"not certain to be the best: {sure}{share} It {asks}.{absent}"
+    )

@@ -1,0 +1,394 @@
+"""Published figures and the study's beside ours: fractions, one vocabulary of metrics, and how far each is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from vlmad_lib import data
+from vlmad_lib.evaluation import breakdown
+from vlmad_lib.evaluation.metrics import PIXEL
+from vlmad_lib.profile import USUAL, Method, Profile
+
+PAPERS = {"winclip": ("WinCLIP", "WinCLIP+"), "anomalyclip": ("AnomalyCLIP", "AnomalyCLIP")}
+"""What the published table calls each method without and with reference images."""
+TRUSTED = ("primary", "paper-quoted")
+"""Trust tags of the method's own figures; ``reimpl`` is a third party's rerun, ``secondary`` another paper's table."""
+LOG, OTHER_PROTOCOL = "log.txt", "NOT the paper protocol"
+"""In a source: what the authors' program printed, which their paper's table may round or say otherwise; and a rerun
+on other images, no evidence on the published figures."""
+BENCHMARKS = ("MVTec AD", "VisA")
+MEAN_TOLERANCE, CATEGORY_TOLERANCE = 0.02, 0.05
+DRAWS = 5  # of references, over which the paper averages its few-shot figures
+FPR_LIMIT = 0.3  # of the AUPRO in both papers
+EXACT, COARSE = "all thresholds", "200 thresholds"
+AUPRO = {"winclip": EXACT, "anomalyclip": COARSE}
+"""By how many thresholds a paper computes its AUPRO: WinCLIP's as MVTec AD defines it, AnomalyCLIP's by its own code
+(``metrics``: aupro and aupro_200), which gives other values on the same maps."""
+COARSE_SOURCES = ("zqhang", "study")
+"""Whose figures of any method come from 200 thresholds: AnomalyCLIP's authors, and the programs the study used."""
+SIZE = {"winclip": 240, "anomalyclip": 518}
+"""Pixels at which a paper compares maps with masks: the side of its method's input."""
+PROMPTS_FROM = {"MVTec AD": "visa", "VisA": "mvtec"}
+"""The data set on which AnomalyCLIP's published prompts were trained, by the one they were tested on."""
+_KEYS = ["dataset", "kind", "shots", "category", "metric"]
+_COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds"]
+_BESIDE = [
+    "method",
+    "shots",
+    "category",
+    "metric",
+    "AUPRO by",
+    "ours",
+    "paper",
+    "trust",
+    "difference",
+    "tolerance",
+    "verdict",
+]
+_BESIDE += ["study", "re-implementations", "no verdict because"]
+_SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
+
+
+# ---------------------------------------------------------------- the figures
+
+
+def published() -> pd.DataFrame:
+    """The papers' and the re-implementations' figures, in [0, 1]; ``who`` is ``paper`` or the re-implementation.
+
+    ``kind`` is the method as profiles name it, ``category`` may be ``mean`` (macro). Where several sources quote
+    one figure of a paper, primary ones go first, then the source that says most. ``thresholds`` says by how many an
+    AUPRO was computed (``EXACT``, ``COARSE`` or ``not stated``), and is empty for other metrics.
+    """
+    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100)
+    table = table[table.shots.str.isdigit() & table.metric.isin(list(breakdown.TITLES))]
+    table = table.assign(shots=table.shots.astype(int))
+    found = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
+    return _counted(pd.concat(found, ignore_index=True))[_COLUMNS]
+
+
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of figures with the column ``thresholds``."""
+    pairs = zip(table.kind, table.who, table.metric, strict=True)
+    return table.assign(thresholds=[_thresholds(kind, who) if name == "aupro" else "" for kind, who, name in pairs])
+
+
+def _thresholds(kind: str, who: str) -> str:
+    if any(name in who for name in COARSE_SOURCES):
+        return COARSE
+    return AUPRO[kind] if who == "paper" else "not stated"
+
+
+def _of_paper(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    named = np.where(table.shots > 0, PAPERS[kind][1], PAPERS[kind][0])
+    part = table[(table.method == named) & table.trust.isin(TRUSTED)].assign(kind=kind, who="paper")
+    rank = part.trust.map(TRUSTED.index) - part.groupby("source").value.transform("size") / len(table)
+    return part.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(_KEYS)
+
+
+def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    part = table[table.method.str.startswith(f"{PAPERS[kind][0]} (") & (table.trust == "reimpl")]
+    part = part[~part.source.str.contains(OTHER_PROTOCOL)]
+    return part.assign(kind=kind, who=part.method).drop_duplicates([*_KEYS, "who"])
+
+
+def of_study() -> pd.DataFrame:
+    """The study's figures by category and their means (``mean``), as printed; columns as in ``published``."""
+    table = pd.read_csv(data.REFERENCE / "study_results.csv", dtype=str)
+    table = table[(table.shots == "0") & table.group.isin(["category", "overall"])]
+    table = table[table.metric.isin(list(breakdown.TITLES))].rename(columns={"item": "category", "table": "source"})
+    kinds = {names[0]: kind for kind, names in PAPERS.items()}
+    facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0}
+    found = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
+    return found.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
+
+
+def figures() -> pd.DataFrame:
+    """``published`` and ``of_study`` in one table."""
+    return _figures().copy()
+
+
+@lru_cache(maxsize=1)
+def _figures() -> pd.DataFrame:
+    return pd.concat([published(), of_study()], ignore_index=True)
+
+
+def means(dataset: str) -> pd.DataFrame:
+    """The published macro means of a benchmark, for display: a row per method, shots and source of the figures.
+
+    ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
+    """
+    found = figures()
+    found = found[(found.dataset == dataset) & (found.category == "mean")]
+    logged = found.source.str.contains(LOG) & (found.who == "paper")
+    found = found.assign(
+        method=[USUAL[kind]["name"] for kind in found.kind], who=found.who.mask(logged, "authors' log")
+    )
+    wide = found.pivot_table(index=["method", "shots", "who", "trust"], columns="metric", values="value", sort=False)
+    by = found[found.metric == "aupro"].set_index(wide.index.names).thresholds
+    wide = wide[[name for name in breakdown.TITLES if name in wide]].join(by[~by.index.duplicated()].rename("AUPRO by"))
+    return (
+        wide.fillna({"AUPRO by": ""})
+        .reset_index()
+        .sort_values(["method", "shots"], ascending=[False, True], kind="stable")
+    )
+
+
+def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
+    """Published macro means of methods as ``published_results.csv`` names them, in [0, 1], whoever prints them.
+
+    A row per method, as ordered, and number of references; columns method, shots, image_auroc, pixel_auroc, aupro, nan
+    where none was published. Where sources differ, the most trusted goes first.
+    """
+    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = table[(table.dataset == dataset) & (table.category == "mean") & table.method.isin(methods)]
+    table = table[table.shots.str.isdigit() & table.metric.isin(breakdown.MAIN)]
+    trust = table.trust.map(lambda name: TRUSTED.index(name) if name in TRUSTED else len(TRUSTED))
+    table = table.assign(shots=table.shots.astype(int), value=table.value / 100, trust=trust)
+    first = table.sort_values("trust", kind="stable").drop_duplicates(["method", "shots", "metric"])
+    wide = first.pivot(index=["method", "shots"], columns="metric", values="value").reindex(columns=breakdown.MAIN)
+    order = {name: place for place, name in enumerate(methods)}
+    wide = wide.reset_index().rename_axis(columns=None)
+    return wide.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+# ---------------------------------------------------------------- beside ours
+
+
+def kind_of(name: str, profile: Profile) -> str:
+    """The kind of a method of a metrics table: from the profile, for an import from its name, or empty."""
+    spec = _specs(profile).get(name)
+    if spec:
+        return spec.method
+    return next((kind for kind in PAPERS if kind in name.casefold()), "")
+
+
+def _specs(profile: Profile) -> dict[str, Method]:
+    marked = {f"{spec.name} LEAKED": spec for spec in profile.methods}
+    return {spec.name: spec for spec in profile.methods} | marked
+
+
+def beside(
+    metrics: pd.DataFrame,
+    profile: Profile,
+    mean_tolerance: float = MEAN_TOLERANCE,
+    category_tolerance: float = CATEGORY_TOLERANCE,
+) -> pd.DataFrame:
+    """Each of our figures beside the paper's, the study's and the re-implementations': means first, then categories.
+
+    ``difference`` is ours minus the paper's (nan for a mean over part of the benchmark). ``verdict`` is ``within`` or
+    ``outside`` the tolerance, and empty where the setup is not the published one; ``no verdict because`` then says
+    what differs. Our AUPRO is computed by as many thresholds as the paper's, which ``AUPRO by`` names.
+    """
+    metrics = _as_published(metrics, profile)
+    ours = _ours(metrics)
+    counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
+    sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
+    known = figures()
+    known = known[known.dataset == metrics.dataset.iloc[0]]
+    reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
+    lacking = {key: _lacking(part) for key, part in metrics.groupby(["method", "shots"])}
+    rows = []
+    for row in ours.itertuples():
+        part = known[(known.kind == kind_of(row.method, profile)) & (known.shots == row.shots)]
+        part = part[(part.category == row.category) & (part.metric == row.metric)]
+        paper, study = (part[part.who == who] for who in ("paper", "study"))
+        others = part[~part.who.isin(["paper", "study"])]
+        figure = paper.value.iloc[0] if len(paper) else np.nan
+        lacks = lacking[row.method, row.shots][row.category]
+        by = counted[row.method, row.shots] if row.metric == "aupro" else ""
+        size = int(sizes[row.method, row.shots])
+        reason = reasons[row.method, row.shots] or _cell_reason(row, paper, by, size, lacks, profile)
+        unlike = row.category == "mean" and lacks  # a mean over other categories or images differs for that alone
+        tolerance = mean_tolerance if row.category == "mean" else category_tolerance
+        close = "within" if abs(row.ours - figure) <= tolerance + 1e-9 else "outside"
+        rows.append(
+            {
+                "method": row.method,
+                "shots": row.shots,
+                "category": row.category,
+                "metric": row.metric,
+                "AUPRO by": by,
+                "ours": row.ours,
+                "paper": figure,
+                "trust": _trust(paper.iloc[0]) if len(paper) else "",
+                "difference": np.nan if unlike else row.ours - figure,
+                "tolerance": tolerance,
+                "verdict": "" if reason else close,
+                "study": study.value.iloc[0] if len(study) else np.nan,
+                "re-implementations": _range(others),
+                "no verdict because": reason,
+            }
+        )
+    return pd.DataFrame(rows, columns=_BESIDE)
+
+
+def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """A metrics table whose AUPRO is by as many ``thresholds`` as the method's paper's, where it was counted so."""
+    coarse = metrics.method.map({name: AUPRO.get(kind_of(name, profile)) for name in metrics.method.unique()}) == COARSE
+    coarse &= metrics.aupro_200.notna()
+    counted = pd.Series(EXACT, metrics.index).mask(coarse, COARSE)
+    return metrics.assign(aupro=metrics.aupro.mask(coarse, metrics.aupro_200), thresholds=counted)
+
+
+def _trust(row: pd.Series) -> str:
+    return f"{row.trust}: authors' log" if LOG in row.source else row.trust
+
+
+def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Our figures, long: averaged over draws; the macro means first; no row where there is no value."""
+    columns = [name for name in breakdown.TITLES if name in set(figures().metric)]  # AUPIMO is younger than the papers
+    cells = metrics.groupby(["method", "shots", "category"], sort=False)[columns].mean()
+    total = cells.groupby(["method", "shots"], sort=False).mean().assign(category="mean")
+    total = total.set_index("category", append=True)
+    places = {name: place for place, name in enumerate(["mean", *breakdown.ordered(metrics)])}
+    names = {name: place for place, name in enumerate(dict.fromkeys(metrics.method))}
+    found = pd.concat([total, cells]).rename_axis(columns="metric").stack().rename("ours").reset_index()
+    order = found.assign(
+        later=found.category != "mean",
+        name=found.method.map(names),
+        place=found.category.map(places),
+        column=found.metric.map(columns.index),
+    )
+    return found.loc[order.sort_values(["later", "name", "shots", "place", "column"]).index].dropna()
+
+
+def _range(others: pd.DataFrame) -> str:
+    """The span of the re-implementations' figures, n, and of an AUPRO by how many thresholds."""
+    values = others.value
+    if values.empty:
+        return "none"
+    ends = f"{values.min():.3f}" if len(values) == 1 else f"{values.min():.3f} to {values.max():.3f}"
+    by = " or ".join(sorted(set(others.thresholds) - {""}))
+    return f"{ends} (n = {len(values)}{f'; {by}' if by else ''})"
+
+
+def _reason(part: pd.DataFrame, profile: Profile) -> str:
+    """Why no figure of a method and number of shots is judged; empty where its setup is the published one."""
+    row = part.iloc[0]
+    spec = _specs(profile).get(row.method)
+    if spec is None:
+        return "imported: how it was made is not known here"
+    if row.dataset not in BENCHMARKS:
+        return f"nothing is published on the data set {row.dataset}"
+    if row.method != spec.name:
+        return "prompts LEAKED: trained on the data under test"
+    if spec.weights.startswith("random:"):
+        return "random weights"
+    usual = USUAL[spec.method]
+    if (spec.backbone, spec.weights) != (usual["backbone"], usual["weights"]):
+        return f"other backbone or weights than {usual['backbone']}, {usual['weights']}"
+    if spec.preset != "paper" or spec.settings:
+        return "other settings than the paper's"
+    if spec.method == "anomalyclip" and data.known_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
+        return f"prompts not known to be trained on {PROMPTS_FROM[row.dataset]}, as the published ones"
+    if row.shots and part.seed.nunique() < DRAWS:
+        return f"{part.seed.nunique()} draws of references, the paper averages {DRAWS}"
+    return ""
+
+
+def _tested(dataset: str) -> dict[str, tuple[int, int]]:
+    """Normal and anomalous test images of each category of a benchmark."""
+    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    counts = counts[(counts.dataset == dataset) & (counts.split == "test")]
+    sums = counts.assign(good=counts.defect_type == "good").pivot_table(
+        index="category", columns="good", values="n_images", aggfunc="sum"
+    )
+    return {row.Index: (row[2], row[1]) for row in sums.itertuples()}
+
+
+def _lacking(part: pd.DataFrame) -> dict[str, str]:
+    """What the tests of a method lack of the benchmark: by category, and under ``mean``; empty where nothing."""
+    known = _tested(part.dataset.iloc[0])
+    rows = part.drop_duplicates("category").set_index("category")
+    found = {
+        name: "" if known.get(name) == (row.n_good, row.n_defective) else "not the benchmark's test images"
+        for name, row in rows.iterrows()
+    }
+    run = [name for name in known if name in found]
+    few = f"{len(run)} of {len(known)} categories" if len(run) < len(known) else ""
+    return found | {"mean": few or next((found[name] for name in run if found[name]), "")}
+
+
+def _cell_reason(row, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
+    """Why a figure is not judged by ``paper``'s rows; ``by``: our thresholds of an AUPRO, ``size``: our pixels."""
+    if paper.empty:
+        return "not published"
+    kind, counted = paper.kind.iloc[0], paper.thresholds.iloc[0]
+    if row.metric in PIXEL and size != SIZE[kind]:
+        return f"maps compared at {size} px, published at {SIZE[kind]}: set evaluation_size: {SIZE[kind]}"
+    if by != counted:
+        return f"AUPRO by {by}, published by {counted}, which are not counted in bins"
+    if by == EXACT and profile.fpr_limit != FPR_LIMIT:
+        return f"AUPRO up to {profile.fpr_limit}, published up to {FPR_LIMIT}"
+    return lacking
+
+
+def shown(compared: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none.
+
+    Without the columns that say nothing in any of these rows.
+    """
+    known = compared[["paper", "study"]].notna().any(axis=1)
+    keys = ["method", "shots"]
+    alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
+    found = compared[known | alone]
+    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()] if len(found) else found
+
+
+def findings(compared: pd.DataFrame) -> str:
+    """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
+    if compared.empty:
+        return breakdown.NO_AUROC
+    judged = compared[compared.verdict != ""]
+    lines = []
+    for (method, shots), part in judged.groupby(["method", "shots"], sort=False):
+        far = part.loc[part.difference.abs().idxmax()]
+        lines.append(
+            f"- **{method}, {breakdown.shots_name(shots)}** against its paper: {(part.verdict == 'within').sum()} of "
+            f"n = {len(part)} figures lie within the tolerance; the furthest is {breakdown.TITLES[far.metric]} of "
+            f"{far.category}, {far.ours:.3f} against {far.paper:.3f} ({far.difference:+.3f})."
+        )
+    rest = compared[compared.verdict == ""]
+    if len(rest):
+        counts = rest["no verdict because"].value_counts()
+        told = "; ".join(f"{reason} ({count})" for reason, count in counts.items())
+        lines.append(f"- {len(rest)} of n = {len(compared)} figures have no verdict, because (how many): {told}.")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- points of a figure
+
+
+def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
+    """Zero-shot figures by category, ours among them where the data are a benchmark; else MVTec AD's as published.
+
+    Columns: dataset, metric, method (WinCLIP or AnomalyCLIP), category, group, who, value, and low and high for ours.
+    """
+    dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
+    known = figures()
+    known = known[(known.dataset == dataset) & (known.shots == 0) & (known.metric == metric)]
+    metrics = _as_published(metrics, profile)
+    ours = metrics[(metrics.dataset == dataset) & (metrics.shots == 0)]
+    low, high = (ours.get(f"{metric}_{end}", np.nan) for end in ("low", "high"))
+    kinds = [kind_of(name, profile) for name in ours.method]
+    ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
+    found = pd.concat([known, ours], ignore_index=True)
+    groups = pd.read_csv(data.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
+    found = found[found.category.isin(groups.index) & found.kind.isin(list(PAPERS)) & found.value.notna()]
+    found = found.assign(dataset=dataset, metric=metric, group=found.category.map(groups))
+    found["method"] = [USUAL[kind]["name"] for kind in found.kind]
+    return found.reindex(columns=["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"])
+
+
+def heading(found: pd.DataFrame, profile: Profile) -> str:
+    """The title of a figure of ``points``: whose numbers it shows."""
+    named = [*_specs(profile), *(spec.name for spec in profile.imports)]
+    ours = [name for name in dict.fromkeys(found.who) if name in named]
+    if ours:
+        return f"{found.dataset.iloc[0]}: this run's {', '.join(ours)} beside the published figures"
+    return f"{found.dataset.iloc[0]} as published: no point of this run, whose data are others"

@@ -1,0 +1,420 @@
+"""Thresholds: how to call a part good or bad, with and without labelled defects, what it misses and what it costs.
+
+A part is rejected where its score exceeds the threshold. False alarm (overkill): a good part rejected; escape: a
+defective part accepted. Calibration images are normal training images that were scored like test images; where there
+are none, random halves of the good test images take turns: one half sets the threshold, the other is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from vlmad_lib import InputError, data, methods, within
+from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.pipeline import run
+from vlmad_lib.pipeline.results import Results
+
+REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
+TRAIN, HALVES = "training images", "halves of the good test images"
+OWN, OTHERS = "F1-max, own labels", "F1-max, other categories"
+NUMBERS = {"k": int, "draws": int, "threshold": float, "alarms": float, "n_good": int, "escapes": float, "n_bad": int}
+COLUMNS = ["method", "group", "category", "source", "rule", *NUMBERS]
+
+
+# ---------------------------------------------------------------- thresholds
+
+
+def rank(k: int, alpha: float) -> int:
+    """Which of k sorted normal scores is the conformal threshold at level alpha; k + 1 where k is too small."""
+    if not 0 < alpha < 1:
+        raise InputError(f"The level alpha is {alpha}; choose a share between 0 and 1, for instance 0.1.")
+    return int(np.ceil((k + 1) * (1 - alpha) - 1e-9))
+
+
+def images_needed(alpha: float) -> int:
+    """How many normal images a conformal threshold at level alpha takes at least."""
+    return int(np.ceil(1 / alpha - 1 - 1e-9))
+
+
+def conformal(normal: np.ndarray, alpha: float) -> np.ndarray:
+    """Split-conformal thresholds (...) of k normal scores (..., k).
+
+    A new normal image exceeds one with probability at most alpha. The promise is for one new image that is
+    exchangeable with the k, over draws of all of them. Infinite, no promise but that of rejecting nothing, where
+    k < 1 / alpha - 1.
+    """
+    *draws, k = np.shape(normal)
+    place = rank(k, alpha)
+    return np.sort(normal, axis=-1).take(place - 1, -1) if place <= k else np.full(draws, np.inf)[()]
+
+
+def quantile(normal: np.ndarray, alpha: float) -> np.ndarray:
+    """Empirical quantiles (...) at 1 - alpha of normal scores (..., k), interpolated.
+
+    With few images more than alpha of new ones exceed it.
+    """
+    rank(np.shape(normal)[-1], alpha)
+    return np.quantile(normal, 1 - alpha, axis=-1)
+
+
+def conditional(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[float, float]:
+    """Where the false-alarm rate of one calibration by k images lies with probability ``level``.
+
+    Given the k images the rate of a continuous score is Beta(k + 1 - r, r), r their ``rank``. (0, 0) without a promise.
+    """
+    from scipy.stats import beta
+
+    place = rank(k, alpha)
+    if place > k:
+        return 0.0, 0.0
+    low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], k + 1 - place, place)
+    return float(low), float(high)
+
+
+def alarm_chances(judged: pd.DataFrame, alpha: float, rule: str = "conformal") -> np.ndarray:
+    """The probabilities of 0, 1, 2 ... false alarms over all rows: sums of beta-binomial counts, (most + 1,).
+
+    The threshold's own randomness is in them: k images fix a rate of their own. For continuous scores and good images
+    exchangeable with those that calibrated. Of ``"conformal"`` thresholds, whose mean rate is at most alpha, or of any
+    other rule set from k images if its mean rate were alpha itself.
+    """
+    from scipy.stats import betabinom
+
+    chances = np.ones(1)
+    for k, n in zip(judged.k, judged.n_good, strict=True):
+        exceed = k + 1 - rank(k, alpha) if rule == "conformal" else (k + 1) * alpha
+        if exceed > 0:
+            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, exceed, k + 1 - exceed))
+    return chances
+
+
+def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVEL) -> int:
+    """The most false alarms, over all rows, that conformal thresholds give with probability ``level``."""
+    return int(np.searchsorted(np.cumsum(alarm_chances(judged, alpha)), level))
+
+
+def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
+    """What k normal images can promise: the rank of the threshold, the mean rate, and how far one draw may be off."""
+    rows = []
+    for alpha in alphas:
+        for k in counts:
+            place, (low, high) = rank(k, alpha), conditional(k, alpha)
+            told = f"{place} of {k}" if place <= k else "none: too few images"
+            mean = (k + 1 - place) / (k + 1)
+            rows.append({"alpha": alpha, "k": k, "threshold": told, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def planner(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
+    """How many images a promise takes, by the share that shall not be exceeded.
+
+    ``good, on average``: normal images for a conformal threshold whose mean false-alarm rate is at most the share.
+    ``good, at 95 %``: for one set from the k normal images at hand to be within it with that probability, its largest
+    score being the threshold (Wilks 1941): (1 - share)^k at most 1 - level. ``bad, none escaping``: defective images to
+    bound the escapes at that level if none of them escapes (rule of three); ``bad, one escaping``: if one does
+    (Clopper and Pearson 1934). The images are taken as drawn independently, as the line's parts come.
+    """
+    from scipy.stats import beta
+
+    rows = []
+    for share in rates:
+        within("share", share, 1e-4, 0.5)
+        none = int(np.ceil(np.log(1 - level) / np.log1p(-share)))
+        counts = np.arange(none, 2 * none + 1)
+        one = int(counts[np.argmax(beta.ppf(level, 2, counts - 1) <= share)])
+        rows.append((share, images_needed(share), none, none, one))
+    columns = ["share", "good, on average", "good, at 95 %", "bad, none escaping", "bad, one escaping"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pixel_threshold(normal_maps: Sequence[np.ndarray], rate: float, over: str = "images") -> float:
+    """A threshold for the pixels of anomaly maps from maps of k normal images alone, each of any shape.
+
+    A pixel is marked where its score exceeds the threshold. ``over`` says what is promised of one new normal image,
+    exchangeable with the k, over draws of all of them:
+
+    - ``"images"``: with probability at most ``rate`` it has any marked pixel (split-conformal on the maxima);
+    - ``"pixels"``: its expected share of marked pixels is at most ``rate`` (conformal risk control, Angelopoulos et
+      al. 2024). Some normal images may have many marked pixels where most have none.
+
+    Pixels of one image are not exchangeable with those of another, so k counts images: infinite, nothing is marked,
+    where k < 1 / rate - 1. Neither promises that a defect is marked, nor that a mask has the defect's outline.
+    InputError for an unknown ``over`` or a rate that is no share.
+    """
+    if over not in ("images", "pixels"):
+        raise InputError(f"over={over!r} is no promise of a pixel threshold; choose 'images' or 'pixels'.")
+    k = len(normal_maps)
+    if rank(k, rate) > k:
+        return float("inf")
+    if over == "images":
+        return float(conformal(np.array([scores.max() for scores in normal_maps]), rate))
+    values = np.concatenate([np.ravel(scores) for scores in normal_maps])
+    weights = np.concatenate([np.full(np.size(scores), 1 / np.size(scores)) for scores in normal_maps])
+    order = np.argsort(-values, kind="stable")
+    values, counted = values[order], np.cumsum(weights[order])
+    # the new image may be marked all over, which is the 1; what may be marked is then above the first value too many
+    allowed = np.searchsorted(counted, rate * (k + 1) - 1 + 1e-9, "right")
+    return float(values[min(allowed, len(values) - 1)])
+
+
+def area_above(maps: Sequence[np.ndarray], limit: float) -> np.ndarray:
+    """The share of each image's pixels above a pixel threshold, (n,) in [0, 1]: a second score of images.
+
+    It sees a wide and faint defect that the maximum misses. A threshold on it keeps a promise only if ``limit`` was
+    set from other images than those that set the threshold on the area.
+    """
+    return np.array([np.mean(scores > limit) for scores in maps], float)
+
+
+def _under(score: float, scores: np.ndarray) -> float:
+    """A threshold that ``score`` just exceeds, half way to the next lower score; -inf where there is none."""
+    lower = scores[scores < score]
+    return min((lower.max() + score) / 2, np.nextafter(score, -np.inf)) if len(lower) else float("-inf")
+
+
+def f1_max(good: np.ndarray, bad: np.ndarray) -> float:
+    """The threshold of the largest F1 on labelled scores; judged on these very scores it would flatter itself."""
+    candidates = np.unique(bad)  # F1 is only best at the score of a defective image
+    hits = len(bad) - np.searchsorted(np.sort(bad), candidates, "left")
+    alarms = len(good) - np.searchsorted(np.sort(good), candidates, "left")
+    best = candidates[np.argmax(2 * hits / (hits + alarms + len(bad)))]
+    return _under(best, np.r_[good, bad])
+
+
+def at_escape(good: np.ndarray, bad: np.ndarray, share: float) -> float:
+    """The highest threshold that at most this share of the defective images escape."""
+    allowed = int(np.floor(share * len(bad) + 1e-9))
+    return _under(np.sort(bad)[allowed], np.r_[good, bad]) if allowed < len(bad) else float("inf")
+
+
+def escape_bound(bad: np.ndarray, share: float) -> float:
+    """The highest threshold under which a new defective image escapes with probability at most ``share``.
+
+    Split-conformal from the side of n defective scores (n,), for one that is exchangeable with them. -inf, which
+    rejects everything, where n < 1 / share - 1; infinite where all may escape.
+    """
+    if not 0 < share < 1:
+        return float("inf") if share >= 1 else float("-inf")
+    return float(np.nextafter(-conformal(-np.asarray(bad, float), share), -np.inf))
+
+
+RULES = {"quantile": quantile, "conformal": conformal}
+"""The rules that need normal images only."""
+
+
+# ---------------------------------------------------------------- scores
+
+
+def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: int = 0) -> pd.DataFrame:
+    """An index for ``run.run`` on which normal training images are the ones tested, at most ``most`` a category.
+
+    The references of a draw stay references. Categories without training images to spare are left out.
+    """
+    train = index[(index.split == "train") & (index.label == 0)]
+    drawn = [data.references(train, name, shots, seed) for name in train.category.unique()]
+    drawn = pd.concat(drawn) if drawn else train
+    spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
+    spare = spare.groupby("category").head(most) if within("most", most, 0) else spare
+    return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
+
+
+def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | None:
+    """A run's methods on normal training images, which are scored like test images: their scores and their maps.
+
+    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method. Methods
+    whose scores were stretched over the test images are left out: training images have no place on that scale.
+    """
+    chosen = results.profile
+    seed = min(chosen.seeds) if shots else 0
+    spare = calibration_index(results.index, shots, seed, most)
+    able = [spec for spec in chosen.methods if not shots or methods.alone(spec) == spec]
+    if not able or spare.empty or not (results.scores.shots == shots).any():
+        return None
+    changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
+    return run.run(chosen.model_copy(update=changes), table=spare)
+
+
+def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
+    """The scores table of ``normal_run``, for ``parts``; None where there is none."""
+    found = normal_run(results, shots, most)
+    return found.scores if found else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of one method on one category: good and defective test images, and normal training images."""
+
+    method: str
+    group: str
+    category: str
+    good: np.ndarray
+    bad: np.ndarray
+    train: np.ndarray
+
+    @property
+    def source(self) -> str:
+        """Where its calibration images come from."""
+        return TRAIN if len(self.train) else HALVES
+
+    @property
+    def spare(self) -> int:
+        """How many normal images can calibrate."""
+        return len(self.train) or len(self.good) // 2
+
+    def draws(self, k: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Scores of k calibration images (all to spare for 0) and of the good images to judge, draw by draw."""
+        k = min(k or self.spare, self.spare)
+        stream = np.random.default_rng(0)
+        for _ in range(0 if not k else 1 if k == len(self.train) else REPEATS):
+            order = stream.permutation(len(self.train) or len(self.good))
+            if len(self.train):
+                yield self.train[order[:k]], self.good
+            else:  # the judged half is the same size for every k
+                yield self.good[order[:k]], self.good[order[self.spare :]]
+
+
+def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int = 0) -> list[Part]:
+    """The parts of a scores table at a number of shots, first reference draw, in the tables' order of categories.
+
+    ``normal``: the scores table of training images, run with that draw.
+    """
+    found = []
+    for name, first in breakdown.first_draws(scores, shots).groupby("method", sort=False):
+        spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else first.iloc[:0]
+        for category in breakdown.ordered(first):
+            part = first[first.category == category]
+            sides = (part[part.label == label].score.to_numpy() for label in (0, 1))
+            train = spare[spare.category == category].score.to_numpy()
+            found.append(Part(name, part.group.iloc[0], category, *sides, train))
+    return found
+
+
+# ---------------------------------------------------------------- false alarms and escapes
+
+
+def judge(
+    part: Part, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
+) -> dict:
+    """The counts of a rule, means over trials of a threshold and the good images it judges.
+
+    ``bad``: the defective images that each trial judges, all of the part's unless given.
+    """
+    limits = np.array([limit for limit, _ in trials])
+    alarms = np.mean([(good > limit).sum() for limit, good in trials])
+    judged_bad = bad or [part.bad] * len(trials)
+    escapes = np.mean([(some <= limit).sum() for limit, some in zip(limits, judged_bad, strict=True)])
+    facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
+    named = {"method": part.method, "group": part.group, "category": part.category, "source": part.source}
+    counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(judged_bad[0])}
+    return named | facts | counts
+
+
+def rated(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
+    """Counts with their rates and Wilson's 95 % intervals; nan where there is no image to judge."""
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=COLUMNS)
+    table = table.astype({name: kind for name, kind in NUMBERS.items() if name in table})  # also where there is no row
+    for rate, hits, n in (("false_alarm", "alarms", "n_good"), ("escape", "escapes", "n_bad")):
+        ends = [statistics.wilson(*pair) for pair in zip(table[hits], table[n], strict=True)]
+        table[rate] = table[hits] / table[n].where(table[n] > 0)
+        table[[f"{rate}_low", f"{rate}_high"]] = pd.DataFrame(ends, table.index, columns=[0, 1], dtype=float)
+    return table
+
+
+def calibrated(found: Sequence[Part], alpha: float, k: int = 0) -> pd.DataFrame:
+    """The rules that need normal images only, by category: counts (means over draws), rates, Wilson's intervals."""
+    rows = []
+    for part in found:
+        drawn = list(part.draws(k))
+        for rule, limit in RULES.items():
+            if drawn:
+                limits = limit(np.stack([normal for normal, _ in drawn]), alpha)
+                trials = [(float(one), good) for one, (_, good) in zip(limits, drawn, strict=True)]
+                rows.append(judge(part, rule, len(drawn[0][0]), trials))
+    return rated(rows)
+
+
+def split_half(
+    found: Sequence[Part], rule: str, choose: Callable[[np.ndarray, np.ndarray], float], training: bool = False
+) -> pd.DataFrame:
+    """A rule that needs labels, judged on images that did not choose its threshold: counts, rates, intervals.
+
+    ``choose(good, bad)`` sets the threshold on a random half of a category's good and of its defective test images;
+    the other halves are judged. Means over ``REPEATS`` halves. With ``training`` the good side that sets it are the
+    training images where there are some, and all good test images are judged. No row where a half would be empty.
+    """
+    rows = []
+    for part in found:
+        stream, trials, judged_bad = np.random.default_rng(0), [], []
+        whole = training and len(part.train)
+        if min(len(part.good) * (2 if whole else 1), len(part.bad)) < 2:
+            continue
+        for _ in range(REPEATS):
+            good, bad = stream.permutation(part.good), stream.permutation(part.bad)
+            sides = (part.train, good) if whole else np.split(good, [len(good) // 2])
+            trials.append((choose(sides[0], bad[: len(bad) // 2]), sides[1]))
+            judged_bad.append(bad[len(bad) // 2 :])
+        rows.append(judge(part, rule, 0, trials, judged_bad))
+    return rated(rows)
+
+
+def labelled(found: Sequence[Part]) -> pd.DataFrame:
+    """The F1-max threshold of a category's own labels, split-half, and that of all other categories' pooled labels."""
+    rows = []
+    for part in found:
+        others = [one for one in found if one.method == part.method and one.category != part.category]
+        good, bad = (np.concatenate([[], *(getattr(one, side) for one in others)]) for side in ("good", "bad"))
+        if len(good) and len(bad):
+            rows.append(judge(part, OTHERS, 0, [(f1_max(good, bad), part.good)]))
+    return pd.concat([split_half(found, OWN, f1_max), rated(rows)], ignore_index=True)
+
+
+def compared(found: Sequence[Part], alpha: float) -> pd.DataFrame:
+    """All rules side by side: ``calibrated`` with all images to spare, then ``labelled``, method by method."""
+    table = pd.concat([calibrated(found, alpha), labelled(found)], ignore_index=True)
+    places = {name: place for place, name in enumerate(dict.fromkeys(part.method for part in found))}
+    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def totals(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
+    """All categories together: pooled rates with Wilson's intervals, macro means with Student's over *n* categories.
+
+    Where all categories agree, Wilson's interval serves the macro mean too: that they do is no certainty.
+    """
+    grouped = judged.groupby(list(keys), sort=False)
+    pooled = grouped[["alarms", "n_good", "escapes", "n_bad"]].sum()
+    pooled.insert(0, "n", grouped.size())
+    table = rated(pooled.reset_index())
+    for rate in ("false_alarm", "escape"):
+        ends = [(*statistics.paired(part[rate].dropna()), np.ptp(part[rate])) for _, part in grouped]
+        found = pd.DataFrame(ends, table.index, columns=["", "_low", "_high", "range"], dtype=float)
+        for end in ("", "_low", "_high"):
+            known = found[end].clip(0, 1)
+            table[f"macro_{rate}{end}"] = known.where(~(found["range"] < 1e-12), table[f"{rate}{end}"])
+    return table
+
+
+def over_counts(found: Sequence[Part], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
+    """``totals`` by rule and number k of calibration images, for those of ``counts`` that every category has."""
+    most = min((part.spare for part in found), default=0)
+    tables = [calibrated(found, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
+    return totals(pd.concat(tables) if tables else rated([]), ("method", "rule", "k"))
+
+
+def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
+    """False alarms at thresholds that let at most a share of the defective images escape, by category.
+
+    They are set on the very defects they judge. ``allowed`` escapes of ``n_bad``: 0 where the share is less than one
+    image, which ``n_bad`` images cannot resolve; ``escape_high`` is the end of Wilson's interval: what the same
+    threshold may let escape among other images.
+    """
+    rows = []
+    for part in found:
+        for share in shares if len(part.good) and len(part.bad) else ():
+            limit = at_escape(part.good, part.bad, share)
+            row = judge(part, f"{statistics.percent(share)} escape", 0, [(limit, part.good)])
+            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(part.bad) + 1e-9))})
+    return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))

@@ -1,0 +1,722 @@
+"""One door to every open_clip ViT: by name and weights, offline unless told, with a fingerprint.
+
+Which activation weights were trained with, QuickGELU or plain GELU, is in no tensor: it follows from where they come
+from (``_origin``), and a backbone that computes the other one is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmad_lib import PACKAGE, ROOT, InputError, open_clip
+from vlmad_lib.encoders import devices, tensors
+from vlmad_lib.encoders.blocks import Block
+
+WEIGHTS = ROOT / "data" / "weights"
+DEMO_CONFIG = PACKAGE / "demo" / "vlmad-demo.json"
+DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
+COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
+ACTIVATION = {True: "QuickGELU", False: "GELU"}
+FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
+
+
+class Described:
+    """What a backbone and its facts alone have in common."""
+
+    name: str
+    weights: str
+    fingerprint: str
+    precision: str
+    parameters: int
+    activation: str
+
+    @property
+    def temperature_factor(self) -> float:
+        """What methods' temperatures are multiplied by on it: see the function of this name."""
+        return temperature_factor(self.name)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are seeded noise, good for tests only."""
+        return self.weights.startswith("random:")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the weights are the demo's, good for its drawn pictures only, whatever file holds them."""
+        return self.fingerprint == _demo_fingerprint()
+
+    @property
+    def label(self) -> str:
+        """Name, weights and precision, for tables."""
+        return f"{Path(self.name).stem} ({Path(self.weights).name}, {self.precision})"
+
+    def facts(self) -> dict:
+        """What a report says of it, ready for JSON."""
+        return {
+            "name": self.name,
+            "weights": self.weights,
+            "sha256": self.fingerprint,
+            "precision": self.precision,
+            "temperature_factor": self.temperature_factor,
+            "parameters": self.parameters,
+            "random": self.is_random,
+            "activation": self.activation,
+        }
+
+
+@dataclass(frozen=True)
+class Facts(Described):
+    """What is known of a backbone without its weights in memory: enough to plan a run and to score what it encoded.
+
+    The fields are those of ``Backbone``; ``load`` gives that backbone where something must be encoded.
+    """
+
+    name: str
+    weights: str
+    fingerprint: str
+    precision: str
+    key: str
+    warning: str
+    note: str
+    image_size: int
+    grid: int
+    patch_size: int
+    width: int
+    parameters: int
+    activation: str
+    device: torch.device = devices.CPU
+    load: Callable[[], Backbone] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def loaded(self) -> Backbone:
+        """The backbone itself."""
+        return self.load()
+
+    def as_json(self) -> str:
+        """What is the same on every device and in every precision, to be kept."""
+        values = asdict(replace(self, load=None))
+        return json.dumps({key: value for key, value in values.items() if key not in ("device", "load", "precision")})
+
+
+@dataclass(frozen=True)
+class Backbone(Described):
+    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
+
+    ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
+    without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
+    sentences on the activation where it contradicts the weights' origin, or where that is not known; else empty.
+    ``tokenizer`` names one of a hub, "" for CLIP's own. ``device`` is where its weights are and its features come from.
+    """
+
+    name: str
+    weights: str
+    model: torch.nn.Module = field(repr=False)
+    fingerprint: str
+    precision: str = "fp32"
+    key: str = ""
+    warning: str = ""
+    note: str = ""
+    tokenizer: str = ""
+    device: torch.device = devices.CPU
+
+    @property
+    def loaded(self) -> Backbone:
+        """Itself, as ``Facts`` have it."""
+        return self
+
+    @property
+    def visual(self) -> open_clip.transformer.VisionTransformer:
+        """The image tower."""
+        return self.model.visual
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.visual.image_size[0]
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.visual.patch_size[0]
+
+    @property
+    def grid(self) -> int:
+        """Patch tokens along one side."""
+        return self.visual.grid_size[0]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a patch token."""
+        return self.visual.class_embedding.shape[0]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers of the model, both towers together."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def activation(self) -> str:
+        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
+        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
+
+    def known(self, load: Callable[[], Backbone] | None = None) -> Facts:
+        """Its facts, with what loads it again."""
+        names = [name for name in Facts.__dataclass_fields__ if name != "load"]
+        return Facts(**{name: getattr(self, name) for name in names}, load=load)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The image tower's residual blocks for inference; the precision is that of their matrix products alone."""
+        dtype = devices.TYPES[self.precision]
+        return [Block(block, dtype) for block in self.visual.transformer.resblocks]
+
+    @cached_property
+    def window_tokens_at_once(self) -> int:
+        """Tokens that one pass over windows takes: see ``devices.plan_tokens``."""
+        return devices.plan_tokens(self.device, self.width)
+
+    def normalise(self, images: np.ndarray) -> Tensor:
+        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation, on its device.
+
+        The bytes go there, from pinned memory to a GPU, and become numbers there.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        if self.device.type == "cuda" and torch.cuda.is_available():
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.device, non_blocking=True)
+        return self.standardise(pixels.permute(0, 3, 1, 2).float() / 255)
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 less CLIP's mean, by its deviation."""
+        mean = getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+        return (pixels - mean) / std
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
+        """Text embeddings (N, D) in fp32, not normalised; padding that cannot matter is cut off."""
+        tokens = _tokenizer(self)(texts)
+        with devices.multiply_in("fp32", self.device):
+            return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
+
+    def unread_words(self, texts: Iterable[str]) -> list[str]:
+        """The words of texts that training never showed the text tower, each once, in lower case.
+
+        Some token of theirs has an embedding of zeros, as the demo's training leaves those of words that no caption
+        held: such words say nothing, or the same as any other. Large CLIPs have read every token.
+        """
+        model = getattr(self.model, "text", self.model)
+        blank = ~model.token_embedding.weight.any(1).cpu()
+        if not blank.any():
+            return []
+        words = dict.fromkeys(word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower()))
+        tokens = _tokenizer(self)(list(words)) if words else []
+        ends = (row[1 : int(row.argmax())] for row in tokens)  # between the tokens of start and end
+        return [word for word, row in zip(words, ends, strict=True) if blank[row].any()]
+
+    def _text(self, tokens: Tensor) -> Tensor:
+        """The embeddings of tokens (N, length) that are on the CPU."""
+        tower = text_tower(self.model)
+        causal = tower.attn_mask is not None
+        if not causal or tower.pool_type != "argmax":
+            return self.model.encode_text(tokens.to(self.device))
+        # A causal mask keeps what stands behind the end token from reaching it.
+        length = int(tokens.argmax(dim=-1).max()) + 1
+        tokens = tokens[:, :length].to(self.device)
+        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        return tower.project(open_clip.transformer.text_global_pool(x, tokens, "argmax"))
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """The parts of a text tower, wherever open_clip's model keeps them."""
+
+    token_embedding: torch.nn.Module
+    positional_embedding: Tensor
+    transformer: torch.nn.Module
+    ln_final: torch.nn.Module
+    text_projection: torch.nn.Module | Tensor | None
+    attn_mask: Tensor | None
+    pool_type: str
+    context_length: int
+
+    def project(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., D), with bias where the model has one."""
+        if self.text_projection is None:
+            return x
+        linear = isinstance(self.text_projection, torch.nn.Linear)
+        return self.text_projection(x) if linear else x @ self.text_projection
+
+
+def text_tower(model: torch.nn.Module) -> TextTower:
+    """The text tower of an open_clip model, of either of its classes."""
+    own = getattr(model, "text", model)  # CustomTextCLIP keeps it apart
+    shared = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection", "attn_mask")
+    pool = own.text_pool_type if own is model else own.pool_type
+    return TextTower(*(getattr(own, name) for name in shared), pool, own.context_length)
+
+
+TEXT = (Backbone.encode_text, Backbone._text, TextTower, text_tower)
+"""The code whose change makes kept text features stale, whatever the method."""
+
+
+def _tokenizer(backbone: Backbone):
+    if backbone.name in open_clip.list_models():
+        return open_clip.get_tokenizer(backbone.name)
+    return partial(open_clip.tokenize, context_length=text_tower(backbone.model).context_length)
+
+
+def config_file(name: str) -> Path | None:
+    """The JSON file behind ``demo`` or a path; none for the names of open_clip."""
+    path = DEMO_CONFIG if name == "demo" else Path(name)
+    return path if path.suffix == ".json" else None
+
+
+def temperature_factor(name: str) -> float:
+    """What the temperatures of methods are multiplied by on a backbone: ``temperature_factor`` of its config, above 0.
+
+    Methods were published with temperatures that suit the cosines of large CLIPs, whose factor is 1, as is that of any
+    config without this key. A backbone whose cosines spread wider needs a larger one: otherwise probabilities are all
+    near 0 or 1. It changes no feature. InputError for a factor that is no number above 0.
+    """
+    path = config_file(name)
+    if not path:
+        return 1.0
+    config(name)  # refuses a file that is none
+    factor = json.loads(path.read_text(encoding="utf-8")).get(FACTOR, 1)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+        raise InputError(f"The model config {path} has {FACTOR!r} {factor!r}; write a number above 0, or leave it out.")
+    return float(factor)
+
+
+def config(name: str) -> dict:
+    """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
+    path = config_file(name)
+    if path:
+        if not path.is_file():
+            raise InputError(f"The model config {path} does not exist; give an open_clip name or a JSON file.")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"The model config {path} is no JSON ({error}); correct it.") from None
+        if not isinstance(found, dict) or not all(
+            isinstance(found.get(key), dict) for key in ("vision_cfg", "text_cfg")
+        ):
+            raise InputError(f"The model config {path} lacks 'vision_cfg' or 'text_cfg'; write it as open_clip's are.")
+        return {key: value for key, value in found.items() if key != FACTOR}
+    found = open_clip.get_model_config(name)
+    if found is None:
+        raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() prints the names it has.")
+    return found
+
+
+def load(
+    name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False,
+    device: str = "cpu",
+) -> Backbone:  # fmt: skip
+    """A backbone in evaluation mode, its weights read and fingerprinted on the CPU and then moved to a device.
+
+    ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
+    (``tensors``; Hugging Face's CLIPModel too), ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of
+    open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
+    ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
+    ``device``: as a profile names it. Raises InputError for an unknown name, missing or unfit weights, those that need
+    the other activation, towers that are no ViT with a class token, and a device or precision that is not there.
+    """
+    place = devices.choose_device(device)
+    devices.refuse_precision(precision, place)
+    settings = config(name)  # once: its file may change while it is used
+    warning = note = ""
+    if weights.startswith("random:"):
+        model = _build(name, settings)
+        state = random_state(model, _seed(weights))
+    else:
+        path = locate(name, weights, download, plain_gelu)  # what is missing is said before work begins
+        state = tensors.state(tensors.read(path))
+        warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
+        model = _build(name, settings)
+        state = _convert(state, model, path)
+    mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
+    if misfit := _misfit(state, model.state_dict()):
+        raise InputError(f"The weights {weights} do not fit {name}: {misfit}; name the model they belong to.")
+    model.load_state_dict(state)
+    model.eval().requires_grad_(False)
+    fingerprint = _fingerprint(model)
+    if fingerprint == _demo_fingerprint() and settings != config("demo"):
+        raise InputError(
+            f"The weights {weights} are the demo's, and {name} computes them otherwise than they were trained; "
+            "name 'backbone: demo'."
+        )
+    key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
+    tokenizer = settings["text_cfg"].get("hf_tokenizer_name") or ""
+    return Backbone(name, weights, model.to(place), fingerprint, precision, key, warning, note, tokenizer, place)
+
+
+def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
+    entry = _entry(name, weights) or {}
+    usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    return tuple(list(entry.get(part) or usual[part]) for part in usual)
+
+
+# ---------------------------------------------------------------- where weights come from
+
+
+@lru_cache(maxsize=1)
+def _published() -> dict[str, dict]:
+    """open_clip's entries by the names that their files have, and by the folders that a hub's cache keeps them in."""
+    found = {}
+    for model, tag in open_clip.list_pretrained():
+        entry = open_clip.pretrained.get_pretrained_cfg(model, tag)
+        url, hub = entry.get("url", ""), entry.get("hf_hub", "").strip("/")
+        names = [f"{model}-{tag}", f"models--{hub.replace('/', '--')}" if hub else ""]
+        # OpenAI's are published as ViT-B-32.pt, as others' files are called too: their counters tell
+        names += [] if "openai" in url else [Path(url).stem]
+        found |= {name.casefold(): entry for name in names if name}
+    return found
+
+
+def _entry(name: str, weights: str | Path) -> dict | None:
+    """open_clip's entry of a tag, or of the file that a path names; None where it has none."""
+    parts = Path(weights).parts or ("",)
+    end = next((end for end in tensors.SUFFIXES if parts[-1].endswith(end)), "")
+    places = [parts[-1].removesuffix(end), *parts[:-1]]
+    known = [entry for place in places if (entry := _published().get(place.casefold()))]
+    return open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or (known[0] if known else None)
+
+
+def _origin(name: str, weights: str, path: Path, state: dict[str, Tensor]) -> tuple[str, bool | None]:
+    """What tells where weights come from, and whether they need QuickGELU: None where nothing tells.
+
+    The one place that decides it, for tags and files alike: by what is in the file, by the config beside one of the
+    library transformers, by open_clip's entry of the tag or the file's name, and by OpenAI's name in the file's.
+    """
+    if path == DEMO_WEIGHTS:
+        return "the demo's card", False
+    if all(key in state for key in COUNTERS):
+        return "the counters that OpenAI's own files carry", True
+    if _is_transformers(state) and (act := _hidden_act(path.with_name("config.json"))):
+        return "'hidden_act' in the config.json beside them", act == "quick_gelu"
+    entry = _entry(name, weights) or _entry(name, path)
+    if entry is not None:
+        return "open_clip's list of weights", bool(entry.get("quick_gelu"))
+    return ("OpenAI's name in that of the file", True) if "openai" in path.name.casefold() else ("", None)
+
+
+def _hidden_act(beside: Path) -> str:
+    """The activation that a config of the library transformers names, "" where there is none."""
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+        # the library's own default, which its configs leave out
+        return (found.get("vision_config") or found.get("vision_config_dict") or {}).get("hidden_act", "quick_gelu")
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _judge(
+    name: str, weights: str, settings: dict, origin: str, needed: bool | None, plain_gelu: bool
+) -> tuple[str, str]:
+    """A warning and a note on the activation; InputError where a named model computes another one than weights need."""
+    quick = bool(settings.get("quick_gelu"))
+    if needed is None:
+        return "", (
+            f"Where the weights {Path(weights).name} of {Path(name).name} come from is not known, nor the activation "
+            f"they were trained with; {ACTIVATION[quick]} is what was computed."
+        )
+    if needed == quick or (needed and plain_gelu):
+        return "", ""
+    base, own = name.removesuffix("-quickgelu"), Path(name).suffix == ".json"
+    remedy = f"set 'quick_gelu' in {name} to {str(needed).lower()}" if own else (
+        f"name the model {base}-quickgelu" if needed else f"name the model {base}"
+    )  # fmt: skip
+    sentence = f"The weights {weights} need {ACTIVATION[needed]}, as {origin} tells, and {name} computes "
+    sentence += f"{ACTIVATION[quick]}; {remedy}."
+    if own and origin != "the demo's card":  # whoever writes a config may know better
+        return sentence, ""
+    raise InputError(sentence)
+
+
+def skeleton(name: str) -> Backbone:
+    """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
+    with torch.device("meta"):
+        return Backbone(name, "", _build(name, config(name)).eval(), "")
+
+
+def _build(name: str, settings: dict) -> torch.nn.Module:
+    """The model of a config, without weights; InputError where it has no tower that the methods can read."""
+    settings = copy.deepcopy(settings)
+    custom = settings.pop("custom_text", False)
+    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    if "multimodal_cfg" in settings or "timm_model_name" in settings["vision_cfg"]:
+        raise InputError(f"{name} is not an open_clip ViT; windows need its class token (try ViT-B-16-plus-240).")
+    if "hf_model_name" in settings["text_cfg"]:
+        raise InputError(f"{name} reads its text tower from a hub; choose a model with open_clip's own text tower.")
+    for key in ("pretrained_cfg", "tokenizer"):
+        settings.pop(key, None)
+    model = kind(**settings)
+    visual = model.visual
+    plain = isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None
+    if not plain or visual.pool_type != "tok":
+        raise InputError(f"{name} has no class token; windows need one (try ViT-B-16-plus-240).")
+    usual = open_clip.transformer.ResidualAttentionBlock
+    if not all(type(block) is usual for block in visual.transformer.resblocks):
+        raise InputError(f"{name} has attention blocks with parts of their own, which are not computed here; "
+                         "choose a model without them (try ViT-B-16-plus-240).")  # fmt: skip
+    return model
+
+
+def _seed(weights: str) -> int:
+    try:
+        seed = int(weights.removeprefix("random:"))
+    except ValueError:
+        seed = -1
+    if seed < 0:
+        raise InputError(f"Weights {weights!r}: write random:<seed> with a whole number from 0.")
+    return seed
+
+
+def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
+    """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
+
+    A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
+    before anything is fetched (``plain_gelu`` as in ``load``).
+    """
+    if weights == "demo":
+        if name == "demo":
+            return DEMO_WEIGHTS
+        raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
+    entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
+    if entry:
+        _judge(name, weights, config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu)
+    else:
+        for candidate in (path, ROOT / path):
+            if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
+                return candidate  # of a folder the reader says what is in it
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
+    base = name.removesuffix("-quickgelu")
+    for model in dict.fromkeys([name, base, f"{base}-quickgelu"]):  # one file serves both
+        for suffix in tensors.SUFFIXES:
+            if (WEIGHTS / f"{model}-{weights}{suffix}").is_file():
+                return WEIGHTS / f"{model}-{weights}{suffix}"
+    if not entry:
+        if name == "demo":
+            raise InputError(f"The backbone demo has no weights {weights!r}; write 'weights: demo' beside it.")
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise InputError(f"{name} has no weights {weights!r}; tags: {tags}; or give a file or random:<seed>.")
+    # The hub entry of laion400m_e32 holds e31, so this tag takes its release file.
+    hub = "" if weights == "laion400m_e32" else entry.get("hf_hub", "").rstrip("/")
+    if hub and (cached := _cached(hub)):
+        return cached
+    source = f"open_clip_model.safetensors of the hub repository {hub}" if hub else Path(entry["url"]).name
+    place = WEIGHTS / f"{name}-{weights}{'.safetensors' if hub else '.pt'}"
+    if not download:
+        raise InputError(
+            f"The weights {weights} of {name} are not on this machine; fetch {source} and put it at {place}, "
+            "or set 'download: true' in the profile."
+        )
+    return _fetched(entry, bool(hub), f"The weights {weights} of {name}", f"fetch {source}", place)
+
+
+def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Path:
+    """The file of an entry, downloaded; InputError says whether the network or the disk was to blame."""
+    try:
+        return Path(open_clip.download_pretrained(entry, prefer_hf_hub=hub))
+    except Exception as error:  # the hub's client and urllib raise many kinds
+        chain, cause = [error], error
+        while (cause := cause.__cause__ or cause.__context__) and cause not in chain:
+            chain.append(cause)
+    disk = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
+            errno.EACCES: "you may not write there"}  # fmt: skip
+    reasons = [disk[one.errno] for one in chain if isinstance(one, OSError) and one.errno in disk]
+    if reasons:
+        raise InputError(f"{what} were fetched but could not be kept in your download cache: {reasons[0]}.")
+    raise InputError(
+        f"{what} could not be fetched: there is no connection to their server, or it refuses; try again with a "
+        f"network, or elsewhere {remedy} and put it at {place}."
+    )
+
+
+def _cached(hub: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+        found = try_to_load_from_cache(hub, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _convert(state: dict[str, Tensor], model: torch.nn.Module, path: Path) -> dict[str, Tensor]:
+    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry."""
+    if _is_transformers(state):
+        state = _from_transformers(state, path)
+    state = {key: value for key, value in state.items() if key not in COUNTERS and not key.endswith("attn_mask")}
+    if isinstance(model, open_clip.CustomTextCLIP) and any(key.startswith("transformer.") for key in state):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _is_transformers(state: dict[str, Tensor]) -> bool:
+    return any(key.startswith(("text_model.", "vision_model.", "clip.text_model.")) for key in state)
+
+
+_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_OUTER = {
+    "logit_scale": "logit_scale",
+    "visual_projection.weight": "visual.proj",
+    "text_projection.weight": "text_projection",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+}
+_NORMS = {
+    "vision_model.pre_layrnorm": "visual.ln_pre",  # the library's own spelling
+    "vision_model.post_layernorm": "visual.ln_post",
+    "text_model.final_layer_norm": "ln_final",
+}
+_TOWERS = {"vision_model.encoder.layers.": "visual.transformer.resblocks.",
+           "text_model.encoder.layers.": "transformer.resblocks."}  # fmt: skip
+
+
+def _from_transformers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """open_clip's names for the tensors of a CLIPModel of the library transformers; InputError for other models."""
+    found, left = {}, []
+    for key, value in state.items():
+        tower = next((start for start in _TOWERS if key.startswith(start)), "")
+        layer, _, part = key.removeprefix(tower).partition(".") if tower else ("", "", key)
+        module, _, leaf = part.rpartition(".")
+        if key.endswith("position_ids"):
+            continue
+        if key in _OUTER:
+            found[_OUTER[key]] = value.T if key.endswith("projection.weight") else value
+        elif not tower and module in _NORMS:
+            found[f"{_NORMS[module]}.{leaf}"] = value
+        elif tower and module in _BLOCK:
+            found[f"{_TOWERS[tower]}{layer}.{_BLOCK[module]}.{leaf}"] = value
+        elif tower and module == "self_attn.q_proj":  # of query, key and value open_clip makes one matrix
+            parts = [state.get(f"{tower}{layer}.self_attn.{one}_proj.{leaf}") for one in "qkv"]
+            if all(one is not None for one in parts):
+                found[f"{_TOWERS[tower]}{layer}.attn.in_proj_{leaf}"] = torch.cat(parts)
+        elif not (tower and module in ("self_attn.k_proj", "self_attn.v_proj")):
+            left.append(key)
+    lacking = [key for key in _OUTER if _OUTER[key] not in found]
+    if left or lacking:
+        why = f"it lacks {lacking[0]}" if lacking else f"it holds {left[0]}"
+        raise InputError(
+            f"{path} is a file of the library transformers, but of no whole CLIPModel ({why}); fetch one with both "
+            "towers, or open_clip's own file of these weights."
+        )
+    return found
+
+
+def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """How weights differ from those of a model in names and shapes; empty where they fit."""
+    shape = lambda value: " x ".join(map(str, value.shape)) or "a number"  # noqa: E731
+    lacking, more = [key for key in own if key not in state], [key for key in state if key not in own]
+    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    said = [f"{verb} {keys[0]}" + (f" and {len(keys) - 1} more tensors" if len(keys) > 1 else "")
+            for verb, keys in (("they lack", lacking), ("they hold besides", more)) if keys]  # fmt: skip
+    said += [f"{key} is {shape(state[key])}, it needs {shape(own[key])}" for key in other[:1]]
+    if not state:
+        return "there are no tensors by name in them"
+    return ", ".join(said)
+
+
+@lru_cache(maxsize=1)
+def _demo_fingerprint() -> str:
+    """The fingerprint of the demo's weights, without a model."""
+    return _digest(tensors.read(DEMO_WEIGHTS))
+
+
+def _fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 over names and fp32 values, the same for every file format of the same weights."""
+    return _digest(model.state_dict())
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        value = value.float() if value.is_floating_point() else value
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().data if value.ndim else value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- seeded random weights
+
+_PROJECTIONS = {
+    "attn.in_proj_weight": 1.0,
+    "attn.out_proj.weight": 0.5,
+    "mlp.c_fc.weight": 1.0,
+    "mlp.c_proj.weight": 0.25,
+}
+_BIASES = {"attn.in_proj_bias": 0.1, "attn.out_proj.bias": 0.05, "mlp.c_fc.bias": 0.05, "mlp.c_proj.bias": 0.05}
+_TABLES = {"visual.positional_embedding": 0.5, "token_embedding.weight": 0.02, "positional_embedding": 0.01}
+
+
+def random_state(model: torch.nn.Module, seed: int) -> dict[str, Tensor]:
+    """Weights drawn by name, each from its own stream keyed by (seed, name): the same on every machine.
+
+    Values can be held in fp16. Every bias and layer norm is random too, so that a missing or swapped
+    layer shows in a parity test.
+    """
+    state = {}
+    for key, value in model.state_dict().items():
+        name = key.removeprefix("text.")
+        if name.endswith("logit_scale"):
+            state[key] = torch.full(value.shape, float(np.log(100.0)))
+            continue
+        mean, deviation = _moments(name, value)
+        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        drawn = mean + deviation * stream.standard_normal(tuple(value.shape), dtype=np.float32)
+        state[key] = torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
+    return state
+
+
+def _moments(name: str, value: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of one tensor's draw."""
+    leaf = ".".join(name.split(".")[-2:])
+    if leaf.startswith("ln_") or ".ln_" in name:
+        return (1.0, 0.1) if name.endswith("weight") else (0.0, 0.1)
+    leaf = name.split("resblocks.")[-1].split(".", 1)[-1]
+    if leaf in _BIASES:
+        return 0.0, _BIASES[leaf]
+    if leaf in _PROJECTIONS:
+        # widths are read off the block's own side: rows of c_proj and out_proj, columns of the others
+        width = value.shape[0] if leaf in ("attn.out_proj.weight", "mlp.c_proj.weight") else value.shape[1]
+        return 0.0, _PROJECTIONS[leaf] * width**-0.5
+    if name in _TABLES:
+        return 0.0, _TABLES[name]
+    if name == "visual.conv1.weight":
+        return 0.0, float(np.prod(value.shape[1:])) ** -0.5
+    return 0.0, (value.shape[0] if value.ndim else 1) ** -0.5
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosines (..., n, m) between the rows of (..., n, D) and (m, D), in fp32."""
+    return F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).mT

@@ -1,0 +1,262 @@
+"""AnomalyCLIP (Zhou et al., ICLR 2024): learned prompts, read against patch tokens of a V-V attention path.
+
+Follows the official code where it differs from the paper. An image is encoded once; scoring and training its
+prompts are matrix products on what was kept. ``python -m vlmad_lib train anomalyclip`` trains prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vlmad_lib import InputError
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.blocks import BLOCKS, attend
+from vlmad_lib.methods.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
+from vlmad_lib.methods.winclip import WHOLE, probability
+from vlmad_lib.profile import Method, Strict, check
+
+ZERO_SHOT = True
+FEW_SHOT = False
+ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
+"""Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""
+PLAIN = ("none", "raw")  # patch tokens of the original path
+BOOST = 10.0  # of "diagonal_boost"; the study names no value
+HAND_WRITTEN = "object", "damaged object"
+
+
+class Settings(Strict):
+    """What an ablation varies; the defaults are the published protocol.
+
+    ``attention``: "vv" is the method; "qq" and "kk" are in the paper only; "none" is plain CLIP. "diagonal_boost" is
+    the wording of the study this workbook analyses, neither paper nor official code: plain attention whose diagonal
+    is multiplied by a fixed factor. ``prompts``: "learned", "class" (learned, with the class name in the place of
+    "object"), or "object" (the hand-written "object" and "damaged object"; ``word`` stands for "damaged").
+    """
+
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    layers: Annotated[list[int], Field(min_length=1)] | None = None  # from 1, maps summed; none: the last alone
+    attention: Literal["vv", "qq", "kk", "none", "diagonal_boost"] = "vv"
+    prompts: Literal["learned", "class", "object"] = "learned"
+    word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
+    deep: bool = True
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
+    fit: Literal["squash"] = "squash"
+    channels: Literal["rgb"] = "rgb"
+
+    @property
+    def learned(self) -> bool:
+        """Whether its prompts come from a checkpoint."""
+        return self.prompts != "object"
+
+
+PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
+
+
+def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
+    """A preset with single fields changed; InputError names an unknown preset, field or value."""
+    if preset not in PRESETS:
+        raise InputError(f"AnomalyCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
+    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
+    if chosen.learned and chosen.word != Settings().word:
+        raise InputError("AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it.")
+    return chosen
+
+
+def ablations(spec: Method, blocks: int) -> list[Method]:
+    """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
+    quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
+    changes = {
+        "plain attention": {"attention": "none"},
+        "Q-Q attention": {"attention": "qq"},
+        "K-K attention": {"attention": "kk"},
+        f"layers {'+'.join(map(str, quarters))} summed": {"layers": quarters},
+        "no deep prompts": {"deep": False},
+        "class names": {"prompts": "class"},
+        "hand-written words": {"prompts": "object"},
+        "diagonal boost (not official)": {"attention": "diagonal_boost"},
+    }
+    unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
+    found = [spec]
+    for name, change in changes.items():
+        more = unlearned if change.get("prompts") == "object" else {}
+        found.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | more))
+    return found
+
+
+# ---------------------------------------------------------------- image side
+
+
+def side(chosen: Settings, backbone: Backbone) -> int:
+    """Side of the square input in pixels: whole patches, by default as many more than in training as officially."""
+    patch = backbone.patch_size
+    size = chosen.image_size or round(backbone.grid * 37 / 24) * patch
+    if size % patch:
+        raise InputError(f"Settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
+    return size
+
+
+def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+    """Names of the arrays of ``encode`` that a score needs."""
+    return ["class", *(f"{chosen.attention}_{layer}" for layer in chosen.layers or ["last"])]
+
+
+def refined_from(layers: int) -> int:
+    """The first refined block, counted from 1: 6 of 24 as in the official code, the same share of other depths."""
+    return round(layers * 5 / 24) + 1
+
+
+def quarter(blocks: int, part: int) -> int:
+    """The block, from 1, at which a quarter of the depth ends: 6, 12, 18, 24 of 24; the same share of other depths."""
+    return max(1, round(blocks * part / 4))
+
+
+def positions(visual: torch.nn.Module, grid: int, resize: str = "bilinear") -> Tensor:
+    """(1 + grid^2, width) position embedding, its patches resized; ``bicubic`` as open_clip does, with antialias."""
+    table = visual.positional_embedding
+    patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
+    patches = patches.cpu() if table.device.type == "mps" else patches  # which has no bicubic one with antialias
+    resized = F.interpolate(patches, (grid, grid), mode=resize, align_corners=False, antialias=resize == "bicubic")
+    return torch.cat([table[:1], resized[0].flatten(1).T.to(table.device)])
+
+
+def _start(visual: torch.nn.Module, images: Tensor, resize: str = "bilinear") -> Tensor:
+    """(N, 1 + grid^2, width) tokens before the first block, the class token first."""
+    patches = visual.conv1(images)
+    first = visual.class_embedding.expand(len(images), 1, -1)
+    tokens = torch.cat([first, patches.flatten(2).mT.to(first.dtype)], 1)
+    return visual.ln_pre(tokens + positions(visual, patches.shape[-1], resize))
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
+    """Features of normalised images (N, 3, S, S), fp32, none of them L2-normalised.
+
+    ``class`` (N, D) is the class token of plain CLIP, projected without ``ln_post``; ``image`` with it, as CLIP has it.
+    ``vv_l`` (N, P, D), and so for the other attentions, are the patch tokens of the local path after block l, counted
+    from 1, ``q1`` to ``q4`` (``quarter``), or ``last``: from the first refined block on it adds each block's attention,
+    with one of Q, K, V in the place of both Q and K, and no MLP; it reads the original path and never feeds back.
+    ``none_l`` are those of the original path, ``raw_l`` (N, P, width) the same before ``ln_post`` and projection.
+    ``resize``: how positions are (``positions``).
+    """
+    visual, blocks = backbone.visual, backbone.blocks
+    asked = {name: _place(name, len(blocks), backbone) for name in wanted if name not in WHOLE}
+    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in asked.values())
+    kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
+    original = _start(visual, images, resize)
+    local = dict.fromkeys(kinds, original)
+    for number, block in enumerate(blocks, 1):
+        heads = block.heads(block.project(original))
+        for kind in kinds:
+            if kind not in PLAIN and number >= start:
+                local[kind] = block.add(local[kind], mix(heads, kind))
+        if number < len(blocks) or plain_to_end:
+            original = block.finish(original, attend(*heads))
+        elif not WHOLE.isdisjoint(wanted):  # nobody reads the last patches of the original path
+            original = block.finish(original[:, :1].contiguous(), attend(heads[0][:, :, :1], *heads[1:]))
+        local |= {kind: original for kind in kinds if kind in PLAIN or number < start}
+        for name, (kind, layer) in asked.items():
+            if layer == number:
+                patches = local[kind][:, 1:]
+                found[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
+    found["class"], found["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
+    return {name: found[name] for name in wanted}
+
+
+def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
+    """Attention and layer of an array's name."""
+    kind, _, layer = name.rpartition("_")
+    if kind not in (*ATTENTION, *PLAIN):
+        raise InputError(f"Unknown attention {kind!r}: {', '.join(ATTENTION)}, or none.")
+    named = {"last": blocks} | {f"q{part}": quarter(blocks, part) for part in (1, 2, 3, 4)}
+    number = named[layer] if layer in named else int(layer)
+    if not 1 <= number <= blocks:
+        raise InputError(f"Settings: there is no layer {layer}; {backbone.name} has blocks 1 to {blocks}.")
+    return kind, number
+
+
+def mix(heads: list[Tensor], kind: str) -> Tensor:
+    """(N, L, width) a block's attention with chosen ones of its own queries, keys and values as query and key."""
+    query, key = ATTENTION[kind]
+    mixed = attend(heads[query], heads[key], heads[2])
+    if kind == "diagonal_boost":
+        weights = (heads[query] @ heads[key].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
+        more = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
+        mixed = mixed + more.transpose(1, 2).flatten(2)
+    return mixed
+
+
+@torch.inference_mode()
+def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, int]) -> Tensor:
+    """(N, grid, grid): how a patch (row, column) attends to all patches in the last block, mean over its heads.
+
+    ``kind`` as in the settings, "none" being CLIP's own Q-K attention; what goes to the class token is left out.
+    """
+    tokens, grid = _start(backbone.visual, images), images.shape[-1] // backbone.patch_size
+    *before, last = backbone.blocks
+    for block in before:
+        tokens = block(tokens)
+    query, key = ATTENTION.get(kind, (0, 1))
+    heads = last.heads(last.project(tokens).float())
+    asking = heads[query][:, :, 1 + cell[0] * grid + cell[1]]
+    weights = (heads[key] @ asking[..., None] / asking.shape[-1] ** 0.5).softmax(2)
+    return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
+
+
+ENCODING = (encode, _place, _start, positions, quarter, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
+"""The code whose change makes kept features stale."""
+
+
+# ---------------------------------------------------------------- text side and score
+
+
+def wording(chosen: Settings, row: pd.Series) -> list:
+    """What decides the text features of an index row, besides backbone and checkpoint."""
+    if chosen.prompts == "object":
+        return [HAND_WRITTEN[0], f"{chosen.word} {HAND_WRITTEN[0]}"]
+    return [row.class_name if chosen.prompts == "class" else "object", chosen.deep]
+
+
+@torch.no_grad()
+def text(backbone: Backbone, words: list, checkpoint: Path | None) -> Tensor:
+    """(2, D) text features of a wording, normal first; hand-written prompts need no checkpoint."""
+    if checkpoint is None:
+        return backbone.encode_text(words)
+    return read(backbone, checkpoint)[0](backbone, *words)
+
+
+TEXT = (text, PromptLearner, HAND_WRITTEN)
+"""The code whose change makes kept text features stale."""
+
+
+def score(
+    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, references: None = None
+) -> tuple[Tensor, Tensor]:
+    """P(anomalous) of whole images (N,) and maps (N, grid, grid), the sum over layers, not smoothed.
+
+    The image score never looks at the map (appendix of the paper; the official code agrees).
+    """
+    whole = probability(features["class"], text, chosen.temperature)
+    return whole, sum(_maps(features, text, chosen, grid).values())
+
+
+def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, Tensor]:
+    """The map (N, grid, grid) in [0, 1] of every layer."""
+    names = arrays(chosen)[1:]
+    return {name: probability(features[name], text, chosen.temperature).unflatten(1, (grid, grid)) for name in names}
+
+
+def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+    """The map of every layer of the first image, and their sum where there are several, (grid, grid) each."""
+    maps = _maps(features, text, chosen, grid)
+    found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].cpu().numpy() for name, one in maps.items()}
+    return found | ({"sum": sum(found.values())} if len(found) > 1 else {})

@@ -1,0 +1,293 @@
+"""APRIL-GAN (Chen, Han, Zhang, arXiv 2305.17382): patch tokens of four layers, each projected into the joint space.
+
+Follows the official code (github.com/ByChelsea/VAND-APRIL-GAN) where it says more than the paper, which was known here
+by its abstract alone. Maps, the few-shot image score, losses and steps of training are the official ones, as
+tests/parity.py shows. What differs is this: pictures that are not square are squashed; numbers are fp32, where the
+official code has mixed precision; and references are drawn as for every method here, from ``seeds``. The official draws
+depend on all that used PyTorch's random numbers before, and cannot be had again; preset ``official`` draws with
+replacement, as that code does, and takes its class names. ``python -m vlmad_lib train aprilgan`` trains, with
+``--official`` for as many epochs and on as large a share of stitched pictures as that code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vlmad_lib import PACKAGE, InputError
+from vlmad_lib.encoders import devices, prompts
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.files import replace
+from vlmad_lib.methods import anomalyclip, checkpoints, winclip
+from vlmad_lib.profile import Strict, check
+
+ZERO_SHOT = True
+FEW_SHOT = True
+DEMO = PACKAGE / "demo" / "aprilgan-demo.pth"
+PLAIN_GELU = True
+"""The official code builds OpenAI's CLIP with plain GELU, though it was trained with QuickGELU; so does the default."""
+QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyclip.quarter``)
+
+
+class Settings(Strict):
+    """The defaults are the published protocol, with the class names and the draws of references of the other methods.
+
+    ``layers``: blocks from 1, as many as the checkpoint projects; none: the ends of the four quarters of the depth.
+    ``states`` and ``templates``: sets of prompts.json. ``names`` and ``draws``: official are the ``folder``'s name, and
+    references ``repeated``, drawn with replacement (preset ``official``).
+    ``image_score``: with references, the mean of P(anomalous) and of the map's maximum; that is ``stretched`` to [0, 1]
+    over the category's test images, as published, or divided by its upper end (``fixed``), which needs no other image.
+    """
+
+    learned: ClassVar[bool] = True
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    layers: Annotated[list[int], Field(min_length=1)] | None = None
+    states: str = "broken"
+    templates: str = "35"
+    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    image_score: Literal["stretched", "fixed"] = "stretched"
+    draws: Literal["distinct", "repeated"] = "distinct"
+    temperature: Annotated[float, Field(gt=0)] = 0.01  # CLIP's logit scale of 100
+    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    fit: Literal["squash"] = "squash"
+    channels: Literal["rgb"] = "rgb"
+
+
+PRESETS = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
+
+
+def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
+    """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
+    if preset not in PRESETS:
+        raise InputError(f"APRIL-GAN has no preset {preset!r}; use {' or '.join(PRESETS)}.")
+    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
+    prompts.ensemble("object", chosen.states, chosen.templates)
+    return chosen
+
+
+# ---------------------------------------------------------------- image side
+
+side = anomalyclip.side
+
+
+def layers(chosen: Settings) -> list[str]:
+    """Names of the arrays whose tokens are projected, one a layer."""
+    return [f"raw_{layer}" for layer in chosen.layers or QUARTERS]
+
+
+def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+    """Names of the arrays of ``encode`` that a score needs."""
+    return ["image", *dict.fromkeys(layers(chosen))]
+
+
+def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """AnomalyCLIP's arrays, positions resized as the official code does: bicubically, with antialias."""
+    return anomalyclip.encode(backbone, images, wanted, "bicubic")
+
+
+ENCODING = (encode, *anomalyclip.ENCODING)
+"""The code whose change makes kept features stale."""
+
+
+def shares(chosen: Settings, backbone: Backbone) -> ModuleType:
+    """The module that keeps the features: AnomalyCLIP where no position is resized, the arrays then being the same."""
+    return anomalyclip if side(chosen, backbone) == backbone.image_size else sys.modules[__name__]
+
+
+# ---------------------------------------------------------------- what is learned
+
+
+class Projections(nn.Module):
+    """One linear layer, with bias, from tokens (..., width) to the joint space (..., D) for each layer (section 2)."""
+
+    def __init__(self, count: int, width: int, joint: int, seed: int = 0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.fc = nn.ModuleList(nn.Linear(width, joint) for _ in range(count))
+
+
+def widths(backbone: Backbone) -> tuple[int, int]:
+    """Numbers of a patch token, and of the joint space."""
+    return tuple(backbone.visual.proj.shape)
+
+
+def write(
+    learner: Projections,
+    path: Path,
+    trained_on: str,
+    root: str = "",
+    fingerprint: str = "",
+    categories: Sequence[str] = (),
+    activation: str = "",
+) -> None:
+    """Write projections in the official format, with what they were trained on, fingerprint and activation of their
+    CLIP: the activation is in no weights, and so in no fingerprint of them."""
+    state = {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
+    content = {"trainable_linearlayer": state, "trained_on": trained_on, "root": root, "fingerprint": fingerprint}
+    content |= {"categories": list(categories), "activation": activation}
+    replace(path, lambda file: torch.save(content, file))
+
+
+def _parse(found: dict) -> dict[str, list[Tensor]]:
+    state = found["trainable_linearlayer"]
+    count = sum(name.endswith(".weight") for name in state)
+    parts = {part: [state[f"fc.{i}.{part}"].float() for i in range(count)] for part in ("weight", "bias")}
+    shapes = {weight.shape for weight in parts["weight"]} | {bias.shape for bias in parts["bias"]}
+    joint, width = parts["weight"][0].shape
+    if shapes != {(joint, width), (joint,)}:
+        raise ValueError("layers of several shapes: those of a ResNet, which is no backbone here")
+    return parts
+
+
+def _where(trained_on: str) -> str:
+    known = trained_on in ("mvtec", "visa")
+    return f"github.com/ByChelsea/VAND-APRIL-GAN as exps/pretrained/{trained_on}_pretrained.pth" if known else ""
+
+
+CHECKPOINT = checkpoints.Kind(
+    title="APRIL-GAN",
+    noun="projections",
+    demo=DEMO,
+    parse=_parse,
+    without="which the method cannot do without",
+    where=_where,
+    command="python -m vlmad_lib train aprilgan",
+)
+
+
+@lru_cache(maxsize=8)
+def learned(path: Path, digest: str, device: torch.device = devices.CPU) -> Projections:
+    """The projections of a checkpoint of this digest, as ``score`` and ``parts`` read them, on a device."""
+    return _filled(checkpoints.read(path, CHECKPOINT)).to(device)
+
+
+def _filled(found: dict) -> Projections:
+    learner = Projections(len(found["weight"]), *found["weight"][0].T.shape)
+    state = {f"fc.{i}.{part}": one for part in ("weight", "bias") for i, one in enumerate(found[part])}
+    learner.load_state_dict(state)
+    return learner.requires_grad_(False)
+
+
+def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
+    """The projections of a checkpoint and the data set they were trained on, "" where it does not say.
+
+    Raises InputError where they are of another CLIP: by its fingerprint and activation, or, as official files have
+    none, its widths and the activation of the official code.
+    """
+    found = checkpoints.read(path, CHECKPOINT)
+    learner, own = _filled(found), widths(backbone)
+    theirs = tuple(learner.fc[0].weight.T.shape)
+    if theirs != own or found["fingerprint"] not in ("", backbone.fingerprint):
+        why = f"they map {theirs[0]} numbers to {theirs[1]}, it has {own[0]} and {own[1]}" if theirs != own else ""
+        raise InputError(
+            f"The projections in {path} were not trained for {backbone.label} ({why or 'its weights are others'}); "
+            "name the backbone they were trained on."
+        )
+    official = "" if found["fingerprint"] else "GELU"
+    activation = found["activation"] or official  # older files of ours tell the fingerprint alone
+    if activation not in ("", backbone.activation):
+        why = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
+        raise InputError(
+            f"The projections in {path} were trained on {activation} ({why}), {backbone.label} computes "
+            f"{backbone.activation}; name the backbone of the same weights with {activation}, such as "
+            f"ViT-L-14-336{'' if activation == 'GELU' else '-quickgelu'}."
+        )
+    return learner.to(backbone.device), found["trained_on"]
+
+
+# ---------------------------------------------------------------- text side and score
+
+
+def wording(chosen: Settings, row: pd.Series) -> list:
+    """What decides the text features of an index row, besides the backbone; and how many layers are projected."""
+    words = prompts.ensemble(prompts.named(chosen.names, row), chosen.states, chosen.templates)
+    return [*words, len(layers(chosen))]
+
+
+def text(backbone: Backbone, words: list, checkpoint: Path) -> Tensor:
+    """(2, D) prototypes of a wording, normal first (section 2); refuses a checkpoint that does not fit."""
+    learner, _ = read(backbone, checkpoint)
+    if len(learner.fc) != words[2]:
+        raise InputError(
+            f"{checkpoint} projects {len(learner.fc)} layers, the settings name {words[2]}; correct 'layers'."
+        )
+    return prompts.prototypes(backbone, *words[:2])
+
+
+TEXT = (text, prompts.prototypes)
+"""The code whose change makes kept text features stale."""
+
+remember = winclip.remember
+
+
+def score(
+    features: dict[str, Tensor],
+    text: Tensor,
+    chosen: Settings,
+    grid: int,
+    references: dict[str, Tensor] | None = None,
+    *,
+    learned: Projections,
+) -> tuple[Tensor, Tensor]:
+    """Image scores and kept maps, stacks (N, layers + 1, grid, grid) as ``metrics.upsample`` enlarges them.
+
+    A stack has the logits of the projected tokens, a map a layer, and one of distances: of the tokens before projection
+    one minus the cosine to the nearest reference token, wherever it lies, summed over layers; 0 without references.
+    Scores are (N,), in [0, 1]: zero-shot the class token's P(anomalous), which never looks at the map. With references
+    the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
+    leaves both, (N, 2), to ``over_category``.
+    """
+    whole = winclip.probability(features["image"], text, chosen.temperature)
+    logits = _logits(features, text, chosen, grid, learned)
+    near = torch.zeros_like(logits[:, 0])
+    if references is not None:
+        references = remember(references, chosen, grid)
+        apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
+        near = apart.unflatten(1, (grid, grid))
+    stacks = torch.cat([logits, near[:, None]], 1)
+    if references is None:
+        return whole, stacks
+    frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
+    # one by one: the enlarged stacks of many images would need gigabytes
+    largest = torch.cat([metrics.enlarge_stacks(one[None], *frame).amax((1, 2)) for one in stacks])
+    if chosen.image_score == "stretched":
+        return torch.stack([whole, largest], 1), stacks
+    return (whole + largest / (2 * logits.shape[1])) / 2, stacks
+
+
+def over_category(scores: np.ndarray) -> np.ndarray:
+    """Few-shot image scores (N,) of a category's images, from P(anomalous) and the map's maximum of each (N, 2).
+
+    The mean of both, the maxima stretched to [0, 1] by the least and the greatest of them; 0 where all are equal.
+    """
+    whole, largest = scores.T
+    return (whole + (largest - largest.min()) / (np.ptp(largest) or 1)) / 2
+
+
+def _logits(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> Tensor:
+    """(N, layers, grid, grid): the logit of each projected token, anomalous less normal."""
+    projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
+    near = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
+    return ((near[..., 1] - near[..., 0]) / chosen.temperature).unflatten(2, (grid, grid))
+
+
+def parts(
+    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, *, learned: Projections
+) -> dict[str, np.ndarray]:
+    """The zero-shot map of every layer of the first image, and their sum, (grid, grid) each."""
+    maps = _logits(features, text, chosen, grid, learned)[0].sigmoid()
+    names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
+    found = {f"layer {name}": one.cpu().numpy() for name, one in zip(names, maps, strict=True)}
+    return found | {"sum": sum(found.values())}

@@ -1,0 +1,172 @@
+"""Files of what methods learned, and the guard against testing it on the data it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vlmad_lib import InputError, contents, data
+from vlmad_lib.encoders import tensors
+from vlmad_lib.profile import Method, Profile
+
+LIST = data.REFERENCE / "checkpoints.csv"
+
+SAID = ("trained_on", "root", "fingerprint", "activation")
+"""What files written here say of themselves; official ones do not."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a method's checkpoints are: ``title`` names the file, ``noun`` what is learned, ``demo`` the shipped one.
+
+    ``parse`` turns what the file holds into tensors by name (or lists of them) and raises where it cannot;
+    ``without`` says how to do without one; ``where`` says where a missing official one, by the data set it was
+    trained on, is to be had ("" where it is not).
+    """
+
+    title: str
+    noun: str
+    demo: Path
+    parse: Callable[[dict], dict[str, Any]]
+    without: str
+    where: Callable[[str], str]
+    command: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file a profile names; ``leaked`` where what it holds was trained on the data of the profile."""
+
+    path: Path
+    digest: str
+    trained_on: str
+    leaked: bool
+    noun: str
+    alike: tuple[str, ...] = ()  # categories of own pictures that bear names of those it was trained on
+    by_word: bool = False  # whether only the profile says what it was trained on
+
+
+def read(path: Path, kind: Kind) -> dict[str, Any]:
+    """What a checkpoint holds, and what it says of itself (``SAID``) and its ``categories``, empty where it does not.
+
+    Plain tensors and text only, nothing in it is executed; InputError for any other file, and for values that are
+    not finite.
+    """
+    found = tensors.read(path, f"{kind.title} checkpoint")
+    try:
+        parts = kind.parse(found)
+        flat = [one for value in parts.values() for one in (value if isinstance(value, list) else [value])]
+        whole = all(bool(torch.isfinite(one).all()) for one in flat)
+    except KeyError as error:
+        held = ", ".join(map(str, list(found)[:3])) or "nothing by name"
+        raise _refusal(
+            path, kind, f"it lacks {error.args[0]!r} and holds {held}; name the file of this method"
+        ) from None
+    except ValueError as error:  # our own
+        raise _refusal(path, kind, f"{error}; name another file") from None
+    except Exception:  # whatever stands in the place of tensors raises anything
+        raise _refusal(path, kind, "its tensors are not those of one; fetch it again") from None
+    if not whole:
+        raise _refusal(path, kind, "it holds values that are not finite; fetch it again, or train it again")
+    said = {key: found.get(key, "") for key in SAID}
+    named = found.get("categories", [])
+    known = isinstance(named, list) and all(isinstance(name, str) for name in named)
+    said = {key: value if isinstance(value, str) else "" for key, value in said.items()}
+    return parts | said | {"categories": named if known else []}
+
+
+def _refusal(path: Path, kind: Kind, reason: str) -> InputError:
+    return InputError(f"{path} is no {kind.title} checkpoint: {reason}.")
+
+
+# ---------------------------------------------------------------- leakage
+
+
+def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
+    """The checkpoint a method of a profile names, checked before anything is computed.
+
+    Raises InputError for none, a missing or broken file, one that does not say what it was trained on (nor the
+    profile), and one trained on the profile's own data, unless ``force_leak`` is set.
+    """
+    if not spec.checkpoint:
+        raise InputError(f"{spec.name}: its {kind.noun} are missing; set 'checkpoint' to a file, {kind.without}.")
+    path = kind.demo if spec.checkpoint == "demo" else profile.path(spec.checkpoint)
+    if not path.exists():
+        raise InputError(_missing(path, spec, kind))
+    content = contents.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
+    found, digest = _kept(path, content, kind)
+    own, given = data.known_name(found["trained_on"]), data.known_name(spec.trained_on)
+    source = listed(profile)
+    official = source.get(digest, "")
+    for name, word in ((given, "the profile"), (own, "the file")):
+        if official and name and name != official:
+            raise InputError(
+                f"{spec.name}: by its SHA-256, {_list(profile)} lists {path} as trained on {official}, {word} says "
+                f"{name}; {'drop' if word == 'the profile' else 'correct the list or'} 'trained_on'."
+            )
+    if own and given and own != given:
+        raise InputError(f"{spec.name}: {path} says it was trained on {own}, the profile {given}; drop 'trained_on'.")
+    origin = official or own or given
+    if not origin:
+        raise InputError(
+            f"{spec.name}: {path} does not say which data set its {kind.noun} were trained on, and its SHA-256 is not "
+            f"in {_list(profile)}; set 'trained_on' of the method, such as visa or mvtec."
+        )
+    leaked = data.overlaps(origin, found["root"], profile, found["categories"])
+    if leaked and not spec.force_leak:
+        raise InputError(
+            f"{spec.name}: the {kind.noun} in {path} were trained on {origin}, the data they would be tested "
+            f"on; use {kind.noun} of another data set, or set 'force_leak: true' to get results marked LEAKED."
+        )
+    alike = () if leaked else tuple(data.alike(origin, found["categories"], profile))
+    return Checkpoint(path, digest, origin, leaked, kind.noun, alike, by_word=not (official or own))
+
+
+def _list(profile: Profile) -> Path:
+    return profile.path(profile.checkpoints) if profile.checkpoints else LIST
+
+
+def listed(profile: Profile) -> dict[str, str]:
+    """What checkpoints were trained on by their SHA-256, as the profile's list or the project's own says.
+
+    Rows without a SHA-256 are left out. InputError for a list that cannot be read, and for two answers on one file.
+    """
+    path, found = _list(profile), {}
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", index_col=False)
+        rows = list(zip(table.sha256.str.strip().str.lower(), table.trained_on.map(data.known_name), strict=True))
+    except (OSError, ValueError, AttributeError):
+        raise InputError(
+            f"{path} is no list of checkpoints; write a CSV with columns file, sha256, trained_on."
+        ) from None
+    for digest, origin in rows:
+        if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(f"{path}: {digest!r} is no SHA-256; write 64 hexadecimal digits, or leave it empty.")
+        if digest and (not origin or found.setdefault(digest, origin) != origin):
+            raise InputError(f"{path}: {digest} must have one 'trained_on'; correct its rows.")
+    return found
+
+
+@lru_cache(maxsize=8)
+def _kept(path: Path, _: str, kind: Kind) -> tuple[dict, str]:
+    return read(path, kind), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _missing(path: Path, spec: Method, kind: Kind) -> str:
+    sentence = f"{spec.name}: the {kind.title} checkpoint {path} does not exist; "
+    official = kind.where(data.known_name(spec.trained_on))
+    if official:
+        return (
+            sentence
+            + f"its authors publish it at {official}: put it there, or leave the method out, as "
+            + ("-p 'methods=[{}]' does (WinCLIP alone).")
+        )
+    return sentence + f"correct its path, or train one by {kind.command}."

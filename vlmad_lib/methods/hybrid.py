@@ -1,0 +1,148 @@
+"""The hybrid that the study proposes and never tries (section 5.3): AnomalyCLIP's learned prompts on WinCLIP's windows.
+
+Windows are embedded as in WinCLIP and read against the two learned prompts; that map stands alone or is fused with
+AnomalyCLIP's V-V map. One backbone serves both, with two inputs where AnomalyCLIP's is larger. It reads what both keep,
+so where both have run nothing is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import isqrt
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from vlmad_lib import InputError
+from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.methods import anomalyclip, winclip
+from vlmad_lib.profile import Strict, check
+
+ZERO_SHOT = True
+FEW_SHOT = False
+CHECKPOINT = anomalyclip.CHECKPOINT
+LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
+
+
+class Settings(Strict):
+    """``local_weight``: the share of the V-V map in the fused one, fixed in advance; 0 is windows alone.
+
+    ``image_score``: AnomalyCLIP's own, which never looks at a map, or the mean of it and the map's maximum, as in
+    WinCLIP+. ``fit``: "tiles" reads the windows WinCLIP keeps, for square images only; it is the same for them.
+    """
+
+    learned: ClassVar[bool] = True
+    windows: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [2, 3]
+    full_image: bool = True  # the whole image is one more scale of the windows' map
+    temperature: Annotated[float, Field(gt=0)] = 0.07  # of both maps and of the image score
+    local_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    fusion: Literal["mean", "harmonic"] = "mean"
+    image_score: Literal["class_token", "with_map"] = "class_token"
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # of AnomalyCLIP's input, as there
+    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
+    fit: Literal["squash", "tiles"] = "squash"
+    channels: Literal["rgb"] = "rgb"
+
+    @property
+    def windowed(self) -> winclip.Settings:
+        """The settings of its windows."""
+        return winclip.Settings(
+            windows=self.windows, full_image=self.full_image, temperature=self.temperature, fit=self.fit
+        )
+
+    @property
+    def local(self) -> anomalyclip.Settings:
+        """The settings of its V-V map and image score."""
+        return anomalyclip.Settings(image_size=self.image_size, temperature=self.temperature, sigma=self.sigma)
+
+
+def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
+    """The defaults with single fields changed; InputError names an unknown preset, field or value."""
+    if preset != "paper":
+        raise InputError(f"The hybrid has no preset {preset!r}; use paper.")
+    return check(Settings, overrides or {}, "Hybrid settings")
+
+
+# ---------------------------------------------------------------- image side: two encoders, each with its own store
+
+
+def sides(chosen: Settings) -> dict[str, tuple]:
+    """The methods whose kept arrays it reads and their settings, by what the arrays' names begin with here."""
+    return {LOCAL: (anomalyclip, chosen.local), "": (winclip, chosen.windowed)}
+
+
+def side(chosen: Settings, backbone: Backbone) -> int:
+    """Side of the larger input in pixels: AnomalyCLIP's, whose grid the maps have."""
+    return anomalyclip.side(chosen.local, backbone)
+
+
+def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+    """Names of the arrays a score needs."""
+    local = [LOCAL + name for name in anomalyclip.arrays(chosen.local)]
+    return [*local, *(f"window_{size}" for size in chosen.windows)]
+
+
+def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The arrays of normalised images (N, 3, S, S) at ``side``, by both encoders; only costs are measured by it."""
+    local = [name.removeprefix(LOCAL) for name in wanted if name.startswith(LOCAL)]
+    found = {LOCAL + name: values for name, values in anomalyclip.encode(backbone, images, local).items()}
+    small = F.interpolate(images, (backbone.image_size,) * 2, mode="bilinear", antialias=True)
+    return found | winclip.encode(backbone, small, [name for name in wanted if not name.startswith(LOCAL)])
+
+
+ENCODING = (*anomalyclip.ENCODING, *winclip.ENCODING)
+"""The code whose change makes kept features stale; each store knows its own part."""
+
+
+# ---------------------------------------------------------------- text side and score
+
+
+def wording(chosen: Settings, row: pd.Series) -> list:
+    """What decides the text features: AnomalyCLIP's, the same for every category."""
+    return anomalyclip.wording(chosen.local, row)
+
+
+text, TEXT = anomalyclip.text, anomalyclip.TEXT
+
+
+def maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+    """P(anomalous) of whole images (N,), the map of windows and the V-V map (N, grid, grid), all in [0, 1].
+
+    The whole image is AnomalyCLIP's class token, which the prompts were trained on, also as a scale of the windows.
+    """
+    local = {name.removeprefix(LOCAL): values for name, values in features.items() if name.startswith(LOCAL)}
+    whole, near = anomalyclip.score(local, text, chosen.local, grid)
+    size = chosen.windows[0]
+    own = isqrt(features[f"window_{size}"].shape[1]) + size - 1  # tokens along the side of the windows' input
+    _, wide = winclip.zero_shot(features | {"class": local["class"]}, text, chosen.windowed, own)
+    if own != grid:
+        wide = F.interpolate(wide[:, None], (grid, grid), mode="bilinear", align_corners=False)[:, 0]
+    return whole, wide, near
+
+
+def score(
+    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, references: None = None
+) -> tuple[Tensor, Tensor]:
+    """Image scores (N,) and fused maps (N, grid, grid), both in [0, 1]."""
+    whole, wide, near = maps(features, text, chosen, grid)
+    fused = fuse(wide, near, chosen.local_weight, chosen.fusion)
+    return (whole + fused.amax((1, 2))) / 2 if chosen.image_score == "with_map" else whole, fused
+
+
+def fuse(wide: Tensor, near: Tensor, weight: float, fusion: str) -> Tensor:
+    """The arithmetic or harmonic mean of two maps, the second with this weight and the first with the rest."""
+    if fusion == "mean":
+        return (1 - weight) * wide + weight * near
+    wide, near = (one.clamp_min(winclip.SMALLEST) for one in (wide, near))
+    return 1 / ((1 - weight) / wide + weight / near)
+
+
+def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+    """The maps of windows and of V-V of the first image, and their fusion, (grid, grid) each, by name."""
+    _, wide, near = maps(features, text, chosen, grid)
+    found = {"windows": wide, "V-V": near, "fused": fuse(wide, near, chosen.local_weight, chosen.fusion)}
+    return {name: one[0].cpu().numpy() for name, one in found.items()}

@@ -1,0 +1,1 @@
+"""From a profile to the scores table: what is to encode, units, scorers, results."""

@@ -1,0 +1,147 @@
+"""The contract between library and notebooks: the scores table, its metrics, and the maps beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from vlmad_lib import InputError
+from vlmad_lib.evaluation import breakdown, metrics, statistics
+from vlmad_lib.methods import SETTINGS
+from vlmad_lib.profile import Profile
+
+KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
+"""What names a variant in both tables."""
+
+_text = pa.Column(str)
+_share = pa.Column(float, pa.Check.in_range(0, 1), nullable=True)
+_whole = pa.Column(int, pa.Check.ge(0))
+SCORES = pa.DataFrameSchema(
+    {
+        **dict.fromkeys(["dataset", "category", "class_name", "defect", "labels", "image", "mask"], _text),
+        "group": pa.Column(str, pa.Check.isin(breakdown.GROUPS)),
+        "label": pa.Column(int, pa.Check.isin([0, 1])),
+        **dict.fromkeys(["method", "backbone", "weights", "preset", "variant", "references"], _text),
+        **dict.fromkeys(["shots", "seed", "width", "height", "tiles", "map_row"], _whole),
+        **dict.fromkeys(SETTINGS, pa.Column(str, description="empty where a method has no such setting")),
+        "map_file": pa.Column(str, description="file of maps in the cache, empty where there are only scores"),
+        "score": pa.Column(float, pa.Check(np.isfinite, error="scores are finite numbers")),
+    },
+    strict=True,
+    unique=["variant", "image"],
+)
+"""The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie."""
+
+METRICS = pa.DataFrameSchema(
+    {
+        **dict.fromkeys(["dataset", "category", "group", *KEYS], pa.Column()),
+        **dict.fromkeys([*metrics.IMAGE, *metrics.PIXEL, "image_auroc_low", "image_auroc_high"], _share),
+        **dict.fromkeys(metrics.BOUNDS, _share),
+        **dict.fromkeys(["n_good", "n_defective", "n_masks", "n_lost_masks", "evaluation_size"], _whole),
+    },
+    strict=True,
+)
+"""The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing.
+
+``pixel_auroc_bound`` and so on: how far the value can be from the exact one, 0 unless pixels were counted in bins.
+"""
+SHARES = [name for name, column in METRICS.columns.items() if column.checks == _share.checks]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run leaves: the scores and metrics tables, the facts a report states, and the maps on demand."""
+
+    profile: Profile
+    index: pd.DataFrame
+    scores: pd.DataFrame
+    metrics: pd.DataFrame
+    facts: dict
+    cache: Path
+
+    def maps(self, rows: pd.DataFrame) -> list[np.ndarray]:
+        """The maps (tiles, h, w) of rows of the scores table: the anomaly scores of the patches."""
+        return [metrics.grid_maps(one) for one in self.kept(rows)]
+
+    def kept(self, rows: pd.DataFrame) -> list[np.ndarray]:
+        """The maps of rows as units keep them, (tiles, h, w) or stacks (tiles, L + 1, h, w); see ``metrics``."""
+        if "" in set(rows.map_file):
+            raise InputError("These rows have scores but no maps; choose a method that has maps.")
+        files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
+        return [np.array(files[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
+
+    def framed(self, rows: pd.DataFrame, seamless: bool = False) -> list[np.ndarray]:
+        """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at."""
+        size = self.profile.evaluation_size
+        return [
+            metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma, seamless)
+            for row, tiles in zip(rows.itertuples(), self.kept(rows), strict=True)
+        ]
+
+    def macro(self) -> pd.DataFrame:
+        """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.
+
+        That interval is over images; ``over_categories`` is the one over categories, as text.
+        That is the categories, and their images, that have an image AUROC; ``pixel_categories`` have pixel metrics.
+        """
+        rows = []
+        named = self.metrics.assign(name=breakdown.by_name(self.metrics))
+        for name, part in named.groupby("name", sort=False):
+            means = part.groupby("category")[list(breakdown.TITLES)].mean().mean()
+            chosen = self.scores[self.scores.variant.isin(part.variant)]
+            low, high = statistics.macro_interval(chosen)
+            draws = part.seed.nunique() if part.shots.iloc[0] else 0
+            known = part.dropna(subset="image_auroc") if part.image_auroc.notna().any() else part
+            images = chosen[chosen.category.isin(known.category)].image.nunique()
+            masked = part.dropna(subset="pixel_auroc").category.nunique()
+            counts = {"categories": known.category.nunique(), "pixel_categories": masked}
+            counts |= {"images": images, "draws": draws}
+            spread = breakdown.over_categories(known.groupby("category").image_auroc.mean())
+            facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
+            rows.append({**facts, **means, **counts})
+        return pd.DataFrame(rows)
+
+    def headline(self, macro: pd.DataFrame | None = None) -> pd.DataFrame:
+        """The macro means formatted for people; ``macro`` where they are at hand.
+
+        The image AUROC has two intervals: for other images of these categories (bootstrap over images), and for other
+        categories of the kind (Student's over categories).
+        Pixel metrics have a number of categories of their own where some category has no masks.
+        """
+        macro = self.macro() if macro is None else macro
+        interval = "{} to {}"
+        known = macro[macro.pixel_categories > 0]
+        apart = (known.pixel_categories != known.categories).any()
+        found = pd.DataFrame(
+            {
+                "method": row.name,
+                "image AUROC": _number(row.image_auroc),
+                "95 %, other images": interval.format(_number(row.low), _number(row.high)),
+                "95 %, other categories": row.over_categories or "none",
+                "pixel AUROC": _number(row.pixel_auroc),
+                "AUPRO": _number(row.aupro),
+                "categories": row.categories,
+                "categories, pixel metrics": row.pixel_categories,
+                "test images": row.images,
+                "reference draws": row.draws,
+            }
+            for row in macro.itertuples(index=False)
+        )
+        return found if apart else found.drop(columns="categories, pixel metrics")
+
+    def by_category(self) -> pd.DataFrame:
+        """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
+        found = breakdown.per_category(self.metrics, breakdown.MAIN)
+        named = self.scores.assign(name=breakdown.by_name(self.scores))
+        images = named.groupby(["name", "category"]).image.nunique().rename("test images")
+        found = found.merge(images.reset_index(), on=["name", "category"])
+        found = found.rename(columns={"name": "method"} | breakdown.TITLES)
+        return found[["category", "group", "method", *found.columns[3:]]]
+
+
+def _number(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.3f}"

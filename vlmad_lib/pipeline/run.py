@@ -1,0 +1,681 @@
+"""A run: from a profile to the scores table, its metrics and the maps beside it.
+
+It is made of units (module ``units``), kept under what decides their numbers, so a run goes on where it was
+interrupted, recomputes nothing finished, and two runs that share a unit share its result.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import joblib
+import joblib.parallel
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from vlmad_lib import InputError, contents, data, files, methods
+from vlmad_lib.data import imports
+from vlmad_lib.encoders import backbones, devices, features, prompts
+from vlmad_lib.evaluation import metrics
+from vlmad_lib.evaluation.breakdown import TITLES
+from vlmad_lib.methods import METHODS, SETTINGS, Chosen, anomalyclip
+from vlmad_lib.pipeline import scoring, units, workload
+from vlmad_lib.pipeline.results import Results
+from vlmad_lib.pipeline.scoring import Scorer
+from vlmad_lib.pipeline.units import Unit
+from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
+
+# joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
+PART = 8  # images that a worker of this machine encodes before it takes others
+CLUSTER_PART = 64  # likewise on a cluster, whose workers may have accelerators that take many at once
+TOGETHER = 64  # references of the units that are computed together: those of all are in memory
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method with all parameters fixed."""
+
+    chosen: Chosen
+    shots: int
+    seed: int
+
+    def columns(self, backbone: backbones.Facts) -> dict:
+        """The variant as columns of the scores table."""
+        facts = self.chosen.columns(backbone) | {"shots": self.shots, "seed": self.seed}
+        return facts | {"variant": contents.digest(facts)[:10]}
+
+
+def variants(profile: Profile) -> list[list[Variant]]:
+    """The variants of each method; zero-shot and full-shot draw nothing and have one seed.
+
+    A method that uses no references has its zero-shot variant, whatever shots the profile asks for; one that needs
+    them has none, and is left out where the profile asks for zero-shot alone. InputError for wrong settings.
+    """
+    found, named = [], [spec.name for spec in [*profile.methods, *profile.imports]]
+    for name in named:
+        if named.count(name) > 1:
+            raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
+    for spec in profile.methods:
+        chosen = methods.choose(spec, profile)
+        counts = profile.shots if chosen.module.FEW_SHOT else [0]
+        counts = [shots for shots in counts if shots or chosen.module.ZERO_SHOT]
+        draws = [(shots, seed) for shots in counts for seed in (profile.seeds if 0 < shots < FULL else [0])]
+        found.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
+    return list(filter(None, found))
+
+
+# ---------------------------------------------------------------- the run
+
+
+def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
+    """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
+    few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
+    table, notes = data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    return table, notes + _name_strips(profile, table)
+
+
+def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
+    """Notes on pictures so long that a method which cuts them into square tiles works many times as much."""
+    sizes = zip(table.width, table.height, strict=True)
+    rows = table.assign(tiles=[len(data.boxes(width, height, "tiles")) for width, height in sizes])
+    rows = rows[rows.tiles > data.MANY_TILES]
+    if rows.empty:
+        return []
+    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
+    notes = []
+    for category, part in rows.groupby("category") if tiled else []:
+        longest, total = part.loc[part.tiles.idxmax()], f"{part.tiles.sum():,}"
+        notes.append(
+            f"{category}: long strips: {len(part)} of {(table.category == category).sum()} pictures, such as "
+            f"{Path(longest.image).name} with {longest.width}x{longest.height} pixels, which {', '.join(tiled)} cuts "
+            f"into {longest.tiles} square tiles. Together they make {total} tiles, as much work as {total} square "
+            "pictures; with the setting 'fit: squash' each is one."
+        )
+    return notes
+
+
+def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None, announce: bool = False) -> Results:
+    """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input.
+
+    ``progress``: bars on stderr, and before them, as with ``announce`` alone, what there is to encode and how long that
+    takes.
+    ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
+    """
+    planned = variants(profile)
+    if not planned and not profile.imports:
+        if profile.methods:
+            names = ", ".join(spec.name for spec in profile.methods)
+            raise InputError(f"'shots' asks for no references, and without them {names} cannot run; add 1 to 'shots'.")
+        raise InputError("The profile names no methods and no imports; add one of them.")
+    table, notes = index(profile) if table is None else (table, [])
+    cache = profile.path(profile.cache)
+    folder = cache / "runs" / _digest(profile, planned, table)
+    found = _kept(folder, cache)
+    if found is None:
+        _compute(profile, planned, table, notes, folder, progress, progress or announce)
+        found = _kept(folder, cache)
+    if found is None:
+        raise InputError(f"What was just written to {folder} is damaged; check that disk, or set another 'cache'.")
+    return Results(profile, table, *found, cache)
+
+
+def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] | None:
+    """A run's tables and facts where they and all its maps are as they were written."""
+    if not files.whole(folder):
+        return None
+    scores, found = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
+    units = {Path(file).parent for file in scores.map_file.unique() if file}
+    if not all([files.whole(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return scores, found, json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
+    """What decides a run's tables: parameters, images, masks, weight files, outside results and code."""
+    weights = [path for spec in profile.methods for path in _network_files(spec)]
+    weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
+    outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
+    deciding = profile.model_dump(
+        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
+    )
+    read = contents.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
+    return contents.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
+
+
+def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
+    return [one[0].chosen for one in planned if one]
+
+
+def _network_files(spec: Method) -> list[str]:
+    """The files of a method's weights and model config, "" for none: random ones, a name, one that has gone since."""
+    drawn = spec.weights.startswith("random:")
+    try:
+        weights = "" if drawn else str(methods.locate_weights(spec))
+    except InputError:
+        weights = ""
+    config = backbones.config_file(spec.backbone)
+    # of a folder in a file's place the reader says what is in it
+    return [str(path) if path and Path(path).is_file() else "" for path in (weights, config)]
+
+
+def _files(path: Path) -> list[str]:
+    return [str(path)] if path.is_file() else sorted(str(file) for file in path.rglob("*") if file.is_file())
+
+
+def _code(*chosen: Chosen) -> str:
+    """What computes the units of some methods, or, with none, those of outside results; features depend on less."""
+    code = contents.digest_code(units, scoring, imports, sys.modules[__name__], *(method.source for method in chosen))
+    words = prompts.FILE.read_text(encoding="utf-8")
+    return contents.digest(code, words, contents.list_versions(contents.MEASURING_LIBRARIES))
+
+
+def _compute(
+    profile: Profile, planned: list[list[Variant]], table: pd.DataFrame, notes: list[str], folder: Path,
+    progress: bool, announce: bool,
+) -> None:  # fmt: skip
+    """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
+    here = _planning(profile)
+    for spec in profile.methods:  # what is missing is said before the first method has worked for hours
+        if not spec.weights.startswith("random:"):
+            methods.locate_weights(spec, profile.download)
+    started = time.perf_counter()
+    of = dict(list(table.groupby("category", sort=False)))
+    found, jobs = _plan(here, planned, of)
+    least = CLUSTER_PART if _on_cluster() else PART
+    size = sys.maxsize if _on_accelerator(here) else max(least, profile.batch or 1)
+    encoding = _encoding(here, planned, jobs, size)
+    total = sum(len(paths) for *_, paths in encoding)
+    for note in _name_strips(profile, table) if total else []:
+        files.say(note)
+    if announce and total:
+        stores = ((one.store(here.path(here.cache), _backbone(one.spec, here), channels), names, paths)
+                  for one, _, channels, names, paths in encoding)  # fmt: skip
+        parts = workload.plan(stores, table)
+        tqdm.write(workload.announce(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
+    with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
+        if _on_accelerator(here):  # one process feeds it
+            for job in encoding:
+                _encode(profile, *job, bar)
+        else:
+            for count in _parallel(profile, _encode, encoding):
+                bar.update(count)
+    shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
+    with tqdm(desc="score", **shown) as bar:
+        _score_all(profile, jobs, bar, _on_accelerator(here))  # the units are on disk now
+    remarks = list(notes)
+    outside = [(spec, part) for spec in profile.imports for part in of.values()]
+    for imported, said in _parallel(profile, _import, outside):
+        found += imported
+        remarks += said
+    if not found:
+        seen = f" ({remarks[-1].rstrip('.')})" if len(remarks) > len(notes) else ""
+        raise InputError(
+            f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
+        )
+    scores, measured = units.gather(profile.path(profile.cache), found)
+    remarks += (
+        _one_class(measured)
+        + _uncovered(profile, scores, list(of))
+        + _one_sided(profile, planned)
+        + _in_bins(profile, measured)
+    )
+    used = [_backbone(spec, here) for spec in profile.methods]
+    remarks += [one.note for one in used if one.note] + _by_word(planned)
+    facts = {
+        "warnings": _warnings(profile, planned, used),
+        "notes": list(dict.fromkeys(remarks)),
+        "backbones": list({one.label: one.facts() for one in used}.values()),
+        "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
+        "data": data.counts(table),
+        "packages": contents.list_versions(contents.ENCODING_LIBRARIES + contents.MEASURING_LIBRARIES),
+        "devices": {"encoding": _encoded_on(here, planned), "scoring": units.scored_on(found)},
+        "seconds": {"compute": round(time.perf_counter() - started, 1)},
+    }
+
+    def fill(partial: Path) -> None:
+        scores.to_parquet(partial / "scores.parquet", index=False)
+        measured.to_parquet(partial / "metrics.parquet", index=False)
+        (partial / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+    files.place(folder, fill)
+
+
+def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
+    """What ``work(profile, *job)`` returns for each job, in order, by the profile's workers or a joblib backend's.
+
+    One worker stays in this process: the backbone is loaded once and its matrix products use every core.
+    """
+    tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
+    return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+
+
+def _on_cluster() -> bool:
+    """Whether joblib was told to send work to other machines or to processes that it did not start."""
+    backend, _ = joblib.parallel.get_active_backend()
+    return type(backend).__module__ != "joblib._parallel_backends"
+
+
+def _planning(profile: Profile) -> Profile:
+    """The profile that this process plans by: one that sends its work to a cluster needs none of the workers' devices.
+
+    InputError for a device or a precision that is not there.
+    """
+    if _on_cluster():
+        return profile.model_copy(update={"device": "cpu"})
+    for spec in profile.methods:
+        devices.refuse_precision(spec.precision, devices.choose_device(profile.device))
+    return profile
+
+
+def _on_accelerator(profile: Profile) -> bool:
+    """Whether this process itself encodes and scores, on a device that others would only have to wait for."""
+    return devices.is_accelerator(devices.choose_device(profile.device))
+
+
+def _encoded_on(profile: Profile, planned: list[list[Variant]]) -> list[str]:
+    """The devices that encoded the features which a run reads, in words."""
+    cache = profile.path(profile.cache)
+    stores = [one.store(cache, _backbone(one.spec, profile)) for one in _chosen(planned)]
+    return sorted({name for store in stores for name in store.encoded_on()})
+
+
+def _one_class(measured: pd.DataFrame) -> list[str]:
+    """Notes on categories of which no image AUROC can be had."""
+    lacking = measured.drop_duplicates("category")
+    told = {"good": lacking.n_good == 0, "defective": lacking.n_defective == 0}
+    return [
+        f"{name}: no {kind} test images, so no image AUROC; the means leave it out."
+        for kind, none in told.items()
+        for name in lacking[none].category
+    ]
+
+
+def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) -> list[str]:
+    """Sentences on categories an outside result does not cover; InputError where it covers none."""
+    notes = []
+    for spec in profile.imports:
+        covered = set(scores[scores.method == spec.name].category)
+        absent = [category for category in categories if category not in covered]
+        if not covered:
+            raise InputError(
+                f"{profile.path(spec.path)} has no result for any test image; "
+                "name its results <category>, <defect>, <image file stem>."
+            )
+        if absent:
+            notes.append(f"{spec.name}: no results for {', '.join(absent)}.")
+    return notes
+
+
+def _by_word(planned: list[list[Variant]]) -> list[str]:
+    """Notes on checkpoints of which only the profile says what they were trained on."""
+    return [
+        f"{one.name}: that its {one.prompts.noun} in {one.prompts.path.name} were trained on {one.prompts.trained_on} "
+        "is the profile's word; neither the file nor the list of known SHA-256 says so."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.by_word
+    ]
+
+
+def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbones.Facts]) -> list[str]:
+    """What makes every number of this run meaningless or unfair, said in red; ``used``: the backbone of each method."""
+    random = [
+        f"{spec.name}: the weights of {spec.backbone} are random ({spec.weights}), "
+        "so its numbers say nothing about the method."
+        for spec in profile.methods
+        if spec.weights.startswith("random:")
+    ]
+    drawn = [
+        f"{spec.name} runs on the demo's weights, which were trained on drawn pictures alone, so its numbers "
+        "and decisions say nothing about these parts; name real weights."
+        for spec, one in zip(profile.methods, used, strict=True)
+        if profile.dataset != "demo" and one.is_demo
+    ]
+    leaked = [
+        f"{one.name}: its {one.prompts.noun} were trained on the very data they are tested on "
+        f"({one.prompts.trained_on}), so its numbers are no zero-shot result and compare with nothing."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.leaked
+    ]
+    copies = [
+        f"{one.name}: its {one.prompts.noun} were trained on {one.prompts.trained_on}, which has categories named "
+        f"{', '.join(one.prompts.alike)} too; if these images are copies of those, its numbers are no zero-shot result."
+        for one in _chosen(planned)
+        if one.prompts and one.prompts.alike
+    ]
+    return random + drawn + [one.warning for one in used if one.warning] + leaked + copies
+
+
+def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
+    """Notes on methods that leave the profile's references unused, or have no zero-shot result beside the others'."""
+    alone = [one.name for one in _chosen(planned) if any(profile.shots) and not one.module.FEW_SHOT]
+    lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].ZERO_SHOT]
+    notes = [f"{name} uses no reference images: zero-shot only." for name in alone]
+    return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
+
+
+def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
+    """A note on how far binned pixel metrics can be from the exact ones, over all categories and variants."""
+    bounds = measured[list(metrics.BOUNDS)].max()
+    if profile.pixel_metrics == "exact" or bounds.isna().all():
+        return []
+    pairs = zip(metrics.COUNTED, metrics.BOUNDS, strict=True)
+    known = [(TITLES[name], bounds[bound]) for name, bound in pairs if bounds[bound] == bounds[bound]]
+    largest = ", ".join(f"{title} {most:.1e}" for title, most in known)
+    return [f"Pixel metrics were counted in bins; no exact value differs by more than: {largest}."]
+
+
+def _prompt_facts(chosen: Chosen) -> dict:
+    """What a report says of learned prompts, ready for JSON."""
+    prompts = chosen.prompts
+    return {"method": chosen.name, "checkpoint": prompts.path.name, "sha256": prompts.digest,
+            "trained_on": prompts.trained_on, "leaked": prompts.leaked, "by_word": prompts.by_word}  # fmt: skip
+
+
+# ---------------------------------------------------------------- one image
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method sees of one image: its kept features (first tile), its text features and settings."""
+
+    facts: backbones.Facts
+    method: str
+    chosen: Strict
+    grid: int
+    features: dict[str, torch.Tensor]
+    text: torch.Tensor | None
+    image: str
+    draw: Callable  # the method's maps from features, text, settings and grid
+    checkpoint: Path | None = None
+
+    @property
+    def backbone(self) -> backbones.Backbone:
+        """The backbone itself, whose weights are read when it is first asked for."""
+        return self.facts.loaded
+
+    def attention(self, kind: str, cell: tuple[int, int]) -> np.ndarray:
+        """(grid, grid) log10 of AnomalyCLIP's attention of one patch to all, over what even attention gives."""
+        backbone = self.backbone
+        pixels = data.views(self.image, self.chosen.fit, self.grid * backbone.patch_size)
+        weights = anomalyclip.attention(backbone, backbone.normalise(pixels), kind, cell)[0]
+        return (weights * weights.numel()).clamp_min(1e-3).log10().cpu().numpy()
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """The zero-shot maps the method's own map is made of, and it, (grid, grid) each, by name."""
+        return self.draw(self.features, self.text, self.chosen, self.grid)
+
+
+def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
+    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
+    known = [*profile.methods, *load("demo").methods]
+    spec = spec or next(one for one in known if one.method == method)
+    chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
+    backbone = _backbone(spec, profile)
+    store, names = chosen.store(cache, backbone), chosen.module.arrays(chosen.settings)
+    store.fill([row.image], names)
+    values, _ = store.load([row.image], names)
+    text = chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))
+    first = {name: array[:1] for name, array in values.items()}
+    place = chosen.prompts.path if chosen.prompts else None
+    seen = chosen.grid(backbone), first, text, row.image, chosen.parts
+    return View(backbone, spec.method, chosen.settings, *seen, place)
+
+
+# ---------------------------------------------------------------- one category
+
+
+@lru_cache(maxsize=2)
+def _loaded(
+    name: str, weights: str, precision: str, download: bool, plain_gelu: bool, device: str, _: tuple
+) -> backbones.Backbone:
+    return backbones.load(name, weights, precision, download, plain_gelu, device)
+
+
+def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
+    """The facts of a method's backbone; its weights are read where no run has before, or files have changed.
+
+    ``loaded`` gives the backbone itself, of which a process holds two at a time.
+    """
+    cache, device = profile.path(profile.cache), devices.choose_device(profile.device)
+    read = tuple(contents.digest_files(_network_files(spec), cache))
+    plain_gelu = methods.plain_gelu(spec)
+    planned = spec.precision == "tf32" and device.type != "cuda"  # for the GPUs of a cluster
+    precision = "fp32" if planned else spec.precision
+    key = contents.digest(spec.backbone, spec.weights, plain_gelu, read, contents.digest_code(backbones))
+    load = partial(_loaded, spec.backbone, spec.weights, precision, profile.download, plain_gelu, device.type, read)
+    kept = _facts(cache / "backbones" / f"{key}.json", load)
+    return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
+
+
+@lru_cache(maxsize=64)
+def _read_facts(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _facts(file: Path, load: Callable[[], backbones.Backbone]) -> dict:
+    """What is the same of a backbone on every device, from its file, which is written where there is none."""
+    try:
+        return _read_facts(file)
+    except (OSError, ValueError):
+        text = load().known().as_json()
+        files.replace(file, lambda path: path.write_text(text, encoding="utf-8"))
+        return json.loads(text)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit to compute: its variant, an index row of its category, and the unit."""
+
+    one: Variant
+    row: pd.Series
+    unit: Unit
+
+
+def _plan(
+    profile: Profile, planned: list[list[Variant]], of: dict[str, pd.DataFrame]
+) -> tuple[list[Unit], list[list[Job]]]:
+    """All units of a run, and those that are not kept, together where they read the same features.
+
+    ``of``: the index by category.
+    """
+    cache, found, jobs = profile.path(profile.cache), [], {}
+    on = {name: units.tested(data.tested(part), cache) for name, part in of.items()}
+    for wanted in planned:
+        chosen = wanted[0].chosen
+        backbone = _backbone(chosen.spec, profile)
+        places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
+        named = [one.columns(backbone) for one in wanted]
+        code = _code(chosen)
+        for category, part in of.items():
+            row = part.iloc[0]
+            words = chosen.module.wording(chosen.settings, row)
+            for one, columns in zip(wanted, named, strict=True):
+                drawn = list(chosen.references(part, category, one.shots, one.seed).image) if one.shots else []
+                unit = units.unit(profile, code, on[category], columns, drawn, [words, backbone.key])
+                found.append(unit)
+                if not files.whole(unit.place):
+                    jobs.setdefault((places, category), []).append(Job(one, row, unit))
+    # backbone by backbone, not category by category: more of them than are held would be loaded again and again
+    return found, [part for together in jobs.values() for part in _parts(together)]
+
+
+def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
+    """Jobs in parts of up to ``TOGETHER`` different references, or one that has more."""
+    part, drawn = [], set()
+    for job in jobs:
+        more = drawn.union(job.unit.references)
+        if part and len(more) > TOGETHER:
+            yield part
+            part, more = [], set(job.unit.references)
+        part.append(job)
+        drawn = more
+    yield part
+
+
+def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Job]], size: int) -> list[tuple]:
+    """The images that the units to compute need encoded, ``size`` by ``size``, as arguments of ``_encode``.
+
+    Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
+    """
+    found, taken, cache = [], set(), profile.path(profile.cache)
+    shots = max((job.one.shots for together in jobs for job in together), default=0)
+    for together in jobs:
+        chosen = together[0].one.chosen
+        backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
+        tested = [path for job in together for path in job.unit.rows.image]
+        drawn = [path for job in together for path in job.unit.references]
+        for channels, paths in ((own, tested), ("rgb", drawn)):
+            store = chosen.store(cache, backbone, channels)
+            names = _arrays(profile, planned, store, shots)
+            # an image that another part encodes, with the arrays of both, is left to it
+            paths = [path for path in dict.fromkeys(paths) if (store.folder, path) not in taken]
+            paths = store.missing(paths, names)
+            taken |= {(store.folder, path) for path in paths}
+            parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+            found += [(chosen, together[0].row, channels, names, part) for part in parts]
+    return found
+
+
+def _arrays(profile: Profile, planned: list[list[Variant]], store: features.Kept, shots: int) -> list[str]:
+    """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
+
+    References are read with their colours as they are, so with them a method may share a store of others.
+    """
+    cache, found = profile.path(profile.cache), {}
+    for chosen in _chosen(planned):
+        backbone, few = _backbone(chosen.spec, profile), shots if chosen.module.FEW_SHOT else 0
+        for channels in ("", "rgb") if few else ("",):
+            if chosen.store(cache, backbone, channels).folder == store.folder:
+                found |= dict.fromkeys(chosen.module.arrays(chosen.settings, few))
+    return list(found)
+
+
+def _encode(
+    profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str],
+    bar: tqdm | None = None,
+) -> int:  # fmt: skip
+    """Encode images for a method; returns how many."""
+    cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
+    chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))  # unfit prompts are refused first
+    chosen.store(cache, backbone, channels).fill(paths, names, profile.batch, bar or False)
+    return len(paths)
+
+
+def _score_all(profile: Profile, jobs: list[list[Job]], bar: tqdm, in_this_process: bool) -> None:
+    """Compute units; those that another process is at come last, and are computed only if it leaves them undone.
+
+    ``in_this_process``, for an accelerator: it scores them here, and workers measure what was scored meanwhile.
+    """
+    waiting = jobs
+    for wait in (False, True):
+        claims = [(together, files.Claim(together[0].unit.place)) for together in waiting]
+        if in_this_process:
+            done = _parallel(profile, _measure, _scored_here(profile, claims, wait))
+        else:
+            done = _parallel(profile, _score, [(together, wait) for together in waiting])
+        left = []
+        for (together, claim), finished in zip(claims, done, strict=True):
+            claim.give_back()
+            if finished:
+                bar.update()
+            else:
+                left.append(together)
+        waiting = left
+
+
+def _scored_here(profile: Profile, claims: list[tuple[list[Job], files.Claim]], wait: bool) -> Iterator[tuple]:
+    """The arguments of ``_measure`` for units scored in this process; none of a unit that another one is at."""
+    for together, claim in claims:
+        yield (list(_scores(profile, _open(together))) if claim.take(wait) else None,)
+
+
+def _measure(profile: Profile, scored: list[tuple] | None) -> bool:
+    """Keep units with their scores, maps and metrics; False where there is nothing to keep yet."""
+    masks: units.Masks = {}
+    for unit, *values, device in scored or []:
+        units.write(profile, unit, *values, masks, device)
+    return scored is not None
+
+
+def _score(profile: Profile, jobs: list[Job], wait: bool) -> bool:
+    """Compute units and keep them; False where another process is at them, unless told to ``wait`` for it."""
+    claim = files.Claim(jobs[0].unit.place)
+    if not claim.take(wait):
+        return False
+    try:
+        return _measure(profile, _scores(profile, _open(jobs)))
+    finally:
+        claim.give_back()
+
+
+def _open(jobs: list[Job]) -> list[Job]:
+    """The jobs whose units are not kept by now."""
+    return [job for job in jobs if not job.unit.place.is_dir()]
+
+
+def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
+    """Units with their scores, maps, tiles and device, from kept features that they share.
+
+    Every image is read once for all of them.
+    """
+    if not jobs:
+        return
+    cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
+    backbone = _backbone(chosen.spec, profile)
+    store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
+    alike: dict[tuple, list[Job]] = {}  # a method's draws of references
+    for job in jobs:
+        alike.setdefault((job.one.chosen.name, job.one.shots > 0), []).append(job)
+    scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
+    tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
+    used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
+    names = list(dict.fromkeys(name for one in used for name in one))
+    for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True):
+        values = {name: array.to(backbone.device).float() for name, array in values.items()}  # once for all scorers
+        for scorer in scorers:
+            scorer.add(path, values)
+    device = devices.describe_device(backbone.device)
+    for scorer, group in zip(scorers, alike.values(), strict=True):
+        for draw, job in enumerate(group):
+            yield job.unit, *scorer.of(tested, draw), device
+
+
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: features.Kept) -> Scorer:
+    """What scores images by a method with each of the draws of references of its jobs."""
+    one = group[0].one
+    code, settings = one.chosen.module, one.chosen.settings
+    text = one.chosen.text(cache, backbone, code.wording(settings, group[0].row))
+    if not one.shots:
+        return Scorer(one.chosen, text, one.chosen.grid(backbone), device=backbone.device)
+    drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
+    draws = [[drawn[path] for path in job.unit.references] for job in group]
+    references = memory.load(list(drawn), code.arrays(settings, one.shots))
+    return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws, backbone.device)
+
+
+def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
+    """The unit of an outside result on one category (none where it covers no image), and notes."""
+    path = profile.path(spec.path)
+    rows, scores, maps, notes = imports.read(path, data.tested(table))
+    if rows.empty:
+        return [], notes
+    facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
+    settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
+    columns = facts | settings | {"variant": contents.digest(facts)[:10]}
+    measured = units.tested(rows, profile.path(profile.cache))
+    unit = units.unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
+    if not files.whole(unit.place):
+        units.write(profile, unit, scores, maps, [1] * len(rows), {})
+    return [unit], notes

@@ -1,0 +1,81 @@
+"""Images scored one by one from kept features, by one method and several draws of references together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmad_lib.encoders import devices
+from vlmad_lib.methods import Chosen
+
+
+class Scorer:
+    """Scores and maps of images by one method with some draws of references, image by image.
+
+    ``references`` are arrays, a row a tile, and the number of tiles of each image; ``draws`` the places of those
+    images, all of them where it is left out. Tile t meets tile t of a draw, or what the method remembers of those;
+    scores are averaged. Images are scored one by one: memory does not grow with their number, nor does a score depend,
+    in its last digit, on the company it was computed in.
+    """
+
+    def __init__(
+        self, chosen: Chosen, text: torch.Tensor | None, grid: int, references: tuple | None = None,
+        draws: list[list[int]] | None = None, device: torch.device = devices.CPU,
+    ):  # fmt: skip
+        """``device``: where scores are computed; what is passed in may be anywhere."""
+        self.chosen, self.grid, self.device = chosen, grid, device
+        self.text = None if text is None else text.to(device)
+        self.references = references
+        self.draws = [list(range(len(references[1])))] if references and draws is None else draws
+        self.memories, self.found = {}, {}
+
+    def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
+        """Score an image by its arrays, a row a tile."""
+        found = []
+        values = {name: array.to(self.device).float() for name, array in values.items()}
+        for place in range(len(next(iter(values.values())))):
+            tile = {name: array[place : place + 1] for name, array in values.items()}
+            fixed = tile, self.text, self.chosen.settings, self.grid
+            with devices.multiply_in("fp32", self.device):
+                parts = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
+            found.append([torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True)])
+        self.found[image] = [np.stack(side) for side in zip(*found, strict=True)]
+
+    def _memories(self, place: int) -> list[tuple]:
+        """What ``score`` meets of the references at a tile: for all draws at once, or draw by draw."""
+        if not self.references:
+            return [(None,)]
+        if place not in self.memories:
+            arrays, tiles = self.references
+            draws = [_of_tile(tiles, draw, place) for draw in self.draws]
+            if getattr(self.chosen.module, "DRAWS", False):
+                rows = np.unique(np.concatenate(draws))
+                draws = [torch.from_numpy(np.searchsorted(rows, draw)) for draw in draws]
+                self.memories[place] = [(self._remembered(arrays, rows), draws)]
+            else:
+                self.memories[place] = [(self._remembered(arrays, rows),) for rows in draws]
+        return self.memories[place]
+
+    def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
+        some = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
+        return self.chosen.module.remember(some, self.chosen.settings, self.grid)
+
+    def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has."""
+        found = [[side[:, draw] for side in self.found[image]] for image in images]
+        scores = np.array([values.mean(0, dtype=np.float64) for values, _ in found])
+        scores = self.chosen.module.over_category(scores) if scores.ndim > 1 else scores
+        return scores, np.concatenate([maps for _, maps in found]), np.array([len(values) for values, _ in found])
+
+
+def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:
+    """The rows of a draw's images that are tile ``place``; all where none has so many, being of another shape."""
+    owner = np.repeat(np.arange(len(tiles)), tiles)
+    number = np.concatenate([np.arange(count) for count in tiles])
+    # in the order of the draw: what a method makes of its references may depend on it
+    own = np.concatenate([np.flatnonzero(owner == image) for image in draw])
+    same = number[own] == place
+    return own[same] if same.any() else own

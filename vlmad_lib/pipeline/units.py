@@ -1,0 +1,154 @@
+"""Units: one variant of one method on one category, kept under a digest of everything that decides its numbers.
+
+A unit's folder holds ``scores.npy``, ``maps.npy`` where the method has maps (``metrics`` says in which form), and
+``unit.json``: what the images of the index do not say of its rows. The tables of a run are put together from its units.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmad_lib import contents, data, files
+from vlmad_lib.evaluation import levels, metrics, statistics
+from vlmad_lib.pipeline.results import KEYS, METRICS, SCORES, SHARES
+from vlmad_lib.profile import Profile
+
+Masks = dict[tuple[str, str], levels.Regions | None]
+"""By image and fit, its mask at the evaluation frame; None where a defective image has none: no pixels to count."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Rows of an index, all of one category, and a digest of them and of what their images and masks hold."""
+
+    rows: pd.DataFrame
+    key: str
+
+
+def tested(rows: pd.DataFrame, cache: Path) -> Tested:
+    """Index rows with what identifies them, wherever their images and masks lie."""
+    pixels = contents.digest_files([*rows.image, *rows["mask"]], cache)
+    described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
+    return Tested(rows.drop(columns="split"), contents.digest(described, pixels))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit's folder, its rows, the columns that name its variant, and the files of its references."""
+
+    place: Path
+    tested: Tested
+    columns: dict[str, Any]
+    references: Sequence[str] = ()
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The index rows of its images."""
+        return self.tested.rows
+
+
+def unit(
+    profile: Profile, code: str, on: Tested, columns: dict[str, Any], references: Sequence[str] = (), more: Any = ""
+) -> Unit:
+    """The unit of a variant's columns on tested rows; ``code`` and ``more``: what else decides its numbers."""
+    cache = profile.path(profile.cache)
+    drawn = contents.digest_files(references, cache)
+    measures = profile.evaluation_size, profile.fpr_limit, profile.pixel_metrics
+    key = contents.digest(columns, on.key, drawn, more, *measures, code)
+    return Unit(cache / "units" / key, on, columns, references)
+
+
+def write(
+    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks,
+    device: str = "",
+) -> None:  # fmt: skip
+    """Keep a unit's image scores (N,), maps or stacks (sum of tiles, ...) and metrics, complete or not at all.
+
+    ``masks`` are read once for all units that share the dictionary. ``device``, in words, computed the scores.
+    """
+    rows = one.rows
+    named = {key: one.columns[key] for key in KEYS}
+    named |= {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
+    kept = {
+        "tiles": list(map(int, tiles)),
+        "device": device,
+        "metrics": named | _measure(profile, one, scores, maps, tiles, masks),
+    }
+
+    def fill(partial: Path) -> None:
+        np.save(partial / "scores.npy", np.asarray(scores, np.float64), allow_pickle=False)
+        if maps is not None:
+            np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
+        (partial / "unit.json").write_text(json.dumps(kept), encoding="utf-8")
+
+    files.place(one.place, fill)
+
+
+def _measure(
+    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks
+) -> dict[str, float | int]:
+    """Image and pixel metrics of one unit, and the counts they rest on."""
+    rows, labels, size, fit = one.rows, one.rows.label.to_numpy(), profile.evaluation_size, one.columns["fit"]
+    for row in rows.itertuples():
+        if (row.image, fit) not in masks:
+            bare = row.label and not row.mask
+            mask = None if bare else data.framed_mask(row.mask, row.width, row.height, fit, size)
+            masks[row.image, fit] = None if bare else levels.regions(mask, normal=not row.label)
+    inside = [masks[image, fit] for image in rows.image]
+    found = metrics.image_metrics(labels, scores)
+    found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
+    found |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
+    if maps is not None:
+        parts = np.split(np.asarray(maps), np.cumsum(tiles)[:-1])
+        pairs = (
+            (metrics.framed_map(part, row.width, row.height, fit, size, one.columns["sigma"]), mask)
+            for row, part, mask in zip(rows.itertuples(), parts, inside, strict=True)
+            if mask is not None
+        )
+        bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
+        found |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
+    lost = sum(bool(path) and not mask.place.size for path, mask in zip(rows["mask"], inside, strict=True))
+    counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
+    counts |= {"n_lost_masks": lost, "evaluation_size": size}
+    return found | {name: int(value) for name, value in counts.items()}
+
+
+def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scores and metrics tables of units, checked against their schemas."""
+    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
+    tiles = [np.array(one["tiles"]) for one in kept]
+    whole = [one.columns | _files(cache, one) for one in found]  # a row a unit, then one for each of its images
+    columns = pd.DataFrame(whole).loc[np.repeat(np.arange(len(found)), list(map(len, tiles)))]
+    scores = pd.concat([one.rows for one in found], ignore_index=True)
+    scores = pd.concat([scores, columns.reset_index(drop=True)], axis=1).assign(
+        score=np.concatenate([np.load(one.place / "scores.npy", allow_pickle=False) for one in found]),
+        tiles=np.concatenate(tiles),
+        map_row=np.concatenate([one.cumsum() - one for one in tiles]),
+    )
+    measured = pd.DataFrame([one["metrics"] for one in kept]).astype(dict.fromkeys(SHARES, float))
+    return SCORES.validate(scores), METRICS.validate(measured)
+
+
+def scored_on(found: Sequence[Unit]) -> list[str]:
+    """The devices that computed the scores of units, in words; outside results have none."""
+    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
+    return sorted({one["device"] for one in kept if one["device"]})
+
+
+def _files(cache: Path, one: Unit) -> dict[str, str]:
+    """A unit's references and the file of its maps, empty where it has none."""
+    maps = one.place / "maps.npy"
+    place = str(maps.relative_to(cache)) if maps.is_file() else ""
+    return {"references": ";".join(map(_short, one.references)), "map_file": place}
+
+
+def _short(path: str) -> str:
+    """A file with its last two folders: enough to find it, and no home folder in a table that is shared."""
+    return "/".join(Path(path).parts[-3:])

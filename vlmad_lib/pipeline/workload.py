@@ -1,0 +1,257 @@
+"""What encoding takes, said before it starts: arithmetic, about how long, and disk. Nothing is encoded to know it.
+
+Operations and sizes come from a forward pass on PyTorch's meta device, the time from the rate of matrix products here.
+``python -m vlmad_lib workload`` says it of MVTec AD and VisA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlmad_lib import InputError, commands, data, methods
+from vlmad_lib.encoders import backbones, devices
+from vlmad_lib.encoders.blocks import Linear, works
+from vlmad_lib.encoders.features import Joint, Kept, Store
+from vlmad_lib.methods import Chosen
+from vlmad_lib.profile import Method
+
+REACHED = {"cpu": 0.8}
+"""The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows."""
+ELSEWHERE = 0.4  # on an accelerator, where what stands between the products weighs more; supposed, not measured
+SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
+MORE_ROWS = 16  # times as many on an accelerator, which small products leave idle
+BENCHMARKS = {"MVTec AD": (1024, 1024), "VisA": (1500, 1000)}
+"""By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it."""
+CORES = 16  # what a workstation has, beside this machine's own
+
+
+# ---------------------------------------------------------------- operations and sizes
+
+
+def count(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> tuple[float, int]:
+    """GFLOP to encode one square picture of ``size`` pixels into some arrays, and how many numbers they hold."""
+    network = backbones.skeleton(backbone)
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        found = encode(network, torch.empty(1, 3, size, size), names)
+    return counter.get_total_flops() / 1e9, sum(found[name].numel() for name in names)
+
+
+def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+    """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
+    return _count_method(chosen, name, shots)[0]
+
+
+def _count_method(chosen: Chosen, name: str, shots: int) -> tuple[float, int]:
+    code, settings = chosen.module, chosen.settings
+    size = code.side(settings, backbones.skeleton(name))
+    return count(code.encode, name, size, code.arrays(settings, shots))
+
+
+# ---------------------------------------------------------------- the rate of matrix products
+
+
+def peak(
+    precision: str = "fp32", device: torch.device = devices.CPU, repeats: int = 5, shapes: Sequence[tuple] = SHAPES
+) -> float:
+    """GFLOP/s of the fastest large matrix product that PyTorch offers on a device: the measure of encoding there."""
+    tried = [product for shape in shapes for product in products(precision, *shape, device)]
+    with devices.multiply_in(precision, device):
+        first = [work / clock(call, device) for work, call in tried]
+        best = np.argsort(first)[-2:]  # all of them several times would take seconds
+        again = [tried[one][0] / clock(tried[one][1], device) for one in best for _ in range(repeats - 1)]
+    return max(first + again)
+
+
+def products(
+    precision: str, rows: int, inner: int, columns: int, device: torch.device = devices.CPU
+) -> list[tuple[float, Callable]]:
+    """A matrix product by each way that PyTorch offers there: its billions of operations, and what computes it."""
+    on_cpu, kind = device.type == "cpu", devices.TYPES[precision]
+    rows *= 1 if on_cpu else MORE_ROWS
+    with device:
+        x, weight, bias = torch.ones(rows, inner, dtype=kind), torch.ones(columns, inner), torch.ones(columns)
+    ways = {False, on_cpu and works(kind)}
+    return [(2 * rows * inner * columns / 1e9, partial(Linear(weight, bias, kind, packed), x)) for packed in ways]
+
+
+def clock(call: Callable, device: torch.device = devices.CPU) -> float:
+    """Seconds until a device has done what a call gives it."""
+    devices.synchronise(device)
+    began = time.perf_counter()
+    with torch.inference_mode():
+        call()
+    devices.synchronise(device)
+    return time.perf_counter() - began
+
+
+# ---------------------------------------------------------------- a run
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images that one encoder turns into the same arrays; a view is what it sees at once, an image or a tile of it."""
+
+    store: Store
+    paths: tuple[str, ...]
+    views: int
+    gflop: float  # of all views
+    bytes: int  # that the arrays take on disk, but for the head of each file
+
+
+def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.DataFrame) -> list[Part]:
+    """The work behind stores, each with the arrays and images asked of it; what is kept, or told twice, is left out.
+
+    ``table``: an index that has the images, with ``width`` and ``height``.
+    """
+    shapes = {row.image: (row.width, row.height) for row in table.itertuples()}
+    lacking: dict[tuple[Path, str], tuple[Store, dict]] = {}
+    for kept, names, paths in wanted:
+        for _, store, own in kept._shared(names) if isinstance(kept, Joint) else [("", kept, names)]:
+            for path in paths:
+                todo = {name: None for name in own if store.missing([path], [name])}
+                lacking.setdefault((store.folder, path), (store, {}))[1].update(todo)
+    alike: dict[tuple, tuple[Store, list[str]]] = {}
+    for (folder, path), (store, names) in lacking.items():
+        if names:
+            alike.setdefault((folder, tuple(sorted(names))), (store, []))[1].append(path)
+    found = []
+    for (_, names), (store, paths) in alike.items():
+        views = sum(len(data.boxes(*shapes[path], store.fit)) for path in paths)
+        work, numbers = count(store.encode, store.backbone.name, store.size, names)
+        size = numbers * (4 if store.exact else 2)
+        found.append(Part(store, tuple(paths), views, work * views, size * views))
+    return found
+
+
+def announce(parts: list[Part], cache: Path, others: bool = False) -> str:
+    """A sentence on what is still to encode: images, operations, about how long here, and room on the cache's disk.
+
+    It measures the rate of matrix products on the stores' device, about a second for each precision. ``others``:
+    whether other machines will do the work, whose devices are not known here.
+    """
+    device = parts[0].store.backbone.device
+    seconds, rates = 0.0, []
+    for precision in dict.fromkeys(part.store.backbone.precision for part in parts):
+        rate = peak(precision, device, 2, SHAPES[1:2])
+        rates.append(f"{_round(rate)} GFLOP/s in {precision}")
+        work = sum(part.gflop for part in parts if part.store.backbone.precision == precision)
+        seconds += work / (rate * _reached(device))
+    where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
+    images = len({path for part in parts for path in part.paths})
+    size, free = sum(part.bytes for part in parts), _free_bytes(cache)
+    disk = f"their features will take {_size(size)} of the {_size(free)} that are free on the disk of {cache}."
+    if size > free:
+        disk = (
+            f"their features will take {_size(size)}, and the disk of {cache} has {_size(free)} free, which is too "
+            "little: free some of it, or set another 'cache'."
+        )
+    return (
+        f"{images:,} {'image' if images == 1 else 'images'} to encode, {_operations(sum(p.gflop for p in parts))}: "
+        f"about {_duration(seconds)} on {where}, if encoding reaches {_reached(device):.0%} "
+        f"of its matrix products ({', '.join(rates)}); {disk}"
+    )
+
+
+def _reached(device: torch.device) -> float:
+    return REACHED.get(device.type, ELSEWHERE)
+
+
+def _free_bytes(place: Path) -> int:
+    """Bytes free on the disk where a folder is, or will be made."""
+    return shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+
+
+def _round(value: float) -> str:
+    """Two digits, and no exponent."""
+    return f"{float(f'{value:.2g}'):,.12g}"
+
+
+def _operations(work: float) -> str:
+    return f"{_round(work / 1e6)} PFLOP" if work >= 1e6 else f"{_round(work / 1e3)} TFLOP"
+
+
+def _size(number: float) -> str:
+    return f"{_round(number / 1e9)} GB" if number >= 1e8 else f"{_round(number / 1e6)} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{_round(seconds / length)} {unit}"
+    return f"{_round(max(seconds, 1))} s"
+
+
+# ---------------------------------------------------------------- the benchmarks
+
+
+def estimate(
+    machines: dict[str, tuple[float, float]], kinds: Sequence[str] = ("winclip", "anomalyclip")
+) -> pd.DataFrame:
+    """What encoding MVTec AD and VisA by methods as published takes: a row a data set, its test images and all.
+
+    ``machines``: by name the GFLOP/s of matrix products and the share of them that encoding reaches. Arrays are those
+    of few-shot runs. Reading pictures and scores are not in it.
+    """
+    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
+    costs = [(one, *_count_method(one, one.spec.backbone, int(one.module.FEW_SHOT))) for one in chosen]
+    rows = []
+    for name, shape in BENCHMARKS.items():
+        own = counts[counts.dataset == name]
+        for which, images in (("tested", own[own.split == "test"].n_images.sum()), ("all", own.n_images.sum())):
+            views = [images * len(data.boxes(*shape, one.settings.fit)) for one, *_ in costs]
+            work = sum(number * cost for number, (_, cost, _) in zip(views, costs, strict=True))
+            size = sum(number * kept * 2 for number, (*_, kept) in zip(views, costs, strict=True))
+            row = {"data set": name, "images": f"{images:,} ({which})", "work": _operations(work)}
+            row |= {title: _duration(work / (rate * share)) for title, (rate, share) in machines.items()}
+            rows.append(row | {"kept features": _size(size)})
+    return pd.DataFrame(rows)
+
+
+def machines(peaks: dict[torch.device, dict[str, float]], told: float | None = None) -> dict[str, tuple[float, float]]:
+    """For ``estimate``: this CPU in fp32, the same with ``CORES``, an accelerator in bf16, and one told in TFLOP/s.
+
+    ``peaks``: GFLOP/s by device and precision, the CPU's among them.
+    """
+    found, cores = {}, torch.get_num_threads()
+    for device, rates in sorted(peaks.items(), key=lambda one: one[0].type != "cpu"):
+        if device.type == "cpu":
+            found[f"{cores} {'core' if cores == 1 else 'cores'}, measured"] = (rates["fp32"], REACHED["cpu"])
+            found[f"{CORES} cores, scaled, not measured"] = (rates["fp32"] / cores * CORES, REACHED["cpu"])
+        else:
+            precision = "bf16" if "bf16" in rates else max(rates, key=rates.get)
+            found[f"{devices.describe_device(device)} in {precision}, measured"] = (rates[precision], ELSEWHERE)
+    if told:
+        found[f"an accelerator of {told:g} TFLOP/s, as told"] = (told * 1e3, ELSEWHERE)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: a table of MVTec AD and VisA."""
+    parser = argparse.ArgumentParser(prog="python -m vlmad_lib workload", description=main.__doc__)
+    parser.add_argument("--gpu", type=float, metavar="TFLOPS", help="the matrix products of a GPU, as its maker has it")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        if options.gpu is not None and not 0 < options.gpu < float("inf"):
+            raise InputError(f"--gpu is {options.gpu}; give a number of TFLOP/s above 0.")
+        shares = f"{REACHED['cpu']:.0%} of its matrix products on a CPU, {ELSEWHERE:.0%} elsewhere"
+        print(f"WinCLIP and AnomalyCLIP as published, if encoding reaches {shares}; reading pictures is not in it.")
+        peaks = {devices.CPU: {"fp32": peak()}}
+        if (device := devices.choose_device()) != devices.CPU:
+            peaks[device] = {"bf16": peak("bf16", device)}
+        print(estimate(machines(peaks, options.gpu)).T.to_string(header=False))
+        return 0
+
+    return commands.run_command(work)

@@ -1,0 +1,239 @@
+"""The pages of a report: a notebook's cells and a run's record as HTML that loads nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import latex2mathml.converter
+import nbformat
+from bs4 import BeautifulSoup
+from bs4.formatter import EntitySubstitution, HTMLFormatter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from vlmad_lib import ROOT, files
+
+if TYPE_CHECKING:
+    from vlmad_lib.reporting.report import Notebook, Report
+
+TEMPLATE = ROOT / "reports" / "template"
+FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
+NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|refused|[—–-]|", re.IGNORECASE)
+
+
+def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dataset: str = "demo") -> BeautifulSoup:
+    """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order.
+
+    ``dataset``: the profile's, which decides what of a notebook concerns the run (``ELSEWHERE``).
+    """
+    cells = _concerned(cells, dataset)
+    tags = [set(cell.metadata.get("tags", [])) for cell in cells]
+    if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
+        cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
+    resources = {"metadata": {"path": str(path.parent)}}
+    html, _ = _exporter().from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
+    soup = BeautifulSoup(html, "html.parser")
+    for node in soup.select("script, link, iframe, object, embed, base, meta, style[scoped], form"):
+        node.decompose()
+    for node in soup(True):
+        node.attrs = {name: value for name, value in node.attrs.items() if not name.lower().startswith("on")}
+    for node in soup.select("[src]:not([src^='data:'])"):
+        node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
+    for node in soup.select("math [href]"):
+        del node["href"]
+    for link in soup.select("a[href]"):
+        notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
+        if notebook and f"{notebook[1]}.html" in pages:
+            link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
+        elif not re.match(r"(https?|mailto):|#", link["href"]):
+            link.unwrap()
+    _order_headings(soup, path.stem)
+    return soup
+
+
+ELSEWHERE = {"demo": ("mvtec", "visa", "folder"), "benchmark": ("folder",)}
+"""Tags of cells, and the data sets on whose pages they are left out.
+
+``demo``: text on the demo data alone; ``benchmark``: published figures, beside which own pictures cannot stand.
+"""
+
+
+def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
+    """The cells that a run on a data set concerns.
+
+    Text tagged ``if-shown`` goes with its code cells, those below
+    it up to the next text, where none of them shows anything: a heading above nothing tells a reader nothing.
+    """
+    left_out = {tag for tag, names in ELSEWHERE.items() if dataset in names}
+    cells = [cell for cell in cells if not left_out & set(cell.metadata.get("tags", []))]
+    kept, place = [], 0
+    while place < len(cells):
+        end = place + 1
+        while end < len(cells) and cells[end].cell_type == "code":
+            end += 1
+        section = cells[place:end]
+        shown = any(cell.get("outputs") or cell.metadata.get("failed") for cell in section)
+        if shown or "if-shown" not in section[0].metadata.get("tags", []):
+            kept += section
+        place = end
+    return kept
+
+
+class _Exporter(HTMLExporter):
+    """Turns cells into HTML without going over it once more: ``body`` does."""
+
+    def from_notebook_node(self, nb: NotebookNode, resources: dict | None = None, **kw: Any) -> tuple[str, dict]:
+        return TemplateExporter.from_notebook_node(self, nb, resources, **kw)
+
+
+@lru_cache(maxsize=1)
+def _exporter() -> _Exporter:
+    """What turns cells into HTML; made once, as its templates are compiled when they are first used."""
+    config = Config(NbConvertBase={"display_data_priority": FORMATS})
+    config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
+    found = _Exporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    found.register_filter("highlight_code", Highlight2HTML(parent=found))
+    found.register_filter("markdown2html", _markdown_of_cell)
+    found.register_filter("escaped2html", _markdown)
+    return found
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown as HTML with formulas as MathML, which browsers show without a script and read aloud."""
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        try:
+            return latex2mathml.converter.convert(body, display=display)
+        except Exception:  # it raises many kinds, some of them no ValueError; what is no formula stays text
+            return self.escape_html(f"${body}$")
+
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, "block")
+
+
+def _markdown(text: str, maths: bool = False) -> str:
+    """The Markdown of an output as HTML: a tag in it comes from data, as a folder's name, and is shown as text.
+
+    So are dollar signs, unless the cell has the tag ``maths``.
+    """
+    renderer = (_Renderer if maths else IPythonRenderer)(escape=True, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
+
+
+@jinja2.pass_context
+def _markdown_of_cell(context: jinja2.runtime.Context, text: str) -> str:
+    """The Markdown of a cell as HTML, with its pictures."""
+    path, attachments = context["resources"]["metadata"]["path"], context["cell"].get("attachments", {})
+    renderer = _Renderer(escape=False, attachments=attachments, embed_images=True, path=path, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=renderer).render(text)
+
+
+def _order_headings(soup: BeautifulSoup, title: str) -> None:
+    """One h1, first, and no level left out below it; ids of their own, named as in Jupyter."""
+    if soup.h1 is None:
+        soup.insert(0, soup.new_tag("h1", string=title))
+    level, taken = 0, set()
+    for heading in soup(["h1", "h2", "h3", "h4", "h5", "h6"]):
+        level = min(max(int(heading.name[1]), 2), level + 1)
+        heading.name = f"h{level}"
+        heading["id"] = heading.get_text().strip().replace(" ", "-")
+        while heading["id"] in taken:
+            heading["id"] += "-"
+        taken.add(heading["id"])
+
+
+def _mark_tables(soup: BeautifulSoup) -> None:
+    """Give each table a box that scrolls, its headers a scope, and columns that hold numbers only the class ``num``."""
+    for table in soup("table"):
+        table.attrs.pop("border", None)
+        box = {"class": "scroll", "tabindex": "0", "role": "group"}  # a keyboard scrolls what can have the focus
+        box["aria-label"] = table.caption.get_text(strip=True) if table.caption else "table"
+        table.wrap(soup.new_tag("div", attrs=box))
+        for cell in table("th"):
+            if not cell.get_text(strip=True):  # a header of nothing
+                cell.name = "td"
+            elif not cell.get("scope"):
+                cell["scope"] = "col" if cell.find_parent("thead") else "row"
+        rows = [row(["th", "td"]) for row in table("tr") if not row.find(colspan=True)]
+        for place in range(1, max(map(len, rows), default=0) + 1):  # from the right: pandas joins index cells
+            column = [row[-place] for row in rows if len(row) >= place]
+            texts = [cell.get_text(strip=True) for cell in column if cell.find_parent("tbody")]
+            if all(map(NUMBER.fullmatch, texts)):
+                for cell in column:
+                    cell["class"] = [*cell.get("class", []), "num"]
+
+
+def _named(soup: BeautifulSoup, categories: Collection[str]) -> list[str]:
+    """The categories that a page names, in its text or in what its pictures show."""
+    text = " ".join([soup.get_text(" "), *(picture.get("alt", "") for picture in soup("img"))])
+    return [one for one in categories if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)]
+
+
+def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) -> None:
+    """Write one notebook's page; without cells it says that the notebook has not been run."""
+    books = report.notebooks
+    place = books.index(notebook)
+    soup = body(cells, notebook.path, [book.page for book in books], report.profile.dataset)
+    notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
+    values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
+    around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
+    _render(report, "page.html.j2", notebook.page, soup, notebook=notebook, **around, **values)
+
+
+def write_index(report: Report) -> None:
+    """Write index.html and run.json as things stand."""
+    tables = sorted(path.name for path in report.folder.glob("*.parquet"))
+    profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
+    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile)
+    record = json.dumps(report.record(), indent=1, default=str)
+    files.replace(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    """The templates of the pages."""
+    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
+    found.filters["duration"] = _duration
+    return found
+
+
+def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:
+    """Write a page from the template folder; all is escaped that is not marked safe there.
+
+    ``inner`` takes the place of its element ``template``, and is not parsed again.
+    """
+    style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
+    script = (TEMPLATE / "search.js").read_text(encoding="utf-8").strip()
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
+    text = _environment().get_template(template).render(run=report.record(), **code, **values)
+    soup = BeautifulSoup(text, "html.parser")
+    if inner is not None:
+        soup.template.replace_with(*inner.contents)
+    _mark_tables(soup)
+    for node in soup.body("style"):  # of pandas' tables
+        soup.head.append(node.extract())
+        node.attrs.clear()
+    for node in soup("pre"):
+        node["tabindex"] = "0"
+    html = soup.decode(formatter=HTML5)
+    files.replace(report.folder / page, lambda path: path.write_text(html, encoding="utf-8"))
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds >= 600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
