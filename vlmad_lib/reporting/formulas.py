@@ -25,7 +25,7 @@ class Formula:
     words: str
 
     def line(self) -> tuple[str, int, str]:
-        """File in vlmad_lib, number and line; ValueError where the words are not in exactly one line of the function."""
+        """File in vlmad_lib, number and line; ValueError unless the words are in exactly one line of the function."""
         lines, first = inspect.getsourcelines(self.function)
         found = [number for number, line in enumerate(lines) if self.words in line]
         if len(found) != 1:
