@@ -167,6 +167,7 @@ def test_durations(seconds, told):
     assert workload._duration(seconds) == told
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_device_times_every_stage_and_way(tmp_path):
     import device
 
