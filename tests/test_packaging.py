@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import dependencies
@@ -16,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 import vlmad_lib
 from vlmad_lib import PACKAGE, ROOT, profile
+from vlmad_lib.__main__ import COMMANDS
 
 CONDA_NAMES = {"pytorch": "torch", "open-clip-torch": "open_clip_torch"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -122,3 +125,9 @@ def test_the_readmes_script_runs(tmp_path, monkeypatch):
     assert 'load_profile("demo")' in code
     exec(code.replace('"demo"', repr(str(file))), names := {})
     assert isinstance(names["results"], vlmad_lib.Results) and len(names["results"].scores) == 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_takes_what_is_typed_behind_its_name(command):
+    signature = inspect.signature(import_module(COMMANDS[command][0]).main)
+    signature.bind(["--help"])

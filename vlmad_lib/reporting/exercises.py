@@ -36,7 +36,7 @@ def write(folder: Path = NOTEBOOKS / "exercises") -> list[Path]:
     return found
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 done, 2 nothing could be written."""
     return commands.run_command(_write_and_show)
 
