@@ -7,7 +7,6 @@ import re
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -184,7 +183,7 @@ def measure(
         "share": rate / (peaks or {}).get(spec.precision, float("nan")),
         "text": writing * 1e3,
         "pack": packing * 1e3,
-        "threads": 1 if device.type == "cpu" else joblib.cpu_count(),
+        "threads": devices.count_readers(device),
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
         "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,

@@ -135,6 +135,11 @@ def _free_memory(device: torch.device) -> int:
     return 0
 
 
+def count_readers(device: torch.device) -> int:
+    """Threads that read pictures for a device: one for a CPU, which has no time for more, else as many as cores."""
+    return joblib.cpu_count() if is_accelerator(device) else 1
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory was too small."""
     return isinstance(error, torch.OutOfMemoryError) or (

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -114,7 +113,7 @@ class Store:
         """Encode images that no other process has claimed; returns those that one has."""
         left: list[str] = []
         began, waited = perf_counter(), 0.0
-        threads = joblib.cpu_count() if devices.is_accelerator(self.backbone.device) else 1
+        threads = devices.count_readers(self.backbone.device)
         reading: deque[tuple[str, files.Claim, Future]] = deque()
         writing: deque[tuple[list[files.Claim], list[Future]]] = deque()
         coming = iter(todo)

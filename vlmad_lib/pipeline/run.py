@@ -224,7 +224,7 @@ def _compute(
         raise InputError(
             f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
         )
-    scores, measured = units.gather(profile.path(profile.cache), found)
+    scores, measured, scored_on = units.gather(profile.path(profile.cache), found)
     remarks += (
         _one_class(measured)
         + _uncovered(profile, scores, list(of))
@@ -240,7 +240,7 @@ def _compute(
         "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
         "data": data.counts(table),
         "packages": contents.list_versions(contents.ENCODING_LIBRARIES + contents.MEASURING_LIBRARIES),
-        "devices": {"encoding": _encoded_on(here, planned), "scoring": units.scored_on(found)},
+        "devices": {"encoding": _encoded_on(here, planned), "scoring": scored_on},
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
     }
 

@@ -120,8 +120,11 @@ def _measure(
     return found | {name: int(value) for name, value in counts.items()}
 
 
-def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The scores and metrics tables of units, checked against their schemas."""
+def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The scores and metrics tables of units, checked against their schemas, and the devices that scored, in words.
+
+    Outside results have no device.
+    """
     kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
     tiles = [np.array(one["tiles"]) for one in kept]
     whole = [one.columns | _files(cache, one) for one in found]  # a row a unit, then one for each of its images
@@ -133,13 +136,8 @@ def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFra
         map_row=np.concatenate([one.cumsum() - one for one in tiles]),
     )
     measured = pd.DataFrame([one["metrics"] for one in kept]).astype(dict.fromkeys(SHARES, float))
-    return SCORES.validate(scores), METRICS.validate(measured)
-
-
-def scored_on(found: Sequence[Unit]) -> list[str]:
-    """The devices that computed the scores of units, in words; outside results have none."""
-    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
-    return sorted({one["device"] for one in kept if one["device"]})
+    scored_on = sorted({one["device"] for one in kept if one["device"]})
+    return SCORES.validate(scores), METRICS.validate(measured), scored_on
 
 
 def _files(cache: Path, one: Unit) -> dict[str, str]:
