@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from vlmad_lib import ROOT, profile
+from vlmad_lib import ROOT, config
 from vlmad_lib.encoders import backbones
 
 sys.modules["rfc3987_syntax"] = None  # 3 s to import, for a format of links that no notebook has; it is optional
@@ -81,7 +81,7 @@ def make_mvtec(root: Path, categories: tuple[str, ...] = ("plate", "cloth"), tra
     return root
 
 
-def small_profile(root: Path, cache: Path, **changes) -> profile.Profile:
+def small_profile(root: Path, cache: Path, **changes) -> config.Profile:
     """A profile on a tiny data set with the small backbone."""
     values = {
         "title": "test",
@@ -92,7 +92,7 @@ def small_profile(root: Path, cache: Path, **changes) -> profile.Profile:
         "shots": [0, 1],
         "evaluation_size": 60,
     }
-    return profile.check(profile.Profile, values | changes, "test")
+    return config.check_record(config.Profile, values | changes, "test")
 
 
 def write_profile(folder: Path, **values) -> Path:

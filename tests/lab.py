@@ -1,6 +1,6 @@
 """The workbook as a person has it: JupyterLab in Chromium. ``python tests/lab.py [--shots DIR] [NOTEBOOK ...]``.
 
-Opens copies of notebooks, runs all their cells, and uses the panel of ``vlmad_lib.reporting.explore`` and every
+Opens copies of notebooks, runs all their cells, and uses the panel of ``vlmad_lib.reporting.explorer`` and every
 control of what else can be explored. Exit code 1 where a cell is in error or was not run, or where something that is
 chosen or moved ends in an error or changes nothing.
 """

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vlmad_lib import data
-from vlmad_lib.encoders import backbones, features, prompts
+from vlmad_lib.data import image_files
+from vlmad_lib.encoders import backbones, feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, aprilgan, projection_training, winclip
 from vlmad_lib.methods.prompt_training import loss
@@ -80,7 +80,7 @@ def view(net: backbones.Backbone, seed: int, side: int = 0) -> torch.Tensor:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.png"
         Image.fromarray(image(seed)).save(path)
-        return net.normalise(data.views(path, "squash", side or net.image_size))
+        return net.normalise(image_files.views(path, "squash", side or net.image_size))
 
 
 def through_store(
@@ -92,7 +92,7 @@ def through_store(
         for seed, path in zip(seeds, paths, strict=True):
             Image.fromarray(image(seed)).save(path)
         place = module.side(chosen, net), "squash", "rgb"
-        store = features.Store(Path(folder) / "cache", net, module.encode, module.ENCODING, *place)
+        store = feature_store.Store(Path(folder) / "cache", net, module.encode, module.ENCODING, *place)
         store.fill(paths, names)
         return store.load(paths, names)[0]
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from conftest import shared
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip
 from vlmad_lib.methods.anomalyclip import arrays, encode, settings
-from vlmad_lib.profile import Method
 
 ORACLE = Path(__file__).with_name("anomalyclip_small.json")
 

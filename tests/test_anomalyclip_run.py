@@ -12,9 +12,11 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from sklearn.metrics import roc_auc_score
 from test_wrong_input import Hostile, refused
 
-from vlmad_lib import data, profile
-from vlmad_lib.encoders import backbones, features
-from vlmad_lib.evaluation import breakdown, metrics
+from vlmad_lib import config
+from vlmad_lib.analysis import by_category
+from vlmad_lib.data import datasets, image_files, mask_files
+from vlmad_lib.encoders import backbones, feature_store
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import SETTINGS, anomalyclip
 from vlmad_lib.pipeline import results, run
 
@@ -83,7 +85,7 @@ def test_weights_name_backbone_and_prompts(done):
 def test_scores_equal_a_direct_computation(done, tiny_backbone, prompts):
     """Through the cache (fp16 on disk) and straight from the encoder, squashed to 8 x 8 patches."""
     rows = done.scores[(done.scores.method == "AnomalyCLIP") & (done.scores.category == "plate")]
-    pixels = np.concatenate([data.views(path, "squash", 128) for path in rows.image])
+    pixels = np.concatenate([image_files.views(path, "squash", 128) for path in rows.image])
     chosen = anomalyclip.settings()
     found = anomalyclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), anomalyclip.arrays(chosen))
     text = anomalyclip.read(tiny_backbone, prompts)[0](tiny_backbone).detach()
@@ -97,7 +99,7 @@ def test_scores_equal_a_direct_computation(done, tiny_backbone, prompts):
 def test_smoothing_is_the_same_in_frames_and_metrics(done):
     part = done.metrics[done.metrics.method == "AnomalyCLIP"].iloc[0]
     rows = done.scores[(done.scores.variant == part.variant) & (done.scores.category == part.category)]
-    masks = [data.framed_mask(row.mask, row.width, row.height, row.fit, 60) for row in rows.itertuples()]
+    masks = [mask_files.framed_mask(row.mask, row.width, row.height, row.fit, 60) for row in rows.itertuples()]
     maps = done.framed(rows)
     assert part.pixel_auroc == pytest.approx(roc_auc_score(np.ravel(masks), np.ravel(maps)), abs=1e-9)
     plain = [metrics.upsample(one[0], 60, 60) for one in done.maps(rows)]
@@ -144,11 +146,11 @@ def test_a_second_run_computes_nothing_and_other_prompts_are_scored_again(job, t
     anomalyclip.write(anomalyclip.PromptLearner(tiny_backbone, seed=1), path, "visa")
     first = job({"checkpoint": str(path)})
     with monkeypatch.context() as patch:
-        for target, name in [(features.Store, "_encode"), (anomalyclip, "score"), (run, "_compute")]:
+        for target, name in [(feature_store.Store, "_encode"), (anomalyclip, "score"), (run, "_compute")]:
             patch.setattr(target, name, lambda *_: pytest.fail("computed again"))
         pd.testing.assert_frame_equal(job({"checkpoint": str(path)}).scores, first.scores)
     anomalyclip.write(anomalyclip.PromptLearner(tiny_backbone, seed=2), path, "visa")
-    monkeypatch.setattr(features.Store, "_encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(feature_store.Store, "_encode", lambda *_: pytest.fail("encoded again"))
     again = job({"checkpoint": str(path)})
     assert again.scores.variant.iloc[0] != first.scores.variant.iloc[0]
     assert not np.allclose(again.scores.score, first.scores.score)
@@ -182,7 +184,7 @@ def test_a_forced_leak_is_said_everywhere(job, tmp_path, tiny_backbone):
     found = job({"checkpoint": str(path), "force_leak": True}, dataset="mvtec")
     assert set(found.scores.method) == set(found.metrics.method) == {"AnomalyCLIP LEAKED"}
     assert list(found.headline().method) == ["AnomalyCLIP LEAKED, zero-shot"]
-    assert "AnomalyCLIP LEAKED" in breakdown.category_findings(found.metrics)
+    assert "AnomalyCLIP LEAKED" in by_category.describe_categories(found.metrics)
     assert [one for one in found.facts["warnings"] if "LEAKED" in one and "trained on the very data" in one]
     assert found.facts["prompts"][0]["leaked"]
 
@@ -227,10 +229,14 @@ def test_a_copy_of_the_training_data_under_another_name_is_told(job, tmp_path, t
 
 
 def test_demo_targets_are_not_the_auxiliary_set():
-    demo, auxiliary = (profile.load("demo", {"subset": subset}) for subset in ("target", "auxiliary"))
-    assert data.identity(auxiliary) == "demo auxiliary" and data.overlaps("demo auxiliary", "", auxiliary)
-    assert not data.overlaps("demo auxiliary", "", demo) and data.overlaps("demo target", "", demo)
-    assert [data.identity(profile.load(name)) for name in ("mvtec", "visa")] == ["mvtec", "visa"]
+    demo, auxiliary = (config.load_profile("demo", {"subset": subset}) for subset in ("target", "auxiliary"))
+    assert datasets.describe_identity(auxiliary) == "demo auxiliary" and datasets.overlaps_training_data(
+        "demo auxiliary", "", auxiliary
+    )
+    assert not datasets.overlaps_training_data("demo auxiliary", "", demo) and datasets.overlaps_training_data(
+        "demo target", "", demo
+    )
+    assert [datasets.describe_identity(config.load_profile(name)) for name in ("mvtec", "visa")] == ["mvtec", "visa"]
 
 
 # ---------------------------------------------------------------- refusals
@@ -262,7 +268,7 @@ def test_hostile_checkpoints_run_nothing(job, tmp_path):
 
 
 def test_a_missing_official_checkpoint_is_said_before_anything_runs(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.Store, "_encode", lambda *_: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(feature_store.Store, "_encode", lambda *_: pytest.fail("worked for nothing"))
     methods = [TINY, OWN | {"checkpoint": str(tmp_path / "none.pth"), "trained_on": "visa"}]
     message = refused(lambda: job(methods=methods), "none.pth", "zqhang/AnomalyCLIP", "9_12_4_multiscale/epoch_15.pth")
     assert "-p 'methods=[{}]'" in message
@@ -270,7 +276,7 @@ def test_a_missing_official_checkpoint_is_said_before_anything_runs(job, tmp_pat
 
 
 def test_missing_weights_of_the_second_method_are_said_before_the_first_works(job, prompts, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.Store, "_encode", lambda *_: pytest.fail("worked for nothing"))
+    monkeypatch.setattr(feature_store.Store, "_encode", lambda *_: pytest.fail("worked for nothing"))
     monkeypatch.setattr(backbones, "_cached", lambda hub: None)
     monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
     second = {"method": "anomalyclip", "checkpoint": str(prompts)}
@@ -278,7 +284,7 @@ def test_missing_weights_of_the_second_method_are_said_before_the_first_works(jo
 
 
 def test_methods_default_to_what_they_were_published_with():
-    first, second = profile.Method(), profile.Method(method="anomalyclip")
+    first, second = config.Method(), config.Method(method="anomalyclip")
     assert (first.name, first.backbone, first.weights) == ("WinCLIP", "ViT-B-16-plus-240", "laion400m_e31")
     assert (second.name, second.backbone, second.weights) == ("AnomalyCLIP", "ViT-L-14-336-quickgelu", "openai")
-    refused(lambda: profile.load("demo", {"methods": [{"method": "winklip"}]}), "methods.0.method", "'winklip'")
+    refused(lambda: config.load_profile("demo", {"methods": [{"method": "winklip"}]}), "methods.0.method", "'winklip'")

@@ -14,16 +14,17 @@ import torch.nn.functional as F
 from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, data, methods
-from vlmad_lib.analysis import thresholds
-from vlmad_lib.encoders import features, prompts
-from vlmad_lib.evaluation import breakdown, metrics
+from vlmad_lib import InputError, methods
+from vlmad_lib.analysis import by_category, thresholds
+from vlmad_lib.config import Method
+from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.encoders import feature_store, prompts
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, aprilgan, training
 from vlmad_lib.methods.aprilgan import Projections, score
 from vlmad_lib.methods.projection_training import APRILGAN, loss
 from vlmad_lib.methods.training import Plan, train
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
 from vlmad_lib.reporting import decide
 
 OWN = TINY | {"method": "aprilgan", "settings": {"image_size": 80, "states": "one", "templates": "none"}}
@@ -269,7 +270,7 @@ def test_it_appears_wherever_methods_do(job):
     assert sorted(map(tuple, rows[["shots", "seed"]].drop_duplicates().to_numpy())) == [(0, 0), (2, 0), (2, 1)]
     assert rows.pixel_auroc.notna().all() and found.scores.score.notna().all()
     assert {"APRIL-GAN, zero-shot", "APRIL-GAN, 2-shot"} <= set(found.headline().method)
-    assert "APRIL-GAN" in breakdown.category_findings(found.metrics)
+    assert "APRIL-GAN" in by_category.describe_categories(found.metrics)
     few = found.scores[found.scores.shots == 2].groupby(["category", "seed"])
     assert few.references.nunique().eq(1).all()  # the same draws as WinCLIP's
     few = found.scores[(found.scores.method == "APRIL-GAN") & (found.scores.shots == 2)]
@@ -287,7 +288,7 @@ def test_it_appears_wherever_methods_do(job):
     framed = metrics.upsample(found.kept(own)[0][0], 60, 60)
     np.testing.assert_array_equal(found.framed(own)[0], framed)
     part = found.scores[(found.scores.variant == own.variant.iloc[0]) & (found.scores.category == own.category.iloc[0])]
-    masks = [data.framed_mask(one.mask, 60, 60, "squash", 60) for one in part.itertuples()]
+    masks = [mask_files.framed_mask(one.mask, 60, 60, "squash", 60) for one in part.itertuples()]
     value = metrics.pixel_metrics(zip(found.framed(part), masks, strict=True))["pixel_auroc"]
     table = found.metrics[(found.metrics.variant == own.variant.iloc[0]) & (found.metrics.category == row.category)]
     assert value == pytest.approx(table.pixel_auroc.iloc[0])
@@ -381,11 +382,11 @@ def test_kept_features_train_as_encoding_on_the_fly_does(profile, tmp_path, tiny
     kept = train(APRILGAN, profile, tmp_path / "kept.pth", plan)
 
     def encode(store, paths, names):
-        pixels = [tiny_backbone.normalise(data.views(path, "squash", 80)) for path in paths]
+        pixels = [tiny_backbone.normalise(image_files.views(path, "squash", 80)) for path in paths]
         found = [aprilgan.encode(tiny_backbone, one, names) for one in pixels]
         return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
 
-    monkeypatch.setattr(features.Store, "load", encode)
+    monkeypatch.setattr(feature_store.Store, "load", encode)
     fresh = train(APRILGAN, profile, tmp_path / "fresh.pth", plan)
     for one, other in zip(kept, fresh, strict=True):
         for name in APRILGAN.names:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
 
-from vlmad_lib.encoders import blocks
-from vlmad_lib.encoders.blocks import Block, Linear, attend
+from vlmad_lib.encoders import vit_blocks
+from vlmad_lib.encoders.vit_blocks import Block, Linear, attend
 
 KINDS = {
     "gelu": {},
@@ -41,7 +41,7 @@ def capability(request, monkeypatch):
 def test_a_block_is_open_clips(kind, packed, length, capability):
     plain, tokens = made(**KINDS[kind]), torch.randn(3, length, 64, generator=torch.Generator().manual_seed(1))
     fast = Block(plain, packed=packed)
-    assert fast.inside.packed == (packed and capability == "AVX512" and blocks.works(torch.float32))
+    assert fast.inside.packed == (packed and capability == "AVX512" and vit_blocks.works(torch.float32))
     with torch.inference_mode():
         wanted = plain(tokens)
         torch.testing.assert_close(fast(tokens), wanted, atol=2e-5, rtol=1e-5)
@@ -59,7 +59,7 @@ def test_bf16_is_near_and_stays_fp32_outside(packed):
     assert 1e-6 < apart < 0.02  # it is bf16, and nothing else
 
 
-@pytest.mark.parametrize("length", [3, blocks.FEW, blocks.FEW + 1, 300])
+@pytest.mark.parametrize("length", [3, vit_blocks.FEW, vit_blocks.FEW + 1, 300])
 @pytest.mark.parametrize("asking", [1, None])
 def test_attention_is_the_fused_kernels(length, asking):
     query, key, value = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(2))
@@ -80,9 +80,9 @@ def test_parts_without_packing_can_be_trained():
 
 @pytest.fixture
 def fresh():
-    blocks.works.cache_clear()
+    vit_blocks.works.cache_clear()
     yield
-    blocks.works.cache_clear()
+    vit_blocks.works.cache_clear()
 
 
 def test_without_the_private_operators_plain_linears_serve(fresh, capability, monkeypatch):
@@ -91,7 +91,7 @@ def test_without_the_private_operators_plain_linears_serve(fresh, capability, mo
 
     plain, tokens = made(), torch.randn(3, 5, 64)
     monkeypatch.setattr(Linear, "__init__", _unless_packed(Linear.__init__, gone))
-    assert not blocks.works(torch.float32)
+    assert not vit_blocks.works(torch.float32)
     fast = Block(plain)
     assert not fast.inside.packed
     with torch.inference_mode():
@@ -101,7 +101,7 @@ def test_without_the_private_operators_plain_linears_serve(fresh, capability, mo
 def test_private_operators_that_calculate_wrongly_are_left_alone(fresh, monkeypatch):
     call = Linear.__call__
     monkeypatch.setattr(Linear, "__call__", lambda self, x, *rest, **more: call(self, x, *rest, **more) + self.packed)
-    assert not blocks.works(torch.float32)
+    assert not vit_blocks.works(torch.float32)
 
 
 def _unless_packed(make, gone):

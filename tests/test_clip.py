@@ -7,15 +7,16 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, data, profile
+from vlmad_lib import InputError, config
 from vlmad_lib.__main__ import main
 from vlmad_lib.analysis import relatives, wordings
-from vlmad_lib.encoders import features
+from vlmad_lib.config import Method
+from vlmad_lib.data import image_files
+from vlmad_lib.encoders import feature_store
 from vlmad_lib.methods import clip, coop, training
 from vlmad_lib.methods.prompt_training import COOP
 from vlmad_lib.methods.training import Plan, train
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
 
 SIZE = {"settings": {"image_size": 80}}
 ROW = type("Row", (), {"class_name": "metal nut", "category": "metal_nut"})
@@ -106,11 +107,11 @@ def test_kept_features_train_as_encoding_on_the_fly_does(own, tmp_path, tiny_bac
     kept = train(COOP, own, tmp_path / "kept.pth", plan)
 
     def encode(store, paths, names):
-        pixels = [tiny_backbone.normalise(data.views(path, "squash", 80)) for path in paths]
+        pixels = [tiny_backbone.normalise(image_files.views(path, "squash", 80)) for path in paths]
         found = [coop.encode(tiny_backbone, one, names) for one in pixels]
         return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
 
-    monkeypatch.setattr(features.Store, "load", encode)
+    monkeypatch.setattr(feature_store.Store, "load", encode)
     fresh = train(COOP, own, tmp_path / "fresh.pth", plan)
     assert [one["total"] for one in kept] == pytest.approx([one["total"] for one in fresh], abs=1e-5)
     assert fresh[-1]["total"] < fresh[0]["total"]
@@ -170,7 +171,7 @@ def test_prompts_are_varied_where_a_method_has_any(mvtec, tmp_path, tiny_backbon
 
 
 def test_relatives_stand_on_the_backbone_of_an_anomalyclip():
-    demo = profile.load("demo")
+    demo = config.load_profile("demo")
     spec = next(one for one in demo.methods if one.method == "anomalyclip")
     found = relatives.relatives(spec, demo)
     assert [one.name for one in found] == ["CLIP", "CLIP-AC", "CoOp", "APRIL-GAN"]

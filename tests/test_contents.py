@@ -13,8 +13,8 @@ import pytest
 from conftest import TINY, make_mvtec, small_profile
 from test_wrong_input import refused
 
-from vlmad_lib import contents, files, methods, profile
-from vlmad_lib.encoders import features
+from vlmad_lib import config, digests, files, methods
+from vlmad_lib.encoders import feature_store
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
 
@@ -22,8 +22,8 @@ from vlmad_lib.pipeline import run
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch):
     """Each test begins as a new process does."""
-    monkeypatch.setattr(contents, "_remembered", {})
-    monkeypatch.setattr(contents, "_folders_read", set())
+    monkeypatch.setattr(digests, "_remembered", {})
+    monkeypatch.setattr(digests, "_folders_read", set())
 
 
 def test_a_digest_is_of_the_content_and_not_of_place_or_time(tmp_path):
@@ -33,40 +33,40 @@ def test_a_digest_is_of_the_content_and_not_of_place_or_time(tmp_path):
     other.write_bytes(b"two")
     for path in (first, moved, other):
         os.utime(path, (1_600_000_000, 1_600_000_000))
-    digests = contents.digest_files(map(str, (first, moved, other)), tmp_path / "cache")
-    assert digests[0] == digests[1] != digests[2] and contents.digest_file("", tmp_path) == ""
-    assert "does not exist" in refused(lambda: contents.digest_file(str(tmp_path / "none.bmp"), tmp_path))
+    three = digests.digest_files(map(str, (first, moved, other)), tmp_path / "cache")
+    assert three[0] == three[1] != three[2] and digests.digest_file("", tmp_path) == ""
+    assert "does not exist" in refused(lambda: digests.digest_file(str(tmp_path / "none.bmp"), tmp_path))
 
 
 def test_another_content_of_the_same_size_and_time_is_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(contents, "SETTLED", -1.0)  # as if the file were old, so that its digest is remembered
+    monkeypatch.setattr(digests, "SETTLED", -1.0)  # as if the file were old, so that its digest is remembered
     path = tmp_path / "a.bmp"
     path.write_bytes(b"one")
     os.utime(path, (1_600_000_000, 1_600_000_000))
-    before = contents.digest_file(str(path), tmp_path)
+    before = digests.digest_file(str(path), tmp_path)
     state = path.stat().st_ctime_ns
     while path.stat().st_ctime_ns == state:  # the clock of the file system ticks in milliseconds
         path.write_bytes(b"two")
         os.utime(path, (1_600_000_000, 1_600_000_000))
-    assert contents.digest_file(str(path), tmp_path) != before
+    assert digests.digest_file(str(path), tmp_path) != before
 
 
 def test_a_digest_is_remembered_by_the_next_process_and_a_fresh_file_is_not(tmp_path, monkeypatch):
     path, cache, reads = tmp_path / "a.png", tmp_path / "cache", []
     path.write_bytes(b"one")
-    contents.digest_files([str(path)], cache)
+    digests.digest_files([str(path)], cache)
     assert not (cache / "contents").exists()  # it may change again within one tick of the clock
-    monkeypatch.setattr(contents, "SETTLED", -1.0)
-    kept = contents.digest_files([str(path)], cache)
-    contents._remembered.clear()
-    contents._folders_read.clear()
-    read = contents.hashlib.file_digest
-    monkeypatch.setattr(contents.hashlib, "file_digest", lambda *asked: reads.append(asked) or read(*asked))
-    assert contents.digest_files([str(path)], cache) == kept and not reads
+    monkeypatch.setattr(digests, "SETTLED", -1.0)
+    kept = digests.digest_files([str(path)], cache)
+    digests._remembered.clear()
+    digests._folders_read.clear()
+    read = digests.hashlib.file_digest
+    monkeypatch.setattr(digests.hashlib, "file_digest", lambda *asked: reads.append(asked) or read(*asked))
+    assert digests.digest_files([str(path)], cache) == kept and not reads
     next((cache / "contents").iterdir()).write_text("damaged")
-    contents._remembered.clear()
-    contents._folders_read.clear()
-    assert contents.digest_files([str(path)], cache) == kept and len(reads) == 1
+    digests._remembered.clear()
+    digests._folders_read.clear()
+    assert digests.digest_files([str(path)], cache) == kept and len(reads) == 1
 
 
 def test_a_move_or_a_touch_encodes_nothing_and_scores_nothing_again(tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_a_move_or_a_touch_encodes_nothing_and_scores_nothing_again(tmp_path, mo
     before = run.run(small_profile(root, tmp_path / "cache")).scores
     shutil.copytree(root, moved, copy_function=shutil.copyfile)
     monkeypatch.setattr(winclip, "score", None)
-    monkeypatch.setattr(features.Store, "_encode", None)
+    monkeypatch.setattr(feature_store.Store, "_encode", None)
     after = run.run(small_profile(moved, tmp_path / "cache"))
     assert (after.scores.score == before.score).all() and str(moved) in after.scores.image[0]
     plates = after.framed(after.scores.iloc[:2])
@@ -123,15 +123,15 @@ def test_a_read_error_deletes_nothing(tmp_path, monkeypatch):
 
 
 def test_library_versions_are_in_the_keys_of_features_and_scores(tmp_path, monkeypatch, tiny_backbone):
-    assert set(contents.list_versions(contents.ENCODING_LIBRARIES)) == set(contents.ENCODING_LIBRARIES)
+    assert set(digests.list_versions(digests.ENCODING_LIBRARIES)) == set(digests.ENCODING_LIBRARIES)
 
     def places() -> list[Path]:
-        chosen = methods.choose(profile.Method(**TINY), small_profile(tmp_path, tmp_path))
+        chosen = methods.choose(config.Method(**TINY), small_profile(tmp_path, tmp_path))
         return [chosen.store(tmp_path, tiny_backbone).folder, run._code(chosen)]
 
     before = places()
-    versions = contents.list_versions
-    monkeypatch.setattr(contents, "list_versions", lambda names: versions(names) | {names[0]: "0"})
+    versions = digests.list_versions
+    monkeypatch.setattr(digests, "list_versions", lambda names: versions(names) | {names[0]: "0"})
     assert all(new != old for new, old in zip(places(), before, strict=True))
 
 
@@ -173,7 +173,7 @@ def test_a_changed_method_in_a_module_of_any_name_is_scored_again(tmp_path, monk
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(compile(file.read_text(), str(file), "exec"), module.__dict__)
         monkeypatch.setitem(methods.METHODS, "winclip", module)
-        contents._digest_sources.cache_clear()
+        digests._digest_sources.cache_clear()
         return run.run(asked).metrics.image_auroc[0]
 
     first = auroc(1)

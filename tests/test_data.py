@@ -12,17 +12,17 @@ import pytest
 from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
-from vlmad_lib import InputError, data
-from vlmad_lib.data import masks
+from vlmad_lib import InputError
+from vlmad_lib.data import datasets, image_files, layouts, mask_files
 
 
 def index(root, tmp_path, **changes):
-    return data.index(small_profile(root, tmp_path / "cache", **changes))
+    return datasets.build_index(small_profile(root, tmp_path / "cache", **changes))
 
 
 def test_mvtec_layout_pairs_masks_by_name(mvtec, tmp_path):
     table, _ = index(mvtec, tmp_path)
-    assert list(table.columns) == data.COLUMNS
+    assert list(table.columns) == datasets.COLUMNS
     assert len(table) == 2 * (4 + 4 + 4)
     for row in table[table.label == 1].itertuples():
         assert row.mask.endswith(f"{row.category}/ground_truth/spot/{row.image[-7:-4]}_mask.png")
@@ -74,7 +74,7 @@ def test_visa_layout_labels_and_class_masks(tmp_path):
     assert set(candle[candle.defect == "combined"].labels) == {"melt;scratch"}
     assert set(table[table.category == "pcb1"].class_name) == {"printed circuit board"}
     for path in candle[candle.label == 1]["mask"]:
-        assert data.load_mask(path).sum() == 600  # every class index counts
+        assert mask_files.load_mask(path).sum() == 600  # every class index counts
     assert any("candle/test" in note for note in notes)  # counts differ from the real set and that is said
 
 
@@ -88,7 +88,7 @@ def test_visa_without_annotations_says_so(tmp_path):
 
 def test_official_visa_split_parses(tmp_path):
     split = pd.read_csv(shared("data/visa_meta/split_csv/1cls.csv"), keep_default_na=False)
-    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     expected = counts[counts.dataset == "VisA"].groupby(["category", "split"]).n_images.sum()
     pd.testing.assert_series_equal(
         split.groupby(["object", "split"]).size(), expected, check_names=False, check_index_type=False
@@ -104,7 +104,7 @@ def test_own_folder_with_good_and_defects_only(tmp_path, nested):
     paint(base / "dent" / "a.jpg", 9, spot=True)
     table, notes = index(root, tmp_path)
     assert set(table.category) == {"bracket" if nested else "pictures"}
-    assert (table.split == "reference").sum() == 2 and len(data.tested(table)) == 5
+    assert (table.split == "reference").sum() == 2 and len(datasets.select_tested(table)) == 5
     assert any("held out" in note for note in notes) and any("no mask" in note for note in notes)
 
 
@@ -121,7 +121,7 @@ def test_hazelnut_toy(tmp_path):
 def test_references_are_nested_seeded_and_never_tested(mvtec, tmp_path):
     table, _ = index(mvtec, tmp_path)
     draws = {
-        (shots, seed): list(data.references(table, "plate", shots, seed).image)
+        (shots, seed): list(datasets.draw_references(table, "plate", shots, seed).image)
         for shots in (1, 2, 4)
         for seed in range(5)
     }
@@ -129,13 +129,13 @@ def test_references_are_nested_seeded_and_never_tested(mvtec, tmp_path):
         assert draws[1, seed] == draws[2, seed][:1] and draws[2, seed] == draws[4, seed][:2]
         assert len(set(draws[4, seed])) == 4
     assert len({draws[1, seed][0] for seed in range(5)}) > 1
-    assert draws[2, 0] == list(data.references(table, "plate", 2, 0).image)
-    assert not set(draws[4, 0]) & set(data.tested(table).image)
+    assert draws[2, 0] == list(datasets.draw_references(table, "plate", 2, 0).image)
+    assert not set(draws[4, 0]) & set(datasets.select_tested(table).image)
 
 
 def test_references_do_not_depend_on_the_place_of_the_data(tmp_path):
     tables = [index(make_mvtec(tmp_path / name), tmp_path)[0] for name in ("here", "a/much/longer/place")]
-    draws = [[path[-20:] for path in data.references(table, "cloth", 3, 1).image] for table in tables]
+    draws = [[path[-20:] for path in datasets.draw_references(table, "cloth", 3, 1).image] for table in tables]
     assert draws[0] == draws[1]
 
 
@@ -148,56 +148,56 @@ def test_references_do_not_depend_on_the_place_of_the_data(tmp_path):
     ],
 )
 def test_square_tiles_cover_the_image(size, expected):
-    assert data.boxes(*size, "tiles") == expected
-    assert data.boxes(*size, "squash") == [(0, 0, *size)]
+    assert image_files.boxes(*size, "tiles") == expected
+    assert image_files.boxes(*size, "squash") == [(0, 0, *size)]
 
 
 def test_views_are_pil_bicubic_rgb(tmp_path):
     paint(tmp_path / "a.png", 3, (90, 60))
     image = Image.open(tmp_path / "a.png")
-    tiles = data.views(tmp_path / "a.png", "tiles", 24)
+    tiles = image_files.views(tmp_path / "a.png", "tiles", 24)
     assert tiles.shape == (2, 24, 24, 3) and tiles.dtype == np.uint8
     np.testing.assert_array_equal(tiles[1], np.asarray(image.crop((30, 0, 90, 60)).resize((24, 24), Image.BICUBIC)))
     np.testing.assert_array_equal(
-        data.views(tmp_path / "a.png", "squash", 24)[0], np.asarray(image.resize((24, 24), Image.BICUBIC))
+        image_files.views(tmp_path / "a.png", "squash", 24)[0], np.asarray(image.resize((24, 24), Image.BICUBIC))
     )
 
 
 def test_red_stays_red(tmp_path):
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
-    assert data.views(tmp_path / "red.png", "squash", 8)[0, 0, 0].tolist() == [255, 0, 0]
+    assert image_files.views(tmp_path / "red.png", "squash", 8)[0, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_grey_and_16_bit_images_keep_their_brightness(tmp_path):
     Image.fromarray(np.full((8, 8), 128 * 256, np.uint16)).save(tmp_path / "deep.png")
     Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
     for name in ("deep", "grey"):
-        assert set(np.asarray(data.load_image(tmp_path / f"{name}.png")).ravel()) == {128}
+        assert set(np.asarray(image_files.load_image(tmp_path / f"{name}.png")).ravel()) == {128}
 
 
 def test_masks_at_the_evaluation_frame(tmp_path):
     mask = np.zeros((100, 150), np.uint8)
     mask[:, 75:] = 1
     Image.fromarray(mask).save(tmp_path / "m.png")
-    framed = data.framed_mask(str(tmp_path / "m.png"), 150, 100, "tiles", 50)
+    framed = mask_files.framed_mask(str(tmp_path / "m.png"), 150, 100, "tiles", 50)
     assert framed.shape == (50, 75) and framed[:, 38:].all() and not framed[:, :37].any()
-    assert data.framed_mask(str(tmp_path / "m.png"), 150, 100, "squash", 50).shape == (50, 50)
-    assert not data.framed_mask("", 150, 100, "tiles", 50).any()
+    assert mask_files.framed_mask(str(tmp_path / "m.png"), 150, 100, "squash", 50).shape == (50, 50)
+    assert not mask_files.framed_mask("", 150, 100, "tiles", 50).any()
 
 
 def test_lossy_masks_are_cut_at_half(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
     Image.fromarray(mask).save(tmp_path / "m.jpg", quality=60)
-    assert abs(int(data.load_mask(tmp_path / "m.jpg").sum()) - 1024) < 40
+    assert abs(int(mask_files.load_mask(tmp_path / "m.jpg").sum()) - 1024) < 40
 
 
 def test_central_cell_has_most_of_the_defect(mvtec, tmp_path):
-    table, _ = data.index(small_profile(mvtec, tmp_path))
+    table, _ = datasets.build_index(small_profile(mvtec, tmp_path))
     row = table[table["mask"] != ""].iloc[0]  # the mask covers rows 20 to 40 and columns 10 to 40 of 60
-    assert data.central_cell(row, 3) == (1, 0) or data.central_cell(row, 3) == (1, 1)
-    assert data.central_cell(row, 6)[0] in (2, 3) and data.central_cell(row, 6)[1] in (1, 2, 3)
-    assert data.central_cell(table[table["mask"] == ""].iloc[0], 5) == (2, 2)
+    assert datasets.find_central_cell(row, 3) == (1, 0) or datasets.find_central_cell(row, 3) == (1, 1)
+    assert datasets.find_central_cell(row, 6)[0] in (2, 3) and datasets.find_central_cell(row, 6)[1] in (1, 2, 3)
+    assert datasets.find_central_cell(table[table["mask"] == ""].iloc[0], 5) == (2, 2)
 
 
 def test_masks_of_any_kind_are_read_alike(tmp_path):
@@ -218,15 +218,15 @@ def test_masks_of_any_kind_are_read_alike(tmp_path):
     }
     for name, image in kinds.items():
         image.save(tmp_path / name)
-        share = (data.load_mask(tmp_path / name) == (grey > 0)).mean()
+        share = (mask_files.load_mask(tmp_path / name) == (grey > 0)).mean()
         assert share == 1 if not name.endswith("webp") else share > 0.95, name
     indices = Image.fromarray((grey > 0).astype(np.uint8), "P")
     indices.putpalette([255, 255, 255, 255, 0, 0])
     indices.save(tmp_path / "index.png")
-    assert (data.load_mask(tmp_path / "index.png") == (grey > 0)).all()  # no black: the index counts
+    assert (mask_files.load_mask(tmp_path / "index.png") == (grey > 0)).all()  # no black: the index counts
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(InputError, match="float.tif cannot be decoded .a mask has whole numbers"):
-        data.load_mask(tmp_path / "float.tif")
+        mask_files.load_mask(tmp_path / "float.tif")
 
 
 # ---------------------------------------------------------------- folders as people have them
@@ -269,12 +269,12 @@ def test_no_folder_is_taken_for_good_or_bad_by_guess(tmp_path, there, said):
 
 @pytest.mark.parametrize("name", ["ok", "OK", "Normal", "defect-free", "good_parts", "i.O.", "not defective", "正常"])
 def test_names_that_mean_good(name):
-    assert data.is_good_name(name)
+    assert layouts.is_good_name(name)
 
 
 @pytest.mark.parametrize("name", ["abnormal", "ko", "NG", "not_ok", "no good", "normal wear", "broken", "n.i.O.", "1"])
 def test_names_that_do_not_mean_good(name):
-    assert not data.is_good_name(name)
+    assert not layouts.is_good_name(name)
 
 
 def test_folders_that_nothing_reads_are_noted(mvtec, tmp_path):
@@ -283,7 +283,7 @@ def test_folders_that_nothing_reads_are_noted(mvtec, tmp_path):
     table, notes = index(mvtec, tmp_path)
     assert "plate: validation/ is not read; pictures left out: 1." in notes
     assert "plate: defective train images, which are not tested: 1 (train/spot/)." in notes
-    assert not any("have no mask" in note for note in notes) and len(data.tested(table)) == 16
+    assert not any("have no mask" in note for note in notes) and len(datasets.select_tested(table)) == 16
 
 
 def test_what_systems_leave_in_folders_is_no_picture(mvtec, tmp_path):
@@ -343,7 +343,7 @@ def test_several_masks_of_one_image_are_merged(tmp_path):
         Image.fromarray(other).save(folder / f"{i}/001.png")
     table, notes = index(tmp_path / "part", tmp_path, shots=[0])
     masks = table.set_index("image")["mask"]
-    np.testing.assert_array_equal(data.load_mask(masks[str(tmp_path / "part/spot/0.jpg")]), region | (other > 0))
+    np.testing.assert_array_equal(mask_files.load_mask(masks[str(tmp_path / "part/spot/0.jpg")]), region | (other > 0))
     assert masks[str(tmp_path / "part/spot/3.jpg")] == str(folder / "3/000.png")
     assert notes == ["part: images with several masks: 2; what any of them marks is defect."]
     Image.fromarray(other[:9]).save(folder / "1/001.png")
@@ -401,10 +401,10 @@ def test_levels_of_lossless_masks_all_count(tmp_path, top):
     mask = np.zeros((60, 60), np.uint8)
     mask[5:30, 5:30], mask[35:40, 35:40] = top, max(1, top - 7)
     Image.fromarray(mask).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(data.load_mask(tmp_path / "m.png"), mask > 0)
+    np.testing.assert_array_equal(mask_files.load_mask(tmp_path / "m.png"), mask > 0)
     mask = np.repeat(np.arange(240, dtype=np.uint8), 4).reshape(-1, 60)  # instances, numbered throughout
     Image.fromarray(mask).save(tmp_path / "n.png")
-    np.testing.assert_array_equal(data.load_mask(tmp_path / "n.png"), mask > 0)
+    np.testing.assert_array_equal(mask_files.load_mask(tmp_path / "n.png"), mask > 0)
 
 
 def test_grey_edges_of_a_mask_that_was_a_jpeg_are_no_defect(tmp_path):
@@ -413,7 +413,7 @@ def test_grey_edges_of_a_mask_that_was_a_jpeg_are_no_defect(tmp_path):
     clean = np.asarray(draw)
     lossy(clean).save(tmp_path / "m.png")
     assert (np.asarray(lossy(clean)) > 0).sum() > 1.5 * (clean > 0).sum()  # what was read as defect
-    assert data.load_mask(tmp_path / "m.png").sum() == pytest.approx((clean > 0).sum(), rel=0.05)
+    assert mask_files.load_mask(tmp_path / "m.png").sum() == pytest.approx((clean > 0).sum(), rel=0.05)
 
 
 def test_masks_that_say_nothing_or_the_contrary_are_noted(tmp_path):
@@ -445,8 +445,8 @@ def test_masks_of_good_pictures_are_black(tmp_path):
 
 def test_masks_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
     region = make_part(tmp_path / "part")
-    read, reading = [], masks._read_mask
-    monkeypatch.setattr(masks, "_read_mask", lambda path: read.append(path) or reading(path))
+    read, reading = [], mask_files._read_mask
+    monkeypatch.setattr(mask_files, "_read_mask", lambda path: read.append(path) or reading(path))
     notes = [index(tmp_path / "part", tmp_path, shots=[0])[1] for _ in range(2)]
     assert notes == [[], []] and len(read) == 4
     file = tmp_path / "part/ground_truth/spot/0_mask.png"

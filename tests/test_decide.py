@@ -11,8 +11,8 @@ from conftest import TINY, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import data
 from vlmad_lib.analysis import thresholds
+from vlmad_lib.data import datasets
 from vlmad_lib.pipeline import part_groups
 from vlmad_lib.reporting import decide
 
@@ -119,8 +119,8 @@ def test_the_folders_name_is_no_word_of_prompts(tmp_path, cache, drop):
 def test_a_folder_that_is_a_category_of_the_profile_keeps_its_name(tmp_path, cache, drop):
     own = small_profile(tmp_path, cache, methods=[QUICK])  # whose root holds the folder
     assert decide.decide(own, drop).facts["class_name"] == "drop 2026 11 27"
-    assert "bottle" in data.category_names(own.model_copy(update={"dataset": "mvtec"}))
-    assert data.category_names(quick(tmp_path, cache)) == []
+    assert "bottle" in datasets.category_names(own.model_copy(update={"dataset": "mvtec"}))
+    assert datasets.category_names(quick(tmp_path, cache)) == []
 
 
 def test_methods_without_words_say_nothing_of_them(tmp_path, cache, drop):

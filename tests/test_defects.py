@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError, data, profile
+from vlmad_lib import InputError, config
 from vlmad_lib.analysis import contrast, defects
+from vlmad_lib.data import datasets
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.evaluation import statistics
 
@@ -98,23 +99,25 @@ def test_recall_at_a_fixed_false_positive_rate_by_hand():
 
 
 def test_demo_taxonomy_is_that_of_the_drawings():
-    known = defects.taxonomy(profile.load("demo"))
+    known = defects.taxonomy(config.load_profile("demo"))
     assert known == {(c.name, name): kind for c in CATEGORIES.values() for name, kind in c.defects.items()}
     assert set(known.values()) == set(defects.CLASSES)
 
 
 def test_mvtec_and_visa_have_a_class_for_every_defect_of_theirs():
-    mvtec = defects.taxonomy(profile.load("mvtec"))
-    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv").query("dataset == 'MVTec AD' and defect_type != 'good'")
+    mvtec = defects.taxonomy(config.load_profile("mvtec"))
+    counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv").query(
+        "dataset == 'MVTec AD' and defect_type != 'good'"
+    )
     assert len(mvtec) == 73 and set(mvtec) == set(zip(counts.category, counts.defect_type, strict=True))
-    visa = defects.taxonomy(profile.load("visa"))
+    visa = defects.taxonomy(config.load_profile("visa"))
     assert len(visa) == 78 and visa["cashew", "burnt"] == "Appearance Change"
 
 
 def test_classes_of_labels(tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("category,defect_type,proposed_class\nplate,dent,Surface Damage\nplate,stain,Appearance Change\n")
-    chosen = profile.load("own_images", {"taxonomy": str(file)})
+    chosen = config.load_profile("own_images", {"taxonomy": str(file)})
     rows = pd.DataFrame(
         [("plate", "good", "", 0), ("plate", "dent", "", 1), ("plate", "combined", "dent;stain", 1),
          ("plate", "twice", "dent;dent", 1), ("plate", "odd", "", 1)],
@@ -125,7 +128,9 @@ def test_classes_of_labels(tmp_path):
     told = defects.unknown(rows.assign(defect_class=found))
     assert told.startswith("1 image has") and "plate/odd" in told
     assert defects.unknown(rows.assign(defect_class="Multiple")) == ""
-    own = defects.classes(rows, profile.load("own_images"))  # no taxonomy: folders' names say what a person knows
+    own = defects.classes(
+        rows, config.load_profile("own_images")
+    )  # no taxonomy: folders' names say what a person knows
     assert own.tolist() == ["", "dent", "Multiple", "dent", "odd"]
 
 
@@ -135,7 +140,7 @@ def test_a_wrong_taxonomy_is_refused(tmp_path, text, said):
     if text:
         file.write_text(text)
     with pytest.raises(InputError, match=said) as error:
-        defects.taxonomy(profile.load("own_images", {"taxonomy": str(file)}))
+        defects.taxonomy(config.load_profile("own_images", {"taxonomy": str(file)}))
     assert str(file) in str(error.value)
 
 
@@ -366,7 +371,7 @@ def test_class_findings_say_what_is_decided_and_what_has_too_few_categories():
 
 
 def test_beside_the_study():
-    study = pd.read_csv(data.REFERENCE / "study_results.csv")
+    study = pd.read_csv(datasets.REFERENCE / "study_results.csv")
     found = pd.DataFrame({"method": "AnomalyCLIP", "level": ["low", "high"], "auroc": [0.7, 0.9]})
     both = defects.beside_study(found, "level", study[study.table == "Table 5"])
     assert both.study.tolist() == [0.768, 0.939] and both["study's types"].tolist() == [13, 25]

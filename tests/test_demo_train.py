@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlmad_lib import profile
-from vlmad_lib.analysis import transfer
+from vlmad_lib import config
+from vlmad_lib.analysis import prompt_transfer
 from vlmad_lib.demo import captions, card, train
 from vlmad_lib.demo.data import CATEGORIES, names
 from vlmad_lib.encoders import backbones
@@ -251,8 +251,8 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, o
 
 def test_all_who_know_what_stays_unseen_agree():
     """The backbone's held-out categories, those of notebook 13, and what the demo's prompts are learned from."""
-    assert set(transfer.UNSEEN.values()) == set(card.HELD_OUT)
-    known = profile.load("demo_auxiliary").categories
+    assert set(prompt_transfer.UNSEEN.values()) == set(card.HELD_OUT)
+    known = config.load_profile("demo_auxiliary").categories
     assert sorted([*known, *card.HELD_OUT]) == sorted(names("auxiliary"))
 
 

@@ -17,7 +17,7 @@ from conftest import TINY, make_mvtec, small_profile
 from PIL import Image
 
 from vlmad_lib import InputError, files
-from vlmad_lib.encoders import backbones, devices, features
+from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import METHODS, aprilgan, winclip
 from vlmad_lib.pipeline import run, scoring
@@ -165,7 +165,7 @@ NAMES = ["class", "window_2", "window_3", "patch"]
 
 def fill(folder, backbone, paths, batch=None, encode=winclip.encode) -> dict[str, torch.Tensor]:
     """The arrays of pictures from a store of their own."""
-    store = features.Store(folder, backbone, encode, winclip.ENCODING, backbone.image_size, "tiles", "rgb", True)
+    store = feature_store.Store(folder, backbone, encode, winclip.ENCODING, backbone.image_size, "tiles", "rgb", True)
     assert store.fill(paths, NAMES, batch) == len(paths)
     assert store.missing(paths, NAMES) == []
     return store.load(paths, NAMES)[0]
@@ -207,7 +207,7 @@ def test_too_little_memory_halves_the_batch(tiny_backbone, pictures, tmp_path, a
     found = fill(tmp_path / "small", tiny_backbone, pictures, 8, encode)
     assert sizes[:3] == [8, 4, 2] and set(sizes[3:]) == {2}
     place = (winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
-    store = features.Store(tmp_path / "again", tiny_backbone, encode, *place)
+    store = feature_store.Store(tmp_path / "again", tiny_backbone, encode, *place)
     sizes.clear()
     store.fill(pictures[:4], NAMES, 4)
     store.fill(pictures[4:], NAMES, 4)
@@ -251,7 +251,7 @@ def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):
 
         place = (winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
         encode.__module__ = winclip.__name__  # they keep the same features
-        store = features.Store(tmp_path / "cache", tiny_backbone, encode, *place)
+        store = feature_store.Store(tmp_path / "cache", tiny_backbone, encode, *place)
         store.fill(pictures, NAMES)
         return len(store.missing(pictures, NAMES))
 
@@ -263,7 +263,7 @@ def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):
 
 def test_what_another_process_claims_and_leaves_undone_is_done_here(tiny_backbone, pictures, tmp_path):
     place = (winclip.encode, winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
-    store = features.Store(tmp_path / "cache", tiny_backbone, *place)
+    store = feature_store.Store(tmp_path / "cache", tiny_backbone, *place)
     claim = files.Claim(store._folder(pictures[0]))
     assert claim.take() and not files.Claim(store._folder(pictures[0])).take()
     with ThreadPoolExecutor(1) as pool:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from conftest import TINY, small_profile
 
-from vlmad_lib import data, methods
+from vlmad_lib import methods
 from vlmad_lib.analysis import efficiency
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets
 from vlmad_lib.encoders import devices
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
 
 
 def made(**changes) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
 def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     profile = small_profile(mvtec, tmp_path / "cache")
     table, _ = run.index(profile)
-    rows = data.tested(table).head(2)
+    rows = datasets.select_tested(table).head(2)
     written = []
     monkeypatch.setattr(
         methods.winclip, "text", lambda *told, text=methods.winclip.text: written.append(1) or text(*told)

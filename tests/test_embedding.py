@@ -9,12 +9,12 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from scipy import ndimage
 
 from vlmad_lib import InputError, methods
+from vlmad_lib.config import FULL, Method, Profile, check_record
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import embedding, winclip
+from vlmad_lib.methods import memory_bank, winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import FULL, Method, Profile, check
 
-NAMES = list(embedding.METHODS)
+NAMES = list(memory_bank.METHODS)
 
 
 def tokens(*values: float) -> torch.Tensor:
@@ -28,14 +28,14 @@ def tokens(*values: float) -> torch.Tensor:
 def test_a_coreset_takes_the_farthest_point_each_time():
     points = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0]])
     for seed in range(5):
-        first, *others = embedding.coreset(points, 3, seed).tolist()
+        first, *others = memory_bank.coreset(points, 3, seed).tolist()
         # from 0, 1 or 2 the farthest is 11, then the end of the other cluster; from 10 or 11 it is 0, then 2
         assert others == {0: [4, 2], 1: [4, 0], 2: [4, 0], 3: [0, 2], 4: [0, 2]}[first]
 
 
 def test_a_coreset_of_everything_repeats_nothing_even_among_equal_points():
     points = torch.cat([torch.ones(6, 200), torch.zeros(3, 200)])
-    picked = embedding.coreset(points, 9)
+    picked = memory_bank.coreset(points, 9)
     assert sorted(picked.tolist()) == list(range(9))
     assert (picked[:2] < 6).sum() == 1  # the first two come from both places
 
@@ -43,19 +43,19 @@ def test_a_coreset_of_everything_repeats_nothing_even_among_equal_points():
 def test_neighbourhoods_are_means_in_which_zeros_beyond_the_image_count():
     """As unfolding with padding and averaging does, which is how the official code has them."""
     grid = torch.arange(9.0).reshape(1, 9, 1)
-    found = embedding.pooled(grid, 3, 3).flatten()
+    found = memory_bank.pooled(grid, 3, 3).flatten()
     assert found[0] == pytest.approx(sum([0, 1, 3, 4]) / 9) and found[4] == 4
     assert found[5] == pytest.approx(sum([1, 2, 4, 5, 7, 8]) / 9)
     several = torch.randn(2, 25, 4, generator=torch.Generator().manual_seed(0))
     unfolded = torch.nn.functional.unfold(several.mT.unflatten(2, (5, 5)), 3, padding=1)
-    torch.testing.assert_close(embedding.pooled(several, 5, 3), unfolded.unflatten(1, (4, 9)).mean(2).mT)
-    torch.testing.assert_close(embedding.pooled(grid, 3, 1), grid)
+    torch.testing.assert_close(memory_bank.pooled(several, 5, 3), unfolded.unflatten(1, (4, 9)).mean(2).mT)
+    torch.testing.assert_close(memory_bank.pooled(grid, 3, 1), grid)
 
 
 def test_patchcore_measures_to_the_nearest_patch_and_weighs_the_largest():
-    chosen = embedding.PatchCore(neighbourhood=1, reweighted_by=2)
-    memory = embedding.patchcore_memory({"patch": tokens(0, 0.5, 4, 9)}, chosen, 2)
-    scores, maps = embedding.patchcore_score({"patch": tokens(0, 1, 4, 7)}, None, chosen, 2, memory)
+    chosen = memory_bank.PatchCore(neighbourhood=1, reweighted_by=2)
+    memory = memory_bank.patchcore_memory({"patch": tokens(0, 0.5, 4, 9)}, chosen, 2)
+    scores, maps = memory_bank.patchcore_score({"patch": tokens(0, 1, 4, 7)}, None, chosen, 2, memory)
     torch.testing.assert_close(maps[0], torch.tensor([[0.0, 0.5], [0.0, 2.0]]))
     # the strangest patch is 7, its nearest 9, and around that lie 9 and 4, both in the memory: distances 2 and 3
     weight = 1 - np.exp(2) / (np.exp(2) + np.exp(3))
@@ -63,20 +63,22 @@ def test_patchcore_measures_to_the_nearest_patch_and_weighs_the_largest():
 
 
 def test_patchcore_without_reweighting_is_the_largest_distance():
-    chosen = embedding.PatchCore(neighbourhood=1, reweighted_by=1)
-    scores, maps = embedding.patchcore_score({"patch": tokens(0, 1, 4, 7)}, None, chosen, 2, torch.tensor([[0.0], [9]]))
+    chosen = memory_bank.PatchCore(neighbourhood=1, reweighted_by=1)
+    scores, maps = memory_bank.patchcore_score(
+        {"patch": tokens(0, 1, 4, 7)}, None, chosen, 2, torch.tensor([[0.0], [9]])
+    )
     assert scores[0] == maps.max() == 4
 
 
 def test_a_memory_of_equal_patches_weighs_the_nearest_itself():
-    found = embedding.reweighted(torch.tensor([1.0]), torch.tensor([2]), torch.zeros(3, 1), 2)
+    found = memory_bank.reweighted(torch.tensor([1.0]), torch.tensor([2]), torch.zeros(3, 1), 2)
     assert found == pytest.approx(0.5)
 
 
 def test_only_large_memories_become_coresets():
     references = {"patch": torch.randn(4, 25, 6)}
     kept = {
-        above: len(embedding.patchcore_memory(references, embedding.PatchCore(coreset_above=above), 5))
+        above: len(memory_bank.patchcore_memory(references, memory_bank.PatchCore(coreset_above=above), 5))
         for above in (3, 4)
     }
     assert kept == {3: 10, 4: 100}
@@ -88,9 +90,9 @@ def test_only_large_memories_become_coresets():
 def test_padim_is_the_mahalanobis_distance_at_each_position():
     generator = torch.Generator().manual_seed(0)
     references, images = torch.randn(7, 4, 2, generator=generator), torch.randn(3, 4, 2, generator=generator)
-    chosen = embedding.PaDiM(dimensions=2)
-    memory = embedding.padim_memory({"patch": references}, chosen, 2)
-    scores, maps = embedding.padim_score({"patch": images}, None, chosen, 2, memory)
+    chosen = memory_bank.PaDiM(dimensions=2)
+    memory = memory_bank.padim_memory({"patch": references}, chosen, 2)
+    scores, maps = memory_bank.padim_score({"patch": images}, None, chosen, 2, memory)
     for image in range(3):
         for place in range(4):
             own = references[:, place].double().numpy()
@@ -101,17 +103,17 @@ def test_padim_is_the_mahalanobis_distance_at_each_position():
 
 
 def test_padim_of_one_reference_is_a_plain_distance_over_its_regularisation():
-    chosen = embedding.PaDiM(dimensions=1, regularisation=0.25)
-    memory = embedding.padim_memory({"patch": tokens(1, 2, 3, 4)}, chosen, 2)
-    _, maps = embedding.padim_score({"patch": tokens(1, 2, 3, 7)}, None, chosen, 2, memory)
+    chosen = memory_bank.PaDiM(dimensions=1, regularisation=0.25)
+    memory = memory_bank.padim_memory({"patch": tokens(1, 2, 3, 4)}, chosen, 2)
+    _, maps = memory_bank.padim_score({"patch": tokens(1, 2, 3, 7)}, None, chosen, 2, memory)
     torch.testing.assert_close(maps[0], torch.tensor([[0.0, 0], [0, 6]]))
 
 
 def test_padims_channels_are_drawn_by_its_seed():
     values = torch.arange(50.0).reshape(1, 1, 50)
-    first, again, other = (embedding.PaDiM(dimensions=5, random_seed=seed).subset(values) for seed in (0, 0, 1))
+    first, again, other = (memory_bank.PaDiM(dimensions=5, random_seed=seed).subset(values) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other) and first.unique().numel() == 5
-    assert embedding.PaDiM(dimensions=80).subset(values).shape[-1] == 50
+    assert memory_bank.PaDiM(dimensions=80).subset(values).shape[-1] == 50
 
 
 # ---------------------------------------------------------------- SPADE
@@ -123,21 +125,21 @@ def test_spade_looks_for_patches_in_the_nearest_images_only():
     references = {"class": references["class"], "patch": references["patch"].repeat(1, 2, 1)}
     image = {"class": torch.zeros(1, 2), "patch": tokens(0, 2, 7, 5)}
     for count, score, second in ((1, 0.0, 2.0), (2, 2.5, 2.0), (3, (0 + 5 + 50) / 3, 0.0)):
-        chosen = embedding.Spade(nearest_images=count)
-        scores, maps = embedding.spade_score(image, None, chosen, 2, embedding.spade_memory(references, chosen, 2))
+        chosen = memory_bank.Spade(nearest_images=count)
+        scores, maps = memory_bank.spade_score(image, None, chosen, 2, memory_bank.spade_memory(references, chosen, 2))
         assert scores[0] == pytest.approx(score) and maps[0].flatten().tolist() == [0, second, second, 0]
 
 
 def test_spade_averages_over_several_nearest_patches():
-    chosen = embedding.Spade(nearest_images=1, nearest_patches=2)
-    memory = embedding.spade_memory({"class": torch.zeros(1, 2), "patch": tokens(0, 1, 5, 9)}, chosen, 2)
-    _, maps = embedding.spade_score({"class": torch.ones(1, 2), "patch": tokens(0, 4, 5, 9)}, None, chosen, 2, memory)
+    chosen = memory_bank.Spade(nearest_images=1, nearest_patches=2)
+    memory = memory_bank.spade_memory({"class": torch.zeros(1, 2), "patch": tokens(0, 1, 5, 9)}, chosen, 2)
+    _, maps = memory_bank.spade_score({"class": torch.ones(1, 2), "patch": tokens(0, 4, 5, 9)}, None, chosen, 2, memory)
     assert maps[0].flatten().tolist() == [0.5, 2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("kind", ["patchcore", "padim", "spade"])
 def test_normalised_tokens_ignore_their_lengths(kind):
-    method, generator = embedding.METHODS[kind], torch.Generator().manual_seed(0)
+    method, generator = memory_bank.METHODS[kind], torch.Generator().manual_seed(0)
     chosen = method.settings("paper", {"normalise": True})
     features, references = (
         {"class": torch.randn(2, 8, generator=generator), "patch": torch.randn(2, 25, 8, generator=generator)}
@@ -157,7 +159,7 @@ def test_normalised_tokens_ignore_their_lengths(kind):
 def test_maps_are_smoothed_as_in_the_originals():
     """Four pixels of a map of 224: an edge then rises as a Gaussian's integral with that deviation."""
     edge = np.repeat([0.0, 1.0], 8)[None].repeat(16, 0)[None]
-    chosen = {kind: method.settings() for kind, method in embedding.METHODS.items()}
+    chosen = {kind: method.settings() for kind, method in memory_bank.METHODS.items()}
     for kind in ("patchcore", "padim", "spade"):
         found = metrics.framed_map(edge, 224, 224, "squash", 224, chosen[kind].sigma)
         plain = metrics.framed_map(edge, 224, 224, "squash", 224)
@@ -209,7 +211,7 @@ def test_the_order_of_images_changes_nothing(done):
     names = ["class", "patch", "window_2", "window_3"]
     shapes = {"class": (3, 8), "patch": (3, 25, 8), "window_2": (3, 16, 8), "window_3": (3, 9, 8)}
     images, references = ({name: torch.randn(*shapes[name], generator=generator) for name in names} for _ in range(2))
-    for method in embedding.METHODS.values():
+    for method in memory_bank.METHODS.values():
         chosen = method.settings()
         memory = method.remember(references, chosen, 5)
         scores, maps = method.score(images, None, chosen, 5, memory)
@@ -221,15 +223,17 @@ def test_the_order_of_images_changes_nothing(done):
 
 
 def test_twins_share_backbone_and_windows_of_a_winclip():
-    spec = check(Method, TINY | {"settings": {"windows": [1], "fit": "squash", "states": "one"}}, "test")
-    found = {one.method: one for one in embedding.twins(spec)}
+    spec = check_record(Method, TINY | {"settings": {"windows": [1], "fit": "squash", "states": "one"}}, "test")
+    found = {one.method: one for one in memory_bank.twins(spec)}
     assert set(found) == set(NAMES) and {one.backbone for one in found.values()} == {TINY["backbone"]}
     assert found["association"].settings["windows"] == [1] and "windows" not in found["padim"].settings
     assert {one.settings["sigma"] for one in found.values()} == {0.0}
     for one in found.values():
         assert methods.METHODS[one.method].settings(one.preset, one.settings).fit == "squash"
-    study = check(Method, TINY | {"preset": "study"}, "test")  # has no patch tokens, which the others cannot do without
-    assert "patch_tokens" not in {one.method: one for one in embedding.twins(study)}["spade"].settings
+    study = check_record(
+        Method, TINY | {"preset": "study"}, "test"
+    )  # has no patch tokens, which the others cannot do without
+    assert "patch_tokens" not in {one.method: one for one in memory_bank.twins(study)}["spade"].settings
 
 
 # ---------------------------------------------------------------- wrong input
@@ -245,9 +249,9 @@ def test_twins_share_backbone_and_windows_of_a_winclip():
 )  # fmt: skip
 def test_wrong_settings_are_named(kind, settings, said):
     with pytest.raises(InputError, match=said):
-        embedding.METHODS[kind].settings("paper", settings)
+        memory_bank.METHODS[kind].settings("paper", settings)
     with pytest.raises(InputError, match="has no preset 'study'; use paper"):
-        embedding.METHODS[kind].settings("study")
+        memory_bank.METHODS[kind].settings("study")
 
 
 def test_a_profile_without_references_is_refused(mvtec, tmp_path):
@@ -269,7 +273,7 @@ def test_full_shots_need_a_picture_to_hold_out(tmp_path):
 def test_full_is_kept_as_it_was_written(mvtec, tmp_path):
     profile = small_profile(mvtec, tmp_path, shots=[0, "full"])
     assert profile.shots == [0, FULL] and profile.model_dump()["shots"] == [0, "full"]
-    assert check(Profile, profile.model_dump(), "again") == profile
+    assert check_record(Profile, profile.model_dump(), "again") == profile
     with pytest.raises(InputError, match="'shots.0' has the value 'all'"):
         small_profile(mvtec, tmp_path, shots=["all"])
 

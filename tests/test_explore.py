@@ -11,7 +11,7 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from vlmad_lib import InputError
 from vlmad_lib.analysis import thresholds, wordings
 from vlmad_lib.pipeline import run
-from vlmad_lib.reporting import explore, looks
+from vlmad_lib.reporting import explorer, looks
 
 WORD = TINY | {"method": "anomalyclip", "settings": {"prompts": "object", "image_size": 80}}
 SPECS = [TINY | {"settings": {"windows": [1, 2]}}, WORD, TINY | {"method": "patchcore"}]
@@ -44,7 +44,7 @@ def test_a_method_asked_again_gives_its_own_score_and_map(results):
 
 
 def test_begins_with_the_kind_asked_for_and_offers_what_the_run_has(results):
-    panel = explore.Panel(results, kind="patchcore")
+    panel = explorer.Panel(results, kind="patchcore")
     chosen = panel.choices
     assert (chosen["method"].value, chosen["shots"].value) == ("PatchCore", 1)  # it has no zero-shot
     assert hidden(panel.window, panel.good, panel.bad) == [True] * 3
@@ -59,7 +59,7 @@ def test_begins_with_the_kind_asked_for_and_offers_what_the_run_has(results):
 
 
 def test_words_and_windows_change_the_map_on_one_scale(results):
-    panel = explore.Panel(results)
+    panel = explorer.Panel(results)
     before = panel.pictures.value
     panel.good.value = "a {}"
     assert "both prompts" in panel.told.value and panel.pictures.value == before
@@ -85,7 +85,7 @@ def test_own_words_are_the_ones_of_the_sweep(results):
 
 
 def test_threshold_counts_what_the_table_has(results):
-    panel = explore.Panel(results)
+    panel = explorer.Panel(results)
     rows = results.scores[(results.scores.variant == panel.row.variant) & (results.scores.category == "cloth")]
     good, bad = (rows[rows.label == label].score.to_numpy() for label in (0, 1))
     assert panel.limit.value == pytest.approx(np.quantile(good, 0.9))
@@ -100,14 +100,14 @@ def test_threshold_counts_what_the_table_has(results):
 
 
 def test_threshold_begins_at_training_images_where_they_were_scored(results):
-    panel = explore.Panel(results, ["threshold"], normal=thresholds.normal_scores(results), alpha=0.2)
+    panel = explorer.Panel(results, ["threshold"], normal=thresholds.normal_scores(results), alpha=0.2)
     assert panel.limit.value == pytest.approx(np.quantile(panel.part.train, 0.8))
     assert "80% quantile of 4 normal training images" in panel.judgement.value and not panel.pictures.value
 
 
 def test_unknown_part_is_refused(results):
     with pytest.raises(InputError, match="image, window, words, threshold"):
-        explore.Panel(results, ["windows"])
+        explorer.Panel(results, ["windows"])
 
 
 @pytest.mark.parametrize("kind", ["maps", "scores"])
@@ -123,7 +123,7 @@ def test_imports_only(mvtec, tmp_path, kind):
             (outside / category / defect).mkdir(parents=True, exist_ok=True)
             np.save(outside / category / defect / f"00{i}.npy", np.eye(4) * i)
     imports = [{"name": "other", "path": str(outside)}]
-    panel = explore.Panel(run.run(small_profile(mvtec, tmp_path / "cache", methods=[], imports=imports)))
+    panel = explorer.Panel(run.run(small_profile(mvtec, tmp_path / "cache", methods=[], imports=imports)))
     assert hidden(panel.window, panel.good, panel.bad) == [True] * 3
     assert names(panel)[2:] == (["map, as run", "overlay, as run"] if kind == "maps" else [])
     assert ("no maps" in panel.told.value) == (kind == "scores")
@@ -133,8 +133,8 @@ def test_one_category_without_masks_or_defects(tmp_path):
     for i in range(6):
         paint(tmp_path / "data" / "bracket" / "good" / f"{i}.png", i)
     profile = small_profile(tmp_path / "data", tmp_path / "cache", shots=[0])
-    assert "no image" in explore.Panel(run.run(profile)).judgement.value
+    assert "no image" in explorer.Panel(run.run(profile)).judgement.value
     paint(tmp_path / "data" / "bracket" / "dent" / "a.png", 50, spot=True)
-    panel = explore.Panel(run.run(profile))
+    panel = explorer.Panel(run.run(profile))
     panel.choices["image"].value = next(value for label, value in panel.choices["image"].options if "dent" in label)
     assert names(panel)[0] == "image, which has no mask"

@@ -7,17 +7,16 @@ import pandas as pd
 import pytest
 from conftest import TINY, small_profile
 
-from vlmad_lib import profile
+from vlmad_lib import config, tables
 from vlmad_lib.analysis import faults
-from vlmad_lib.evaluation import breakdown
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.reporting import plots
+from vlmad_lib.reporting import figures
 
-SPEC = profile.Method(**TINY, settings={"windows": [2], "states": "one", "temperature": 0.5})
+SPEC = config.Method(**TINY, settings={"windows": [2], "states": "one", "temperature": 0.5})
 
 
-def settings(spec: profile.Method) -> dict:
+def settings(spec: config.Method) -> dict:
     return winclip.settings(spec.preset, spec.settings).model_dump()
 
 
@@ -113,12 +112,12 @@ def test_all_faults_together_are_told_with_their_share_of_the_studys_gap():
 def test_nothing_ranked_leaves_an_empty_table():
     found = faults.changes(swept(ONE).assign(image_auroc=np.nan, pixel_auroc=np.nan))
     assert faults.together(swept(ONE).assign(image_auroc=np.nan, pixel_auroc=np.nan)).empty
-    assert found.empty and list(found.columns) == faults.COLUMNS and faults.findings(found) == breakdown.NO_AUROC
+    assert found.empty and list(found.columns) == faults.COLUMNS and faults.findings(found) == tables.NO_AUROC
 
 
 def drawn(found):
     found = found.rename(columns={"metric": "measure"}).sort_values(["measure", "difference"])
-    return plots.differences(found, "fault", "direction")
+    return figures.differences(found, "fault", "direction")
 
 
 def test_the_figure_puts_the_costliest_first_and_shows_one_category_as_unknown():
@@ -129,4 +128,4 @@ def test_the_figure_puts_the_costliest_first_and_shows_one_category_as_unknown()
     alone = faults.changes(swept(ONE).query("category == 'c0'"))
     assert (alone.low == -1).all() and (alone.high == 1).all()
     assert drawn(alone).axes[0].get_xlim()[0] <= -1
-    plots.plt.close("all")
+    figures.plt.close("all")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch.nn.functional as F
 
-from vlmad_lib import methods, profile
+from vlmad_lib import config, methods
+from vlmad_lib.config import Profile
 from vlmad_lib.demo import data as demo_data
 from vlmad_lib.encoders import devices
 from vlmad_lib.methods import METHODS
 from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import Profile
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +35,7 @@ def demo(folder: Path, device: str, precision: str = "fp32") -> Profile:
     learned = {kind: {"checkpoint": "demo"} if kind in LEARNED else {} for kind in METHODS}
     specs = [{"method": kind, "name": kind} | usual | learned[kind] for kind in METHODS]
     values = {"categories": demo_data.names("target")[:2], "methods": specs, "device": device, "cache": str(folder)}
-    return profile.load("demo", values | {"shots": [0, 2], "seeds": [0], "workers": 1})
+    return config.load_profile("demo", values | {"shots": [0, 2], "seeds": [0], "workers": 1})
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import InputError, data, methods
+from vlmad_lib import InputError, methods
 from vlmad_lib.analysis import fusion
-from vlmad_lib.encoders import features
+from vlmad_lib.config import Method, check_record
+from vlmad_lib.data import datasets
+from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import anomalyclip, hybrid, prompt_learner, winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method, check
 
 TEXT = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # normal along x, anomalous along y
 
@@ -38,7 +39,7 @@ def prompted(tmp_path, tiny_backbone):
     """An AnomalyCLIP and a hybrid on the small backbone, with prompts of other data."""
     path = tmp_path / "prompts.pth"
     anomalyclip.write(anomalyclip.PromptLearner(tiny_backbone), path, "visa")
-    spec = check(Method, TINY | {"method": "anomalyclip", "checkpoint": str(path), "name": "A"}, "test")
+    spec = check_record(Method, TINY | {"method": "anomalyclip", "checkpoint": str(path), "name": "A"}, "test")
     return [spec, fusion.hybrid(spec, "H", "squash")]
 
 
@@ -114,7 +115,7 @@ def test_it_reads_what_both_methods_keep_and_encodes_nothing(mvtec, tmp_path, pr
         store.fill(list(table.image), chosen.module.arrays(chosen.settings))
     joint = methods.choose(prompted[1], profile).store(profile.path(profile.cache), backbone)
     assert joint.missing(list(table.image), hybrid.arrays(hybrid.Settings())) == []
-    monkeypatch.setattr(features.Store, "_encode", None)
+    monkeypatch.setattr(feature_store.Store, "_encode", None)
     results = run.run(profile.model_copy(update={"methods": [prompted[1]]}))
     assert len(results.scores) == 8 and set(results.scores.local_weight) == {"0.5"}
 
@@ -136,7 +137,7 @@ def test_prompts_are_not_tested_on_their_own_data(mvtec, tmp_path, tiny_backbone
     path = tmp_path / "own.pth"
     learner = prompt_learner.PromptLearner(tiny_backbone)
     prompt_learner.write(learner, path, "folder data", str(mvtec))
-    spec = check(Method, TINY | {"method": "hybrid", "checkpoint": str(path)}, "test")
+    spec = check_record(Method, TINY | {"method": "hybrid", "checkpoint": str(path)}, "test")
     profile = small_profile(mvtec, tmp_path, shots=[0])
     with pytest.raises(InputError, match="Hybrid: the prompts in .* were trained on"):
         run.variants(profile.model_copy(update={"methods": [spec]}))
@@ -152,7 +153,9 @@ def test_weights_are_never_chosen_on_the_data_under_test(mvtec, tmp_path, prompt
     with pytest.raises(InputError, match="the data under test"):
         fusion.weigh(visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
     other = small_profile(make_mvtec(tmp_path / "other" / "data", ("rope",)), tmp_path / "cache", shots=[0])
-    assert data.identity(other) == data.identity(profile)  # own folders of one name are not the same data
+    assert datasets.describe_identity(other) == datasets.describe_identity(
+        profile
+    )  # own folders of one name are not the same data
     found = fusion.weigh(profile, other, prompted[0])
     assert sorted(found.weight) == list(fusion.WEIGHTS) and set(found.category) == {"rope"}
 
@@ -161,7 +164,9 @@ def test_the_best_weight_and_its_ties():
     table = pd.DataFrame({"weight": [0.0, 0.25, 0.5, 1.0], "pixel_auroc": [0.7, 0.9, 0.8, 0.9]})
     assert fusion.best_weight(table) == 0.25
     assert fusion.best_weight(table.assign(pixel_auroc=np.nan)) == 0.5
-    names = [one.name for one in fusion.variants(check(Method, TINY | {"method": "anomalyclip"}, "t"), "squash", 0.25)]
+    names = [
+        one.name for one in fusion.variants(check_record(Method, TINY | {"method": "anomalyclip"}, "t"), "squash", 0.25)
+    ]
     assert names == [fusion.ALONE, fusion.EQUAL, "Hybrid, weight 0.25 chosen"]
 
 

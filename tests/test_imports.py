@@ -10,8 +10,8 @@ from PIL import Image
 from skimage import io
 from test_wrong_input import refused
 
-from vlmad_lib import InputError, data
-from vlmad_lib.data import imports, tables
+from vlmad_lib import InputError
+from vlmad_lib.data import csv_files, datasets, external_results, mask_files
 from vlmad_lib.pipeline import run
 
 
@@ -23,10 +23,10 @@ def profile(root, tmp_path, path, **changes):
 @pytest.fixture
 def perfect(mvtec, tmp_path):
     """Maps that equal the masks, at another size than the images."""
-    table, _ = data.index(small_profile(mvtec, tmp_path / "cache"))
-    rows = data.tested(table)
+    table, _ = datasets.build_index(small_profile(mvtec, tmp_path / "cache"))
+    rows = datasets.select_tested(table)
     maps = {
-        (row.category, row.defect, row.image[-7:-4]): data.framed_mask(row.mask, 60, 60, "squash", 30).astype(
+        (row.category, row.defect, row.image[-7:-4]): mask_files.framed_mask(row.mask, 60, 60, "squash", 30).astype(
             np.float32
         )
         for row in rows.itertuples()
@@ -164,7 +164,7 @@ WRITTEN = {
 
 def scores_as(tmp_path, content: bytes):
     (tmp_path / "s.csv").write_bytes(content)
-    return imports._scores(tmp_path / "s.csv")
+    return external_results._scores(tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
@@ -193,7 +193,11 @@ def test_what_is_in_doubt_is_refused(tmp_path, text, said):
 def test_no_table_is_cut_short_to_its_header(tmp_path):
     """Pandas takes the first of too many values for a row's name, and drops the last where it may not."""
     (tmp_path / "t.csv").write_text("a,b\n1,2,3\n")
-    refused(lambda: tables.texts(tmp_path / "t.csv", ("a", "b"), "write one"), "more values", "commas in quotes")
+    refused(
+        lambda: csv_files.read_text_table(tmp_path / "t.csv", ("a", "b"), "write one"),
+        "more values",
+        "commas in quotes",
+    )
 
 
 def listed_maps(tmp_path, fill):
@@ -202,7 +206,7 @@ def listed_maps(tmp_path, fill):
     (folder / "plate/test/dent").mkdir(parents=True)
     fill(folder)
     table = pd.DataFrame({"category": "plate", "defect": "dent", "image": [f"/x/dent/{name}.png" for name in "ab"]})
-    _, scores, maps, notes = imports.read(folder, table)
+    _, scores, maps, notes = external_results.read_results(folder, table)
     return scores.tolist(), maps, " ".join(notes)
 
 
@@ -242,7 +246,7 @@ def test_names_that_differ_in_capitals_are_read_and_said(tmp_path):
         np.savez(tmp_path / "maps" / name, x=1)
     (tmp_path / "maps/plate").rename(tmp_path / "maps/other")
     table = pd.DataFrame({"category": ["plate"], "defect": "dent", "image": "/x/dent/a.png"})
-    refused(lambda: imports.read(tmp_path / "maps", table), "differ in capitals only", "plate.npz")
+    refused(lambda: external_results.read_results(tmp_path / "maps", table), "differ in capitals only", "plate.npz")
 
 
 def test_maps_of_few_levels_are_noted_and_pictures_of_maps_refused(tmp_path):
@@ -271,7 +275,7 @@ def test_two_maps_of_one_image_and_other_files_are_refused(tmp_path):
     broken = each(lambda path, values: path.write_bytes(b"x"), ".tiff")
     refused(lambda: listed_maps(tmp_path / "3", broken), "a.tiff", "cannot be read as an anomaly map")
     (tmp_path / "s.xlsx").write_bytes(b"PK")
-    refused(lambda: imports._scores(tmp_path / "s.xlsx"), "s.xlsx", "no CSV", "save it as CSV")
+    refused(lambda: external_results._scores(tmp_path / "s.xlsx"), "s.xlsx", "no CSV", "save it as CSV")
 
 
 def test_the_data_are_not_their_own_maps(mvtec, tmp_path):

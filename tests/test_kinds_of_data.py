@@ -14,7 +14,8 @@ import pytest
 from conftest import TINY, paint, write_profile
 from test_other_profiles import NOTEBOOKS, run_cells
 
-from vlmad_lib import data, profile
+from vlmad_lib import config
+from vlmad_lib.data import datasets
 
 RESULTS = ("methods", "scores", "maps", "methods and scores", "methods and maps")
 MASKS = ("all", "some", "none")
@@ -57,8 +58,8 @@ def write_kind(folder: Path, kind: str, masks: str, results: str) -> Path:
     shots = [0] if "defects alone" in kind else [0, 1]
     values = {"dataset": "folder", "root": str(folder / "data"), "shots": shots}
     values["methods"] = [TINY] if "methods" in results else []
-    index, _ = data.index(profile.check(profile.Profile, values | {"title": "x"}, "x"))
-    rows, outside, stream = data.tested(index), folder / "outside", np.random.default_rng(0)
+    index, _ = datasets.build_index(config.check_record(config.Profile, values | {"title": "x"}, "x"))
+    rows, outside, stream = datasets.select_tested(index), folder / "outside", np.random.default_rng(0)
     outside.mkdir()
     if "scores" in results:
         lines = [f"{row.category},{row.defect},{row.image},{row.label + stream.random()}" for row in rows.itertuples()]
@@ -83,7 +84,7 @@ def drawn(figure, photo=False):
 
 def check(kind: str, masks: str, results: str, notebooks: list[str], folder: Path, monkeypatch) -> None:
     """Every notebook ends, and shows no table of a header alone, no NaN and no *1 categories*."""
-    monkeypatch.setattr("vlmad_lib.reporting.plots.encoded", drawn)
+    monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", drawn)
     path = write_kind(folder, kind, masks, results)
     for name in notebooks:
         for one in run_cells(name, path, monkeypatch):

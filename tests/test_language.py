@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from conftest import TINY, small_profile
 
-from vlmad_lib import InputError
-from vlmad_lib.analysis import draws, language, sweeps
-from vlmad_lib.evaluation import breakdown, statistics
-from vlmad_lib.methods import embedding
-from vlmad_lib.profile import FULL, Method, check
+from vlmad_lib import InputError, tables
+from vlmad_lib.analysis import comparison, draws, language
+from vlmad_lib.config import FULL, Method, check_record
+from vlmad_lib.evaluation import statistics
+from vlmad_lib.methods import memory_bank
 
 MEASURES = language.MEASURES
 
@@ -99,7 +99,7 @@ def test_comparisons_with_other_methods_are_counted():
 def test_without_values_nothing_is_claimed():
     empty = METRICS.assign(**dict.fromkeys(MEASURES, float("nan")))
     found = language.differences(empty, "words")
-    assert language.findings(found, found, "words", "none") == breakdown.NO_AUROC
+    assert language.findings(found, found, "words", "none") == tables.NO_AUROC
     assert set(language.difference_table(found)["image_auroc"]) == {"none"}
     assert language.difference_table(found.iloc[:0]).empty
 
@@ -108,18 +108,18 @@ def test_the_table_has_a_row_a_comparison():
     found = language.differences(METRICS, "words")
     shown = language.difference_table(found)
     assert len(shown) == len(found) / 3
-    assert shown.image_auroc[0].endswith(sweeps.verdict(found.low[0], found.high[0]))
+    assert shown.image_auroc[0].endswith(comparison.verdict(found.low[0], found.high[0]))
 
 
 def test_the_plan_runs_all_methods_on_the_same_draws(mvtec, tmp_path):
     profile = small_profile(mvtec, tmp_path, shots=[0, 1, 2, 3, "full"], seeds=[4, 5, 6])
     assert language.counts(profile, full=False) == [1, 3] and language.counts(profile, full=True) == [1, 3, "full"]
     assert language.counts(small_profile(mvtec, tmp_path, shots=[0]), full=True) == []
-    spec = check(Method, TINY, "test")
+    spec = check_record(Method, TINY, "test")
     plan = language.plan(profile, spec, [1, "full"], 2, ["plate"])
     assert plan.shots == [0, 1, FULL] and plan.seeds == [4, 5] and plan.categories == ["plate"]
     assert [one.method for one in plan.methods] == ["winclip", "association", "patchcore", "padim", "spade"]
-    assert {one.settings["sigma"] for one in plan.methods} == {embedding.SIGMA}  # smoothed with smoothed
+    assert {one.settings["sigma"] for one in plan.methods} == {memory_bank.SIGMA}  # smoothed with smoothed
     with pytest.raises(InputError, match="shots of notebook 18: key 'shots.1' has the value 'few'"):
         language.plan(profile, spec, ["few"], 0, [])
 

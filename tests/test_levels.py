@@ -10,7 +10,7 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmad_lib.evaluation import levels, metrics
+from vlmad_lib.evaluation import metrics, pixel_ranking
 
 _, _, MASKS, MAPS = metric_case(1)
 SMOOTH = ndimage.gaussian_filter(MAPS, (0, 3, 3))
@@ -48,17 +48,17 @@ def pairs(maps: np.ndarray):
     return ((one.astype(np.float32), mask) for one, mask in zip(maps, MASKS, strict=True))
 
 
-@pytest.mark.parametrize(("few", "window"), [(0, 2**22), (1000, 2**20), (0, levels.WINDOW)])
+@pytest.mark.parametrize(("few", "window"), [(0, 2**22), (1000, 2**20), (0, pixel_ranking.WINDOW)])
 @pytest.mark.parametrize("name", SCORES)
 def test_exact_whatever_the_scores(name, few, window, monkeypatch):
     """Sorted, as so few pixels are, or counted in one window or several."""
-    monkeypatch.setattr(levels, "SHARED", (1e-3, 1e-1))  # one normal image of 9 thousand pixels
+    monkeypatch.setattr(pixel_ranking, "SHARED", (1e-3, 1e-1))  # one normal image of 9 thousand pixels
     by_sorting = metrics.pixel_metrics(pairs(SCORES[name]))
-    monkeypatch.setattr(levels, "FEW", few)
-    monkeypatch.setattr(levels, "WINDOW", window)
+    monkeypatch.setattr(pixel_ranking, "FEW", few)
+    monkeypatch.setattr(pixel_ranking, "WINDOW", window)
     found = metrics.pixel_metrics(pairs(SCORES[name]))
     assert found == pytest.approx(by_sorting, abs=1e-12, nan_ok=True)
-    known = ((one, levels.regions(mask)) for one, mask in pairs(SCORES[name]))
+    known = ((one, pixel_ranking.regions(mask)) for one, mask in pairs(SCORES[name]))
     assert metrics.pixel_metrics(known) == pytest.approx(found, abs=1e-15, nan_ok=True)
     flat, scores = MASKS.ravel(), SCORES[name].astype(np.float32).ravel()
     assert found["pixel_auroc"] == pytest.approx(roc_auc_score(flat, scores), abs=1e-9)
@@ -70,7 +70,7 @@ def test_exact_whatever_the_scores(name, few, window, monkeypatch):
 @pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("limit", [0.05, 0.3])
 def test_binned_values_stay_within_their_bounds(name, bins, limit, monkeypatch):
-    monkeypatch.setattr(levels, "SHARED", (1e-3, 1e-1))
+    monkeypatch.setattr(pixel_ranking, "SHARED", (1e-3, 1e-1))
     exact = metrics.pixel_metrics(pairs(SCORES[name]), limit)
     found = metrics.pixel_metrics(pairs(SCORES[name]), limit, bins=bins)
     for value, bound in zip(metrics.COUNTED, metrics.BOUNDS, strict=True):
@@ -101,8 +101,8 @@ def test_bins_do_not_depend_on_the_order_of_the_images():
     maps = SCORES["a range that grows"] - 1
     tables = []
     for order in (slice(None), slice(None, None, -1)):
-        table = levels.Bins(100)
-        for part in levels.parts(zip(maps[order], MASKS[order], strict=True)):
+        table = pixel_ranking.Bins(100)
+        for part in pixel_ranking.parts(zip(maps[order], MASKS[order], strict=True)):
             table.add(part)
         tables.append(table)
     assert tables[0].shift == tables[1].shift > 0

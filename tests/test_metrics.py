@@ -8,8 +8,8 @@ from parity import metric_case
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from vlmad_lib import data
-from vlmad_lib.evaluation import levels, metrics
+from vlmad_lib.data import image_files
+from vlmad_lib.evaluation import metrics, pixel_ranking
 
 
 def brute_force_aupro(masks, maps, limit: float) -> float:
@@ -131,7 +131,7 @@ def test_aupimo_takes_normal_images_and_enough_of_their_pixels():
     empty = np.zeros_like(normal, bool)
     assert metrics.pixel_metrics([(normal, empty), (scores, mask)])["aupimo"] == 1
     assert np.isnan(metrics.pixel_metrics([(normal[1:], empty[1:]), (scores, mask)])["aupimo"])
-    lost = levels.regions(empty, normal=False)
+    lost = pixel_ranking.regions(empty, normal=False)
     assert np.isnan(metrics.pixel_metrics([(normal, lost), (scores, mask)])["aupimo"])
     beside = [(normal, empty), (normal + 2, lost), (scores, mask)]
     assert metrics.pixel_metrics(beside)["aupimo"] == metrics.pixel_metrics(beside, bins=99)["aupimo"] == 1
@@ -219,7 +219,7 @@ def test_the_coarse_aupro_of_no_overlap_is_not_below_zero():
 @pytest.mark.parametrize(("width", "height"), [(400, 100), (100, 400), (170, 100)])
 def test_what_is_looked_at_has_no_seams_and_what_is_measured_is_the_mean(width, height):
     """Each box has a level of its own: the mean jumps where one begins, what is looked at never does."""
-    boxes = data.boxes(width, height, "tiles")
+    boxes = image_files.boxes(width, height, "tiles")
     tiles = np.stack([np.full((5, 5), float(place % 3)) for place in range(len(boxes))])
     long = int(height > width)
     maps = [metrics.framed_map(tiles, width, height, "tiles", 100, 0, seamless) for seamless in (False, True)]

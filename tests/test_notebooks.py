@@ -12,15 +12,15 @@ import torch
 from bs4 import BeautifulSoup
 from conftest import write_profile
 
-from vlmad_lib import ROOT, profile
+from vlmad_lib import ROOT, config
 from vlmad_lib.analysis import efficiency
 from vlmad_lib.demo import card
 from vlmad_lib.demo.data import write
 from vlmad_lib.encoders import backbones
-from vlmad_lib.methods import embedding
+from vlmad_lib.methods import memory_bank
 from vlmad_lib.reporting import report
 
-NOTEBOOKS = profile.load("demo").notebooks
+NOTEBOOKS = config.load_profile("demo").notebooks
 
 
 def test_the_demo_backbones_card_is_what_its_program_writes():
@@ -39,9 +39,9 @@ def test_every_page_leads_to_the_next():
 def _keep_peak_memory(path, patch):
     """A figure in the place of what takes a process of its own, and has a test of its own."""
     patch.setattr(efficiency, "_peak", lambda *_: torch.tensor(100.0))
-    chosen = profile.load(str(path))
+    chosen = config.load_profile(str(path))
     measured = [
-        one for method in chosen.methods for one in (method, efficiency.halved(method), *embedding.twins(method))
+        one for method in chosen.methods for one in (method, efficiency.halved(method), *memory_bank.twins(method))
     ]
     for spec in measured:
         backbone = backbones.load(spec.backbone, spec.weights, spec.precision)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import TINY, make_mvtec, paint, write_profile
 
-from vlmad_lib import ROOT, data, profile
+from vlmad_lib import ROOT, config
+from vlmad_lib.data import datasets
 from vlmad_lib.methods import aprilgan, coop
 
-NOTEBOOKS = profile.load("demo").notebooks
+NOTEBOOKS = config.load_profile("demo").notebooks
 
 
 def unrendered(figure, photo=False):
@@ -26,7 +27,7 @@ def unrendered(figure, photo=False):
 def run_cells(name: str, path, monkeypatch) -> list:
     """A notebook's cells in this process, without those a report leaves out; what they displayed."""
     shown = []
-    for place in ("IPython.display.display", "vlmad_lib.reporting.plots.display"):
+    for place in ("IPython.display.display", "vlmad_lib.reporting.figures.display"):
         monkeypatch.setattr(place, lambda *found: shown.extend(found))
     # what this machine can do takes seconds to measure, and is the same on every profile
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak_memory", lambda *_: 100.0)
@@ -78,8 +79,8 @@ def other_profile(request, tmp_path):
     if request.param == "no words":
         specs = [TINY | {"method": name} for name in ("patchcore", "winclip", "spade")]
         return write_profile(tmp_path, **values, methods=specs, shots=[0, 1, "full"], seeds=[0, 1])
-    table, _ = data.index(profile.check(profile.Profile, values | {"title": "x"}, "x"))
-    rows = data.tested(table)
+    table, _ = datasets.build_index(config.check_record(config.Profile, values | {"title": "x"}, "x"))
+    rows = datasets.select_tested(table)
     outside = tmp_path / "outside"
     outside.mkdir()
     if request.param == "imported scores":
@@ -100,7 +101,7 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
     make_mvtec(tmp_path / "data")
     aprilgan.write(aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)), tmp_path / "a.pth", "visa")
     coop.write(coop.Context(tiny_backbone), tmp_path / "c.pth", "visa")
-    monkeypatch.setattr("vlmad_lib.reporting.plots.encoded", unrendered)
+    monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", unrendered)
     small = {"image_size": 80}
     specs = [
         {"method": "aprilgan", "checkpoint": str(tmp_path / "a.pth"), "settings": small | {"templates": "none"}},
@@ -119,6 +120,6 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
 def test_notebooks_on_other_profiles(other_profile, request, monkeypatch):
     """Figures are rendered where they differ most from the demo's: of nothing but normal images."""
     if request.node.callspec.params["other_profile"] != "only normal images":
-        monkeypatch.setattr("vlmad_lib.reporting.plots.encoded", unrendered)
+        monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", unrendered)
     for name in NOTEBOOKS:
         assert run_cells(name, other_profile, monkeypatch), name

@@ -16,8 +16,9 @@ from conftest import TINY, make_mvtec, paint, small_profile, write_profile
 from PIL import Image
 from test_wrong_input import refused
 
-from vlmad_lib import ROOT, data
+from vlmad_lib import ROOT
 from vlmad_lib.analysis import thresholds
+from vlmad_lib.data import datasets, image_files
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import decide
 
@@ -39,8 +40,10 @@ def test_photographs_are_shown_upright(tmp_path, corner, suffix, orientation, pl
     exif = Image.Exif()
     exif[0x0112] = orientation
     corner.save(tmp_path / f"a.{suffix}", exif=exif)
-    shown = data.load_image(tmp_path / f"a.{suffix}")
-    assert shown.size == data.read_size(str(tmp_path / f"a.{suffix}")) == (SIZE if orientation < 5 else SIZE[::-1])
+    shown = image_files.load_image(tmp_path / f"a.{suffix}")
+    assert (
+        shown.size == image_files.read_size(str(tmp_path / f"a.{suffix}")) == (SIZE if orientation < 5 else SIZE[::-1])
+    )
     red = np.asarray(shown)[..., 1] < 45
     assert red[place] and red.sum() == pytest.approx(256, abs=40)
 
@@ -57,10 +60,10 @@ def test_a_rotated_photograph_takes_the_mask_of_what_is_seen(tmp_path, corner):
     mask.paste(255, (24, 0, 40, 16))
     (tmp_path / "d/ground_truth/red").mkdir(parents=True)
     mask.save(tmp_path / "d/ground_truth/red/0.png")
-    table, _ = data.index(small_profile(tmp_path / "d", tmp_path, shots=[0]))
+    table, _ = datasets.build_index(small_profile(tmp_path / "d", tmp_path, shots=[0]))
     assert set(zip(table.width, table.height, strict=True)) == {SIZE[::-1]}
     mask.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "d/ground_truth/red/0.png")
-    refused(lambda: data.index(small_profile(tmp_path / "d", tmp_path, shots=[0])), "0.png", "60x40", "40x60")
+    refused(lambda: datasets.build_index(small_profile(tmp_path / "d", tmp_path, shots=[0])), "0.png", "60x40", "40x60")
 
 
 def test_transparent_parts_are_white(tmp_path):
@@ -69,32 +72,34 @@ def test_transparent_parts_are_white(tmp_path):
     pixels[:2] = (200, 10, 10, 255)
     pixels[3] = (0, 0, 0, 128)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    rows = np.asarray(data.load_image(tmp_path / "a.png"))[:, 0].tolist()
+    rows = np.asarray(image_files.load_image(tmp_path / "a.png"))[:, 0].tolist()
     assert rows[0] == [200, 10, 10] and rows[2] == [255, 255, 255] and rows[3] == [127, 127, 127]
     Image.new("P", (4, 4)).save(tmp_path / "p.png", transparency=0)
-    assert np.asarray(data.load_image(tmp_path / "p.png")).min() == 255
+    assert np.asarray(image_files.load_image(tmp_path / "p.png")).min() == 255
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "YCbCr", "1", "P"])
 def test_every_common_kind_of_pixel_is_read(tmp_path, corner, mode):
     file = tmp_path / f"a.{'tiff' if mode in ('CMYK', 'YCbCr') else 'png'}"
     corner.convert(mode).save(file)
-    shown = data.load_image(file)
+    shown = image_files.load_image(file)
     assert shown.mode == "RGB" and shown.size == SIZE
-    assert data.views(file, "tiles", 24).shape == (2, 24, 24, 3)
+    assert image_files.views(file, "tiles", 24).shape == (2, 24, 24, 3)
 
 
 def test_pictures_that_cannot_be_meant_are_refused(tmp_path):
     twelve = np.full((8, 8), 4000, np.uint16)
     Image.fromarray(twelve).save(tmp_path / "camera.png")
-    refused(lambda: data.load_image(tmp_path / "camera.png"), "camera.png", "none above 4000", "stretch all")
+    refused(lambda: image_files.load_image(tmp_path / "camera.png"), "camera.png", "none above 4000", "stretch all")
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "float.tiff")
-    refused(lambda: data.load_image(tmp_path / "float.tiff"), "float.tiff", "no known range")
+    refused(lambda: image_files.load_image(tmp_path / "float.tiff"), "float.tiff", "no known range")
     Image.new("RGB", (8, 8)).save(tmp_path / "pages.tiff", save_all=True, append_images=[Image.new("RGB", (8, 8))])
-    refused(lambda: data.load_image(tmp_path / "pages.tiff"), "pages.tiff", "2 pictures")
+    refused(lambda: image_files.load_image(tmp_path / "pages.tiff"), "pages.tiff", "2 pictures")
     (tmp_path / "data/good").mkdir(parents=True)
     (tmp_path / "data/good/IMG_1.HEIC").touch()
-    refused(lambda: data.index(small_profile(tmp_path / "data", tmp_path)), "IMG_1.HEIC", "save it as PNG or JPEG")
+    refused(
+        lambda: datasets.build_index(small_profile(tmp_path / "data", tmp_path)), "IMG_1.HEIC", "save it as PNG or JPEG"
+    )
 
 
 def write_deep_png(path, values):
@@ -112,11 +117,13 @@ def write_deep_png(path, values):
 def test_colours_of_a_12_bit_camera_are_refused_as_its_greys_are(tmp_path):
     values = np.linspace(0, 4095, 64 * 3).reshape(8, 8, 3).astype(np.uint16)
     write_deep_png(tmp_path / "camera.png", values)
-    refused(lambda: data.load_image(tmp_path / "camera.png"), "camera.png", "16 bits", "none above 4095", "stretch")
+    refused(
+        lambda: image_files.load_image(tmp_path / "camera.png"), "camera.png", "16 bits", "none above 4095", "stretch"
+    )
     write_deep_png(tmp_path / "whole.png", values * 16)
-    np.testing.assert_array_equal(np.asarray(data.load_image(tmp_path / "whole.png")), values * 16 >> 8)
+    np.testing.assert_array_equal(np.asarray(image_files.load_image(tmp_path / "whole.png")), values * 16 >> 8)
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "night.png")  # 8 bits may be dark
-    assert np.asarray(data.load_image(tmp_path / "night.png")).max() == 9
+    assert np.asarray(image_files.load_image(tmp_path / "night.png")).max() == 9
 
 
 def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path):
@@ -124,8 +131,8 @@ def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path
         paint(tmp_path / "part/good" / f"{i}.png", i)
     paint(tmp_path / "part/good/strip.png", 3, (400, 20))
     chosen = small_profile(tmp_path / "part", tmp_path, shots=[0])
-    tiles = len(data.boxes(400, 20, "tiles"))
-    assert tiles > data.MANY_TILES
+    tiles = len(image_files.boxes(400, 20, "tiles"))
+    assert tiles > image_files.MANY_TILES
     [note] = run.index(chosen)[1]
     assert (
         f"1 of 3 pictures, such as strip.png with 400x20 pixels, which WinCLIP cuts into {tiles} square tiles" in note
@@ -139,7 +146,7 @@ def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path
 
 def test_a_picture_that_only_pillow_warns_of_is_read_in_silence(tmp_path):
     Image.new("1", (11_000, 9_500)).save(tmp_path / "a.png")
-    code = "import sys; from vlmad_lib import data; print(data.read_size(sys.argv[1]))"
+    code = "import sys; from vlmad_lib import data; print(image_files.read_size(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.strip(), done.stderr) == ("(11000, 9500)", "")
 
@@ -149,24 +156,24 @@ def test_a_picture_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", opened)
-    refused(lambda: data.load_image(tmp_path / "a.png"), "a.png", "permission denied", "right to read it")
+    refused(lambda: image_files.load_image(tmp_path / "a.png"), "a.png", "permission denied", "right to read it")
 
 
 def test_a_picture_of_64_megapixels(tmp_path):
     Image.new("L", (10_000, 6_400), 128).save(tmp_path / "a.png", compress_level=1)
-    found = data.views(tmp_path / "a.png", "tiles", 24)
+    found = image_files.views(tmp_path / "a.png", "tiles", 24)
     assert found.shape == (2, 24, 24, 3) and set(found.ravel()) == {128}
 
 
 def test_a_picture_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     paint(tmp_path / "a.png", 0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    refused(lambda: data.load_image(tmp_path / "a.png"), "a.png", "cannot be read as an image")
+    refused(lambda: image_files.load_image(tmp_path / "a.png"), "a.png", "cannot be read as an image")
 
 
 def test_loose_pictures_are_told_where_to_go(tmp_path):
     paint(tmp_path / "mine/a.png", 0)
-    refused(lambda: data.index(small_profile(tmp_path / "mine", tmp_path)), "mine", "lie loose", "good/")
+    refused(lambda: datasets.build_index(small_profile(tmp_path / "mine", tmp_path)), "mine", "lie loose", "good/")
 
 
 def test_one_picture_is_enough_for_a_score(tmp_path):
@@ -232,7 +239,7 @@ def test_pictures_are_never_judged_by_themselves_however_they_are_spelt(tmp_path
     (tmp_path / "link").symlink_to(root / "plate/test/good")
     monkeypatch.chdir(root / "plate")
     for place in (Path("test/good"), root / "plate/test/good", tmp_path / "link"):
-        _, normal = decide._normal(small_profile(root, cache), place, "plate", set(data.below(place)))
+        _, normal = decide._normal(small_profile(root, cache), place, "plate", set(image_files.list_files_below(place)))
         assert len(normal) == 4 and all("/train/good/" in path for path in normal)
 
 

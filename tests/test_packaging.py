@@ -17,7 +17,7 @@ from conftest import make_mvtec, write_profile
 from packaging.utils import canonicalize_name
 
 import vlmad_lib
-from vlmad_lib import PACKAGE, ROOT, profile
+from vlmad_lib import PACKAGE, ROOT, config
 from vlmad_lib.__main__ import COMMANDS
 
 CONDA_NAMES = {"pytorch": "torch", "open-clip-torch": "open_clip_torch"}
@@ -56,9 +56,9 @@ def test_every_line_of_the_environment_says_what_needs_it():
     assert len(packages) > 20 and all("  # " in line for line in packages)
 
 
-@pytest.mark.parametrize("path", sorted(profile.FOLDER.glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(config.FOLDER.glob("*.yml")), ids=lambda path: path.stem)
 def test_every_profile_is_valid_and_names_its_notebooks(path):
-    loaded = profile.load(path)
+    loaded = config.load_profile(path)
     assert all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in loaded.notebooks)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, paint, small_profile
 
-from vlmad_lib import InputError, data
-from vlmad_lib.encoders import features
+from vlmad_lib import InputError
+from vlmad_lib.data import image_files
+from vlmad_lib.encoders import feature_store
 from vlmad_lib.methods import anomalyclip, prompt_learner, prompt_training, training
 from vlmad_lib.methods.prompt_training import Plan, dice_loss, focal_loss, loss, train
 
@@ -57,11 +58,11 @@ def test_kept_features_train_as_encoding_on_the_fly_does(profile, tmp_path, tiny
     half = train(profile, tmp_path / "half.pth", Plan(epochs=3, batch=5, exact=False))
 
     def encode(store, paths, names):
-        pixels = np.concatenate([data.views(path, "squash", 128) for path in paths])
+        pixels = np.concatenate([image_files.views(path, "squash", 128) for path in paths])
         found = anomalyclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), names)
         return {name: found[name] for name in names}, np.ones(len(paths), int)
 
-    monkeypatch.setattr(features.Store, "load", encode)
+    monkeypatch.setattr(feature_store.Store, "load", encode)
     fresh = train(profile, tmp_path / "fresh.pth", plan)
     for one, other, rough in zip(kept, fresh, half, strict=True):
         for name in prompt_training.TERMS:
@@ -73,9 +74,9 @@ def test_kept_features_train_as_encoding_on_the_fly_does(profile, tmp_path, tiny
 
 
 def test_every_image_is_encoded_once(profile, tmp_path, monkeypatch):
-    seen, original = [], features.Store._encode
+    seen, original = [], feature_store.Store._encode
     monkeypatch.setattr(
-        features.Store, "_encode", lambda store, paths, *rest: seen.extend(paths) or original(store, paths, *rest)
+        feature_store.Store, "_encode", lambda store, paths, *rest: seen.extend(paths) or original(store, paths, *rest)
     )
     train(profile, tmp_path / "one.pth", Plan(epochs=4))
     assert len(seen) == len(set(seen)) == 16

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from vlmad_lib import InputError, data, files, profile
+from vlmad_lib import InputError, config, files
 from vlmad_lib.analysis import thresholds
+from vlmad_lib.data import datasets, image_files
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import winclip
 
@@ -59,7 +60,7 @@ def test_the_index_holds_every_picture_once_under_its_own_names(tree, drawn):
                         Image.fromarray(np.eye(4, dtype=np.uint8) * 255).save(mask)
                     key = str(place / f"{stem}.png")
                     wanted[key] = (category, split, defect, str(mask) if masked else "", defect != "good")
-        table, _ = data.index(small_profile(root, root / ".cache", shots=[0]))
+        table, _ = datasets.build_index(small_profile(root, root / ".cache", shots=[0]))
         found = zip(table.category, table.split, table.defect, table["mask"], table.label.astype(bool), strict=True)
         assert dict(zip(table.image, found, strict=True)) == wanted and len(table) == len(wanted)
 
@@ -71,7 +72,7 @@ def test_the_index_holds_every_picture_once_under_its_own_names(tree, drawn):
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_tiles_are_squares_that_cover_the_picture(width, height):
     assume(max(width, height) < 40 * min(width, height))
-    found, edge = data.boxes(width, height, "tiles"), min(width, height)
+    found, edge = image_files.boxes(width, height, "tiles"), min(width, height)
     seen = np.zeros((height, width), bool)
     for left, top, right, bottom in found:
         assert right - left == bottom - top == edge and 0 <= left <= width - edge and 0 <= top <= height - edge
@@ -144,7 +145,7 @@ def test_a_conformal_threshold_rejects_no_more_of_its_own_than_promised(normal, 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 ANY = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
-KEYS = st.sampled_from([*profile.Profile.model_fields, "shotz", ""]) | st.text(max_size=6)
+KEYS = st.sampled_from([*config.Profile.model_fields, "shotz", ""]) | st.text(max_size=6)
 
 
 @quick
@@ -153,19 +154,19 @@ def test_a_profile_is_checked_or_refused_in_one_sentence(values):
     """Whatever a YAML file holds: a profile that reads back as itself, or an InputError of one line."""
     base = {"title": "x", "dataset": "folder", "root": "y"}
     try:
-        found = profile.check(profile.Profile, base | values, "any.yml")
+        found = config.check_record(config.Profile, base | values, "any.yml")
     except InputError as error:
         assert len(str(error).splitlines()) == 1 and str(error).startswith("any.yml: ")
     else:
         again = yaml.safe_load(yaml.safe_dump(found.model_dump(), sort_keys=False, allow_unicode=True))
-        assert profile.check(profile.Profile, again, "again") == found
+        assert config.check_record(config.Profile, again, "again") == found
 
 
 @quick
 @given(st.text(max_size=20))
 def test_an_override_is_read_or_refused(text):
     try:
-        key, _ = profile.override(text)
+        key, _ = config.parse_override(text)
     except InputError as error:
         assert "write key=value" in str(error) or "not a YAML value" in str(error)
     else:

@@ -9,9 +9,9 @@ from conftest import shared
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vlmad_lib import data, profile
+from vlmad_lib import config, tables
 from vlmad_lib.analysis import contrast, defects
-from vlmad_lib.evaluation import breakdown
+from vlmad_lib.data import datasets
 from vlmad_lib.pipeline import run
 
 TEN = ["bottle", "capsule", "carpet", "hazelnut", "leather", "metal_nut", "screw", "toothbrush", "transistor", "wood"]
@@ -24,7 +24,7 @@ def results(tmp_path_factory):
         "imports": [{"name": "outside", "path": str(shared("data/winclip_run"))}],
         "cache": str(tmp_path_factory.mktemp("cache")),
     }  # fmt: skip
-    return run.run(profile.check(profile.Profile, values, "test"))
+    return run.run(config.check_record(config.Profile, values, "test"))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def raw(results):
 
 
 def test_category_table(results, raw):
-    cells = breakdown.per_category(results.metrics).set_index("category")
-    assert list(cells.index) == breakdown.ordered(results.metrics) and len(cells) == 10
+    cells = tables.average_by_category(results.metrics).set_index("category")
+    assert list(cells.index) == tables.order_categories(results.metrics) and len(cells) == 10
     for category in ("bottle", "carpet", "screw"):
         part = raw[raw.category == category]
         assert cells.image_auroc[category] == pytest.approx(roc_auc_score(part.label, part.score), abs=1e-9)
@@ -88,7 +88,7 @@ def test_contrast_table(results):
 def test_defect_table(results, raw):
     scores = results.scores.assign(defect_class=defects.classes(results.scores, results.profile))
     found = defects.by(scores, "defect_class", defects.CLASSES).set_index("defect_class")
-    known = pd.read_csv(data.REFERENCE / "mvtec_defects.csv").set_index(["category", "defect_type"]).proposed_class
+    known = pd.read_csv(datasets.REFERENCE / "mvtec_defects.csv").set_index(["category", "defect_type"]).proposed_class
     kinds = pd.Series([known.get((row.category, row.defect), "") for row in raw.itertuples()])
     for one in ("Surface Damage", "Missing Material", "Logical Error"):
         assert found.auroc[one] == pytest.approx(by_hand(raw, kinds == one), abs=1e-9)

@@ -10,13 +10,13 @@ from PIL import Image
 from scipy import stats
 from test_wrong_input import refused
 
-from vlmad_lib import ROOT, data
-from vlmad_lib import profile as profiles
+from vlmad_lib import ROOT, config
 from vlmad_lib.analysis import contrast, recommendation
 from vlmad_lib.analysis.recommendation import ImageComparison, Situation
-from vlmad_lib.evaluation import levels, metrics, statistics
+from vlmad_lib.config import FULL
+from vlmad_lib.data import datasets
+from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import FULL
 
 GROUPS = {f"{group}{number}": group for group in ("texture", "rigid") for number in range(4)}
 EXTRA = np.array([0.00, 0.02, 0.01, 0.03])  # categories differ, and by how much differs little
@@ -210,21 +210,21 @@ def notebook_situations() -> list[dict]:
     """The list that notebook 17 offers for editing."""
     cells = json.loads((ROOT / "notebooks/17_which_method.ipynb").read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "listed = [" in "".join(cell["source"]))
-    space: dict = {"profiles": profiles}
+    space: dict = {"config": config}
     exec(source[: source.index("situations = [")], space)
     return space["listed"]
 
 
 def published_values(dataset: str) -> pd.DataFrame:
     """Published figures by category, WinCLIP's by the rerun that has them for each number of references."""
-    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = pd.read_csv(datasets.REFERENCE / "published_results.csv", dtype={"shots": str})
     sources = {"WinCLIP (zqhang reimpl)": "WinCLIP", "AnomalyCLIP": "AnomalyCLIP"}
     table = table[(table.dataset == dataset) & table.method.isin(sources) & (table.category != "mean")]
     table = table[table.trust.isin(["primary", "reimpl"]) & table.metric.isin(recommendation.MEASURED)]
     table = table.assign(method=table.method.map(sources), shots=table.shots.astype(int), value=table.value / 100)
     wide = table.pivot_table(index=["method", "shots", "category"], columns="metric", values="value").reset_index()
     wide["name"] = wide.method + ", " + wide.shots.astype(str) + "-shot"
-    known = pd.read_csv(data.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
+    known = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
     return wide.assign(group=wide.category.map(known), **{recommendation.FAINT: np.nan})
 
 
@@ -241,9 +241,9 @@ def test_published_figures_get_a_usable_answer_in_most_situations():
 
 def test_a_misspelt_situation_is_refused_by_name():
     for number, row in enumerate(notebook_situations()):
-        profiles.check(Situation, row, f"Situation {number}")
+        config.check_record(Situation, row, f"Situation {number}")
     wrong = {"name": "Line", "measure": "image_auroc", "refernces": 2}
-    refused(lambda: profiles.check(Situation, wrong, "Situation 3"), "Situation 3", "refernces", "references")
+    refused(lambda: config.check_record(Situation, wrong, "Situation 3"), "Situation 3", "refernces", "references")
 
 
 # ---------------------------------------------------------------- over images: one product
@@ -309,14 +309,16 @@ def test_resampled_pixels_are_the_exact_metrics_of_the_drawn_images():
     maps = [(stream.normal(size=(12, 12)) + mask).astype(np.float32) for mask in masks]
     times = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 0, 2, 1], [0, 3, 0, 1, 0, 2]])
     edges = np.unique(np.concatenate(maps))  # a bin for each score: nothing is tied that is not
-    auroc, aupro = levels.CountsByImage(edges, levels.parts(zip(maps, masks, strict=True))).resampled(times, 0.3)
+    auroc, aupro = pixel_ranking.CountsByImage(edges, pixel_ranking.parts(zip(maps, masks, strict=True))).resampled(
+        times, 0.3
+    )
     for draw, counts in enumerate(times):
         pairs = [pair for pair, often in zip(zip(maps, masks, strict=True), counts, strict=True) for _ in range(often)]
         exact = metrics.pixel_metrics(pairs, 0.3)
         assert auroc[draw] == pytest.approx(exact["pixel_auroc"], abs=1e-6)
         assert aupro[draw] == pytest.approx(exact["aupro"], abs=1e-5)
-    rough = levels.CountsByImage(
-        levels.spread_edges(np.concatenate(maps[:3])), levels.parts(zip(maps, masks, strict=True))
+    rough = pixel_ranking.CountsByImage(
+        pixel_ranking.spread_edges(np.concatenate(maps[:3])), pixel_ranking.parts(zip(maps, masks, strict=True))
     )
     assert np.abs(rough.resampled(times, 0.3)[0] - auroc).max() < 0.01
 
@@ -364,8 +366,8 @@ def test_a_word_free_prompt_asks_for_no_name():
     """AnomalyCLIP's prompts say "object" whatever the product is; WinCLIP's name it; memory banks read no words."""
     index = pd.DataFrame([{"class_name": "bolt", "category": "bolt"}])
     reads = {}
-    for spec in profiles.load("demo").methods:
-        chosen = recommendation.methods.choose(spec, profiles.load("demo"))
+    for spec in config.load_profile("demo").methods:
+        chosen = recommendation.methods.choose(spec, config.load_profile("demo"))
         reads[spec.method] = chosen.names_product(index.iloc[0])
     assert reads == {"winclip": True, "anomalyclip": False}
 
@@ -374,10 +376,10 @@ def test_a_word_free_prompt_asks_for_no_name():
 
 
 def test_a_profile_gives_own_categories_their_groups(results):
-    table, _ = data.index(results.profile.model_copy(update={"groups": {"plate": "rigid"}}))
+    table, _ = datasets.build_index(results.profile.model_copy(update={"groups": {"plate": "rigid"}}))
     assert table.groupby("category").group.first().to_dict() == {"cloth": "unknown", "plate": "rigid"}
     changed = results.profile.model_copy(update={"groups": {"plat": "rigid"}})
-    refused(lambda: data.index(changed), "'groups'", "plat", "plate")
+    refused(lambda: datasets.build_index(changed), "'groups'", "plat", "plate")
     wrong = {"groups": {"plate": "stiff"}}
     refused(lambda: small_profile(results.profile.path("x"), results.cache, **wrong), "groups.plate", "texture")
 
@@ -387,9 +389,9 @@ def test_all_references_of_a_folder_without_a_train_split_are_those_held_out(tmp
         paint(tmp_path / "data/good" / f"{number}.png", number)
         paint(tmp_path / "data/dent" / f"{number}.png", 50 + number, spot=True)
     chosen = small_profile(tmp_path / "data", tmp_path / "cache", shots=[0, 1, "full"])
-    table, notes = data.index(chosen)
+    table, notes = datasets.build_index(chosen)
     assert (table.split == "reference").sum() == 4 and "4 of 9" in " ".join(notes)
-    drawn = data.references(table, "data", FULL, 0)
+    drawn = datasets.draw_references(table, "data", FULL, 0)
     assert len(drawn) == 4 and set(drawn.split) == {"reference"}
 
 

@@ -116,7 +116,7 @@ def resolve(profile: Path, *pairs: str) -> report.Report:
 @pytest.mark.parametrize(
     ("pair", "words"),
     [
-        ("shotz=[0]", ["shotz", "'shots'", "vlmad_lib/profile.py"]),
+        ("shotz=[0]", ["shotz", "'shots'", "vlmad_lib/config.py"]),
         ("cuont=4", ["cuont", "'count'"]),
         ("profile=x", ["profile"]),
         ("count", ["key=value"]),

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import data
+from vlmad_lib import tables
 from vlmad_lib.analysis import robustness
-from vlmad_lib.data import shifts
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.config import Method, check_record
+from vlmad_lib.data import corruptions, datasets
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method, check
 
-SPEC = check(Method, TINY | {"settings": {"windows": [2], "states": "one"}}, "test")
+SPEC = check_record(Method, TINY | {"settings": {"windows": [2], "states": "one"}}, "test")
 
 
 def scores(values: dict[tuple[str, str, int], list[float]], labels=(0, 0, 1, 1)) -> pd.DataFrame:
@@ -124,7 +124,7 @@ def test_findings_follow_the_table_and_say_n():
     for told in (line for line in one.splitlines() if "not decided for" in line):
         assert "of 2 shifts, of which chance alone would decide about 0.1" in told
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
-    assert robustness.findings(empty, empty, empty) == breakdown.NO_AUROC
+    assert robustness.findings(empty, empty, empty) == tables.NO_AUROC
 
 
 def test_methods_are_summed_over_the_maps_that_all_have():
@@ -160,18 +160,18 @@ def tiny(tmp_path_factory):
     """A profile on a tiny data set, its index and the images that are shifted."""
     folder = tmp_path_factory.mktemp("robustness")
     chosen = small_profile(make_mvtec(folder / "data"), folder / "cache", methods=[SPEC.model_dump()], shots=[0, 1, 2])
-    table, _ = data.index(chosen)
-    return chosen, table, data.subset(table, 4)
+    table, _ = datasets.build_index(chosen)
+    return chosen, table, datasets.sample_images(table, 4)
 
 
 def test_the_subset_is_half_defective_and_takes_defects_in_turn(tiny):
     _, table, rows = tiny
     assert rows.groupby(["category", "label"]).size().tolist() == [2, 2, 2, 2]
-    assert len(data.subset(table, 0)) == (table.split == "test").sum()
+    assert len(datasets.sample_images(table, 0)) == (table.split == "test").sum()
     two = table.assign(defect=[f"d{i % 3}" if label else "good" for i, label in enumerate(table.label)])
-    found = data.subset(two, 6)
+    found = datasets.sample_images(two, 6)
     assert (found[found.label == 1].groupby("category").defect.nunique() == 3).all()
-    assert list(data.subset(table, 4, seed=1).image) != list(rows.image)
+    assert list(datasets.sample_images(table, 4, seed=1).image) != list(rows.image)
 
 
 def test_the_quick_plan_has_the_same_image_scores(tiny):
@@ -183,7 +183,7 @@ def test_the_quick_plan_has_the_same_image_scores(tiny):
     assert first.score.tolist() == second.score.tolist()
     study = SPEC.model_copy(update={"preset": "study"})
     assert robustness.quick(study) == study  # its image score is the maximum of a map that needs windows
-    assert robustness.quick(check(Method, TINY | {"method": "patchcore"}, "test")) is None
+    assert robustness.quick(check_record(Method, TINY | {"method": "patchcore"}, "test")) is None
 
 
 def test_a_sweep_pairs_every_image_with_itself_and_leaves_references_alone(tiny):
@@ -193,11 +193,11 @@ def test_a_sweep_pairs_every_image_with_itself_and_leaves_references_alone(tiny)
     found = robustness.sweep(slow, table, rows, places)
     assert found.scores.groupby(["name", "shift", "severity"]).size().tolist() == [len(rows)] * 6
     assert set(found.scores.source) == set(rows.image) and found.metrics.empty
-    drawn = data.references(table, "plate", 1, slow.seeds[0]).image.iloc[0]
+    drawn = datasets.draw_references(table, "plate", 1, slow.seeds[0]).image.iloc[0]
     few = found.scores[(found.scores.shots == 1) & (found.scores.category == "plate")]
     assert set(few.references) == {"/".join(drawn.split("/")[-3:])}
     clean = run.run(slow).scores.set_index(["variant", "image"]).score
-    same = found.scores[found.scores["shift"] == shifts.NONE].set_index(["variant", "source"]).score
+    same = found.scores[found.scores["shift"] == corruptions.NONE].set_index(["variant", "source"]).score
     assert same.to_dict() == pytest.approx(clean.loc[same.index].to_dict())
     cells = robustness.compare_maps(found)
     assert len(cells) == 2 * 2 * len(rows) and cells.correlation.between(-1, 1).all()
@@ -214,7 +214,7 @@ def test_nothing_runs_without_methods_or_images(tiny):
 def test_a_map_that_turns_with_its_image_is_the_same_map():
     grid = np.random.default_rng(0).random((5, 5)).astype(np.float32)
     turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
-    moved = shifts.warp(grid, turn, (50, 50), robustness.Image.Resampling.BILINEAR)
+    moved = corruptions.warp_pixels(grid, turn, (50, 50), robustness.Image.Resampling.BILINEAR)
     assert robustness._alike(grid, moved, turn, (50, 50)) == pytest.approx(1)
     assert robustness._alike(grid, grid, turn, (50, 50)) < 0.9
     assert robustness._alike(grid, grid**3, None, (50, 50)) == pytest.approx(1)

@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from test_data import make_visa
 
-from vlmad_lib import contents, data, files, methods
-from vlmad_lib.encoders import backbones, features
+from vlmad_lib import digests, files, methods
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets, image_files, mask_files
+from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import results, run, scoring, units
-from vlmad_lib.profile import Method
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_metrics_follow_from_scores_and_maps(done):
     part = done.metrics.iloc[3]
     rows = done.scores[(done.scores.variant == part.variant) & (done.scores.category == part.category)]
     assert part.image_auroc == pytest.approx(roc_auc_score(rows.label, rows.score))
-    masks = [data.framed_mask(row.mask, row.width, row.height, row.fit, 60) for row in rows.itertuples()]
+    masks = [mask_files.framed_mask(row.mask, row.width, row.height, row.fit, 60) for row in rows.itertuples()]
     maps = done.framed(rows)
     flat = roc_auc_score(np.ravel(masks), np.ravel(maps))
     assert part.pixel_auroc == pytest.approx(flat, abs=1e-9)
@@ -84,7 +85,7 @@ def test_maps_stay_at_the_grids_size(done):
 
 def test_references_are_written_into_the_rows(done):
     few = done.scores[(done.scores.shots == 2) & (done.scores.seed == 1) & (done.scores.category == "cloth")]
-    expected = data.references(done.index, "cloth", 2, 1).image
+    expected = datasets.draw_references(done.index, "cloth", 2, 1).image
     assert few.references.unique().tolist() == [";".join("/".join(path.split("/")[-3:]) for path in expected)]
     assert set(done.scores[done.scores.shots == 0].references) == {""}
 
@@ -101,12 +102,12 @@ def test_few_shot_scores_equal_a_direct_computation(done, tiny_backbone):
     names = winclip.arrays(chosen, 1)
 
     def encode(paths):
-        pixels = np.concatenate([data.views(path, "tiles", 80) for path in paths])
+        pixels = np.concatenate([image_files.views(path, "tiles", 80) for path in paths])
         return winclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), names)
 
     texts = winclip_text(tiny_backbone, "plate")
     scores, _ = winclip.score(
-        encode(rows.image), texts, chosen, 5, encode(data.references(done.index, "plate", 1, 0).image)
+        encode(rows.image), texts, chosen, 5, encode(datasets.draw_references(done.index, "plate", 1, 0).image)
     )
     np.testing.assert_allclose(rows.score, scores, atol=2e-3)
 
@@ -128,7 +129,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
     profile = small_profile(root, tmp_path / "cache", shots=[0, 1], seeds=[0])
     calls = {"n": 0}
     target, name, stop = {
-        "encode": (features.Store, "_encode", 4),
+        "encode": (feature_store.Store, "_encode", 4),
         "score": (winclip, "score", 3),
         "write": (units, "_measure", 3),
         "gather": (units, "gather", 1),
@@ -157,7 +158,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
 
 
 def test_a_second_run_computes_nothing(done, monkeypatch):
-    for target, name in [(features.Store, "_encode"), (winclip, "score"), (run, "_compute")]:
+    for target, name in [(feature_store.Store, "_encode"), (winclip, "score"), (run, "_compute")]:
         monkeypatch.setattr(target, name, lambda *_: pytest.fail("computed again"))
     same(run.run(done.profile).scores, done.scores)
 
@@ -181,7 +182,7 @@ def test_methods_that_share_a_store_encode_an_image_once(tmp_path, monkeypatch):
     seen = []
     encode = winclip.encode
     monkeypatch.setattr(winclip, "encode", lambda *asked: seen.append(sorted(asked[2])) or encode(*asked))
-    monkeypatch.setattr(contents, "digest", _plain_digest(contents.digest))
+    monkeypatch.setattr(digests, "digest", _plain_digest(digests.digest))
     scores = run.run(chosen.model_copy(update={"shots": [0]})).scores
     together = ["class", "window_1", "window_2", "window_3"]
     assert scores.groupby("method").size().tolist() == [8] * 4
@@ -196,7 +197,7 @@ def _plain_digest(digest):
 def test_methods_that_share_features_are_scored_together_as_alone(tmp_path, monkeypatch):
     """Each image and mask is read once for all of them; how many are scored together changes nothing."""
     root, read = make_mvtec(tmp_path / "data", ("plate",)), []
-    each, framed = features.Store.each, data.framed_mask
+    each, framed = feature_store.Store.each, mask_files.framed_mask
 
     def seen(store, paths, names, **how):
         paths = list(paths)
@@ -207,8 +208,8 @@ def test_methods_that_share_features_are_scored_together_as_alone(tmp_path, monk
     more = {"shots": [0, 1, 2], "seeds": [0, 1]}
     run.run(small_profile(root, tmp_path / "cache", methods=specs, shots=[0, 2], seeds=[0, 1]))  # encodes
     shutil.rmtree(tmp_path / "cache" / "units")
-    monkeypatch.setattr(features.Store, "each", seen)
-    monkeypatch.setattr(data, "framed_mask", lambda *place: read.append(place[0]) or framed(*place))
+    monkeypatch.setattr(feature_store.Store, "each", seen)
+    monkeypatch.setattr(mask_files, "framed_mask", lambda *place: read.append(place[0]) or framed(*place))
     together = run.run(small_profile(root, tmp_path / "cache", methods=specs, **more))
     tested = [one for one in read if "/test/" in one or "ground_truth" in one]
     assert len(tested) == len(set(tested)) == 12
@@ -242,14 +243,14 @@ def test_other_weights_or_config_in_the_same_file_are_read_anew(tmp_path, tiny_b
 @pytest.mark.parametrize("presets", [("paper",), ("study", "accurate")])
 def test_an_image_is_encoded_once_whatever_is_scored_together(tmp_path, monkeypatch, presets):
     """Parts of a run, and methods with other colours, ask for other arrays of the same image."""
-    specs, done, encode = [TINY | {"name": name, "preset": name} for name in presets], [], features.Store._encode
+    specs, done, encode = [TINY | {"name": name, "preset": name} for name in presets], [], feature_store.Store._encode
 
     def seen(store, paths, *more):
         done.extend((store.folder, path) for path in paths)
         return encode(store, paths, *more)
 
     monkeypatch.setattr(run, "TOGETHER", 1)
-    monkeypatch.setattr(features.Store, "_encode", seen)
+    monkeypatch.setattr(feature_store.Store, "_encode", seen)
     root = make_mvtec(tmp_path / "data", ("plate",))
     with warnings.catch_warnings(action="error"):
         run.run(small_profile(root, tmp_path / "cache", methods=specs, shots=[0, 2], seeds=[0, 1]))
@@ -334,7 +335,7 @@ def test_workers_change_nothing(tmp_path, done):
     np.testing.assert_allclose(merged.score_x, merged.score_y, atol=1e-4)  # threads differ, so do sums
 
 
-def fake_features(store: features.Store, folder: Path, count: int) -> list[str]:
+def fake_features(store: feature_store.Store, folder: Path, count: int) -> list[str]:
     """Kept features of as many images, half a megabyte each, without images worth decoding or a backbone."""
     paths, generator = [], np.random.default_rng(0)
     for number in range(count):
@@ -378,7 +379,7 @@ def test_a_batch_is_bounded_and_the_next_is_read_ahead(tmp_path, tiny_backbone, 
     chosen = methods.choose(small_profile(tmp_path, tmp_path).methods[0], None)
     together, single = (chosen.store(tmp_path / name, tiny_backbone) for name in ("together", "single"))
     sizes, read, encode = [], threading.Event(), together.encode
-    views = data.views
+    views = image_files.views
 
     def seeing(path, *how):
         if path == paths[-1]:
@@ -390,8 +391,8 @@ def test_a_batch_is_bounded_and_the_next_is_read_ahead(tmp_path, tiny_backbone, 
         assert len(sizes) > 1 or read.wait(30)  # the last image is read before the first four are done
         return encode(backbone, images, names)
 
-    monkeypatch.setattr(data, "views", seeing)
-    monkeypatch.setattr(features, "TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(image_files, "views", seeing)
+    monkeypatch.setattr(feature_store, "TOKENS_AT_ONCE", 100)
     together.encode = encoding
     assert together.fill(paths, ["class"], batch=32) == 6 and sizes == [4, 2]
     assert single.fill(paths, ["class"], batch=1) == 6
@@ -423,7 +424,7 @@ def test_non_square_images_are_tiled_and_averaged(tmp_path, tiny_backbone):
     assert set(found.scores.tiles) == {2} and found.maps(found.scores)[0].shape == (2, 5, 5)
     assert found.framed(found.scores)[0].shape == (60, 100)
     zero = found.scores[found.scores.shots == 0].iloc[0]
-    pixels = data.views(zero.image, "tiles", 80)
+    pixels = image_files.views(zero.image, "tiles", 80)
     encoded = winclip.encode(tiny_backbone, tiny_backbone.normalise(pixels), ["class", "window_2", "window_3"])
     scores, _ = winclip.score(encoded, winclip_text(tiny_backbone, "candle"), winclip.settings(), 5)
     assert zero.score == pytest.approx(float(scores.mean()), abs=2e-3)

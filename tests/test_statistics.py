@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import binom, bootstrap
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import InputError, tables
+from vlmad_lib.analysis import by_category, comparison
+from vlmad_lib.evaluation import statistics
 
 
 def sample(seed: int, normal: int = 30, anomalous: int = 40, shift: float = 1.0):
@@ -153,7 +154,7 @@ def metrics(values: dict[str, tuple[str, float]], shots: int = 0, method: str = 
     rows = [
         {
             "method": method, "shots": shots, "seed": 0, "category": name, "group": group, "backbone": "b",
-            **dict.fromkeys(breakdown.TITLES, value), "image_auroc_low": value - 0.1, "image_auroc_high": value + 0.1,
+            **dict.fromkeys(tables.TITLES, value), "image_auroc_low": value - 0.1, "image_auroc_high": value + 0.1,
         }
         for name, (group, value) in values.items()
     ]  # fmt: skip
@@ -165,7 +166,7 @@ GOOD_OBJECTS = {"linen": ("texture", 0.55), "cork": ("texture", 0.6), "gear": ("
 
 
 def test_group_means_are_macro_means_with_n():
-    found = breakdown.by_group(metrics(GOOD_TEXTURES)).set_index("group")
+    found = tables.average_by_group(metrics(GOOD_TEXTURES)).set_index("group")
     assert found.image_auroc.to_dict() == pytest.approx({"texture": 0.85, "rigid": 0.6, "all": 2.3 / 3})
     assert found.n.to_dict() == {"texture": "2", "rigid": "1", "all": "3"}
     assert list(found.index) == ["texture", "rigid", "all"]
@@ -174,47 +175,47 @@ def test_group_means_are_macro_means_with_n():
 def test_n_beside_a_mean_counts_what_is_in_it():
     """Categories without masks are in no pixel mean; where none has masks, the image means' count is all there is."""
     table = metrics(GOOD_TEXTURES)
-    pixels = [name for name in breakdown.TITLES if name.startswith("pixel")] + ["aupro"]
+    pixels = [name for name in tables.TITLES if name.startswith("pixel")] + ["aupro"]
     table.loc[table.category == "cork", pixels] = np.nan
-    found = breakdown.by_group(table).set_index("group")
+    found = tables.average_by_group(table).set_index("group")
     assert found.n.to_dict() == {"texture": "1 to 2", "rigid": "1", "all": "2 to 3"}
     assert found.pixel_auroc["texture"] == 0.9 and found.image_auroc["texture"] == pytest.approx(0.85)
-    assert breakdown.by_group(table.assign(**dict.fromkeys(pixels, np.nan))).n.tolist() == ["2", "1", "3"]
-    assert breakdown.behind(pd.DataFrame({"a": [np.nan]})) == "0"
-    beside = breakdown.against(pd.concat([table, table.assign(method="other")]), table.method.iloc[0])
+    assert tables.average_by_group(table.assign(**dict.fromkeys(pixels, np.nan))).n.tolist() == ["2", "1", "3"]
+    assert tables.count_values(pd.DataFrame({"a": [np.nan]})) == "0"
+    beside = comparison.compare_with_base(pd.concat([table, table.assign(method="other")]), table.method.iloc[0])
     assert beside.n.tolist() == [2, 2]
 
 
 def test_methods_without_maps_are_not_set_against_others_by_pixel():
     table = metrics(GOOD_TEXTURES)
     scores = table.assign(method="scores alone", pixel_auroc=np.nan, aupro=np.nan)
-    assert breakdown.apart_by_pixel(pd.concat([table, scores])).empty
+    assert comparison.compare_pixels_of_all_pairs(pd.concat([table, scores])).empty
 
 
 def test_a_table_without_rows_is_a_sentence_and_empty_columns_are_left_out():
-    assert breakdown.table(pd.DataFrame({"a": []})).data == breakdown.NO_ROWS
-    assert breakdown.table(pd.DataFrame({"a": []}), without="No mask.").data == "No mask."
-    found = breakdown.table(pd.DataFrame({"a": [1, 2], "aupro": [None, None], "b": [0.5, None]})).to_html()
+    assert tables.show_table(pd.DataFrame({"a": []})).data == tables.NO_ROWS
+    assert tables.show_table(pd.DataFrame({"a": []}), without="No mask.").data == "No mask."
+    found = tables.show_table(pd.DataFrame({"a": [1, 2], "aupro": [None, None], "b": [0.5, None]})).to_html()
     assert "No row has a value for: AUPRO." in found and "none" in found and "nan" not in found.casefold()
-    assert "No row" not in breakdown.table(pd.DataFrame({"a": [1]})).to_html()
+    assert "No row" not in tables.show_table(pd.DataFrame({"a": [1]})).to_html()
 
 
 def test_one_of_a_kind_is_singular():
-    assert breakdown.categories(1) == "1 category" and breakdown.categories(0) == "0 categories"
-    assert breakdown.counted(pd.Series([1, 1]), "images") == "1 image"
-    assert breakdown.counted(pd.Series([1, 3]), "draws") == "1 to 3 draws"
+    assert tables.format_categories(1) == "1 category" and tables.format_categories(0) == "0 categories"
+    assert tables.format_counts(pd.Series([1, 1]), "images") == "1 image"
+    assert tables.format_counts(pd.Series([1, 3]), "draws") == "1 to 3 draws"
     test = pd.DataFrame({"category": ["plate"], "defect": ["dent"], "label": [1]})
-    told = breakdown.data_findings(test, pd.Series([0.01]))
+    told = by_category.describe_data(test, pd.Series([0.01]))
     assert "1 test image in 1 category" in told and "1 mask)" in told and "1 defect type has 1 image:" in told
 
 
 def test_categories_have_one_order():
-    assert breakdown.ordered(metrics(GOOD_TEXTURES)) == ["cork", "linen", "gear"]
-    assert list(breakdown.per_category(metrics(GOOD_TEXTURES)).category) == ["cork", "linen", "gear"]
+    assert tables.order_categories(metrics(GOOD_TEXTURES)) == ["cork", "linen", "gear"]
+    assert list(tables.average_by_category(metrics(GOOD_TEXTURES)).category) == ["cork", "linen", "gear"]
 
 
 def test_findings_change_with_the_data():
-    one, other = (breakdown.category_findings(metrics(values)) for values in (GOOD_TEXTURES, GOOD_OBJECTS))
+    one, other = (by_category.describe_categories(metrics(values)) for values in (GOOD_TEXTURES, GOOD_OBJECTS))
     assert (
         "By image AUROC highest on texture categories (0.850, n = 2), lowest on rigid ones (0.600, n = 1): +0.25" in one
     )
@@ -232,19 +233,21 @@ def test_groups_are_told_apart_by_welchs_interval_for_all_pairs_and_pixel_auroc_
     rows["pixel_auroc"] = 1 - rows.image_auroc
     groups = [rows.image_auroc[rows.group == name] for name in ("texture", "rigid")]
     ends = ttest_ind(*groups, equal_var=False).confidence_interval(1 - 0.05 / 3)
-    told = breakdown.category_findings(rows).splitlines()[0]
+    told = by_category.describe_categories(rows).splitlines()[0]
     assert f"+0.300 ({ends.low:+.3f} to {ends.high:+.3f}, 95 % for all 3 pairs of groups together), told apart" in told
     assert "By pixel AUROC rigid ones are highest (0.385) and texture ones lowest (0.085)" in told
-    near = breakdown.category_findings(rows.assign(image_auroc=rows.image_auroc.rank() % 4 / 10 + rows.image_auroc / 9))
+    near = by_category.describe_categories(
+        rows.assign(image_auroc=rows.image_auroc.rank() % 4 / 10 + rows.image_auroc / 9)
+    )
     assert "not decided" in near and "told apart" not in near
 
 
 def test_a_mean_says_how_many_categories_it_rests_on():
     rows = metrics({name: ("rigid", 0.8) for name in "abcd"})
     rows.loc[1:, ["pixel_auroc", "aupro"]] = np.nan
-    told = breakdown.category_findings(rows)
+    told = by_category.describe_categories(rows)
     assert "image AUROC 0.800 (n = 4 categories), pixel AUROC 0.800 (n = 1 category), AUPRO" in told
-    assert "image AUROC 0.800 over 4 categories" in breakdown.category_findings(
+    assert "image AUROC 0.800 over 4 categories" in by_category.describe_categories(
         rows.assign(pixel_auroc=np.nan, aupro=np.nan)
     )
 
@@ -253,31 +256,31 @@ def test_two_methods_are_compared_by_what_they_localise():
     one, other = (metrics({f"{i}": ("rigid", 0.7 + 0.01 * i) for i in range(4)}, 0, name) for name in ("One", "Other"))
     other["aupro"] += [0.2, 0.21, 0.22, 0.2]
     other.loc[3, "pixel_auroc"] = np.nan
-    found = breakdown.apart_by_pixel(pd.concat([one, other])).set_index("metric")
+    found = comparison.compare_pixels_of_all_pairs(pd.concat([one, other])).set_index("metric")
     assert found.n.to_dict() == {"pixel_auroc": 3, "aupro": 4} and found.difference["aupro"] == pytest.approx(-0.2075)
-    told = breakdown.apart_by_pixel_findings(found.reset_index()).splitlines()
+    told = comparison.describe_pixel_pairs(found.reset_index()).splitlines()
     assert "AUPRO: -0.207" in told[1] or "AUPRO: -0.208" in told[1]
     assert "95 % for all 2 together), behind; n = 4 categories" in told[1] and "not decided" in told[0]
-    single = breakdown.apart_by_pixel(pd.concat([one[:1], other[:1]]))
+    single = comparison.compare_pixels_of_all_pairs(pd.concat([one[:1], other[:1]]))
     assert single.low.isna().all()
-    told = breakdown.apart_by_pixel_findings(single)
+    told = comparison.describe_pixel_pairs(single)
     assert "notebook 17 compares one product picture by picture); n = 1 category" in told and "1.000" not in told
-    assert breakdown.apart_by_pixel_findings(breakdown.apart_by_pixel(one)) == ""
+    assert comparison.describe_pixel_pairs(comparison.compare_pixels_of_all_pairs(one)) == ""
 
 
 def test_shot_findings_count_the_categories_that_gain():
     rows = pd.concat([metrics(GOOD_TEXTURES), metrics(GOOD_OBJECTS, shots=4)])
-    found = breakdown.shot_findings(rows)
+    found = by_category.describe_shots(rows)
     assert "0.767 zero-shot, 0.700 4-shot (-0.067, one draw)" in found and "help in 1 of 3 categories" in found
 
 
 def test_nothing_to_rank_is_said():
     empty = metrics({"part": ("unknown", np.nan)})
-    assert breakdown.category_findings(empty) == breakdown.shot_findings(empty) == breakdown.NO_AUROC
+    assert by_category.describe_categories(empty) == by_category.describe_shots(empty) == tables.NO_AUROC
 
 
 def test_consistency_names_worst_and_best():
-    row = breakdown.consistency(metrics(GOOD_TEXTURES)).iloc[0]
+    row = by_category.summarise_spread(metrics(GOOD_TEXTURES)).iloc[0]
     assert (row.worst, row.best, row.categories) == ("gear (0.600)", "linen (0.900)", 3)
 
 
@@ -307,12 +310,12 @@ def ablated(**pixel: list[float]) -> pd.DataFrame:
 
 def test_differences_are_paired_over_categories():
     table = ablated(base=[0.9, 0.8, 0.7], worse=[0.8, 0.71, 0.6], other=[0.8, 0.9, 0.7])
-    found = breakdown.against(table, "base").set_index("method")
+    found = comparison.compare_with_base(table, "base").set_index("method")
     assert found.pixel_auroc.tolist() == pytest.approx([0.8, 0.7033, 0.8], abs=1e-4)
     assert np.isnan(found.difference["base"]) and found.n.tolist() == [3, 3, 3]
     expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)  # both comparisons with the base together
     assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
-    told = breakdown.against_findings(breakdown.against(table, "base"), "base").splitlines()
+    told = comparison.describe_comparison(comparison.compare_with_base(table, "base"), "base").splitlines()
     assert told[1].endswith("lower.") and told[2].endswith("not decided.") and "for all 2 together" in told[1]
     assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]
 
@@ -472,11 +475,11 @@ def test_rank_correlation_against_scipy_and_its_limits():
 
 
 def test_spread_has_every_measured_metric_with_its_range():
-    found = breakdown.spread(metrics(GOOD_TEXTURES).assign(aupro=np.nan)).set_index("metric")
-    assert list(found.index) == [title for title in breakdown.TITLES.values() if title != "AUPRO"]
+    found = by_category.summarise_spreads(metrics(GOOD_TEXTURES).assign(aupro=np.nan)).set_index("metric")
+    assert list(found.index) == [title for title in tables.TITLES.values() if title != "AUPRO"]
     row = found.loc["pixel F1-max"]
     assert (row["range"], row["worst"]) == (pytest.approx(0.3), "gear (0.600)")
-    empty = breakdown.spread(metrics({"part": ("unknown", np.nan)}))
+    empty = by_category.summarise_spreads(metrics({"part": ("unknown", np.nan)}))
     assert empty.empty and "metric" in empty
 
 
@@ -493,23 +496,23 @@ def test_methods_are_told_apart_by_images_and_by_category():
         for method, values in (("one", better), ("other", scores)):
             rows.append(scored(labels, values, category).assign(method=method, shots=0))
     table = pd.concat(rows)
-    row = breakdown.apart(table).iloc[0]
+    row = comparison.compare_images_of_all_pairs(table).iloc[0]
     assert (row.method, row.against, row["better in"], row["worse in"], row.n) == ("one", "other", 2, 0, 3)
-    assert row.low > 0 and "ahead" in breakdown.apart_findings(breakdown.apart(table))
-    turned = breakdown.apart(table.assign(score=-table.score))
-    assert turned["worse in"].iloc[0] == 2 and "behind" in breakdown.apart_findings(turned)
-    same = breakdown.apart(table[table.category == "c"])
-    assert same.difference.iloc[0] == 0 and "not decided" in breakdown.apart_findings(same)
-    alone = breakdown.apart(table[table.method == "one"])
-    assert alone.empty and breakdown.apart_findings(alone) == ""
+    assert row.low > 0 and "ahead" in comparison.describe_image_pairs(comparison.compare_images_of_all_pairs(table))
+    turned = comparison.compare_images_of_all_pairs(table.assign(score=-table.score))
+    assert turned["worse in"].iloc[0] == 2 and "behind" in comparison.describe_image_pairs(turned)
+    same = comparison.compare_images_of_all_pairs(table[table.category == "c"])
+    assert same.difference.iloc[0] == 0 and "not decided" in comparison.describe_image_pairs(same)
+    alone = comparison.compare_images_of_all_pairs(table[table.method == "one"])
+    assert alone.empty and comparison.describe_image_pairs(alone) == ""
 
 
 def test_zero_shot_gives_way_to_what_was_run():
     scores = pd.DataFrame({"shots": [2, 4]})
-    assert breakdown.shots_run(scores, 0) == 2 and breakdown.shots_run(scores, 4) == 4
-    assert breakdown.shots_run(pd.DataFrame({"shots": [0, 2]}), 0) == 0
+    assert tables.choose_shots(scores, 0) == 2 and tables.choose_shots(scores, 4) == 4
+    assert tables.choose_shots(pd.DataFrame({"shots": [0, 2]}), 0) == 0
     with pytest.raises(InputError, match="'shots' is 7, which was not run; choose one of 2, 4"):
-        breakdown.shots_run(scores, 7)
+        tables.choose_shots(scores, 7)
 
 
 def test_the_tail_of_rejections_takes_the_threshold_as_random():

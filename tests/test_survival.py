@@ -22,8 +22,8 @@ from bs4 import BeautifulSoup
 from conftest import make_mvtec, paint, small_profile, write_profile
 from test_other_profiles import NOTEBOOKS, run_cells
 
-from vlmad_lib import ROOT, files, profile
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import ROOT, config, files, tables
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import results, run
 
 pytestmark = pytest.mark.fault
@@ -55,13 +55,13 @@ def report(file: Path, out: Path, **how) -> tuple[int, str]:
     return finish(start(file, out, **how), file, out)
 
 
-def tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_tables(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return tuple(pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
 
 
 def equal(folder: Path, other: Path) -> None:
     """Two reports rest on the same numbers, to the last bit, and all their pages are whole."""
-    for one, same in zip(tables(folder), tables(other), strict=True):
+    for one, same in zip(read_tables(folder), read_tables(other), strict=True):
         pd.testing.assert_frame_equal(one, same, check_exact=True)
     for place in (folder, other):
         assert all(page.read_text().rstrip().endswith("</html>") for page in place.glob("*.html"))
@@ -80,7 +80,7 @@ def calm(tmp_path_factory):
 
 def beside(calm: Path, folder: Path) -> Path:
     """The same profile with a cache of its own."""
-    values = profile.yaml.safe_load((calm / "test.yml").read_text())
+    values = config.yaml.safe_load((calm / "test.yml").read_text())
     return write_profile(folder, **values | {"cache": str(folder / "cache")})
 
 
@@ -111,7 +111,7 @@ def test_killed_at_ten_moments(calm, tmp_path):
     assert code == 0 and "damaged" not in said, said
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # nothing was encoded twice
     equal(tmp_path / "out/latest", calm / "out/latest")
-    mine, theirs = tables(tmp_path / "out/latest")[0], tables(calm / "out/latest")[0]
+    mine, theirs = read_tables(tmp_path / "out/latest")[0], read_tables(calm / "out/latest")[0]
     for one, other in zip(mine.map_file.unique(), theirs.map_file.unique(), strict=True):
         assert (cache / one).read_bytes() == (calm / "cache" / other).read_bytes()
 
@@ -261,7 +261,7 @@ def test_a_million_rows(tmp_path, monkeypatch, record_property):
     timed("schema", lambda: results.SCORES.validate(found.scores))
     head = timed("headline", found.headline)
     assert len(head) == 5 and head["test images"].eq(CATEGORIES * IMAGES).all()
-    groups = timed("by group", lambda: breakdown.by_group(found.metrics))
+    groups = timed("by group", lambda: tables.average_by_group(found.metrics))
     assert set(groups.n) == {str(CATEGORIES)}
     low, high = timed("interval", lambda: statistics.macro_interval(found.scores[found.scores.shots == 0]))
     assert low < high

@@ -11,13 +11,13 @@ from conftest import TINY, make_mvtec, small_profile
 from scipy.stats import ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-from vlmad_lib import InputError
-from vlmad_lib.analysis import draws, sweeps, wordings
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import InputError, tables
+from vlmad_lib.analysis import comparison, draws, sweeps, wordings
+from vlmad_lib.config import Method
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
-from vlmad_lib.reporting import plots
+from vlmad_lib.reporting import figures
 
 SPEC = Method.model_validate({"name": "WinCLIP"} | TINY)
 
@@ -32,13 +32,15 @@ def test_differences_stay_within_what_an_auroc_can_be():
     assert statistics.difference([0.1, 0.1, 0.1]) == pytest.approx((0.1, -1, 1))
     assert statistics.difference([0.0, 0.0]) == (0, 0, 0)
     assert statistics.difference([0.9, -0.9])[1:] == (-1, 1)
-    assert [sweeps.verdict(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1), (0, 0), (-1, 1))] == [
+    assert [comparison.verdict(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1), (0, 0), (-1, 1))] == [
         *["higher", "lower"],
         *["not decided"] * 2,
     ]
-    assert sweeps.signed(0.0123, -0.1, 0.2) == "+0.012 (-0.100 to +0.200)"
-    assert sweeps.signed(*statistics.difference([0.0, 0.0])) == "+0.000 (the same in each)"  # no interval of certainty
-    assert sweeps.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "not decided"
+    assert comparison.format_difference(0.0123, -0.1, 0.2) == "+0.012 (-0.100 to +0.200)"
+    assert (
+        comparison.format_difference(*statistics.difference([0.0, 0.0])) == "+0.000 (the same in each)"
+    )  # no interval of certainty
+    assert comparison.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "not decided"
 
 
 def test_the_study_is_quoted_as_printed():
@@ -128,7 +130,7 @@ def compared(base: list[float], **others: list[float]) -> pd.DataFrame:
         for method, some in ({"WinCLIP": base} | others).items()
         for i, value in enumerate(some)
     ]
-    return breakdown.against(pd.DataFrame(rows), "WinCLIP")
+    return comparison.compare_with_base(pd.DataFrame(rows), "WinCLIP")
 
 
 def test_group_means_of_sizes():
@@ -198,7 +200,7 @@ def test_an_image_score_that_no_size_moves_is_said_without_a_number():
 
 def test_a_size_without_any_auroc_is_said():
     table = windows({"a": ("unknown", [np.nan, np.nan])})
-    assert sweeps.window_findings(table, pd.DataFrame(), pd.DataFrame(), "WinCLIP") == breakdown.NO_AUROC
+    assert sweeps.window_findings(table, pd.DataFrame(), pd.DataFrame(), "WinCLIP") == tables.NO_AUROC
 
 
 def test_what_one_image_says():
@@ -270,7 +272,7 @@ def test_draw_findings_follow_the_data():
     assert "For a new product the intervals over categories decide" in rising
     nothing = shots({0: [[0.5, 0.6]]})
     assert "no other number of references was run" in draws.draw_findings(nothing)
-    assert draws.draw_findings(nothing.assign(image_auroc=np.nan)) == breakdown.NO_AUROC
+    assert draws.draw_findings(nothing.assign(image_auroc=np.nan)) == tables.NO_AUROC
 
 
 def test_methods_without_references_are_left_out():
@@ -392,7 +394,7 @@ def test_wording_findings_follow_the_data():
     assert "image AUROC 0.800 (n = 3): none is higher; lower with one -0.097" in told[0]
     assert "higher with one +0.303" in told[1] and "none is lower; not decided for 1 of 2" in told[1]
     assert wordings.findings(wordings.differences(lower.assign(image_auroc=np.nan, pixel_auroc=np.nan), [FAMILY])) == (
-        breakdown.NO_AUROC
+        tables.NO_AUROC
     )
 
 
@@ -417,16 +419,16 @@ def test_figures_show_what_the_tables_say():
         {"group": "rigid", "category": ["gear", "key"], "images": 5, "k = 1": [0.5, 0.8], "k = 2": [0.9, 0.7],
          "best": [2, 1], "not told from it": ["2", "1, 2"]}
     )  # fmt: skip
-    axes = plots.best_sizes(sizes).axes[0]
+    axes = figures.best_sizes(sizes).axes[0]
     assert [round(box.get_x() + 0.48) for box in axes.patches] == [1, 0]  # the best of each row is framed
     assert [text.get_text() for text in axes.texts] == ["0.500", "0.900 •", "0.800 •", "0.700 •"]
     table = windows({"a": ("texture", [0.5, 0.6]), "b": ("rigid", [0.7, 0.8])}, "pixel, windows alone")
-    figure = plots.over_windows(table, pd.Series({"image_auroc": 0.5, "pixel_auroc": 0.75}))
+    figure = figures.over_windows(table, pd.Series({"image_auroc": 0.5, "pixel_auroc": 0.75}))
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert lines["all (n = 2)"].get_ydata().tolist() == pytest.approx([0.6, 0.7])
     assert lines["the method as it is"].get_ydata()[0] == 0.75
     some = pd.DataFrame({"name": ["x", "y"], "measure": "image_auroc", "difference": [0.1, -0.2], "n": 3})
-    axes = plots.differences(some.assign(low=[-0.1, -1.0], high=[0.3, 1.0]), "name").axes[0]
+    axes = figures.differences(some.assign(low=[-0.1, -1.0], high=[0.3, 1.0]), "name").axes[0]
     assert axes.get_xlim()[0] < -1 < 1 < axes.get_xlim()[1] and "n = 3" in axes.get_xlabel()
 
 

@@ -12,15 +12,14 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 
 from vlmad_lib import InputError, methods
-from vlmad_lib.analysis import draws, reference, wordings
+from vlmad_lib.analysis import by_category, draws, published, wordings
+from vlmad_lib.config import Method
 from vlmad_lib.demo import card, temperature
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.encoders import backbones
 from vlmad_lib.encoders.backbones import cosine
-from vlmad_lib.evaluation import breakdown
 from vlmad_lib.methods import METHODS, Chosen, coop, prompt_training, training, winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
 
 PUBLISHED = {"winclip": 0.07, "anomalyclip": 0.07, "hybrid": 0.07, "aprilgan": 0.01, "coop": 0.01, "clip": 0.01}
 
@@ -59,12 +58,12 @@ def test_a_wrong_factor_is_named(scaled, value):
 def test_every_method_that_divides_by_a_temperature_has_the_factor(scaled):
     known = {name for name, module in METHODS.items() if "temperature" in module.Settings.model_fields}
     assert known == set(PUBLISHED) == {name for name, module in METHODS.items() if module.ZERO_SHOT}
-    for name, published in PUBLISHED.items():
+    for name, expected in PUBLISHED.items():
         plain, wide = (
             methods.settings(Method(**TINY | {"method": name, "backbone": one})) for one in (TINY["backbone"], scaled)
         )
-        assert plain == METHODS[name].settings() and plain.temperature == published
-        assert wide == plain.model_copy(update={"temperature": 3 * published})
+        assert plain == METHODS[name].settings() and plain.temperature == expected
+        assert wide == plain.model_copy(update={"temperature": 3 * expected})
     own = Method(**TINY | {"backbone": scaled}, settings={"temperature": 0.5})
     assert methods.settings(own).temperature == 1.5  # a temperature of a profile is one for a large CLIP
 
@@ -224,18 +223,18 @@ def test_variants_of_unread_words_are_left_out(demo, tiny_backbone):
 def test_temperatures_are_told_where_they_are_not_the_published_ones():
     scores = pd.DataFrame({"method": ["WinCLIP", "A", "SPADE"], "temperature": ["1.05", "0.15", ""]})
     plain, wide = {"name": "ViT-B-16", "temperature_factor": 1.0}, {"name": "demo", "temperature_factor": 15.0}
-    told = breakdown.temperature_note(scores, [plain, wide])
+    told = by_category.explain_temperature(scores, [plain, wide])
     assert "`demo` (15)" in told and told.endswith("In use: WinCLIP 1.05, A 0.15.") and "ViT-B-16" not in told
-    assert breakdown.temperature_note(scores, [plain]) == breakdown.temperature_note(scores, []) == ""
+    assert by_category.explain_temperature(scores, [plain]) == by_category.explain_temperature(scores, []) == ""
 
 
 def test_published_means_are_read_as_printed():
-    found = reference.quoted(["WinCLIP+", "WinCLIP", "PatchCore"])
+    found = published.quoted(["WinCLIP+", "WinCLIP", "PatchCore"])
     assert list(found.method.unique()) == ["WinCLIP+", "WinCLIP", "PatchCore"]
     rows = found.set_index(["method", "shots"])
     assert rows.loc[("WinCLIP+", 4)].tolist() == pytest.approx([0.952, 0.962, 0.890])
     assert rows.loc[("PatchCore", 1)].tolist() == pytest.approx([0.834, 0.920, 0.797])
-    assert reference.quoted(["nobody"]).empty
+    assert published.quoted(["nobody"]).empty
 
 
 def test_gains_from_references_stand_beside_the_papers():

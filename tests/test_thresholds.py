@@ -10,9 +10,10 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError
 from vlmad_lib.analysis import calibration, decisions, thresholds
 from vlmad_lib.analysis.thresholds import OTHERS, OWN, Part
+from vlmad_lib.data import mask_files
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import decide
@@ -241,7 +242,7 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
         marked = []
         for one, facts in zip(maps, rows.itertuples(), strict=True):
             if facts.label:
-                mask = data.framed_mask(facts.mask, facts.width, facts.height, facts.fit, chosen.evaluation_size)
+                mask = mask_files.framed_mask(facts.mask, facts.width, facts.height, facts.fit, chosen.evaluation_size)
                 marked.append((one[mask] > limit).mean())
         assert row["defect's pixels"] == pytest.approx(np.mean(marked))
         assert row["defects touched"] == np.mean(np.array(marked) > 0)

@@ -16,12 +16,12 @@ from fakes import move_to_fake, pretend
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from vlmad_lib import InputError, files, methods
+from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.methods import aprilgan, prompt_learner, training
 from vlmad_lib.methods.projection_training import APRILGAN, _prototype
 from vlmad_lib.methods.prompt_training import COOP, PROMPTS
 from vlmad_lib.methods.training import Batch, Plan, Task, train
-from vlmad_lib.profile import Method
 
 DEVICES = ["cpu", "cuda", "mps"]
 CASES = {

@@ -8,14 +8,15 @@ import pytest
 from conftest import TINY, make_mvtec, small_profile
 from scipy.stats import binomtest
 
-from vlmad_lib import InputError, data, profile
-from vlmad_lib.analysis import transfer
-from vlmad_lib.analysis.transfer import MEASURES
+from vlmad_lib import InputError, config
+from vlmad_lib.analysis import prompt_transfer
+from vlmad_lib.analysis.prompt_transfer import MEASURES
+from vlmad_lib.data import datasets
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import checkpoints, prompt_learner
 from vlmad_lib.methods.prompt_learner import PromptLearner
 from vlmad_lib.pipeline import run
-from vlmad_lib.reporting import plots
+from vlmad_lib.reporting import figures
 
 GROUPS = {"a": "texture", "b": "texture", "c": "rigid"}
 
@@ -33,7 +34,7 @@ def table(values: dict[tuple[str, int], list[float]], refused: tuple = ()) -> pd
 
 
 VALUES = {
-    (transfer.HAND, 0): [0.5, 0.6, 0.7],
+    (prompt_transfer.HAND, 0): [0.5, 0.6, 0.7],
     ("texture", 1): [0.8, 0.9, 0.6],
     ("texture", 2): [0.9, 0.9, 0.8],
     ("rigid", 1): [0.6, 0.7, 0.8],
@@ -47,64 +48,70 @@ def row(found: pd.DataFrame, name: str) -> pd.Series:
 
 
 def test_the_matrix_is_macro_means_with_seeds_averaged():
-    cells = transfer.matrix(FOUND, "image_auroc").set_index(["source", "target"])
+    cells = prompt_transfer.matrix(FOUND, "image_auroc").set_index(["source", "target"])
     assert cells.loc[("texture", "texture"), "image_auroc"] == pytest.approx((0.85 + 0.9) / 2)
     assert cells.loc[("rigid", "rigid")].tolist() == pytest.approx([0.9, 1, 0])
-    shown = transfer.shown(FOUND, "image_auroc")
-    assert list(shown) == ["source", "texture (n = 2)", "rigid (n = 1)"] and list(shown.source)[0] == transfer.HAND
+    shown = prompt_transfer.shown(FOUND, "image_auroc")
+    assert (
+        list(shown) == ["source", "texture (n = 2)", "rigid (n = 1)"] and list(shown.source)[0] == prompt_transfer.HAND
+    )
 
 
 def test_a_column_with_a_refused_category_has_no_figure():
     found = table(VALUES, refused=(("texture", "a"),))
-    cells = transfer.matrix(found, "image_auroc").set_index(["source", "target"])
+    cells = prompt_transfer.matrix(found, "image_auroc").set_index(["source", "target"])
     assert np.isnan(cells.loc[("texture", "texture"), "image_auroc"]) and cells.loc[("texture", "texture"), "refused"]
     assert not cells.loc[("texture", "rigid"), "refused"]
-    assert transfer.shown(found, "image_auroc").set_index("source").loc["texture", "texture (n = 2)"] == "refused"
-    figure = plots.lent(cells.reset_index(), {"image_auroc": "image AUROC"}, ("from", "to", "share"))
+    assert (
+        prompt_transfer.shown(found, "image_auroc").set_index("source").loc["texture", "texture (n = 2)"] == "refused"
+    )
+    figure = figures.lent(cells.reset_index(), {"image_auroc": "image AUROC"}, ("from", "to", "share"))
     assert "×" in [text.get_text() for text in figure.axes[0].texts]
-    plots.plt.close(figure)
+    figures.plt.close(figure)
     # nor does any difference count it
-    assert row(transfer.differences(found), f"texture less {transfer.HAND}").n == 2
-    assert "1 is refused" in transfer.findings(found) and "0 are refused" in transfer.findings(FOUND)
+    assert row(prompt_transfer.differences(found), f"texture less {prompt_transfer.HAND}").n == 2
+    assert "1 is refused" in prompt_transfer.findings(found) and "0 are refused" in prompt_transfer.findings(FOUND)
 
 
 def test_differences_are_paired_over_categories():
-    found = transfer.differences(FOUND)
+    found = prompt_transfer.differences(FOUND)
     own = row(found, "own group less other groups")
     apart = [0.85 - 0.6, 0.9 - 0.7, 0.9 - 0.7]
     assert own[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and own.n == 3
     less = row(found, "texture less rigid")
     assert less.difference == pytest.approx(np.mean([0.25, 0.2, -0.2]))
-    assert row(found, f"rigid less {transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
-    assert "own group less other groups" not in set(transfer.differences(FOUND[FOUND.source == "texture"]).compared)
+    assert row(found, f"rigid less {prompt_transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
+    assert "own group less other groups" not in set(
+        prompt_transfer.differences(FOUND[FOUND.source == "texture"]).compared
+    )
 
 
 def test_groups_are_set_beside_seeds():
-    found = transfer.by_seed(FOUND).set_index("measure").loc["image_auroc"]
+    found = prompt_transfer.by_seed(FOUND).set_index("measure").loc["image_auroc"]
     texture, rigid = (2.6 / 3 - 2.3 / 3), (2.3 / 3 - 2.1 / 3)
     expected = [np.mean([texture, rigid]), max(texture, rigid), (2.3 + 2.6) / 6 - (2.1 + 2.3) / 6]
     assert found[["between seeds, mean", "between seeds, largest", "between groups"]].tolist() == pytest.approx(
         expected
     )
-    assert transfer.by_seed(FOUND[FOUND.seed < 2]).empty
+    assert prompt_transfer.by_seed(FOUND[FOUND.seed < 2]).empty
 
 
 def test_findings_follow_the_table():
-    told = transfer.findings(FOUND)
+    told = prompt_transfer.findings(FOUND)
     assert "**own group less other groups**, tested on data: image AUROC +0.217 (+0.145 to +0.288), higher" in told
     assert "no more than the largest distance between two seeds" in told
     apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
-    assert "more than the largest distance" in transfer.findings(table(apart)).replace("no more", "")
+    assert "more than the largest distance" in prompt_transfer.findings(table(apart)).replace("no more", "")
     assert "n = 3 categories" in told
     answer, apart = told.splitlines()[:2]
     assert "Undecided: on a category's own group" in answer and "4 ways to permute so few trainings" in answer
-    strict = transfer.differences(FOUND, statistics.together(len(transfer.differences(FOUND))))
+    strict = prompt_transfer.differences(FOUND, statistics.together(len(prompt_transfer.differences(FOUND))))
     decided = ((strict.low > 0) | (strict.high < 0)).sum()
     assert f"Of {len(strict)} differences between these prompts {decided} are told apart" in apart
-    same = transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[1]
+    same = prompt_transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[1]
     assert "prompts 0 are told apart" in same
-    hand = transfer.findings(
-        table({key: value for key, value in VALUES.items() if key[0] in ("texture", transfer.HAND)})
+    hand = prompt_transfer.findings(
+        table({key: value for key, value in VALUES.items() if key[0] in ("texture", prompt_transfer.HAND)})
     )
     assert "Undecided: that takes prompts trained on several groups" in hand
 
@@ -128,7 +135,7 @@ def trained(stream: np.random.Generator, own: float = 0.0) -> pd.DataFrame:
 
 def test_the_training_sets_are_permuted_by_hand():
     found = trained(np.random.default_rng(0))
-    test = transfer.permuted(found)
+    test = prompt_transfer.permuted(found)
     assert (test.ways, test.categories, test.trainings) == (36, 12, 6)
     averaged = found.groupby(["source", "category"])[list(MEASURES)].mean().reset_index()
     own = averaged.merge(found[["category", "group"]].drop_duplicates())
@@ -136,17 +143,17 @@ def test_the_training_sets_are_permuted_by_hand():
     less = own[side].set_index("category").image_auroc - own[~side].groupby("category").image_auroc.mean()
     assert test.difference == pytest.approx(less.mean())
     assert (36 * test.p) == pytest.approx(round(36 * test.p)) and test.p >= 1 / 36
-    assert transfer.permuted(found[found.source == "rigid"]) is None
-    sure = transfer.permuted(trained(np.random.default_rng(0), own=0.4))
+    assert prompt_transfer.permuted(found[found.source == "rigid"]) is None
+    sure = prompt_transfer.permuted(trained(np.random.default_rng(0), own=0.4))
     assert sure.p == pytest.approx(1 / 36)
-    told = transfer.findings(trained(np.random.default_rng(0), own=0.4)).splitlines()[0]
+    told = prompt_transfer.findings(trained(np.random.default_rng(0), own=0.4)).splitlines()[0]
     assert "Yes: prompts are better on what they were trained on" in told and "36 ways" in told and "p = 0.028" in told
 
 
 @pytest.mark.parametrize("draws", [120, pytest.param(1500, marks=pytest.mark.slow)])
 def test_without_a_difference_the_answer_is_seldom_yes(draws):
     stream = np.random.default_rng(draws)
-    fired = sum(transfer.permuted(trained(stream)).p <= 0.05 for _ in range(draws))
+    fired = sum(prompt_transfer.permuted(trained(stream)).p <= 0.05 for _ in range(draws))
     assert binomtest(fired, draws, 0.05, alternative="greater").pvalue > 0.01
 
 
@@ -189,12 +196,12 @@ def test_the_matrix_refuses_what_leaks_and_runs_the_rest(prompts, tmp_path):
     method = TINY | {"method": "anomalyclip", "checkpoint": prompts("plate", "cloth")}
     first = small_profile(tmp_path / "other", tmp_path / "cache", methods=[method])
     second = small_profile(tmp_path / "data", tmp_path / "cache", methods=[])
-    known = transfer.sources([first, second])
-    assert [one.name for one in known] == [transfer.HAND, "folder data (prompts_2)"]
-    found = transfer.measure(known, transfer.targets([first, second]))
+    known = prompt_transfer.sources([first, second])
+    assert [one.name for one in known] == [prompt_transfer.HAND, "folder data (prompts_2)"]
+    found = prompt_transfer.measure(known, prompt_transfer.targets([first, second]))
     refused = found.set_index(["source", "category"]).refused
     assert refused.to_dict() == {
-        (one.name, name): one.name != transfer.HAND and name in ("plate", "cloth")
+        (one.name, name): one.name != prompt_transfer.HAND and name in ("plate", "cloth")
         for one in known
         for name in ("bolt", "felt", "plate", "cloth")
     }
@@ -203,35 +210,37 @@ def test_the_matrix_refuses_what_leaks_and_runs_the_rest(prompts, tmp_path):
 
 def test_a_profile_without_learned_prompts_has_no_sources(tmp_path):
     hand = TINY | {"method": "anomalyclip", "settings": {"prompts": "object"}}
-    assert transfer.sources([small_profile(tmp_path, tmp_path, methods=[TINY])]) == []
-    assert transfer.sources([small_profile(tmp_path, tmp_path, methods=[hand])]) == []
+    assert prompt_transfer.sources([small_profile(tmp_path, tmp_path, methods=[TINY])]) == []
+    assert prompt_transfer.sources([small_profile(tmp_path, tmp_path, methods=[hand])]) == []
 
 
 # ---------------------------------------------------------------- the demo
 
 
 def test_shipped_prompts_know_what_they_were_trained_on():
-    spec = transfer.own(profile.load("demo"))
-    for group, categories in transfer.TRAINED.items():
-        for seed in transfer.SEEDS:
-            path = transfer.shipped(group, seed)
+    spec = prompt_transfer.own(config.load_profile("demo"))
+    for group, categories in prompt_transfer.TRAINED.items():
+        for seed in prompt_transfer.SEEDS:
+            path = prompt_transfer.shipped(group, seed)
             found = checkpoints.read(path, prompt_learner.CHECKPOINT)
             assert (found["trained_on"], found["categories"]) == ("demo auxiliary", categories)
             card = path.with_suffix(".md").read_text()
             assert f"seed {seed}" in card and ", ".join(categories) in card
-            source = transfer.Source(group, spec.model_copy(update={"checkpoint": str(path)}), seed, group)
-            for other, name in transfer.UNSEEN.items():
+            source = prompt_transfer.Source(group, spec.model_copy(update={"checkpoint": str(path)}), seed, group)
+            for other, name in prompt_transfer.UNSEEN.items():
                 changes = {"subset": "auxiliary", "categories": [name]}
-                target = transfer.Target("auxiliary", profile.load("demo", changes))
-                assert transfer.leaks(source, target) == (other == group)
-    sources = transfer.sources([profile.load("demo")])
-    assert len(sources) == 2 + 6 and not transfer.leaks(sources[-1], transfer.Target("", profile.load("demo")))
+                target = prompt_transfer.Target("auxiliary", config.load_profile("demo", changes))
+                assert prompt_transfer.leaks(source, target) == (other == group)
+    sources = prompt_transfer.sources([config.load_profile("demo")])
+    assert len(sources) == 2 + 6 and not prompt_transfer.leaks(
+        sources[-1], prompt_transfer.Target("", config.load_profile("demo"))
+    )
 
 
 def test_trained_groups_are_auxiliary_categories_of_their_group():
     from vlmad_lib.demo import data as demo
 
-    for group, categories in transfer.TRAINED.items():
+    for group, categories in prompt_transfer.TRAINED.items():
         assert {demo.CATEGORIES[name].group for name in categories} == {group} and categories == sorted(categories)
-        assert set(categories) <= set(demo.names("auxiliary")) and transfer.UNSEEN[group] in categories
-    assert data.identity(profile.load("demo")) == "demo target"
+        assert set(categories) <= set(demo.names("auxiliary")) and prompt_transfer.UNSEEN[group] in categories
+    assert datasets.describe_identity(config.load_profile("demo")) == "demo target"

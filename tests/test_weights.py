@@ -20,11 +20,11 @@ from conftest import TINY, small_profile
 from safetensors.torch import save_file
 
 from vlmad_lib import InputError, methods
-from vlmad_lib.encoders import backbones, tensors
+from vlmad_lib.config import Method
+from vlmad_lib.encoders import backbones, weight_files
 from vlmad_lib.methods import aprilgan, checkpoints, coop
 from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method
 
 CONFIG = json.loads(Path(TINY["backbone"]).read_text())
 
@@ -107,7 +107,7 @@ def test_openais_archives_are_read_as_plain_tensors(tiny_backbone, tmp_path, mon
     path = archive(plain(tiny_backbone), tmp_path / "ViT-tiny.pt")
     assert any("/code/__torch__" in name for name in zipfile.ZipFile(path).namelist())
     monkeypatch.setattr(torch.jit, "load", None)  # none of its code is run
-    found = tensors.read(path)
+    found = weight_files.read(path)
     assert set(found) == {*tiny_backbone.model.state_dict(), *backbones.COUNTERS}
     assert found["visual.proj"].dtype == torch.float16 and found["vocab_size"].item() == 49408
     loaded = backbones.load(config(tmp_path, quick_gelu=True), str(path))
@@ -166,7 +166,7 @@ def test_views_and_types_of_tensors(tmp_path):
     content = {"t": base.T, "part": base[1:, 2], "spread": torch.ones(1).expand(5), "none": torch.zeros(0)}
     content |= {"half": torch.tensor([0.5]).bfloat16(), "yes": torch.tensor([True, False])}
     torch.save(content, tmp_path / "w.pt")
-    found = tensors.read(tmp_path / "w.pt")
+    found = weight_files.read(tmp_path / "w.pt")
     for key, value in content.items():
         assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import data, methods
+from vlmad_lib import methods
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets
 from vlmad_lib.encoders import devices
 from vlmad_lib.pipeline import run, workload
-from vlmad_lib.profile import Method
 
 HEAD = 512  # bytes of a kept file besides its numbers, at most
 
@@ -130,7 +131,7 @@ def test_free_bytes_are_known_before_the_cache_is_made(tmp_path):
 def test_benchmarks_are_counted_by_their_images(monkeypatch):
     monkeypatch.setattr(workload, "_count_method", lambda chosen, *_: (1000.0, 5 * 10**5))
     found = workload.estimate({"here": (1000.0, 0.5)}).set_index("images")
-    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     for name, part in counts.groupby("dataset"):
         if name in workload.BENCHMARKS:
             row = found.loc[f"{part.n_images.sum():,} (all)"]

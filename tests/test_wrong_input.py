@@ -17,8 +17,9 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 from safetensors.torch import save_file
 
-from vlmad_lib import InputError, data, profile
-from vlmad_lib.analysis import contrast, defects, efficiency, failures, language, sweeps, thresholds, transfer
+from vlmad_lib import InputError, config
+from vlmad_lib.analysis import contrast, defects, efficiency, failures, language, prompt_transfer, sweeps, thresholds
+from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import report
@@ -185,17 +186,17 @@ def test_hostile_weights_run_nothing(tmp_path):
     ],
 )
 def test_wrong_profile_keys(changes, parts):
-    refused(lambda: profile.load("demo", changes), "demo.yml", *parts)
+    refused(lambda: config.load_profile("demo", changes), "demo.yml", *parts)
 
 
 def test_missing_and_broken_profiles(tmp_path):
-    refused(lambda: profile.load("dmo"), "dmo.yml", "demo", "path of a YAML file")
+    refused(lambda: config.load_profile("dmo"), "dmo.yml", "demo", "path of a YAML file")
     (tmp_path / "bad.yml").write_text("title: [unclosed")
-    refused(lambda: profile.load(tmp_path / "bad.yml"), "bad.yml", "correct that line")
+    refused(lambda: config.load_profile(tmp_path / "bad.yml"), "bad.yml", "correct that line")
     (tmp_path / "list.yml").write_text("- a\n- b")
-    refused(lambda: profile.load(tmp_path / "list.yml"), "list.yml", "title, dataset and root")
+    refused(lambda: config.load_profile(tmp_path / "list.yml"), "list.yml", "title, dataset and root")
     (tmp_path / "evil.yml").write_text("title: !!python/object/apply:os.system ['true']")
-    refused(lambda: profile.load(tmp_path / "evil.yml"), "evil.yml")
+    refused(lambda: config.load_profile(tmp_path / "evil.yml"), "evil.yml")
 
 
 def test_a_few_lines_of_yaml_that_name_themselves_into_gigabytes(tmp_path):
@@ -203,8 +204,8 @@ def test_a_few_lines_of_yaml_that_name_themselves_into_gigabytes(tmp_path):
     lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))]
     for key in ("title: *a9", "shots: *a9", "methods: [{settings: {windows: *a9}}]"):
         (tmp_path / "bomb.yml").write_text("\n".join([*lines, "dataset: demo", "root: x", key]))
-        assert len(refused(lambda: profile.load(tmp_path / "bomb.yml"), "bomb.yml")) < 500
-    started = profile.load("demo", {"methods": [{"settings": {"windows": bomb()}}]})
+        assert len(refused(lambda: config.load_profile(tmp_path / "bomb.yml"), "bomb.yml")) < 500
+    started = config.load_profile("demo", {"methods": [{"settings": {"windows": bomb()}}]})
     assert len(refused(lambda: run.variants(started), "WinCLIP settings", "'windows")) < 500
 
 
@@ -327,14 +328,14 @@ def test_nothing_computed_is_lost(start, tmp_path):
 def test_pictures_out_of_place(tmp_path, place, parts):
     root = make_mvtec(tmp_path / "data", ("plate", "dial"))
     paint(root / place, 1)
-    refused(lambda: data.index(small_profile(root, tmp_path / "cache")), str(root / place)[:-8], *parts)
+    refused(lambda: datasets.build_index(small_profile(root, tmp_path / "cache")), str(root / place)[:-8], *parts)
 
 
 def test_folders_that_are_no_category_are_told(tmp_path):
     root = make_mvtec(tmp_path / "data", ("plate",))
     paint(root / "nut/OK/a.png", 1)
     (root / "notes").mkdir()
-    notes = data.index(small_profile(root, tmp_path / "cache"))[1]
+    notes = datasets.build_index(small_profile(root, tmp_path / "cache"))[1]
     assert [one for one in notes if one.startswith("nut: no category")] and not any("notes" in one for one in notes)
 
 
@@ -376,7 +377,9 @@ def test_split_files_of_visa(tmp_path, content, said):
     file = tmp_path / "data/split_csv/1cls.csv"
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    refused(lambda: data.index(small_profile(tmp_path / "data", tmp_path / "c", dataset="visa")), str(file), said)
+    refused(
+        lambda: datasets.build_index(small_profile(tmp_path / "data", tmp_path / "c", dataset="visa")), str(file), said
+    )
 
 
 @pytest.mark.parametrize("content", ["no json", "[1]", "{}", '{"vision_cfg": 1, "text_cfg": {}}'])
@@ -399,12 +402,12 @@ def test_one_score_for_one_image(start, tmp_path):
 
 
 def test_numbers_of_notebooks_out_of_range(start):
-    demo = profile.load("demo")
+    demo = config.load_profile("demo")
     spec, results = demo.methods[0], start[1]()()
     table, scores = results.index, results.scores
     tried = {
         "images": lambda: sweeps.sampled(table, ["plate"], -1),
-        "seed": lambda: data.subset(table, 0, -1),
+        "seed": lambda: datasets.sample_images(table, 0, -1),
         "most": lambda: sweeps.some(table, -1),
         "references": lambda: sweeps.window_variants(spec, [1], -1),
         "low_cut": lambda: contrast.levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (5, 0.9)),
@@ -414,7 +417,7 @@ def test_numbers_of_notebooks_out_of_range(start):
         "shown": lambda: failures.worst(pd.DataFrame({"failure": [""]}), "", -1),
         "'most' is -2": lambda: thresholds.calibration_index(table, most=-2),
         "draws": lambda: language.plan(demo, spec, [1], -1, []),
-        "pixels": lambda: transfer.targets([demo], pixels=-5),
+        "pixels": lambda: prompt_transfer.targets([demo], pixels=-5),
         "alpha": lambda: thresholds.rank(9, 1.0),
     }
     for name, work in tried.items():
@@ -430,17 +433,21 @@ def test_folders_named_as_yaml_writes_other_things(tmp_path, name):
         text = f"title: t\ndataset: folder\nroot: {tmp_path / 'set'}\nshots: [0]\n"
         (tmp_path / "p.yml").write_text(f"{text}categories: [{written}]\nclass_names: {{{written}: steel plate}}\n")
         given = [
-            profile.override(f"categories=[{written}]"),
-            profile.override(f"class_names={{{written}: steel plate}}"),
+            config.parse_override(f"categories=[{written}]"),
+            config.parse_override(f"class_names={{{written}: steel plate}}"),
         ]
         (tmp_path / "q.yml").write_text(text)
-        for chosen in (profile.load(tmp_path / "p.yml"), profile.load(tmp_path / "q.yml", dict(given))):
+        for chosen in (config.load_profile(tmp_path / "p.yml"), config.load_profile(tmp_path / "q.yml", dict(given))):
             assert (chosen.categories, chosen.class_names) == ([name], {name: "steel plate"})
-            table, _ = data.index(chosen)
+            table, _ = datasets.build_index(chosen)
             assert list(table.category) == [name] and list(table.class_name) == ["steel plate"]
 
 
 def test_text_that_yaml_takes_for_a_number_is_told_to_be_quoted(tmp_path):
     (tmp_path / "p.yml").write_text("title: 2024\ndataset: folder\nroot: a\n")
-    refused(lambda: profile.load(tmp_path / "p.yml"), "'title'", "2024", "write it in quotes")
-    refused(lambda: profile.load("own_images", dict([profile.override("categories=bottle")])), "'categories'", "list")
+    refused(lambda: config.load_profile(tmp_path / "p.yml"), "'title'", "2024", "write it in quotes")
+    refused(
+        lambda: config.load_profile("own_images", dict([config.parse_override("categories=bottle")])),
+        "'categories'",
+        "list",
+    )

@@ -41,7 +41,7 @@ class Later:
 open_clip = Later("open_clip")  # takes seconds, and whoever only reads kept results never needs it
 
 _PUBLIC = {
-    "load_profile": ("vlmad_lib.profile", "load"),
+    "load_profile": ("vlmad_lib.config", "load_profile"),
     "load_backbone": ("vlmad_lib.encoders.backbones", "load"),
     "run": ("vlmad_lib.pipeline.run", "run"),
     "Results": ("vlmad_lib.pipeline.results", "Results"),

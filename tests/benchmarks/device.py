@@ -22,11 +22,12 @@ from common import row, seconds, show
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import paint, small_profile
 
-from vlmad_lib import data, methods
+from vlmad_lib import methods
 from vlmad_lib.analysis import efficiency
-from vlmad_lib.encoders import devices, features
+from vlmad_lib.config import Method, Profile
+from vlmad_lib.data import datasets, image_files
+from vlmad_lib.encoders import devices, feature_store
 from vlmad_lib.pipeline import run, workload
-from vlmad_lib.profile import Method, Profile
 
 SIZE = (1024, 1024)  # of MVTec AD's pictures
 MVTEC = {"categories": 15, "images": 1725}  # what it tests
@@ -72,7 +73,7 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
             rows += [row(f"{name}: arithmetic", work, "GFLOP"), row(f"{name}: plain, fp32", 1 / slow, "images/s")]
 
         def ours(net=backbone, code=code, pixels=pixels, names=names, batch=batch):
-            return features.encode_pixels(net, code.encode, pixels, names, batch)[0]
+            return feature_store.encode_pixels(net, code.encode, pixels, names, batch)[0]
 
         ours()  # weights are prepared once
         fast, found = seconds(ours, REPEATS)
@@ -122,9 +123,9 @@ def stages(profile: Profile) -> dict[str, float]:
     device = devices.choose_device(profile.device)
     threads = 1 if device.type == "cpu" else joblib.cpu_count()
     marks = [time.perf_counter()]
-    paths = list(data.tested(table).image)
+    paths = list(datasets.select_tested(table).image)
     with ThreadPoolExecutor(threads) as readers:
-        list(readers.map(lambda path: data.views(path, "squash", 240).shape, paths))
+        list(readers.map(lambda path: image_files.views(path, "squash", 240).shape, paths))
     marks.append(time.perf_counter())
     for job in run._encoding(here, planned, jobs, sys.maxsize):
         run._encode(profile, *job)

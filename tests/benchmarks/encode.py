@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from vlmad_lib import methods
 from vlmad_lib.analysis import efficiency
+from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import anomalyclip, winclip
 from vlmad_lib.pipeline import workload
-from vlmad_lib.profile import Method
 
 SIZES = (2, 3)
 REPEATS = 3

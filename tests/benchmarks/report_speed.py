@@ -19,7 +19,7 @@ from common import row, seconds, show
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import make_mvtec, paint, small_profile
 
-from vlmad_lib import ROOT, methods, profile
+from vlmad_lib import ROOT, config, methods
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import kernels
 
@@ -48,7 +48,7 @@ def notebook(folder: Path) -> list[dict]:
     return rows
 
 
-def kept(folder: Path, specs: list[profile.Method]) -> list[dict]:
+def kept(folder: Path, specs: list[config.Method]) -> list[dict]:
     """Bytes that each method keeps on disk of a square image, without and with references."""
     rows = []
     for spec in specs:
@@ -64,7 +64,7 @@ def kept(folder: Path, specs: list[profile.Method]) -> list[dict]:
     return rows
 
 
-def growth(folder: Path, specs: list[profile.Method]) -> list[dict]:
+def growth(folder: Path, specs: list[config.Method]) -> list[dict]:
     """Seconds of runs over categories, shots and images: the first encodes, the others score kept features."""
     root = make_mvtec(folder / "data", CATEGORIES, size=(240, 240))
     whole = {"methods": [spec.model_dump() for spec in specs], "evaluation_size": 240}
@@ -93,7 +93,7 @@ def second_run(folder: Path) -> list[dict]:
 
 def measure(long: bool = False) -> list[dict]:
     """All rows; ``long`` adds the demo report's second run, which takes minutes where its first has not been made."""
-    specs = profile.load("demo").methods
+    specs = config.load_profile("demo").methods
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [*start_up(), *notebook(folder), *kept(folder, specs), *growth(folder, specs)]

@@ -22,9 +22,9 @@ from conftest import paint, small_profile
 
 from vlmad_lib import methods
 from vlmad_lib.analysis import sweeps, wordings
+from vlmad_lib.config import Method, Profile
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method, Profile
 
 GOOD, BAD, TRAIN = 20, 40, 20  # images of the category that is timed, about a category of MVTec AD
 MVTEC = {"images": 1725, "categories": 15}  # its test images

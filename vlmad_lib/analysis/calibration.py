@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import tables
+from vlmad_lib.evaluation import statistics
 
 BINS, FULL = 10, 10  # bins, fewer where one would hold fewer images than this
 RESAMPLES = 500
@@ -120,7 +121,7 @@ def elsewhere(part: pd.DataFrame, curve: str) -> np.ndarray | None:
 
 def versions(scores: pd.DataFrame, shots: int = 0) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Each method (first reference draw) as run, if its scores lie in [0, 1], and by the curves."""
-    for name, part in breakdown.first_draws(scores, shots).groupby("method", sort=False):
+    for name, part in tables.select_first_draw(scores, shots).groupby("method", sort=False):
         part = part.reset_index(drop=True)
         if part.label.nunique() < 2:
             continue
@@ -168,5 +169,5 @@ def findings(found: pd.DataFrame, methods: list[str]) -> str:
                 f"{row.brier:.3f}, {against} a constant's {row.constant:.3f}"
             )
         outside = "" if AS_RUN in set(part.version) else " Its scores leave [0, 1] and are no probabilities as such."
-        lines.append(f"**{name}**, n = {breakdown.counted(part.n, 'images')}: {'; '.join(told)}.{outside}")
+        lines.append(f"**{name}**, n = {tables.format_counts(part.n, 'images')}: {'; '.join(told)}.{outside}")
     return "\n".join(f"- {line}" for line in lines)

@@ -17,9 +17,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2lab
 
-from vlmad_lib import contents, data, within
-from vlmad_lib.encoders import features
-from vlmad_lib.evaluation.levels import EIGHT
+from vlmad_lib import digests, within
+from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.encoders import feature_store
+from vlmad_lib.evaluation.pixel_ranking import EIGHT
 from vlmad_lib.pipeline.results import Results
 
 FRAME = 240  # pixels of the short edge
@@ -86,19 +87,19 @@ def measure(results: Results, size: int = FRAME) -> pd.DataFrame:
 
 def _kept(image: str, mask: str, width: int, height: int, size: int, cache: Path) -> list[float]:
     file = _file(image, mask, size, cache)
-    return features.kept(file, lambda: _read(image, mask, width, height, size)).tolist()
+    return feature_store.kept(file, lambda: _read(image, mask, width, height, size)).tolist()
 
 
 def _file(image: str, mask: str, size: int, cache: Path) -> Path:
-    pixels = [contents.digest_file(path, cache.parent) for path in (image, mask)]
-    versions = contents.list_versions(contents.MEASURING_LIBRARIES)
-    key = contents.digest(pixels, defect, size, RING, LEAST_NOISE, versions)
+    pixels = [digests.digest_file(path, cache.parent) for path in (image, mask)]
+    versions = digests.list_versions(digests.MEASURING_LIBRARIES)
+    key = digests.digest(pixels, defect, size, RING, LEAST_NOISE, versions)
     return cache / f"{key}.npy"
 
 
 def _read(image: str, mask: str, width: int, height: int, size: int = FRAME) -> torch.Tensor:
-    shown = data.load_image(image).resize(data.frame(width, height, "tiles", size), Image.Resampling.BOX)
-    measures = defect(np.asarray(shown), data.framed_mask(mask, width, height, "tiles", size), size)
+    shown = image_files.load_image(image).resize(image_files.frame(width, height, "tiles", size), Image.Resampling.BOX)
+    measures = defect(np.asarray(shown), mask_files.framed_mask(mask, width, height, "tiles", size), size)
     return torch.tensor([measures[name] for name in MEASURES], dtype=torch.float64)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import data, within
-from vlmad_lib.analysis import sweeps, thresholds
+from vlmad_lib import tables, within
+from vlmad_lib.analysis import comparison, thresholds
 from vlmad_lib.analysis.thresholds import OWN, Part
-from vlmad_lib.evaluation import breakdown, metrics, statistics
+from vlmad_lib.data import mask_files
+from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
 
@@ -176,14 +177,14 @@ def marks(results: Results, spare: Results, alpha: float, shots: int = 0) -> pd.
     area and of the method's own score. nan without such images or masks.
     """
     size, rows = results.profile.evaluation_size, []
-    first = breakdown.first_draws(results.scores, shots)
+    first = tables.select_first_draw(results.scores, shots)
     for (method, category), part in first[first.map_file != ""].groupby(["method", "category"], sort=False):
         own = spare.scores[(spare.scores.method == method) & (spare.scores.category == category)]
         if own.empty:
             continue
         maps, tested, label = spare.framed(own), results.framed(part), part.label.to_numpy()
         masked = [
-            (scores, data.framed_mask(row.mask, row.width, row.height, row.fit, size))
+            (scores, mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size))
             for scores, row in zip(tested, part.itertuples(), strict=True)
             if row.mask
         ]
@@ -240,7 +241,7 @@ def gaps(found: Sequence[Part]) -> str:
     halves = sorted({part.category for part in found if part.source != thresholds.TRAIN})
     if halves:
         lines.append(
-            f"For {breakdown.categories(len(halves))} no training image was scored: random halves of "
+            f"For {tables.format_categories(len(halves))} no training image was scored: random halves of "
             "the good test images calibrate and are judged in turn, so each has fewer images. What share of them a "
             "rule then rejects follows from the rule and the number of images, so it cannot contradict a promise."
         )
@@ -284,7 +285,7 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
             more, less = chances[seen:].sum() <= side, chances[: seen + 1].sum() <= side
             word = "more than" if more else "less than" if less else "not told from"
             told += f" That is {word} the {percent(alpha)} it aims at, given how much thresholds from k = "
-            told += f"{sweeps.spanned(fresh.k)} images vary; it promises nothing."
+            told += f"{tables.format_range(fresh.k)} images vary; it promises nothing."
         lines.append(told)
     return "\n".join(f"- {line}" for line in lines) or "- No category has two good images (n = 0): nothing to judge."
 
@@ -292,7 +293,7 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
 def _silent(part: pd.DataFrame, alpha: float) -> str:
     """In how many categories k is too small for a threshold."""
     silent, least = int(np.isinf(part.threshold).sum()), thresholds.images_needed(alpha)
-    some = breakdown.categories(len(part))
+    some = tables.format_categories(len(part))
     told = f" In {silent} of {some} k is too small for {percent(alpha)} (it takes {least}): none is rejected."
     return told if silent else ""
 
@@ -303,7 +304,7 @@ def _promise(fresh: pd.DataFrame, alpha: float, level: float) -> str:
         return ""
     alarms, n, allowed = int(fresh.alarms.sum()), int(fresh.n_good.sum()), thresholds.allowance(fresh, alpha, level)
     seen = f"{alarms} false alarms of {n} were seen, and up to {allowed} would be chance (95 %, all methods together)"
-    promise = f" The promise of {percent(alpha)} (k = {sweeps.spanned(fresh.k)})"
+    promise = f" The promise of {percent(alpha)} (k = {tables.format_range(fresh.k)})"
     if alarms > allowed:
         return f"{promise} is contradicted: {seen}. Test and training images are not alike."
     return f"{promise} is not contradicted: {seen}. The rate of these thresholds could still be {at_most(alarms, n)}."
@@ -318,7 +319,7 @@ def at_most(hits: int, n: int, level: float = statistics.LEVEL) -> str:
 
 def few_alarm_findings(measured: pd.DataFrame) -> str:
     """The metrics at few false alarms of a metrics table, macro means, as a Markdown list; and which cannot be had."""
-    titles = breakdown.FEW_ALARMS | {"aupimo": breakdown.TITLES["aupimo"]}
+    titles = tables.FEW_ALARMS | {"aupimo": tables.TITLES["aupimo"]}
     cells = measured.groupby(["method", "category"], sort=False)[list(titles)].mean()
     lines = []
     for method, part in cells.groupby("method", sort=False):
@@ -326,14 +327,14 @@ def few_alarm_findings(measured: pd.DataFrame) -> str:
         for name in part.columns[part.notna().any()]:
             mean, low, high = statistics.difference(part[name])
             span = f"{max(low, 0):.3f} to {min(high, 1):.3f}, " if part[name].count() > 1 else ""
-            told.append(f"{titles[name]} {mean:.3f} ({span}n = {breakdown.categories(part[name].count())})")
+            told.append(f"{titles[name]} {mean:.3f} ({span}n = {tables.format_categories(part[name].count())})")
         lines += [f"- **{method}**, at few false alarms: {', '.join(told)}."] if told else []
-    counts, absent = breakdown.spanned(measured.n_good), cells.isna().groupby("category").all()
+    counts, absent = tables.format_range(measured.n_good), cells.isna().groupby("category").all()
     takes = {"image_pauroc": "10", "recall_at_1pct": "100", "recall_at_0_1pct": "1000"}
     for name in absent.columns[absent.any()]:
         lacks = f"{takes.get(name)} good test images in a category, beside defective ones; here are {counts} good ones"
         lacks = "masks, and 100000 pixels of good test images in a category" if name == "aupimo" else lacks
-        some = f"{absent[name].sum()} of {breakdown.categories(len(absent))}"
+        some = f"{absent[name].sum()} of {tables.format_categories(len(absent))}"
         lines.append(f"- {titles[name]} cannot be had in {some}: it takes {lacks}.")
     return "\n".join(lines)
 
@@ -345,7 +346,7 @@ def overkill_findings(table: pd.DataFrame) -> str:
         told = []
         for share, rows in part.groupby("share", sort=False):
             blind = int((rows.allowed == 0).sum())
-            some = breakdown.categories(blind)
+            some = tables.format_categories(blind)
             few = f" (no escape allowed in {some} with too few defective images for {percent(share)})" if blind else ""
             told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {percent(share)} escape{few}")
         lines.append(
@@ -359,11 +360,14 @@ def transfer_findings(lent: pd.DataFrame) -> str:
     """What a borrowed threshold costs against a category's own (``lending``), as a Markdown list."""
     lines, halves = [], " (set on half of its labelled images, judged on the others)"
     for row in lent.itertuples():
-        word = {"higher": "worse", "lower": "better"}.get(sweeps.verdict(row.low, row.high), "not told from its own")
+        word = {"higher": "worse", "lower": "better"}.get(
+            comparison.verdict(row.low, row.high), "not told from its own"
+        )
         whose = halves if row.rule == "F1-max" else ""
         lines.append(
             f"- **{row.method}**, {row.rule}: balanced error {row.own:.3f} with a category's own threshold{whose}, "
-            f"{row[4]:.3f} with another's: {sweeps.signed(row.difference, row.low, row.high)}, n = {row.n}, {word}."
+            f"{row[4]:.3f} with another's: {comparison.format_difference(row.difference, row.low, row.high)}, n "
+            f"= {row.n}, {word}."
         )
     return "\n".join(lines) or "- A threshold can only be lent between two categories with good and defective images."
 
@@ -381,10 +385,10 @@ def cost_findings(table: pd.DataFrame, prices: Prices) -> str:
     for method, part in table.groupby("method", sort=False):
         told = []
         for row in part.itertuples():
-            verdict = sweeps.verdict(row.cost_low - least, row.cost_high - least)
+            verdict = comparison.verdict(row.cost_low - least, row.cost_high - least)
             word = {"lower": "cheaper", "higher": "dearer"}.get(verdict, verdict)
             told.append(f"{row.rule} {row.cost:.0f} ({row.cost_low:.0f} to {row.cost_high:.0f}): {word}")
-        lines.append(f"**{method}**, n = {breakdown.categories(part.n.max())}: {'; '.join(told)}.")
+        lines.append(f"**{method}**, n = {tables.format_categories(part.n.max())}: {'; '.join(told)}.")
     told = "" if len(table) else " Without good and defective test images (n = 0) no rule has a cost."
     return "\n".join(f"- {line}" for line in lines) + told
 
@@ -395,7 +399,7 @@ def line_findings(lines: pd.DataFrame, defect_rate: float) -> str:
         f"- **{row.method}**, {row.rule}: of 1000 parts, {1000 * defect_rate:g} of them defective, it rejects "
         f"{_range(row, 'rejected', '.0f')}, of which {_range(row, 'defective', '.0f')} are defective: "
         f"{_range(row, 'precision', '.0%')} of what it rejects. {_range(row, 'escapes', '.1f')} defective parts pass "
-        f"(n = {breakdown.categories(row.n)})."
+        f"(n = {tables.format_categories(row.n)})."
         for row in lines.dropna(subset=["rejected", "escapes"]).itertuples()
     ]
     return "\n".join(told) or "- What 1000 parts of the line meet takes good and defective test images (n = 0)."
@@ -410,13 +414,14 @@ def precision_findings(aimed: pd.DataFrame, spare: Sequence[int], defect_rate: f
         return ""
     rate, least = precision_needs(defect_rate, target)
     reached = [
-        f"{method} in {np.isfinite(limits).sum()} of {breakdown.categories(len(limits))}"
+        f"{method} in {np.isfinite(limits).sum()} of {tables.format_categories(len(limits))}"
         for method, limits in aimed.groupby("method", sort=False).threshold
     ]
     return (
         f"- A precision of {percent(target)} where {percent(defect_rate)} of the parts are defective takes a "
         f"false-alarm rate of at most {rate:.2%}, even if every defect is caught, and so {least} normal images or more "
-        f"for each category; here they are {breakdown.spanned(pd.Series(spare))}. With half of the defective images to "
+        f"for each category; here they are {tables.format_range(pd.Series(spare))}. With half of the defective "
+        f"images to "
         f"choose by, a threshold of that precision is found for {', '.join(reached)}; elsewhere it rejects nothing."
     )
 
@@ -439,7 +444,9 @@ def pixel_findings(found: pd.DataFrame, alpha: float) -> str:
     }
     lines = []
     for (method, promise), part in found.groupby(["method", "promise"], sort=False):
-        told = f"- **{method}**, pixel threshold over {promise} (k = {breakdown.spanned(part.k)}), which promises that "
+        told = (
+            f"- **{method}**, pixel threshold over {promise} (k = {tables.format_range(part.k)}), which promises that "
+        )
         told += f"{promised[promise]}: any pixel is marked in {share_of(part.alarms.sum(), part.n_good.sum())} of the "
         told += "normal test images"
         told += f", and {part['normal pixels'].mean():.2%} of their pixels." if part.n_good.any() else "."

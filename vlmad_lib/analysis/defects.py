@@ -15,11 +15,12 @@ import pandas as pd
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from vlmad_lib import data, within
-from vlmad_lib.analysis import sweeps
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import tables, within
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Profile
+from vlmad_lib.data import csv_files, datasets
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.evaluation.statistics import percent
-from vlmad_lib.profile import Profile
 
 CLASSES = (
     *("Missing Component", "Logical Error", "Geometric Deformation", "Surface Pattern", "Multiple"),
@@ -38,12 +39,14 @@ def taxonomy(profile: Profile) -> dict[tuple[str, str], str]:
 
     The file is a CSV with the columns category, defect_type and proposed_class. InputError where it cannot be read.
     """
-    path = profile.path(profile.taxonomy) if profile.taxonomy else data.REFERENCE / f"{profile.dataset}_defects.csv"
+    path = profile.path(profile.taxonomy) if profile.taxonomy else datasets.REFERENCE / f"{profile.dataset}_defects.csv"
     if not path.is_file() and not profile.taxonomy:
         return {}
     usual = "defect_type"
     named = _LABEL.get(profile.dataset, usual)
-    table = data.texts(path, ("category", "proposed_class"), "correct it or leave 'taxonomy' out", (usual, named))
+    table = csv_files.read_text_table(
+        path, ("category", "proposed_class"), "correct it or leave 'taxonomy' out", (usual, named)
+    )
     named = named if named in table else usual
     return dict(zip(zip(table.category, table[named], strict=True), table.proposed_class, strict=True))
 
@@ -75,7 +78,7 @@ def unknown(rows: pd.DataFrame) -> str:
         return ""
     names = sorted({f"{row.category}/{row.defect}" for row in without.itertuples()})
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    told = sweeps.count(len(without), "image has", "images have")
+    told = tables.format_count(len(without), "image has", "images have")
     return (
         f"{told} a defect without a class ({shown}), shown as unknown. "
         "Give them one in a file named by 'taxonomy' in the profile."
@@ -87,7 +90,7 @@ def unknown(rows: pd.DataFrame) -> str:
 
 def _variants(scores: pd.DataFrame, shots: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each method at a number of shots, with the scores of its first reference draw."""
-    yield from breakdown.first_draws(scores, shots).groupby("method", sort=False)
+    yield from tables.select_first_draw(scores, shots).groupby("method", sort=False)
 
 
 def _won(part: pd.DataFrame) -> pd.DataFrame:
@@ -228,11 +231,11 @@ def blind(scores: pd.DataFrame, rate: float, shots: int = 0) -> str:
 
     For brackets: ``no image of 16 in 12 of 12 categories``.
     """
-    normal = breakdown.first_draws(scores[scores.label == 0], shots).groupby("category").image.nunique()
+    normal = tables.select_first_draw(scores[scores.label == 0], shots).groupby("category").image.nunique()
     few = normal[np.floor(rate * normal + 1e-9) == 0]
     if few.empty or rate == 0:
         return ""
-    return f"no image of {sweeps.spanned(few)} in {len(few)} of {breakdown.categories(len(normal))}"
+    return f"no image of {tables.format_range(few)} in {len(few)} of {tables.format_categories(len(normal))}"
 
 
 REST = "the other defects"
@@ -325,7 +328,7 @@ def beside_study(found: pd.DataFrame, column: str, study: pd.DataFrame) -> pd.Da
     return found.assign(**{"study": printed.auroc.to_numpy(), "study's types": counts})
 
 
-def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS, interval: str = "95 % interval") -> Styler | Markdown:
+def tidy(table: pd.DataFrame, without: str = tables.NO_ROWS, interval: str = "95 % interval") -> Styler | Markdown:
     """A frame for display: AUROC spelt out, interval ends in one column of this name, shares with three decimals.
 
     Without rows it is the sentence ``without``.
@@ -335,7 +338,7 @@ def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS, interval: str = 
         pairs = list(zip(shown.low, shown.high, strict=True))
         ends = [f"{low:.3f} to {high:.3f}" if low == low and high == high else None for low, high in pairs]
         shown = shown.assign(low=ends).drop(columns="high").rename(columns={"low": interval})
-    return breakdown.table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}), without=without)
+    return tables.show_table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}), without=without)
 
 
 # ---------------------------------------------------------------- sentences
@@ -344,7 +347,8 @@ def tidy(table: pd.DataFrame, without: str = breakdown.NO_ROWS, interval: str = 
 def basis(rows: pd.DataFrame) -> str:
     """How many categories and images some rows rest on: ``n = 12 categories, 192 images``."""
     return ", ".join(
-        f"{'n = ' * (noun == 'categories')}{breakdown.counted(rows[noun], noun)}" for noun in ("categories", "images")
+        f"{'n = ' * (noun == 'categories')}{tables.format_counts(rows[noun], noun)}"
+        for noun in ("categories", "images")
     )
 
 
@@ -356,7 +360,7 @@ def _scope(tables: Sequence[pd.DataFrame]) -> list[str]:
     these = "this category" if count == 1 else "these categories"
     return [
         f"- The data have fewer than {statistics.ENOUGH} categories, so the intervals are over images (n = "
-        f"{breakdown.categories(count)}): they speak of other images of {these}, not of other products."
+        f"{tables.format_categories(count)}): they speak of other images of {these}, not of other products."
     ]
 
 
@@ -374,16 +378,17 @@ def level_findings(compared: pd.DataFrame, related: pd.DataFrame) -> str:
             has = {0: "no category has", 1: "only one category has"}[row.categories]
             lines.append(
                 f"- **{row.method}**: {has} defects of both {row.first} and {row.second} contrast (n = "
-                f"{breakdown.count(row.images, 'image', 'images')}), too few to say whether they differ."
+                f"{tables.format_count(row.images, 'image', 'images')}), too few to say whether they differ."
             )
             continue
         same = "category" if row.categories == 1 else "categories"
-        verdict = sweeps.verdict(row.low, row.high)
+        verdict = comparison.verdict(row.low, row.high)
         verdict += "" if verdict == "not decided" else f" at {row.second} contrast"
         lines.append(
             f"- **{row.method}**: AUROC {row.first_auroc:.3f} on defects of {row.first} contrast and "
             f"{row.second_auroc:.3f} on those of {row.second} contrast in the same {same}: "
-            f"{sweeps.signed(row.difference, row.low, row.high)}, {verdict} ({basis(compared.loc[[row.Index]])})."
+            f"{comparison.format_difference(row.difference, row.low, row.high)}, {verdict} "
+            f"({basis(compared.loc[[row.Index]])})."
         )
     measured = related.dropna(subset="rank correlation")
     for name, rows in measured.groupby("method", sort=False):
@@ -427,11 +432,11 @@ def class_findings(
             reason = several if rows.categories.max() > 1 else ""
             lines.append(f"- **{name}**: AUROC is lowest for {low} and highest for {high}.{reason}")
         own = compared[compared.method == name].sort_values("difference")
-        own = own.assign(verdict=[sweeps.verdict(row.low, row.high) for row in own.itertuples()])
+        own = own.assign(verdict=[comparison.verdict(row.low, row.high) for row in own.itertuples()])
         enough = own.categories >= 2 - own.over_images
         tested, undecided = own[enough], own[enough & (own.verdict == "not decided")]
         phrases = [
-            f"{row.verdict} for {row.second} ({sweeps.signed(row.difference, row.low, row.high)}; "
+            f"{row.verdict} for {row.second} ({comparison.format_difference(row.difference, row.low, row.high)}; "
             f"{basis(own.loc[[row.Index]])})"
             for row in tested.drop(undecided.index).itertuples()
         ]
@@ -444,7 +449,7 @@ def class_findings(
             )
         if not enough.all():
             few = ", ".join(
-                f"{row.second} (n = {breakdown.categories(row.categories)})" for row in own[~enough].itertuples()
+                f"{row.second} (n = {tables.format_categories(row.categories)})" for row in own[~enough].itertuples()
             )
             lines.append(
                 f"- **{name}**: too few categories have both a class and other defects to compare them: {few}."
@@ -458,4 +463,4 @@ def class_findings(
         )
     lines += _together({"comparisons of classes": int(compared.family.max())} if len(compared) else {})
     lines += _scope([compared, overall])
-    return "\n".join(lines) or f"- {breakdown.NO_AUROC} (n = 0)"
+    return "\n".join(lines) or f"- {tables.NO_AUROC} (n = 0)"

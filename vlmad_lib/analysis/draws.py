@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import pandas as pd
 
-from vlmad_lib.analysis import reference, sweeps
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import tables
+from vlmad_lib.analysis import by_category, comparison, published, sweeps
+from vlmad_lib.evaluation import statistics
 
 
 def drawing(table: pd.DataFrame) -> pd.DataFrame:
@@ -24,10 +25,10 @@ def drawing(table: pd.DataFrame) -> pd.DataFrame:
 
 def over_draws(table: pd.DataFrame) -> pd.DataFrame:
     """Macro means by method and shots over reference draws, with standard deviations; *n* draws."""
-    columns = breakdown.MAIN
+    columns = tables.MAIN
     draws = table.groupby(["method", "shots", "seed"], sort=False)[columns].mean()
     grouped = draws.groupby(["method", "shots"], sort=False)
-    spread = grouped[columns].std(ddof=1).rename(columns=breakdown.TITLES).rename(columns="{}, deviation".format)
+    spread = grouped[columns].std(ddof=1).rename(columns=tables.TITLES).rename(columns="{}, deviation".format)
     counts = grouped.size().rename("draws")
     return pd.concat([counts, grouped.mean(), spread], axis=1).reset_index()
 
@@ -75,12 +76,12 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     Columns: shots, measure, published (the paper's gain of the macro mean), gain (ours, over draws), low, high, n.
     Only numbers of references that the paper has; empty without a zero-shot result.
     """
-    paper = reference.quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
+    paper = published.quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
     rows = []
     for shots in sorted(set(table.shots) & set(paper.index) - {0}):
         for row in steps(table[table.shots.isin([0, shots])]).itertuples():
-            published = paper.loc[shots, row.measure] - paper.loc[0, row.measure]
-            facts = {"shots": shots, "measure": row.measure, "published": published}
+            gain = paper.loc[shots, row.measure] - paper.loc[0, row.measure]
+            facts = {"shots": shots, "measure": row.measure, "published": gain}
             rows.append(facts | {name: getattr(row, name) for name in ("gain", "low", "high", "n")})
     return pd.DataFrame(rows, columns=["shots", "measure", "published", "gain", "low", "high", "n"])
 
@@ -92,10 +93,11 @@ def beside_published_findings(found: pd.DataFrame) -> str:
         row = part[part.shots == part.shots.max()].iloc[0]
         less = "a smaller gain than there" if row.high < row.published else "the interval holds the gain there too"
         than = "a larger gain than there" if row.low > row.published else less
-        word = {"higher": "references help", "lower": "references cost"}.get(sweeps.verdict(row.low, row.high))
+        word = {"higher": "references help", "lower": "references cost"}.get(comparison.verdict(row.low, row.high))
         lines.append(
-            f"- **{breakdown.TITLES[measure]}, {breakdown.shots_name(row.shots)} less zero-shot**: "
-            f"{row.published:+.3f} in WinCLIP's paper on MVTec AD; here {sweeps.signed(row.gain, row.low, row.high)} "
+            f"- **{tables.TITLES[measure]}, {tables.name_shots(row.shots)} less zero-shot**: "
+            f"{row.published:+.3f} in WinCLIP's paper on MVTec AD; here "
+            f"{comparison.format_difference(row.gain, row.low, row.high)} "
             f"over n = {row.n} draws, for other references of these products: "
             f"{word or 'not decided whether references help'}, {than}."
         )
@@ -104,7 +106,7 @@ def beside_published_findings(found: pd.DataFrame) -> str:
 
 def step(row) -> str:
     """``0 to 1``, ``4 to all``: the step of a row of ``steps``."""
-    return f"{breakdown.shots_number(row.fewer)} to {breakdown.shots_number(row.more)}"
+    return f"{tables.format_shots(row.fewer)} to {tables.format_shots(row.more)}"
 
 
 def step_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -113,14 +115,14 @@ def step_table(found: pd.DataFrame) -> pd.DataFrame:
     rows = found.assign(
         step=[step(row) for row in found.itertuples()],
         told=[
-            f"{sweeps.signed(row.gain, row.low, row.high)}, {sweeps.verdict(row.low, row.high)}"
+            f"{comparison.format_difference(row.gain, row.low, row.high)}, {comparison.verdict(row.low, row.high)}"
             for row in found.itertuples()
         ],
     )
     rows["told"] = rows.told.where(rows.gain.notna(), "none")
-    wide = rows.pivot(index=[*keys, "step"], columns="measure", values="told").rename(columns=breakdown.TITLES)
+    wide = rows.pivot(index=[*keys, "step"], columns="measure", values="told").rename(columns=tables.TITLES)
     wide = wide.reindex(pd.MultiIndex.from_frame(rows[[*keys, "step"]].drop_duplicates()))
-    counts = rows.groupby([*keys, "step"]).n.agg(breakdown.count_each)
+    counts = rows.groupby([*keys, "step"]).n.agg(tables.format_each_count)
     return wide.join(counts).reset_index().rename_axis(columns=None)
 
 
@@ -138,7 +140,7 @@ def extreme_draws(table: pd.DataFrame) -> pd.DataFrame:
             ends = part.loc[part[column].idxmax()], part.loc[part[column].idxmin()]
             facts = {"method": method, "category": category, "shots": int(part.shots.iloc[0]), "draws": len(part)}
             for name, row in zip(("best", "worst"), ends, strict=True):
-                facts |= {f"{name} seed": int(row.seed), f"{name} {breakdown.TITLES[column]}": row[column]}
+                facts |= {f"{name} seed": int(row.seed), f"{name} {tables.TITLES[column]}": row[column]}
             rows.append(facts | {"range": ends[0][column] - ends[1][column]})
     found = pd.DataFrame(rows)
     return found.sort_values("range", ascending=False, kind="stable", ignore_index=True) if rows else found
@@ -156,20 +158,22 @@ def draw_findings(table: pd.DataFrame) -> str:
     """What more references bring, whether the gain falls, and how much the draw matters, as a Markdown list."""
     known = table.dropna(subset="image_auroc")
     if known.empty:
-        return breakdown.NO_AUROC
+        return tables.NO_AUROC
     keys = ["method", "measure", "fewer", "more"]
     both = steps(table).merge(steps_over_categories(table), on=keys, suffixes=("", "_over")).dropna(subset="gain")
     lines = []
     for (method, measure), part in both.groupby(["method", "measure"], sort=False):
         told = [
             f"{step(row)} shots {row.gain:+.3f} (for other products {_ends(row.low_over, row.high_over)}, "
-            f"n = {breakdown.categories(row.n_over)}: {sweeps.verdict(row.low_over, row.high_over)}; with other "
-            f"references of these products {_ends(row.low, row.high)}, n = {sweeps.count(row.n, 'draw', 'draws')}: "
-            f"{sweeps.verdict(row.low, row.high)})"
+            f"n = {tables.format_categories(row.n_over)}: {comparison.verdict(row.low_over, row.high_over)}; "
+            f"with other "
+            f"references of these products {_ends(row.low, row.high)}, n = "
+            f"{tables.format_count(row.n, 'draw', 'draws')}: "
+            f"{comparison.verdict(row.low, row.high)})"
             for row in part.itertuples()
         ]
         lines.append(
-            f"**{method}**, {breakdown.TITLES[measure]}: {'; '.join(told)}. {_diminishing(table, method, measure)}"
+            f"**{method}**, {tables.TITLES[measure]}: {'; '.join(told)}. {_diminishing(table, method, measure)}"
         )
     if lines:
         lines.append(
@@ -185,7 +189,7 @@ def draw_findings(table: pd.DataFrame) -> str:
             f"{first.draws} draws of {first.shots}; in the median category {extreme['range'].median():.3f} "
             f"(n = {len(extreme)})."
         )
-    return "\n".join(f"- {line}" for line in lines) or breakdown.shot_findings(table)
+    return "\n".join(f"- {line}" for line in lines) or by_category.describe_shots(table)
 
 
 def _ends(low: float, high: float) -> str:
@@ -206,9 +210,9 @@ def _diminishing(table: pd.DataFrame, method: str, measure: str) -> str:
     first = draws[counts[1]] - draws[counts[0]]
     last = (draws[counts[-1]] - draws[counts[1]]) / (len(counts) - 2)
     mean, low, high = statistics.difference((first - last).to_numpy())
-    told = {"higher": "gains diminish", "lower": "gains grow"}.get(sweeps.verdict(low, high), "not decided")
+    told = {"higher": "gains diminish", "lower": "gains grow"}.get(comparison.verdict(low, high), "not decided")
     n = int((first - last).notna().sum())
-    apart = sweeps.signed(mean, low, high)
+    apart = comparison.format_difference(mean, low, high)
     return f"First step less the mean of the later ones, over n = {n} draws for these products, {apart}: {told}."
 
 
@@ -264,7 +268,7 @@ def _measured(own: pd.DataFrame, ends: list[float], bounded: bool, comparable: b
     inside = low <= row.low and row.high <= high
     word = "contradicted" if apart else "agrees" if inside else "not decided"
     return {
-        "here": f"{sweeps.signed(row.gain, row.low, row.high)}, n = {row.n}",
+        "here": f"{comparison.format_difference(row.gain, row.low, row.high)}, n = {row.n}",
         "verdict": word,
     }
 

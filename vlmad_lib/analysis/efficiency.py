@@ -11,18 +11,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import contents, data, methods, within
-from vlmad_lib.analysis.sweeps import count, signed, verdict
-from vlmad_lib.encoders import backbones, devices, features
+from vlmad_lib import digests, methods, within
+from vlmad_lib.analysis.comparison import format_difference, verdict
+from vlmad_lib.config import FULL, Method, Profile
+from vlmad_lib.data import datasets, image_files
+from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.blocks import packs
+from vlmad_lib.encoders.vit_blocks import packs
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import Chosen
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.workload import clock, gflop, peak
-from vlmad_lib.profile import FULL, Method, Profile
+from vlmad_lib.tables import format_count
 
-PUBLISHED = data.REFERENCE / "efficiency_published.csv"
+PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
 STEPS = ["decode", "encode", "score", "upsample"]
 """The columns of ``measure`` that an image costs every time, in ms."""
 
@@ -67,9 +69,9 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
     place = torch.get_num_threads()
     if backbone.device.type != "cpu":
         place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
-    key = contents.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
+    key = digests.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
     file = profile.path(profile.cache) / "memory" / f"{key}.npy"
-    return float(features.kept(file, lambda: _peak(profile, spec, image, backbone.device.type)))
+    return float(feature_store.kept(file, lambda: _peak(profile, spec, image, backbone.device.type)))
 
 
 def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tensor:
@@ -84,7 +86,7 @@ def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tens
 
 def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
     chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
-    pixels = data.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
+    pixels = image_files.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
     pixels = pixels.repeat(_images_at_once(profile, chosen, backbone), 0)
     with devices.multiply_in(spec.precision, backbone.device):
         chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
@@ -128,7 +130,7 @@ def measure(
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0
     names, together = code.arrays(settings, shots), _images_at_once(profile, chosen, backbone)
-    pictures = [data.views(path, settings.fit, size)[:1] for path in rows.image]
+    pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
     packing = clock(lambda: backbone.blocks, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
@@ -152,10 +154,10 @@ def measure(
     maps = [chosen.score(one, text, settings, grid, references)[1].cpu() for one in arrays]
     bare = arrays if code.ZERO_SHOT else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
-    maps = [np.repeat(one.numpy(), len(data.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
+    maps = [np.repeat(one.numpy(), len(image_files.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
     parts = {
-        "decode": [clock(lambda path=path: data.views(path, settings.fit, size)) for path in rows.image],
+        "decode": [clock(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
         "encode": spent,
         "score": [clock(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays],
         "bare": [clock(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
@@ -301,8 +303,8 @@ def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
             "images": effect.images,
             "largest change of an image score": effect.largest.map("{:.4f}".format),
             "least rank correlation in a category": effect.order.map("{:.4f}".format),
-            "image AUROC, bf16 less fp32": [signed(*value) for value in effect.image_auroc],
-            "pixel AUROC, bf16 less fp32": [signed(*value) for value in effect.pixel_auroc],
+            "image AUROC, bf16 less fp32": [format_difference(*value) for value in effect.image_auroc],
+            "pixel AUROC, bf16 less fp32": [format_difference(*value) for value in effect.pixel_auroc],
         }
     )
 
@@ -312,7 +314,7 @@ def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
 
 def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
     """What the costs say, as a Markdown list."""
-    lines = [f"Timed on {count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
+    lines = [f"Timed on {format_count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
     several = costs.device.nunique() > 1
     plain = costs[costs.precision == "fp32"]
     for row in plain.itertuples():
@@ -320,7 +322,7 @@ def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
         where = f" on {row.device}" if several else ""
         lines.append(
             f"{row.method} on {row.backbone}: encoding{where} is {row.encode / total:.0%} of an image's {total:.0f} ms "
-            f"and done once; scoring it anew takes {row.score:.1f} ms with {count(row.shots, 'shot', 'shots')} "
+            f"and done once; scoring it anew takes {row.score:.1f} ms with {format_count(row.shots, 'shot', 'shots')} "
             f"(n = {row.n} timings)."
         )
         half = costs[(costs.method == f"{row.method}, bf16") & (costs.device == row.device)]
@@ -343,7 +345,7 @@ def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
 
 def _limit(row) -> str:
     """That the pictures of a row are encoded sooner than they are read."""
-    read, threads = row.decode / row.threads, count(row.threads, "thread", "threads")
+    read, threads = row.decode / row.threads, format_count(row.threads, "thread", "threads")
     return (
         f"{row.method} in {row.precision} on {row.device}: reading pictures is the limit, {read:.1f} ms an image by "
         f"{threads}, where encoding takes {row.encode:.1f} ms."
@@ -355,7 +357,7 @@ def _effect_line(row) -> str:
     for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc)):
         if not np.isnan(value[0]):
             word = {"higher": "better", "lower": "worse"}.get(verdict(*value[1:]), "not decided")
-            told.append(f"{name} AUROC {signed(*value)}: {word}")
+            told.append(f"{name} AUROC {format_difference(*value)}: {word}")
     counted = f", n = {row.n}, 95 % for all {row.together} together."
     return f"{row.method} in bf16 moves an image score by {row.largest:.4f} at most (n = {row.images} images); " + (
         "; ".join(told) + counted if told else "no AUROC can be measured here."

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact, ttest_1samp
 
-from vlmad_lib import within
-from vlmad_lib.analysis import contrast, decisions, defects, sweeps, thresholds
+from vlmad_lib import tables, within
+from vlmad_lib.analysis import comparison, contrast, decisions, defects, thresholds
 from vlmad_lib.analysis.thresholds import TRAIN, Part
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
 
@@ -49,7 +49,7 @@ def judged(scores: pd.DataFrame, limit: pd.DataFrame, shots: int = 0) -> pd.Data
 
     ``failure`` is empty where the decision is right. Categories without a threshold are left out.
     """
-    rows = breakdown.first_draws(scores, shots).merge(limit, on=["method", "category"])
+    rows = tables.select_first_draw(scores, shots).merge(limit, on=["method", "category"])
     keys = ["method", "category"]
     spread = rows[rows.label == 0].groupby(keys).score.std(ddof=1).rename("spread").reset_index()
     whole = rows.groupby(keys).score.transform("std", ddof=1)  # a single good image has no spread of its own
@@ -215,7 +215,7 @@ def _pair(cases: pd.DataFrame, first: str, second: str, label: int) -> pd.DataFr
 def alone_right(cases: pd.DataFrame, first: str, second: str, most: int = 3) -> pd.DataFrame:
     """Images that ``first`` decides rightly and ``second`` wrongly, margins farthest apart first, ``most`` of a kind.
 
-    Two rows an image, that of ``first`` above that of ``second``: as ``plots.maps`` shows them side by side.
+    Two rows an image, that of ``first`` above that of ``second``: as ``figures.maps`` shows them side by side.
     """
     found = []
     for label in (1, 0):
@@ -257,8 +257,8 @@ def findings(
 def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
     kept = cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
     told = [
-        f"from {sweeps.spanned(part.k)} {source} a category in {part.category.nunique()} of "
-        f"{breakdown.categories(cases.category.nunique())}"
+        f"from {tables.format_range(part.k)} {source} a category in {part.category.nunique()} of "
+        f"{tables.format_categories(cases.category.nunique())}"
         for source, part in kept
     ]
     own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
@@ -271,9 +271,8 @@ def _uneven(side: pd.DataFrame) -> str:
     if len(table) < 2 or not table.failures.sum():
         return ""
     named = _ways(table, "than the rest")
-    return (
-        f" Of the {ESCAPE}s, {named or 'no category is told from the rest'} (n = {breakdown.categories(len(table))})."
-    )
+    n = tables.format_categories(len(table))
+    return f" Of the {ESCAPE}s, {named or 'no category is told from the rest'} (n = {n})."
 
 
 def _beyond_promise(side: pd.DataFrame, alpha: float) -> str:
@@ -282,8 +281,10 @@ def _beyond_promise(side: pd.DataFrame, alpha: float) -> str:
     if table.empty:
         return ""
     named = _ways(table, "than promised")
-    none = f"no category has more or fewer than thresholds from {sweeps.spanned(table.k)} images may give"
-    return f" Of the {ALARM}s, {named + ' than promised' if named else none} (n = {breakdown.categories(len(table))})."
+    none = f"no category has more or fewer than thresholds from {tables.format_range(table.k)} images may give"
+    return (
+        f" Of the {ALARM}s, {named + ' than promised' if named else none} (n = {tables.format_categories(len(table))})."
+    )
 
 
 def _ways(table: pd.DataFrame, column: str) -> str:
@@ -302,7 +303,7 @@ def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> li
         return []
     ways = {"higher": "more", "lower": "less"}
     known = found[found.low.notna()]
-    verdicts = [ways.get(sweeps.verdict(row.low - 1, row.high - 1), "") for row in known.itertuples()]
+    verdicts = [ways.get(comparison.verdict(row.low - 1, row.high - 1), "") for row in known.itertuples()]
     decided = [
         f"{verdict} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f}, {_counted(row)})"
         for row, verdict in zip(known.itertuples(), verdicts, strict=True)
@@ -319,11 +320,11 @@ def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> li
         f"**{method}**, within a category, an escape is {said} (n = {_counted(_largest(found))}{together}){rest}.{unit}"
     )
     for row in foretold[foretold.n > 0].itertuples():
-        word = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}.get(sweeps.verdict(row.low, row.high))
+        word = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}.get(comparison.verdict(row.low, row.high))
         ends = f"{max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, " if row.n > 1 else ""
         line += (
             f" Which image of a new category escapes {word or 'is not told from chance'}: AUROC "
-            f"{0.5 + row.difference:.3f} ({ends}n = {breakdown.categories(row.n)})."
+            f"{0.5 + row.difference:.3f} ({ends}n = {tables.format_categories(row.n)})."
         )
     return [line]
 
@@ -335,15 +336,15 @@ def _largest(found: pd.DataFrame):
 
 def _counted(row) -> str:
     """The images and categories that an odds ratio rests on."""
-    return f"{sweeps.count(row.images, 'image', 'images')} in {breakdown.categories(row.categories)}"
+    return f"{tables.format_count(row.images, 'image', 'images')} in {tables.format_categories(row.categories)}"
 
 
 def _apart_line(row) -> str:
     word = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
-    n = sweeps.count(sum(row[4:8]), "image", "images")
+    n = tables.format_count(sum(row[4:8]), "image", "images")
     named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {n})"
     counts = f"both right {row[4]}, {row.first} alone {row[5]}, {row.second} alone {row[6]}, neither {row[7]}"
-    over = breakdown.categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
-    apart = f"{sweeps.signed(row.difference, row.low, row.high)}, n = {over}"
-    told = word.get(sweeps.verdict(row.low, row.high), "not decided")
+    over = tables.format_categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
+    apart = f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {over}"
+    told = word.get(comparison.verdict(row.low, row.high), "not decided")
     return f"{named}: {counts}; shares of failures apart by {apart}: {told}."

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from vlmad_lib.evaluation import breakdown
+from vlmad_lib import tables
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Method, Profile
 from vlmad_lib.methods import winclip
-from vlmad_lib.profile import Method, Profile
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One setting of the preset ``study`` that differs from the paper's."""
+    """One setting of the preset ``study_claims`` that differs from the paper's."""
 
     name: str
     setting: str
@@ -110,7 +111,7 @@ def changes(metrics: pd.DataFrame) -> pd.DataFrame:
             part = part.dropna(subset=metric)
             if part.empty:
                 continue
-            compared = breakdown.against(part, base, metric).set_index("method")
+            compared = comparison.compare_with_base(part, base, metric).set_index("method")
             for name, row in compared.drop(base).iterrows():
                 facts = {"shots": int(part.shots.iloc[0]), "fault": name.partition(": ")[2], "direction": direction}
                 values = {"metric": metric, "base": compared[metric][base], "value": row[metric]}
@@ -124,7 +125,7 @@ def together(metrics: pd.DataFrame) -> pd.DataFrame:
     for metric in METRICS:
         part = both.dropna(subset=metric)
         if part.method.nunique() == 2:
-            compared = breakdown.against(part, PAPER, metric).set_index("method")
+            compared = comparison.compare_with_base(part, PAPER, metric).set_index("method")
             facts = {"shots": int(part.shots.iloc[0]), "fault": ALL, "direction": ALL, "metric": metric}
             values = {"base": compared[metric][PAPER], "value": compared[metric][STUDY]}
             rows.append(facts | values | compared.loc[STUDY, ["n", "difference", "low", "high"]].to_dict())
@@ -141,8 +142,8 @@ def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
     for row in whole.sort_values("shots", kind="stable").itertuples():
         decided = "not decided" if row.low <= 0 <= row.high else "lower" if row.high < 0 else "higher"
         told = (
-            f"- **All faults together, {breakdown.shots_name(row.shots)}, {breakdown.TITLES[row.metric]}**: "
-            f"{row.value:.3f} {STUDY}, {row.base:.3f} {PAPER}: {_told(row)}, n = {breakdown.categories(row.n)}, "
+            f"- **All faults together, {tables.name_shots(row.shots)}, {tables.TITLES[row.metric]}**: "
+            f"{row.value:.3f} {STUDY}, {row.base:.3f} {PAPER}: {_told(row)}, n = {tables.format_categories(row.n)}, "
             f"{decided}."
         )
         gap = gaps.get(row.metric, float("nan")) if row.shots == 0 else float("nan")
@@ -160,7 +161,7 @@ def together_findings(whole: pd.DataFrame, gaps: dict[str, float]) -> str:
 def findings(found: pd.DataFrame) -> str:
     """What the faults cost, as a Markdown list: bases, the largest effects either way, and how many are undecided."""
     if found.empty:
-        return breakdown.NO_AUROC
+        return tables.NO_AUROC
     lines = []
     for (shots, metric), part in found.groupby(["shots", "metric"], sort=False):
         added, removed = (part[part.direction == direction] for direction in (ADDED, REMOVED))
@@ -168,8 +169,9 @@ def findings(found: pd.DataFrame) -> str:
         idle = (part.low == 0) & (part.high == 0)
         undecided = (part.low <= 0) & (part.high >= 0) & ~idle
         lines.append(
-            f"- **{breakdown.shots_name(shots)}, {breakdown.TITLES[metric]}**: {worst.base:.3f} {PAPER}, "
-            f"{best.base:.3f} {STUDY} (n = {breakdown.categories(part.n.max())}). Added alone, *{worst.fault}* costs "
+            f"- **{tables.name_shots(shots)}, {tables.TITLES[metric]}**: {worst.base:.3f} {PAPER}, "
+            f"{best.base:.3f} {STUDY} (n = {tables.format_categories(part.n.max())}). Added alone, "
+            f"*{worst.fault}* costs "
             f"most ({_told(worst)}); taken away alone, *{best.fault}* recovers most ({_told(best)}). Of {len(part)} "
             f"changes {idle.sum()} change nothing and these categories cannot decide {undecided.sum()}."
         )

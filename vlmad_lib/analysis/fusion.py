@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib import InputError, data
-from vlmad_lib.analysis import language, sweeps
-from vlmad_lib.analysis.transfer import UNSEEN
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import InputError, tables
+from vlmad_lib.analysis import comparison, language, sweeps
+from vlmad_lib.analysis.prompt_transfer import UNSEEN
+from vlmad_lib.config import Method, Profile
+from vlmad_lib.data import datasets
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import Method, Profile
 
 ALONE, EQUAL = "Hybrid, windows alone", "Hybrid, equal weights"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -82,7 +83,9 @@ def weigh(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
     InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
     were trained on the auxiliary data favour their own V-V map there; the method is then called LEAKED.
     """
-    if data.overlaps(data.identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile):
+    if datasets.overlaps_training_data(
+        datasets.describe_identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile
+    ):
         raise InputError(
             f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
         )
@@ -159,10 +162,10 @@ def findings(
         ]
         for other in (base, hand_written):
             part = found[(found.against == other) & (found.group == "all")]
-            told = [f"{breakdown.TITLES[row.measure]} {language.told_apart(row)}" for row in part.itertuples()]
+            told = [f"{tables.TITLES[row.measure]} {language.told_apart(row)}" for row in part.itertuples()]
             if told:
                 lines.append(
-                    f"**{name}** less {other}: {', '.join(told)} (n = {breakdown.counted(part.n, 'categories')})."
+                    f"**{name}** less {other}: {', '.join(told)} (n = {tables.format_counts(part.n, 'categories')})."
                 )
         part = found[(found.against == base) & (found.group != "all") & (found.measure == "pixel_auroc")]
         if len(part):
@@ -171,7 +174,7 @@ def findings(
         lines += _where_line(name, gains[gains.method == name])
     if not lines:
         return (
-            breakdown.NO_AUROC
+            tables.NO_AUROC
             if metrics.image_auroc.isna().all()
             else "- No image has a mask (n = 0): no map can be judged."
         )
@@ -196,8 +199,9 @@ def _weight_line(weighed: pd.DataFrame) -> str:
     wide = weighed.pivot(index="category", columns="weight", values="pixel_auroc")
     chosen = best_weight(weighed)
     apart = statistics.difference(wide[chosen] - wide[0.5])
-    told = "equal weights" if chosen == 0.5 else f"{sweeps.signed(*apart)} against equal weights there"
+    told = "equal weights" if chosen == 0.5 else f"{comparison.format_difference(*apart)} against equal weights there"
     return (
-        f"On auxiliary data (n = {breakdown.categories(n)}) the weight of the V-V map moves pixel AUROC from {ends}; "
+        f"On auxiliary data (n = {tables.format_categories(n)}) the weight of the V-V map moves pixel AUROC "
+        f"from {ends}; "
         f"the best is {chosen:g}{_ENDS.get(chosen, '')}: {told}. Target images had no part in it."
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib import within
-from vlmad_lib.analysis import draws, sweeps
-from vlmad_lib.evaluation import breakdown, statistics
-from vlmad_lib.methods import embedding
-from vlmad_lib.profile import FULL, Method, Profile, check
+from vlmad_lib import config, tables, within
+from vlmad_lib.analysis import comparison, draws
+from vlmad_lib.config import FULL, Method, Profile, check_record
+from vlmad_lib.evaluation import statistics
+from vlmad_lib.methods import memory_bank
 
-MEASURES = breakdown.MAIN
+MEASURES = tables.MAIN
 COLUMNS = ["shots", "against", "group", "over", "measure", "difference", "low", "high", "n"]
 VERDICTS = {"higher": "words help", "lower": "words cost"}  # of two methods that differ in nothing else
 
@@ -33,9 +33,9 @@ def plan(profile: Profile, spec: Method, shots: list[int | str], drawn: int, cat
     """
     seeds = profile.seeds[: within("draws", drawn, 0) or None]
     changes = {"shots": [0, *shots], "categories": categories, "seeds": seeds}
-    wanted = check(Profile, profile.model_dump() | changes, "shots of notebook 18")
-    smoothed = spec.model_copy(update={"settings": {"sigma": embedding.SIGMA} | spec.settings})
-    return wanted.model_copy(update={"methods": [smoothed, *embedding.twins(smoothed)], "imports": []})
+    wanted = check_record(Profile, profile.model_dump() | changes, "shots of notebook 18")
+    smoothed = spec.model_copy(update={"settings": {"sigma": memory_bank.SIGMA} | spec.settings})
+    return wanted.model_copy(update={"methods": [smoothed, *memory_bank.twins(smoothed)], "imports": []})
 
 
 def differences(metrics: pd.DataFrame, own: str, alone: bool = False) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def differences(metrics: pd.DataFrame, own: str, alone: bool = False) -> pd.Data
     for (shots, name), second in others.groupby(["shots", "method"], sort=False):
         first = metrics[(metrics.method == own) & (metrics.shots == (0 if alone else shots))]
         known = set(second.group)
-        for group in [one for one in breakdown.GROUPS if one in known and len(known) > 1] + ["all"]:
+        for group in [one for one in config.GROUPS if one in known and len(known) > 1] + ["all"]:
             sides = [side if group == "all" else side[side.group == group] for side in (first, second)]
             after, before = (side.groupby("category")[MEASURES].mean() for side in sides)
             rows += _rows({"shots": shots, "against": name, "group": group, "over": "categories"}, after - before)
@@ -74,7 +74,7 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
     if found.empty:
         return pd.DataFrame(columns=[*COLUMNS[:4], "n", *MEASURES])
     keys = ["shots", "against", "group", "over", "n"]
-    counts = found.groupby(keys[:4], sort=False).n.agg(breakdown.count_each)
+    counts = found.groupby(keys[:4], sort=False).n.agg(tables.format_each_count)
     told = found.assign(told=[told_apart(row) for row in found.itertuples()]).drop(columns="n")
     told = told.merge(counts.reset_index(), on=keys[:4])
     wide = told.pivot(index=keys, columns="measure", values="told").reindex(columns=MEASURES)
@@ -85,30 +85,30 @@ def told_apart(row) -> str:
     """A difference, its interval and what it says: ``+0.012 (-0.003 to +0.027), not decided``."""
     if pd.isna(row.difference):
         return "none"
-    return f"{sweeps.signed(row.difference, row.low, row.high)}, {sweeps.verdict(row.low, row.high)}"
+    return f"{comparison.format_difference(row.difference, row.low, row.high)}, {comparison.verdict(row.low, row.high)}"
 
 
 def findings(found: pd.DataFrame, alone: pd.DataFrame, own: str, twin: str) -> str:
     """Whether words help, as a Markdown list; ``twin``: the method that is ``own`` without its words."""
     known = found.dropna(subset="difference")
     if known.empty:
-        return breakdown.NO_AUROC
+        return tables.NO_AUROC
     lines = []
     for shots, part in known.groupby("shots"):
         same = part[(part.against == twin) & (part.group == "all")]
         told = [_told(part, over, VERDICTS) for over, part in same.groupby("over", sort=False)]
-        lines.append(f"**{breakdown.shots_name(shots)}**, {own} less {twin}, its own references: {'; '.join(told)}.")
+        lines.append(f"**{tables.name_shots(shots)}**, {own} less {twin}, its own references: {'; '.join(told)}.")
         others = part[(part.against != twin) & (part.group == "all") & (part.over == "categories")]
         if len(others):
-            lines.append(f"**{breakdown.shots_name(shots)}**, {own} less the others: {_counted(others)}.")
+            lines.append(f"**{tables.name_shots(shots)}**, {own} less the others: {_counted(others)}.")
     few = known[(known.shots == known.shots.min()) & (known.against == twin) & (known.group != "all")]
     for group, part in few.groupby("group", sort=False):
-        name = breakdown.shots_name(part.shots.iloc[0])
+        name = tables.name_shots(part.shots.iloc[0])
         lines.append(f"**{group}**, {name}, {own} less {twin}: {_told(part, 'categories', VERDICTS)}.")
     words = alone.dropna(subset="difference")
     words = words[(words.group == "all") & (words.over == "categories") & (words.against == twin)]
     for shots, part in words.groupby("shots"):
-        name = breakdown.shots_number(shots)
+        name = tables.format_shots(shots)
         noun = "reference" if shots == 1 else "references"
         told = _told(part, "categories", {"higher": "words ahead", "lower": "references ahead"})
         lines.append(f"Words alone less {name} {noun} alone ({twin}): {told}.")
@@ -125,23 +125,23 @@ def _told(part: pd.DataFrame, over: str, verdicts: dict[str, str]) -> str:
     """The measures of one comparison and for what: ``for other products, over n = 12 categories, image AUROC ...``."""
     told = []
     for row in part.itertuples():
-        verdict = sweeps.verdict(row.low, row.high)
-        interval = sweeps.signed(row.difference, row.low, row.high)
-        told.append(f"{breakdown.TITLES[row.measure]} {interval}, {verdicts.get(verdict, verdict)}")
+        verdict = comparison.verdict(row.low, row.high)
+        interval = comparison.format_difference(row.difference, row.low, row.high)
+        told.append(f"{tables.TITLES[row.measure]} {interval}, {verdicts.get(verdict, verdict)}")
     scope = {"categories": "for other products", "draws": "with other references of these products"}[over]
-    return f"{scope}, over n = {breakdown.counted(part.n, over)}, {', '.join(told)}"
+    return f"{scope}, over n = {tables.format_counts(part.n, over)}, {', '.join(told)}"
 
 
 def _counted(part: pd.DataFrame) -> str:
     """How many comparisons are decided which way, by name."""
-    verdicts = pd.Series([sweeps.verdict(row.low, row.high) for row in part.itertuples()], index=part.index)
+    verdicts = pd.Series([comparison.verdict(row.low, row.high) for row in part.itertuples()], index=part.index)
     told = []
     for kind in VERDICTS:
         rows = part[verdicts == kind]
-        names = [f"{row.against}, {breakdown.TITLES[row.measure]} {row.difference:+.3f}" for row in rows.itertuples()]
+        names = [f"{row.against}, {tables.TITLES[row.measure]} {row.difference:+.3f}" for row in rows.itertuples()]
         told.append(f"{kind} in {len(rows)}" + (f" ({'; '.join(names)})" if names else ""))
     chance = (1 - statistics.LEVEL) * len(part)
     return (
         f"{', '.join(told)}, not decided in {(verdicts == 'not decided').sum()} of n = {len(part)} comparisons over "
-        f"{breakdown.counted(part.n, 'categories')}, of which chance alone would decide about {chance:.1f}"
+        f"{tables.format_counts(part.n, 'categories')}, of which chance alone would decide about {chance:.1f}"
     )

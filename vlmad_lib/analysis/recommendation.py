@@ -18,18 +18,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import contents, data, methods
+from vlmad_lib import config, digests, methods, tables
 from vlmad_lib.analysis import contrast, defects, efficiency
 from vlmad_lib.analysis.efficiency import STEPS
-from vlmad_lib.encoders import features
-from vlmad_lib.evaluation import breakdown, levels, statistics
-from vlmad_lib.evaluation.breakdown import count
+from vlmad_lib.config import FULL, Profile, Shots, Strict
+from vlmad_lib.data import mask_files
+from vlmad_lib.encoders import feature_store
+from vlmad_lib.evaluation import pixel_ranking, statistics
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import FULL, Profile, Shots, Strict
+from vlmad_lib.tables import format_count
 
 FAINT = "faint_auroc"
-TITLES = breakdown.TITLES | {FAINT: "AUROC of the faintest defects"}
-MEASURED = tuple(breakdown.MAIN)
+TITLES = tables.TITLES | {FAINT: "AUROC of the faintest defects"}
+MEASURED = tuple(tables.MAIN)
 MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
 FEW_NAMES = 3  # rivals that a sentence names; the table has all
@@ -47,7 +48,7 @@ class Situation(Strict):
 
     name: str
     measure: Literal["image_auroc", "pixel_auroc", "aupro", FAINT]
-    groups: list[Literal[breakdown.GROUPS]] = list(breakdown.GROUPS)
+    groups: list[Literal[config.GROUPS]] = list(config.GROUPS)
     references: Shots = FULL
     training: bool = True
     time_limit: float | None = None
@@ -62,8 +63,8 @@ def measure_methods(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
     Columns: name, category, group, ``MEASURED``, method, shots and ``faint_auroc``, the AUROC of the defects in
     ``contrasts`` (from ``contrast.measure``) that are of the lowest level of contrast.
     """
-    values = breakdown.per_category(results.metrics, list(MEASURED))
-    kinds = results.metrics.assign(name=breakdown.by_name(results.metrics)).drop_duplicates("name")
+    values = tables.average_by_category(results.metrics, list(MEASURED))
+    kinds = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
     values = values.merge(kinds[["name", "method", "shots"]], on="name")
     rows = []
     for (name, category), scores in _faint_scores(results, contrasts).groupby(["name", "category"]):
@@ -81,7 +82,7 @@ def _levels(results: Results, contrasts: pd.DataFrame) -> pd.Series:
 def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
     """The rows of the scores table of normal images and of the faintest defects, with their name."""
     faint = contrasts[_levels(results, contrasts) == contrast.LEVELS[0]].image
-    scores = results.scores.assign(name=breakdown.by_name(results.scores))
+    scores = results.scores.assign(name=tables.name_rows(results.scores))
     return scores[(scores.label == 0) | scores.image.isin(faint)]
 
 
@@ -113,7 +114,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
     from ``costs``, of which the next larger number of references counts; nan for a method without any, an import.
     """
     chosen = {one.name: one for one in (methods.choose(spec, results.profile) for spec in results.profile.methods)}
-    first = results.metrics.assign(name=breakdown.by_name(results.metrics)).drop_duplicates("name")
+    first = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
     timed = costs if len(costs) else pd.DataFrame(columns=["method", "shots", "memory", *STEPS])
     rows = []
     for row in first.itertuples():
@@ -138,7 +139,7 @@ def describe_requirements(row) -> str:
     if not row.known:
         return "unknown: imported results"
     asked = ["the product's name"] if row.product_name else []
-    asked += [count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
+    asked += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
     asked += ["all good training pictures"] if row.shots == FULL else []
     asked += ["pictures with masks of other own products"] if row.own_masks else []
     return " and ".join(asked) or "nothing"
@@ -162,7 +163,7 @@ def tabulate_tradeoffs(
     """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
 
     ``recalled``: ``recall_faint`` at ``rate``. Image AUROC's interval is over images; the others' are Student's over
-    categories, and left out where there is one. ``n``: categories behind the three means (``breakdown.behind``).
+    categories, and left out where there is one. ``n``: categories behind the three means (``tables.count_values``).
     """
     rows = []
     for row in requirements.itertuples():
@@ -185,7 +186,7 @@ def tabulate_tradeoffs(
                 "ms per image": _format_whole(row.ms),
                 "peak memory, MB": _format_whole(row.memory),
                 "asks for": describe_requirements(row),
-                "n": breakdown.behind(own[list(MEASURED)]),
+                "n": tables.count_values(own[list(MEASURED)]),
             }
         )
     return pd.DataFrame(rows)
@@ -234,8 +235,8 @@ class ImageComparison:
     kept: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        scores = self.results.scores.assign(name=breakdown.by_name(self.results.scores))
-        self.metrics = self.results.metrics.assign(name=breakdown.by_name(self.results.metrics))
+        scores = self.results.scores.assign(name=tables.name_rows(self.results.scores))
+        self.metrics = self.results.metrics.assign(name=tables.name_rows(self.results.metrics))
         faint = _faint_scores(self.results, self.contrasts)
         self.scores = {"image_auroc": scores, FAINT: faint, "pixel_auroc": scores, "aupro": scores}
 
@@ -293,16 +294,20 @@ class ImageComparison:
     def _compute_pixels(self, rows: pd.DataFrame) -> np.ndarray:
         profile = self.results.profile
         facts = rows[["image", "mask", "seed", "map_file", "map_row", "sigma"]].to_csv(index=False)
-        pixels = contents.digest_files(rows["mask"].unique(), self.results.cache)
+        pixels = digests.digest_files(rows["mask"].unique(), self.results.cache)
         settings = profile.evaluation_size, profile.fpr_limit, statistics.MOST_RESAMPLES, DRAWS
-        code = levels.CountsByImage, levels.spread_edges, contents.list_versions(contents.MEASURING_LIBRARIES)
-        key = contents.digest(facts, pixels, settings, *code)
+        code = (
+            pixel_ranking.CountsByImage,
+            pixel_ranking.spread_edges,
+            digests.list_versions(digests.MEASURING_LIBRARIES),
+        )
+        key = digests.digest(facts, pixels, settings, *code)
 
         def compute() -> torch.Tensor:
             draws = [self._resample_draw(draw) for _, draw in list(rows.groupby("seed"))[:DRAWS]]
             return torch.from_numpy(np.mean(draws, axis=0))
 
-        return features.kept(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
+        return feature_store.kept(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
 
     def _resample_draw(self, rows: pd.DataFrame) -> np.ndarray:
         rows, size = rows.sort_values("image"), self.results.profile.evaluation_size
@@ -316,14 +321,18 @@ class ImageComparison:
                 strict=True,
             )
         )
-        counts = levels.CountsByImage(levels.spread_edges(np.concatenate(patches)), levels.parts(pairs))
+        counts = pixel_ranking.CountsByImage(
+            pixel_ranking.spread_edges(np.concatenate(patches)), pixel_ranking.parts(pairs)
+        )
         times = statistics.resample_images(rows.label.to_numpy(), statistics.MOST_RESAMPLES)
         return counts.resampled(times, self.results.profile.fpr_limit)
 
-    def _regions(self, row, size: int) -> levels.Regions:
+    def _regions(self, row, size: int) -> pixel_ranking.Regions:
         key = row.image, row.fit
         if key not in self.kept:
-            self.kept[key] = levels.regions(data.framed_mask(row.mask, row.width, row.height, row.fit, size))
+            self.kept[key] = pixel_ranking.regions(
+                mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size)
+            )
         return self.kept[key]
 
 
@@ -491,7 +500,7 @@ def _count_units(row) -> str:
     """What the interval of a recommendation is over: categories, or the images of some that are named."""
     if row.unit == "image":
         return f"{row.normal:.0f} good and {row.defective:.0f} defective pictures of {row.categories}"
-    return breakdown.categories(row.n)
+    return tables.format_categories(row.n)
 
 
 def write_recommendations(recommended: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmad_lib.profile import Method, Profile
+from vlmad_lib.config import Method, Profile
 
 PLAIN = {"CLIP": "paper", "CLIP-AC": "ac"}
 """Presets of plain CLIP by the names of the paper."""

@@ -1,6 +1,6 @@
 """What shifts of the images do to scores, maps and AUROC, method by method (notebook 15).
 
-Two sweeps of ``run.run`` on an index of shifted copies (module ``shifts``). *Scores*: zero-shot, all images, every
+Two sweeps of ``run.run`` on an index of shifted copies (module ``corruptions``). *Scores*: zero-shot, all images, every
 severity; WinCLIP without its windows, which its zero-shot image score never looks at, so this part is cheap. *Maps*:
 whatever still lacks them, the defective images alone, at fewer severities; with references too, which are not shifted.
 AUROC is compared over categories, stability over images, always in pairs of the same images, by Student's t.
@@ -17,18 +17,20 @@ import pandas as pd
 from PIL import Image
 from scipy import stats
 
-from vlmad_lib import data, methods
-from vlmad_lib.analysis import sweeps
-from vlmad_lib.data import shifts
-from vlmad_lib.evaluation import breakdown, metrics, statistics
+from vlmad_lib import methods, tables
+from vlmad_lib.analysis import comparison, sweeps
+from vlmad_lib.config import FULL, Method, Profile
+from vlmad_lib.data import corruptions, datasets, mask_files
+from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import FULL, Method, Profile
 
 FRAME = 96  # pixels of the short edge at which maps are set against masks: an image is compared with itself only
 ALL = "all shifts"
-MOVING = [name for name, one in shifts.SHIFTS.items() if one.matrix]  # how alike maps are then tells how sharp they are
+MOVING = [
+    name for name, one in corruptions.SHIFTS.items() if one.matrix
+]  # how alike maps are then tells how sharp they are
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
 
@@ -73,19 +75,25 @@ def sweep(
         return None
     folder = profile.path(profile.cache) / "shifted"
     shots = max(profile.shots)
-    drawn = [data.references(table, name, shots, profile.seeds[0]) for name in rows.category.unique()] if shots else []
+    drawn = (
+        [datasets.draw_references(table, name, shots, profile.seeds[0]) for name in rows.category.unique()]
+        if shots
+        else []
+    )
     parts = [
-        shifts.copies(rows, name, severity, folder, seed).assign(source=rows.image, shift=name, severity=severity)
-        for name, severity in [(shifts.NONE, 0), *places]
+        corruptions.write_corrupted_copies(rows, name, severity, folder, seed).assign(
+            source=rows.image, shift=name, severity=severity
+        )
+        for name, severity in [(corruptions.NONE, 0), *places]
     ]
     moved = pd.concat(parts, ignore_index=True)
     # Only the references that are drawn are there to draw from. Masks are left out, and so are the run's metrics:
     # they would mix all shifts, and counting pixels would take longer than all the rest.
-    tested = [*(one.assign(split="train") for one in drawn), moved[data.COLUMNS].assign(mask="")]
+    tested = [*(one.assign(split="train") for one in drawn), moved[datasets.COLUMNS].assign(mask="")]
     results = run.run(profile, table=pd.concat(tested, ignore_index=True))
     facts = moved[["image", "mask", "source", "shift", "severity"]]
     scores = results.scores.drop(columns="mask").merge(facts, on="image")
-    scores["name"] = breakdown.by_name(scores)
+    scores["name"] = tables.name_rows(scores)
     return dataclasses.replace(results, scores=scores, metrics=results.metrics.iloc[:0])
 
 
@@ -115,7 +123,7 @@ def score_changes(scores: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["name", "category"]
     whole = whole[(whole.image_score != "stretched") | (whole.shots == 0)]
-    spread = whole.assign(name=breakdown.by_name(whole)).groupby(keys).score.std(ddof=1).rename("spread")
+    spread = whole.assign(name=tables.name_rows(whole)).groupby(keys).score.std(ddof=1).rename("spread")
     scores = scores.join(spread, on=keys)
     scaled = scores.score / scores.spread.where(scores.spread > 0)
     return _paired(scores.assign(scaled=scaled), "scaled", ["name", "source"], "drift")
@@ -123,8 +131,8 @@ def score_changes(scores: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
 
 def _paired(found: pd.DataFrame, value: str, keys: list[str], change: str) -> pd.DataFrame:
     """The shifted rows, with the difference of a value to the row of the same keys as it is."""
-    clean = found[found["shift"] == shifts.NONE].set_index(keys)[value].rename("before")
-    moved = found[found["shift"] != shifts.NONE].join(clean, on=keys)
+    clean = found[found["shift"] == corruptions.NONE].set_index(keys)[value].rename("before")
+    moved = found[found["shift"] != corruptions.NONE].join(clean, on=keys)
     return moved.assign(**{change: moved[value] - moved.before}).reset_index(drop=True)
 
 
@@ -163,14 +171,14 @@ def compare_maps(results: Results, seed: int = 0) -> pd.DataFrame:
             metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma) for size in (side, FRAME)
         )
         if row.mask not in masks:
-            masks[row.mask] = data.framed_mask(row.mask, row.width, row.height, row.fit, FRAME)
+            masks[row.mask] = mask_files.framed_mask(row.mask, row.width, row.height, row.fit, FRAME)
         mask = masks[row.mask]
         inside = metrics.ranking(wide[~mask], wide[mask])["auroc"] if np.ptp(wide) else float("nan")
-        if row.shift == shifts.NONE:
+        if row.shift == corruptions.NONE:
             clean[row.variant, row.source] = grid, inside
             continue
         before, value = clean[row.variant, row.source]
-        moved = shifts.matrix(row.shift, row.severity, row.source, seed)
+        moved = corruptions.affine_matrix(row.shift, row.severity, row.source, seed)
         alike = _alike(before, grid, moved, (row.width, row.height))
         facts = row.name, row.shift, row.severity, row.category, row.source
         rows.append((*facts, alike, inside, inside - value))
@@ -182,8 +190,8 @@ def _alike(before: np.ndarray, after: np.ndarray, moved: np.ndarray | None, size
     """Rank correlation of two maps (h, w), the first moved by a matrix as the image of ``size`` was."""
     if moved is None:
         return _spearman(before.ravel(), after.ravel())
-    shown = shifts.warp(np.ones_like(before), moved, size, Image.Resampling.BILINEAR, mirror=False) > 0.5
-    placed = shifts.warp(before, moved, size, Image.Resampling.BILINEAR)
+    shown = corruptions.warp_pixels(np.ones_like(before), moved, size, Image.Resampling.BILINEAR, mirror=False) > 0.5
+    placed = corruptions.warp_pixels(before, moved, size, Image.Resampling.BILINEAR)
     return _spearman(placed[shown], after[shown])
 
 
@@ -259,12 +267,12 @@ def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
     """``summed`` for people: a row a shift, a column a method with its *n*."""
-    told = [sweeps.signed(row.mean, row.low, row.high) for row in found.itertuples()]
+    told = [comparison.format_difference(row.mean, row.low, row.high) for row in found.itertuples()]
     counts = found.groupby("name").n.agg(sweeps.spanned) if len(found) else {}
     named = [f"{name} (n = {counts[name]})" for name in found.name]
     rows = found[["shift"]].assign(name=named, told=told)
     wide = rows.pivot(index="shift", columns="name", values="told")
-    order = [one for one in (*shifts.SHIFTS, ALL) if one in wide.index]
+    order = [one for one in (*corruptions.SHIFTS, ALL) if one in wide.index]
     return wide.reindex(order)[list(dict.fromkeys(named))].fillna("none").reset_index().rename_axis(columns=None)
 
 
@@ -272,8 +280,8 @@ def rests(auroc: pd.DataFrame) -> str:
     """On how many images a category's AUROC rests, from ``auroc_changes``; empty where there is none."""
     if auroc.empty:
         return ""
-    good, bad = sweeps.spanned(auroc.good), sweeps.spanned(auroc.bad)
-    noun = breakdown.counted(auroc.bad, "images").rpartition(" ")[2]
+    good, bad = tables.format_range(auroc.good), tables.format_range(auroc.bad)
+    noun = tables.format_counts(auroc.bad, "images").rpartition(" ")[2]
     return f"Each category's image AUROC rests on {good} good and {bad} defective {noun}."
 
 
@@ -296,7 +304,7 @@ def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> st
         lines.append(
             f"**{name}**, maps, {_severities(alike, name)}: rank correlation with the maps before {_plain(whole)} over "
             f"{whole['shift']}, least under {least['shift']} ({_plain(least)}), "
-            f"n = {sweeps.count(int(least.n), 'image', 'images')}."
+            f"n = {tables.format_count(int(least.n), 'image', 'images')}."
         )
     for value, unit, cells, what, noun in (
         ("change", "category", auroc, "image AUROC lost", "categories"),
@@ -304,7 +312,7 @@ def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> st
         ("pixel_change", "source", maps, "pixel AUROC lost inside an image", "images"),
     ):
         lines += [_holding(part, name, what, noun) for name, part in between(cells, value, unit).groupby("name")]
-    return "\n".join(f"- {line}" for line in lines) or breakdown.NO_AUROC
+    return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
 
 
 def _severities(cells: pd.DataFrame, name: str) -> str:
@@ -318,13 +326,13 @@ def _plain(row: pd.Series) -> str:
 
 
 def _told(row: pd.Series) -> str:
-    return f"{row['shift']} {sweeps.signed(row['mean'], row.low, row.high)}"
+    return f"{row['shift']} {comparison.format_difference(row['mean'], row.low, row.high)}"
 
 
 def _split(part: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The single shifts whose intervals lie below zero, and above it, and those that are not decided."""
     single = part[part["shift"] != ALL].sort_values("mean")
-    said = [sweeps.verdict(row.low, row.high) for _, row in single.iterrows()]
+    said = [comparison.verdict(row.low, row.high) for _, row in single.iterrows()]
     return tuple(single[[one == word for one in said]] for word in ("lower", "higher", "not decided"))
 
 
@@ -338,9 +346,9 @@ def _undecided(part: pd.DataFrame, rest: pd.DataFrame) -> str:
 def _lost(part: pd.DataFrame, noun: str) -> str:
     """Which shifts cost, and how much all of them do."""
     lower, higher, rest = _split(part)
-    whole, n = part.iloc[-1], f"n = {breakdown.counted(part.n, noun)}"
+    whole, n = part.iloc[-1], f"n = {tables.format_counts(part.n, noun)}"
     worst = part[part["shift"] != ALL].sort_values("mean").iloc[0]
-    told = f"{_told(whole)}, {n}, {sweeps.verdict(whole.low, whole.high)}; "
+    told = f"{_told(whole)}, {n}, {comparison.verdict(whole.low, whole.high)}; "
     told += f"lower under {', '.join(lower['shift'])}" if len(lower) else "lower under no shift that is decided"
     told += f"; higher under {', '.join(higher['shift'])}" if len(higher) else ""
     return f"{told}; {_undecided(part, rest)}. Most under {_told(worst)}."
@@ -357,7 +365,7 @@ def _drifting(part: pd.DataFrame) -> str:
     told = "; ".join(told) or "no shift decides which way"
     return (
         f"{told}; {_undecided(part, rest)}. Where they rise, a threshold set before rejects more good parts "
-        f"(n = {breakdown.counted(part.n, 'images')})."
+        f"(n = {tables.format_counts(part.n, 'images')})."
     )
 
 
@@ -367,8 +375,8 @@ def _holding(part: pd.DataFrame, name: str, what: str, noun: str) -> str:
     lower, higher, rest = _split(part)
     whole = part.iloc[-1]
     verdict = {"higher": f"{one} holds better", "lower": f"{other} holds better"}
-    decided = verdict.get(sweeps.verdict(whole.low, whole.high), "not decided")
-    told = f"**{name}**, {what}: {_told(whole)}, n = {breakdown.counted(part.n, noun)}: {decided}"
+    decided = verdict.get(comparison.verdict(whole.low, whole.high), "not decided")
+    told = f"**{name}**, {what}: {_told(whole)}, n = {tables.format_counts(part.n, noun)}: {decided}"
     for winner, rows in ((one, higher), (other, lower)):
         told += f"; {winner} under {', '.join(rows['shift'])}" if len(rows) else ""
     return f"{told}; {_undecided(part, rest)}."

@@ -14,14 +14,16 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vlmad_lib import InputError, contents, data, within
-from vlmad_lib.encoders import features
-from vlmad_lib.evaluation import breakdown, metrics, statistics
-from vlmad_lib.evaluation.breakdown import count, spanned
+from vlmad_lib import InputError, config, digests, tables, within
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets, mask_files
+from vlmad_lib.encoders import feature_store
+from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import Method
+from vlmad_lib.tables import format_count, format_range
 
-STUDY = data.REFERENCE / "study_results.csv"
+STUDY = datasets.REFERENCE / "study_results.csv"
 
 
 def study(table: str) -> pd.DataFrame:
@@ -34,24 +36,6 @@ def claim(table: str, item: str, metric: str = "auroc") -> str:
     """One figure the study prints for WinCLIP, as printed: a number, or a range of two."""
     rows = study(table)
     return rows[(rows.method == "WinCLIP") & (rows["item"] == item) & (rows.metric == metric)].value.iloc[0]
-
-
-def verdict(low: float, high: float) -> str:
-    """``higher``, ``lower`` or ``not decided``: what an interval of a difference says."""
-    return "higher" if low > 0 else "lower" if high < 0 else "not decided"
-
-
-def signed(mean: float, low: float, high: float) -> str:
-    """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
-
-    Differences that are all zero have no interval: that these are the same says little of others. Nor has a single
-    one, of which the ends are nan, infinite or all that is possible.
-    """
-    if np.isnan(mean):
-        return "none"
-    if not (low > -1 or high < 1):
-        return f"{mean:+.3f} (too few for an interval)"
-    return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 # ---------------------------------------------------------------- window sizes (notebook 07)
@@ -104,14 +88,15 @@ def cost_findings(costs: pd.DataFrame, usual: Sequence[int], images: int) -> str
     more = costs[~costs["tokens per side"].isin(usual)]
     total = more["of a usual image"].sum()
     return (
-        f"- The {count(len(more), 'size', 'sizes')} that the run lacks would encode {total:.1f} times its tokens, "
-        f"for {count(images, 'image', 'images')}; sizes {' and '.join(map(str, usual))} are kept already."
+        f"- The {format_count(len(more), 'size', 'sizes')} that the run lacks would encode {total:.1f} times "
+        f"its tokens, "
+        f"for {format_count(images, 'image', 'images')}; sizes {' and '.join(map(str, usual))} are kept already."
     )
 
 
 def some(table: pd.DataFrame, most: int) -> list[str]:
     """The first ``most`` categories of every group of an index, in the tables' order; all where it is 0."""
-    order = breakdown.ordered(table)
+    order = tables.order_categories(table)
     if not within("most", most, 0):
         return order
     groups = table.drop_duplicates("category").set_index("category").group
@@ -130,11 +115,11 @@ def part(results: Results, most: int = 0, images: int = 0) -> tuple[list[str], p
 
 
 def sampled(table: pd.DataFrame, categories: Sequence[str], images: int) -> pd.DataFrame:
-    """An index of some categories with up to ``images`` test images of each (``data.subset``), all for 0."""
+    """An index of some categories with up to ``images`` test images of each (``datasets.sample_images``), all for 0."""
     table = table[table.category.isin(categories)]
     if not images:
         return table
-    some = data.subset(table[table.split == "test"], images)
+    some = datasets.sample_images(table[table.split == "test"], images)
     return pd.concat([some, table[table.split != "test"]], ignore_index=True)
 
 
@@ -178,7 +163,7 @@ def by_size(table: pd.DataFrame) -> pd.DataFrame:
     """Macro means of a window table by measure, group and size; then of ``all``; *n* categories."""
     cells = table.dropna(subset="auroc")
     groups = cells.groupby("group").category.nunique()
-    sources = [cells[cells.group == name] for name in breakdown.GROUPS if name in groups.index and len(groups) > 1]
+    sources = [cells[cells.group == name] for name in config.GROUPS if name in groups.index and len(groups) > 1]
     rows = []
     for part, name in [*((part, part.group.iloc[0]) for part in sources), (cells, "all")]:
         wide = part.pivot_table(index="measure", columns="k", values="auroc")
@@ -194,20 +179,20 @@ def by_size(table: pd.DataFrame) -> pd.DataFrame:
 def inside(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Pixel AUROC inside each image of masked rows of a scores table, with their index; kept on disk."""
     facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
-    size, pixels = results.profile.evaluation_size, contents.digest_files(rows["mask"].unique(), results.cache)
-    versions = contents.list_versions(contents.MEASURING_LIBRARIES)
-    key = contents.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
+    size, pixels = results.profile.evaluation_size, digests.digest_files(rows["mask"].unique(), results.cache)
+    versions = digests.list_versions(digests.MEASURING_LIBRARIES)
+    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
 
     def compute() -> torch.Tensor:
         found = pd.Series(np.nan, rows.index)
         for _, part in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
             first = part.iloc[0]
-            mask = data.framed_mask(first["mask"], first.width, first.height, first.fit, size)
+            mask = mask_files.framed_mask(first["mask"], first.width, first.height, first.fit, size)
             values = [metrics.ranking(one[~mask], one[mask])["auroc"] for one in results.framed(part)]
             found.loc[part.index] = values
         return torch.from_numpy(found.to_numpy(copy=True))
 
-    return pd.Series(features.kept(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index)
+    return pd.Series(feature_store.kept(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index)
 
 
 def by_image(results: Results, base: str) -> pd.DataFrame:
@@ -243,7 +228,7 @@ def best(values: pd.DataFrame) -> tuple[int, list[int]]:
 def best_sizes(images: pd.DataFrame) -> pd.DataFrame:
     """Each category's best window size by the mean pixel AUROC inside an image, and those not told from it."""
     rows = []
-    for category in breakdown.ordered(images) if len(images) else []:
+    for category in tables.order_categories(images) if len(images) else []:
         part = images[images.category == category].pivot(index="image", columns="k", values="auroc")
         first, untold = best(part)
         facts = {"group": images[images.category == category].group.iloc[0], "category": category, "images": len(part)}
@@ -255,25 +240,26 @@ def best_sizes(images: pd.DataFrame) -> pd.DataFrame:
 def window_findings(
     table: pd.DataFrame, images: pd.DataFrame, compared: pd.DataFrame, base: str, shots: int = 0
 ) -> str:
-    """What the window sizes do, as a Markdown list; ``compared``: ``breakdown.against`` of ``base``, pixel AUROC.
+    """What the window sizes do, as a Markdown list; ``compared``: ``comparison.compare_with_base`` of "
+    "``base``, pixel AUROC.
 
     The study's claims are of zero-shot runs and tested on those alone.
     """
     known = table.dropna(subset="auroc")
     if known.empty:
-        return breakdown.NO_AUROC
+        return tables.NO_AUROC
     wide = {name: part.pivot(index="category", columns="k", values="auroc") for name, part in known.groupby("measure")}
     lines = _image_lines(wide)
     for reading in (one for one in READINGS if f"pixel, {one}" in wide):
         lines.append(_fusion_line(wide[f"pixel, {reading}"], reading, compared, base))
     pixel = known[known.measure == "pixel, with the whole image"]
-    lines += [_group_line(name, pixel[pixel.group == name]) for name in breakdown.GROUPS if name in set(pixel.group)]
+    lines += [_group_line(name, pixel[pixel.group == name]) for name in config.GROUPS if name in set(pixel.group)]
     if len(images):
         sizes = best_sizes(images)
         single = int((~sizes["not told from it"].str.contains(",")).sum())
         lines.append(
             f"Inside an image, one size is told from all others for {single} of "
-            f"{breakdown.categories(len(sizes))} (n = {spanned(sizes.images)} images)."
+            f"{tables.format_categories(len(sizes))} (n = {format_range(sizes.images)} images)."
         )
     return "\n".join(f"- {line}" for line in [*lines, *([] if shots else _claim_lines(known))])
 
@@ -306,13 +292,13 @@ def _fusion_line(pixel: pd.DataFrame, reading: str, compared: pd.DataFrame, base
     first, _ = best(pixel)
     row = compared.set_index("method").loc[f"{first} x {first}, {reading}"]
     own = compared.set_index("method").loc[base]
-    told = {"higher": "better", "lower": "worse"}.get(verdict(row.low, row.high), "not decided")
+    told = {"higher": "better", "lower": "worse"}.get(comparison.verdict(row.low, row.high), "not decided")
     advice = f"k = {first} may replace it here" if told == "better" else "keep the fusion"
     others = len(compared) - 1
     return (
         f"Pixel AUROC of {base}'s own fusion {own.pixel_auroc:.3f}; the best single size, {reading}, is "
         f"k = {first} with {row.pixel_auroc:.3f}: "
-        f"{signed(row.difference, row.low, row.high)}, n = {int(row.n)}, {told}: {advice}. "
+        f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {int(row.n)}, {told}: {advice}. "
         f"The interval holds at 95 % for all {others} variants together, of which this one was picked by these data."
     )
 
@@ -345,11 +331,14 @@ def _claim_lines(known: pd.DataFrame) -> list[str]:
             if within and outside:
                 apart = values[within].mean(axis=1) - values[outside].mean(axis=1)
                 found = statistics.difference(apart, statistics.together(2 * len(claims)))
-                agrees = {"higher": bool(group), "lower": not group}.get(verdict(*found[1:]))
+                agrees = {"higher": bool(group), "lower": not group}.get(comparison.verdict(*found[1:]))
                 word = "not decided" if agrees is None else "agrees" if agrees else "contradicts it"
                 if agrees and (beyond := _beyond(values.mean(), within, outside, bool(group))):
                     word = f"agrees on average, yet {beyond}"
-                told.append(f"{measure.replace(', ', ' AUROC, ')} {signed(*found)}, n = {len(apart)}: {word}")
+                told.append(
+                    f"{measure.replace(', ', ' AUROC, ')} {comparison.format_difference(*found)}, n = "
+                    f"{len(apart)}: {word}"
+                )
         if told:
             lines.append(f"The study: {said}. Here, against the other sizes: {'; '.join(told)}.")
     if lines:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, data, methods, within
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import InputError, methods, tables, within
+from vlmad_lib.data import datasets
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
@@ -215,7 +216,7 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     The references of a draw stay references. Categories without training images to spare are left out.
     """
     train = index[(index.split == "train") & (index.label == 0)]
-    drawn = [data.references(train, name, shots, seed) for name in train.category.unique()]
+    drawn = [datasets.draw_references(train, name, shots, seed) for name in train.category.unique()]
     drawn = pd.concat(drawn) if drawn else train
     spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
     spare = spare.groupby("category").head(most) if within("most", most, 0) else spare
@@ -283,9 +284,9 @@ def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int =
     ``normal``: the scores table of training images, run with that draw.
     """
     found = []
-    for name, first in breakdown.first_draws(scores, shots).groupby("method", sort=False):
+    for name, first in tables.select_first_draw(scores, shots).groupby("method", sort=False):
         spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else first.iloc[:0]
-        for category in breakdown.ordered(first):
+        for category in tables.order_categories(first):
             part = first[first.category == category]
             sides = (part[part.label == label].score.to_numpy() for label in (0, 1))
             train = spare[spare.category == category].score.to_numpy()

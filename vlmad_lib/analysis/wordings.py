@@ -13,12 +13,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from vlmad_lib import InputError, methods
-from vlmad_lib.analysis import sweeps
+from vlmad_lib import InputError, methods, tables
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Method, Profile
 from vlmad_lib.encoders import prompts
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.evaluation import breakdown
-from vlmad_lib.profile import Method, Profile
 
 _WORDED = {"own_normal": [], "own_anomalous": []}  # a set of states in the place of one's own
 ENSEMBLES = {
@@ -181,7 +180,7 @@ def differences(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> 
         labels = [own[0], *(spec.name.removeprefix(f"{family[0].name}, ") for spec in family[1:])]
         part = metrics[metrics.method.isin(own)]
         for column in MEASURES:
-            found = breakdown.against(part, own[0], column).rename(columns={column: "auroc"})
+            found = comparison.compare_with_base(part, own[0], column).rename(columns={column: "auroc"})
             found[["low", "high"]] = found[["low", "high"]].clip(-1, 1)  # no difference of AUROCs is larger
             found = found.assign(base=own[0], variant=labels, measure=column)
             rows.append(found[["base", "variant", "measure", "auroc", "difference", "low", "high", "n"]])
@@ -192,9 +191,9 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
     """``differences`` for people: one row per variant, image and pixel level side by side."""
     parts = []
     for column, part in found.groupby("measure", sort=False):
-        told = [sweeps.signed(row.difference, row.low, row.high) for row in part.itertuples()]
+        told = [comparison.format_difference(row.difference, row.low, row.high) for row in part.itertuples()]
         part = part.assign(told=told)[["base", "variant", "n", "auroc", "told"]]
-        title = breakdown.TITLES[column]
+        title = tables.TITLES[column]
         names = {"base": "method", "auroc": title, "told": f"{title}, difference", "n": f"n, {title}"}
         parts.append(part.rename(columns=names).set_index(["method", "variant"]))
     return pd.concat(parts, axis=1).reset_index()
@@ -213,21 +212,23 @@ def findings(found: pd.DataFrame) -> str:
         told = np.array([_verdict(row) for row in others.itertuples()])
         told_apart = [_named(others[told == kind], kind) for kind in ("higher", "lower")]
         lines.append(
-            f"**{base}**, {breakdown.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
+            f"**{base}**, {tables.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
             f"{'; '.join(told_apart)}; not decided for {(told == 'not decided').sum()} of {len(told)}. "
             f"Intervals hold at 95 % for all {len(told)} together."
         )
-    return "\n".join(f"- {line}" for line in lines) or breakdown.NO_AUROC
+    return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
 
 
 def _verdict(row) -> str:
     """What a difference says, if anything can be read off its digits."""
-    return sweeps.verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
+    return comparison.verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
 
 
 def _named(rows: pd.DataFrame, kind: str) -> str:
     rows = rows.sort_values("difference", key=abs, ascending=False)
-    names = [f"{row.variant} {sweeps.signed(row.difference, row.low, row.high)}" for row in rows.itertuples()]
+    names = [
+        f"{row.variant} {comparison.format_difference(row.difference, row.low, row.high)}" for row in rows.itertuples()
+    ]
     return f"{kind} with {', '.join(names)}" if names else f"none is {kind}"
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmad_lib import InputError
-from vlmad_lib.data.images import below, images_in, is_folder, subfolders
-from vlmad_lib.data.masks import find_masks, is_mask_folder, pair_masks
-from vlmad_lib.profile import Profile
+from vlmad_lib.config import Profile
+from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
+from vlmad_lib.data.mask_files import find_masks, is_mask_folder, pair_masks
 
 NAMED = ("good", "train", "test", "ground_truth")  # folders of the layouts
 GOOD_NAMES = {
@@ -102,7 +102,7 @@ def explain(folder: Path) -> str:
 
 def explain_misnamed(folder: Path) -> str:
     """A sentence on the first folder in another that has another name for one of the layout's; empty for none."""
-    inner = [path for path in subfolders(folder) if path.name not in NAMED and below(path)]
+    inner = [path for path in subfolders(folder) if path.name not in NAMED and list_files_below(path)]
     tests = [path for path in inner if path.name.casefold().startswith("test")]
     if said := next(filter(None, map(explain_name, inner)), ""):
         return said
@@ -130,7 +130,7 @@ def _explain_depth(folder: Path) -> str:
         if (lower := [one.name for one in subfolders(path) if is_category(one)]) and not is_category(path):
             return f"{path} holds the categories ({', '.join(lower[:3])}, with good/ in them): set 'root' to it."
     for path in [folder, *subfolders(folder)]:
-        names = [f"{one.name}/" for one in subfolders(path) if below(one)]
+        names = [f"{one.name}/" for one in subfolders(path) if list_files_below(one)]
         if names and not is_category(path):
             shown = " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and others"
             return f"{path} has no good/, but {shown}: rename the folder of normal pictures to good/."
@@ -139,15 +139,15 @@ def _explain_depth(folder: Path) -> str:
 
 def _left_out(category: Path, splits: Sequence[Path]) -> list[str]:
     """Notes on pictures of a category that nothing reads."""
-    notes, loose = [], images_in(category)
+    notes, loose = [], list_images(category)
     if loose and not splits:
         notes.append(f"{category.name}: {len(loose)} pictures lie loose beside good/; they are left out.")
     for path in subfolders(category) if splits else []:
-        if path.name not in NAMED and (pictures := below(path)):
+        if path.name not in NAMED and (pictures := list_files_below(path)):
             notes.append(f"{category.name}: {path.name}/ is not read; pictures left out: {len(pictures)}.")
     for split in splits:
         defects = [path for path in subfolders(split) if path.name != "good"] if split.name == "train" else []
-        if defects and (pictures := [image for path in defects for image in below(path)]):
+        if defects and (pictures := [image for path in defects for image in list_files_below(path)]):
             shown = ", ".join(f"train/{path.name}/" for path in defects[:3])
             notes.append(f"{category.name}: defective train images, which are not tested: {len(pictures)} ({shown}).")
     return notes
@@ -159,9 +159,9 @@ def _refuse_misplaced(category: Path, splits: Sequence[Path]) -> None:
         usual = folder.name.casefold()
         if usual in NAMED and folder.name != usual:
             raise InputError(f"{folder} is not spelt {usual!r}; rename it.")
-        if folder.parent != category and usual in NAMED[1:] and below(folder):
+        if folder.parent != category and usual in NAMED[1:] and list_files_below(folder):
             raise InputError(f"{folder} lies in {folder.parent.name}/; move it to {category / usual}.")
-        if folder.name not in NAMED and is_good_name(folder.name) and below(folder):
+        if folder.name not in NAMED and is_good_name(folder.name) and list_files_below(folder):
             place = category / "train" / "good" if splits and folder.parent == category else folder.parent / "good"
             to = "move them to" if is_folder(place) or place.parent != folder.parent else "rename it to"
             raise InputError(
@@ -174,23 +174,27 @@ def _refuse_misplaced(category: Path, splits: Sequence[Path]) -> None:
             f"{category / 'good'} lies beside {splits[0].name}/; move it to {category / 'train' / 'good'}."
         )
     for folder in [*splits, category / "ground_truth"]:
-        if is_folder(folder) and (loose := images_in(folder)):
+        if is_folder(folder) and (loose := list_images(folder)):
             raise InputError(
                 f"{loose[0]} lies loose in {folder.name}/; move it to the folder of its kind, or remove it "
                 "(normal pictures belong in good/)."
             )
     train = next((split for split in splits if split.name == "train"), None)
-    if train and not is_folder(train / "good") and (names := [path.name for path in subfolders(train) if below(path)]):
+    if (
+        train
+        and not is_folder(train / "good")
+        and (names := [path.name for path in subfolders(train) if list_files_below(path)])
+    ):
         raise InputError(f"{train} has no good/, but {', '.join(names)}; rename the folder of normal pictures to good.")
 
 
 def _defect_images(folder: Path) -> list[Path]:
     """The images of one kind of defect; InputError for masks among them, and for pictures in folders below."""
-    found = images_in(folder)
+    found = list_images(folder)
     for mask, picture in find_masks(found):
         whose = f" of {picture.name}" if picture else ""
         raise InputError(f"{mask} seems to be a mask{whose}; move it to ground_truth/{folder.name}.")
-    deeper = next((path for inner in subfolders(folder) for path in below(inner)), None)
+    deeper = next((path for inner in subfolders(folder) for path in list_files_below(inner)), None)
     if deeper:
         raise InputError(f"{deeper} lies in a folder below {folder}; move it up, or out.")
     return found

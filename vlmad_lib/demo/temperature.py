@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from vlmad_lib import methods
+from vlmad_lib.config import Method
 from vlmad_lib.demo.card import HELD_OUT, card, sample, scale_file, words_to_references
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.encoders import backbones, prompts
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.features import replace
-from vlmad_lib.evaluation import levels, metrics
+from vlmad_lib.encoders.feature_store import replace
+from vlmad_lib.evaluation import metrics, pixel_ranking
 from vlmad_lib.methods import winclip
-from vlmad_lib.profile import Method
 
 FACTORS = (1, 2, 4, 7, 10, 15, 20, 30)
 POOL, GOOD, BAD, SEED = 16, 32, 32, 7
@@ -53,7 +53,7 @@ def balance(kept: dict[str, tuple[dict[str, Tensor], np.ndarray]], text: dict[st
     for category, (arrays, masks) in kept.items():
         memory, tested = _split(arrays)
         masks = masks[POOL:]
-        labels, regions = masks.any((1, 2)), [levels.regions(mask) for mask in masks]
+        labels, regions = masks.any((1, 2)), [pixel_ranking.regions(mask) for mask in masks]
         draws = [stream.permutation(POOL)[:shots] for shots in SHOTS for _ in range(DRAWS)]
         places = [torch.from_numpy(draw) for draw in draws]
         plain = winclip.settings()
@@ -98,7 +98,7 @@ def effect(net: Backbone, factor: int) -> pd.DataFrame:
             arrays, masks = encode(net, category, code, plain)
             memory, tested = _split(arrays)
             masks = masks[POOL:]
-            labels, regions = masks.any((1, 2)), [levels.regions(mask) for mask in masks]
+            labels, regions = masks.any((1, 2)), [pixel_ranking.regions(mask) for mask in masks]
             row = pd.Series({"category": category, "class_name": CATEGORIES[category].class_name})
             text = code.text(net, code.wording(plain, row), file)
             for times in dict.fromkeys((1, factor)):

@@ -36,8 +36,8 @@ from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
 from vlmad_lib.demo.muon import Muon
 from vlmad_lib.encoders import backbones
-from vlmad_lib.encoders.blocks import Block
-from vlmad_lib.encoders.features import replace
+from vlmad_lib.encoders.feature_store import replace
+from vlmad_lib.encoders.vit_blocks import Block
 from vlmad_lib.methods import anomalyclip, winclip
 
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmad_lib import PACKAGE, ROOT, InputError, open_clip
-from vlmad_lib.encoders import devices, tensors
-from vlmad_lib.encoders.blocks import Block
+from vlmad_lib.encoders import devices, weight_files
+from vlmad_lib.encoders.vit_blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
 DEMO_CONFIG = PACKAGE / "demo" / "vlmad-demo.json"
@@ -333,7 +333,7 @@ def load(
     """A backbone in evaluation mode, its weights read and fingerprinted on the CPU and then moved to a device.
 
     ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
-    (``tensors``; Hugging Face's CLIPModel too), ``random:<seed>``, ``demo`` for the ones shipped for it, or a tag of
+    (``weight_files``; CLIPModel of Hugging Face too), ``random:<seed>``, ``demo`` for the ones shipped, or a tag of
     open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
     ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
     ``device``: as a profile names it. Raises InputError for an unknown name, missing or unfit weights, those that need
@@ -348,7 +348,7 @@ def load(
         state = random_state(model, _seed(weights))
     else:
         path = locate(name, weights, download, plain_gelu)  # what is missing is said before work begins
-        state = tensors.state(tensors.read(path))
+        state = weight_files.state(weight_files.read(path))
         warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
         model = _build(name, settings)
         state = _convert(state, model, path)
@@ -395,7 +395,7 @@ def _published() -> dict[str, dict]:
 def _entry(name: str, weights: str | Path) -> dict | None:
     """open_clip's entry of a tag, or of the file that a path names; None where it has none."""
     parts = Path(weights).parts or ("",)
-    end = next((end for end in tensors.SUFFIXES if parts[-1].endswith(end)), "")
+    end = next((end for end in weight_files.SUFFIXES if parts[-1].endswith(end)), "")
     places = [parts[-1].removesuffix(end), *parts[:-1]]
     known = [entry for place in places if (entry := _published().get(place.casefold()))]
     return open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or (known[0] if known else None)
@@ -512,7 +512,7 @@ def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = F
             raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
     base = name.removesuffix("-quickgelu")
     for model in dict.fromkeys([name, base, f"{base}-quickgelu"]):  # one file serves both
-        for suffix in tensors.SUFFIXES:
+        for suffix in weight_files.SUFFIXES:
             if (WEIGHTS / f"{model}-{weights}{suffix}").is_file():
                 return WEIGHTS / f"{model}-{weights}{suffix}"
     if not entry:
@@ -650,7 +650,7 @@ def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
 @lru_cache(maxsize=1)
 def _demo_fingerprint() -> str:
     """The fingerprint of the demo's weights, without a model."""
-    return _digest(tensors.read(DEMO_WEIGHTS))
+    return _digest(weight_files.read(DEMO_WEIGHTS))
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

@@ -16,9 +16,9 @@ import joblib
 import torch
 from torch import Tensor
 
-from vlmad_lib import InputError, profile
+from vlmad_lib import InputError, config
 
-TYPES = dict(zip(profile.PRECISIONS, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True))
+TYPES = dict(zip(config.PRECISIONS, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True))
 """By precision, the type of an image encoder's matrix products."""
 CPU = torch.device("cpu")
 CPU_TOKENS = 2048  # tokens in one pass over windows on a CPU: what its caches hold
@@ -41,7 +41,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = next(kind for kind in present if present[kind])
     if name not in present:
-        raise InputError(f"There is no device {name!r}; write one of {', '.join(profile.DEVICES)}.")
+        raise InputError(f"There is no device {name!r}; write one of {', '.join(config.DEVICES)}.")
     if not present[name]:
         have = ", ".join(kind for kind in present if present[kind])
         raise InputError(

@@ -1,6 +1,6 @@
 """Image and pixel metrics, exact or in bins, over a category's test images: AUROC, AP, F1-max, AUPRO, AUPIMO and more.
 
-All follow from how many normal scores lie above each anomalous one (module ``levels``; specification of metrics:
+All follow from how many normal scores lie above each anomalous one (module ``pixel_ranking``; specification of metrics:
 WinCLIP 6.5, AnomalyCLIP 6).
 """
 
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from vlmad_lib import data
-from vlmad_lib.evaluation import levels
+from vlmad_lib.data import image_files
+from vlmad_lib.evaluation import pixel_ranking
 
 NAN = float("nan")
 FRAME = 518  # pixels of the frame in which a sigma of smoothing is given
@@ -32,7 +32,7 @@ def ranking(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
     All in [0, 1]; nan where a sample is empty.
     """
-    return dict(zip(("auroc", "ap", "f1_max"), levels.of(normal, anomalous).ranking(), strict=True))
+    return dict(zip(("auroc", "ap", "f1_max"), pixel_ranking.of(normal, anomalous).ranking(), strict=True))
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -55,7 +55,7 @@ def _partial_auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """The standardised partial AUROC; nan where a class is missing or ``PARTIAL`` less than one normal image."""
     if len(normal) * PARTIAL < 1 - 1e-9:
         return NAN
-    area, chance = PARTIAL * levels.of(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
+    area, chance = PARTIAL * pixel_ranking.of(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
     return (1 + (area - chance) / (PARTIAL - chance)) / 2
 
 
@@ -71,29 +71,30 @@ def recall_at(normal: np.ndarray, anomalous: np.ndarray, rate: float) -> float:
 
 
 def pixel_metrics(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray | levels.Regions]],
+    pairs: Iterable[tuple[np.ndarray, np.ndarray | pixel_ranking.Regions]],
     fpr_limit: float = 0.3,
     coarse: bool = True,
     bins: int = 0,
 ) -> dict[str, float]:
     """Pixel metrics (``PIXEL``) of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
 
-    A mask may be given as its ``levels.regions``, which are found once for many maps.
+    A mask may be given as its ``pixel_ranking.regions``, which are found once for many maps.
 
     ``aupro``: mean overlap of the 8-connected regions against the false positive rate over all normal
     pixels, integrated exactly to ``fpr_limit`` and divided by it. ``aupro_200``: the same idea as the
     official AnomalyCLIP code computes it, for comparison with published figures only (``coarse=False``
-    leaves it out). ``aupimo``: see ``levels.Levels.aupimo``; nan also where the normal images have too few pixels.
+    leaves it out). ``aupimo``: see ``pixel_ranking.Levels.aupimo``; nan also where the normal images have
+    too few pixels.
     nan without normal or without anomalous pixels.
 
     With ``bins`` scores of one bin count as tied: memory does not grow with the number of pairs, and the metrics of
     ``BOUNDS`` say how far each value can be from the exact one (0 without bins). ``aupro_200`` is then nan.
     """
-    parts = levels.parts(pairs)
+    parts = pixel_ranking.parts(pairs)
     if bins:
-        found, rough = levels.binned(parts, bins), NAN
+        found, rough = pixel_ranking.binned(parts, bins), NAN
     else:
-        found, rates, overlaps = levels.exact(parts, 200 if coarse else 0)
+        found, rates, overlaps = pixel_ranking.exact(parts, 200 if coarse else 0)
         rough = NAN if found.empty else _aupro_200(rates, overlaps)
     aupimo, off = found.aupimo()
     values = (*found.ranking(), found.aupro(fpr_limit), aupimo, rough)
@@ -158,8 +159,8 @@ def framed_map(
 
 
 def _framed(tiles: np.ndarray, width: int, height: int, fit: str, size: int, seamless: bool) -> np.ndarray:
-    columns, rows = data.frame(width, height, fit, size)
-    found = data.boxes(width, height, fit)
+    columns, rows = image_files.frame(width, height, fit, size)
+    found = image_files.boxes(width, height, fit)
     if len(found) == 1:
         return upsample(tiles[0], columns, rows)
     total, weights = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)

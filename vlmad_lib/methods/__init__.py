@@ -22,15 +22,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from vlmad_lib import InputError, contents, data
-from vlmad_lib.encoders import backbones, features
+from vlmad_lib import InputError, digests
+from vlmad_lib.config import Method, Profile, Strict
+from vlmad_lib.data import datasets
+from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.methods import anomalyclip, aprilgan, clip, coop, embedding, hybrid, winclip
+from vlmad_lib.methods import anomalyclip, aprilgan, clip, coop, hybrid, memory_bank, winclip
 from vlmad_lib.methods.checkpoints import Checkpoint, checkpoint
-from vlmad_lib.profile import Method, Profile, Strict
 
 METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, "aprilgan": aprilgan, "coop": coop, "clip": clip}
-METHODS |= {"hybrid": hybrid, **embedding.METHODS}
+METHODS |= {"hybrid": hybrid, **memory_bank.METHODS}
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
@@ -44,7 +45,7 @@ class Chosen:
     prompts: Checkpoint | None = None
 
     @property
-    def module(self) -> ModuleType | embedding.Embedding:
+    def module(self) -> ModuleType | memory_bank.Embedding:
         """The code of the method."""
         return METHODS[self.spec.method]
 
@@ -74,19 +75,21 @@ class Chosen:
         """Cells of the map along one side."""
         return self.module.side(self.settings, backbone) // backbone.patch_size
 
-    def store(self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False) -> features.Kept:
+    def store(
+        self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False
+    ) -> feature_store.Kept:
         """The kept features of the method's encoder, or of those it reads."""
         code, found = self.module, {}
         sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
         for prefix, (one, chosen) in sides.items():
             place = (one.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
             owner = one.shares(chosen, backbone) if hasattr(one, "shares") else one  # who keeps the same arrays
-            found[prefix] = features.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
-        return features.Joint(found) if len(found) > 1 else found[""]
+            found[prefix] = feature_store.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
+        return feature_store.Joint(found) if len(found) > 1 else found[""]
 
     def references(self, table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
         """The reference images of a draw, rows of an index: the same for all methods but one that draws otherwise."""
-        return data.references(table, category, shots, seed, getattr(self.settings, "draws", "") == "repeated")
+        return datasets.draw_references(table, category, shots, seed, getattr(self.settings, "draws", "") == "repeated")
 
     def score(self, features: dict[str, Tensor], *more: Any) -> tuple[Tensor, Tensor]:
         """The module's ``score``, with what it reads of the checkpoint besides text."""
@@ -112,10 +115,10 @@ class Chosen:
         if not words:
             return None
         digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
-        versions = contents.list_versions(contents.ENCODING_LIBRARIES)
+        versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         code = *backbones.TEXT, *self.module.TEXT
-        key = contents.digest(backbone.key, self.spec.method, words, digest, *code, versions)
-        return features.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file))
+        key = digests.digest(backbone.key, self.spec.method, words, digest, *code, versions)
+        return feature_store.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file))
 
 
 def _plain(value: object) -> str:

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Method, Strict, check_record
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.blocks import BLOCKS, attend
+from vlmad_lib.encoders.vit_blocks import BLOCKS, attend
 from vlmad_lib.methods.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.methods.winclip import WHOLE, probability
-from vlmad_lib.profile import Method, Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = False
@@ -66,7 +66,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """A preset with single fields changed; InputError names an unknown preset, field or value."""
     if preset not in PRESETS:
         raise InputError(f"AnomalyCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
+    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
     if chosen.learned and chosen.word != Settings().word:
         raise InputError("AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it.")
     return chosen

@@ -25,12 +25,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import PACKAGE, InputError
+from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.files import replace
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
-from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = True
@@ -71,7 +71,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
     if preset not in PRESETS:
         raise InputError(f"APRIL-GAN has no preset {preset!r}; use {' or '.join(PRESETS)}.")
-    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
+    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
     prompts.ensemble("object", chosen.states, chosen.templates)
     return chosen
 

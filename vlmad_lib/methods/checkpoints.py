@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vlmad_lib import InputError, contents, data
-from vlmad_lib.encoders import tensors
-from vlmad_lib.profile import Method, Profile
+from vlmad_lib import InputError, digests
+from vlmad_lib.config import Method, Profile
+from vlmad_lib.data import datasets
+from vlmad_lib.encoders import weight_files
 
-LIST = data.REFERENCE / "checkpoints.csv"
+LIST = datasets.REFERENCE / "checkpoints.csv"
 
 SAID = ("trained_on", "root", "fingerprint", "activation")
 """What files written here say of themselves; official ones do not."""
@@ -60,7 +61,7 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
     Plain tensors and text only, nothing in it is executed; InputError for any other file, and for values that are
     not finite.
     """
-    found = tensors.read(path, f"{kind.title} checkpoint")
+    found = weight_files.read(path, f"{kind.title} checkpoint")
     try:
         parts = kind.parse(found)
         flat = [one for value in parts.values() for one in (value if isinstance(value, list) else [value])]
@@ -101,9 +102,9 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     path = kind.demo if spec.checkpoint == "demo" else profile.path(spec.checkpoint)
     if not path.exists():
         raise InputError(_missing(path, spec, kind))
-    content = contents.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
+    content = digests.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
     found, digest = _kept(path, content, kind)
-    own, given = data.known_name(found["trained_on"]), data.known_name(spec.trained_on)
+    own, given = datasets.normalise_dataset_name(found["trained_on"]), datasets.normalise_dataset_name(spec.trained_on)
     source = listed(profile)
     official = source.get(digest, "")
     for name, word in ((given, "the profile"), (own, "the file")):
@@ -120,13 +121,13 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
             f"{spec.name}: {path} does not say which data set its {kind.noun} were trained on, and its SHA-256 is not "
             f"in {_list(profile)}; set 'trained_on' of the method, such as visa or mvtec."
         )
-    leaked = data.overlaps(origin, found["root"], profile, found["categories"])
+    leaked = datasets.overlaps_training_data(origin, found["root"], profile, found["categories"])
     if leaked and not spec.force_leak:
         raise InputError(
             f"{spec.name}: the {kind.noun} in {path} were trained on {origin}, the data they would be tested "
             f"on; use {kind.noun} of another data set, or set 'force_leak: true' to get results marked LEAKED."
         )
-    alike = () if leaked else tuple(data.alike(origin, found["categories"], profile))
+    alike = () if leaked else tuple(datasets.find_same_categories(origin, found["categories"], profile))
     return Checkpoint(path, digest, origin, leaked, kind.noun, alike, by_word=not (official or own))
 
 
@@ -142,7 +143,11 @@ def listed(profile: Profile) -> dict[str, str]:
     path, found = _list(profile), {}
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", index_col=False)
-        rows = list(zip(table.sha256.str.strip().str.lower(), table.trained_on.map(data.known_name), strict=True))
+        rows = list(
+            zip(
+                table.sha256.str.strip().str.lower(), table.trained_on.map(datasets.normalise_dataset_name), strict=True
+            )
+        )
     except (OSError, ValueError, AttributeError):
         raise InputError(
             f"{path} is no list of checkpoints; write a CSV with columns file, sha256, trained_on."
@@ -162,7 +167,7 @@ def _kept(path: Path, _: str, kind: Kind) -> tuple[dict, str]:
 
 def _missing(path: Path, spec: Method, kind: Kind) -> str:
     sentence = f"{spec.name}: the {kind.title} checkpoint {path} does not exist; "
-    official = kind.where(data.known_name(spec.trained_on))
+    official = kind.where(datasets.normalise_dataset_name(spec.trained_on))
     if official:
         return (
             sentence

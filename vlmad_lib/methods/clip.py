@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import prompts
 from vlmad_lib.methods import anomalyclip, winclip
-from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = False
@@ -58,7 +58,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
     if preset not in PRESETS:
         raise InputError(f"CLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "CLIP settings")
+    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "CLIP settings")
     prompts.ensemble("object", chosen.states, chosen.templates)
     return chosen
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from vlmad_lib import PACKAGE, InputError
+from vlmad_lib.config import check_record
 from vlmad_lib.encoders import prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.files import replace
 from vlmad_lib.methods import checkpoints, clip
 from vlmad_lib.methods.prompt_learner import PromptLearner, refuse_other_clip
-from vlmad_lib.profile import check
 
 ZERO_SHOT, FEW_SHOT = clip.ZERO_SHOT, clip.FEW_SHOT
 side, encode, ENCODING = clip.side, clip.encode, clip.ENCODING
@@ -39,7 +39,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """The defaults with single fields changed; InputError names an unknown preset, field or value."""
     if preset != "paper":
         raise InputError(f"CoOp has no preset {preset!r}; use paper.")
-    return check(Settings, overrides or {}, "CoOp settings")
+    return check_record(Settings, overrides or {}, "CoOp settings")
 
 
 class Context(PromptLearner):

@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import anomalyclip, winclip
-from vlmad_lib.profile import Strict, check
 
 ZERO_SHOT = True
 FEW_SHOT = False
@@ -64,7 +64,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """The defaults with single fields changed; InputError names an unknown preset, field or value."""
     if preset != "paper":
         raise InputError(f"The hybrid has no preset {preset!r}; use paper.")
-    return check(Settings, overrides or {}, "Hybrid settings")
+    return check_record(Settings, overrides or {}, "Hybrid settings")
 
 
 # ---------------------------------------------------------------- image side: two encoders, each with its own store

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlmad_lib.config import Profile, Strict
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import anomalyclip, coop, training
 from vlmad_lib.methods.prompt_learner import PromptLearner, write
 from vlmad_lib.methods.training import Batch, Plan, Task
-from vlmad_lib.profile import Profile, Strict
 
 TERMS = ("cross_entropy", "focal", "dice_anomalous", "dice_normal", "total")
 

@@ -27,10 +27,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, commands, contents, data, files, methods, profile
-from vlmad_lib.encoders import backbones, devices, features
+from vlmad_lib import InputError, commands, config, digests, files, methods
+from vlmad_lib.config import USUAL, Profile, Strict
+from vlmad_lib.data import datasets, image_files, mask_files
+from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.methods import METHODS, Chosen, checkpoints, settings
-from vlmad_lib.profile import USUAL, Profile, Strict
 
 AHEAD = 2  # batches that are read while a step computes
 
@@ -116,7 +117,7 @@ class Examples:
     """The images to learn from: rows of the index, kept features, and masks at the input's size as packed bits."""
 
     table: pd.DataFrame
-    store: features.Store
+    store: feature_store.Store
     names: list[str]
     masks: dict[str, np.ndarray]
 
@@ -161,7 +162,7 @@ def examples(
     profile: Profile, chosen: Chosen, backbone: backbones.Backbone, plan: Plan, progress: bool, task: Task
 ) -> Examples:
     """Every test image of a profile that teaches anything, encoded where its features are not kept yet."""
-    table = data.tested(data.index(profile.model_copy(update={"shots": [0]}))[0])
+    table = datasets.select_tested(datasets.build_index(profile.model_copy(update={"shots": [0]}))[0])
     place, noun = profile.path(profile.root), task.kind.noun
     if table.label.nunique() < 2:
         raise InputError(
@@ -177,7 +178,7 @@ def examples(
     names = chosen.module.arrays(chosen.settings)
     store.fill(list(table.image), names, profile.batch, progress)
     masks = {
-        row.image: np.packbits(data.framed_mask(row.mask, row.width, row.height, store.fit, store.size))
+        row.image: np.packbits(mask_files.framed_mask(row.mask, row.width, row.height, store.fit, store.size))
         for row in table[table["mask"] != ""].itertuples()
     }
     return Examples(table, store, names, masks)
@@ -205,7 +206,7 @@ def _encode_sheets(batch: Batch, found: Examples, chosen: Chosen) -> None:
     """Put a batch's stitched pictures in the place of its examples; each is seen once, so its features are not kept."""
     for number, (pixels, mask) in batch.sheets.items():
         backbone = found.store.backbone.loaded
-        values, _ = features.encode_pixels(backbone, chosen.module.encode, pixels[None], found.names, 1)
+        values, _ = feature_store.encode_pixels(backbone, chosen.module.encode, pixels[None], found.names, 1)
         for name, value in values.items():
             batch.arrays[name][number] = torch.from_numpy(value[0])
         batch.masks[number] = torch.from_numpy(mask)
@@ -225,9 +226,9 @@ def _sheet(rows: list[pd.Series], side: int) -> tuple[np.ndarray, np.ndarray]:
     whole, cover = (Image.new(mode, (2 * width, 2 * height)) for mode in ("RGB", "L"))
     for number, row in enumerate(rows):
         corner = number % 2 * width, number // 2 * height
-        whole.paste(data.load_image(row.image), corner)
+        whole.paste(image_files.load_image(row.image), corner)
         if row["mask"]:
-            cover.paste(Image.fromarray(data.load_mask(row["mask"]).astype(np.uint8) * 255), corner)
+            cover.paste(Image.fromarray(mask_files.load_mask(row["mask"]).astype(np.uint8) * 255), corner)
     shrunk = cover.resize((side, side), Image.Resampling.BILINEAR)
     return np.array(whole.resize((side, side), Image.Resampling.BICUBIC)), np.asarray(shrunk) > 127
 
@@ -268,7 +269,11 @@ def train(
     files.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     # the demo's is drawn wherever it is wanted, under one name
     root = "" if profile.dataset == "demo" else str(profile.path(profile.root).resolve())
-    origin = {"trained_on": data.identity(profile), "root": root, "categories": list(found.table.category.unique())}
+    origin = {
+        "trained_on": datasets.describe_identity(profile),
+        "root": root,
+        "categories": list(found.table.category.unique()),
+    }
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
     text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count, places)
@@ -319,7 +324,7 @@ def _card(
         devices=" and ".join(places),
         backbone=backbone.label,
         fingerprint=backbone.fingerprint,
-        trained_on=data.identity(profile),
+        trained_on=datasets.describe_identity(profile),
         images=len(table),
         anomalous=int(table.label.sum()),
         categories=", ".join(table.category.unique()),
@@ -369,10 +374,10 @@ def _epoch(
 def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Examples, plan: Plan) -> str:
     """What a training must share with the one it goes on from: all but the number of epochs."""
     paths = [*found.table.image, *found.table["mask"]]
-    pixels = contents.digest_files(paths, found.store.cache)
+    pixels = digests.digest_files(paths, found.store.cache)
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
     code = _epoch, _stitch, _encode_sheets, _four, _sheet, *task.code
-    return contents.digest(backbone.key, str(found.store.folder.name), facts, pixels, *code)
+    return digests.digest(backbone.key, str(found.store.folder.name), facts, pixels, *code)
 
 
 def _fetch(kept: dict | list | Tensor) -> dict | list | Tensor:
@@ -401,7 +406,7 @@ def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Opt
 
 def _official(task: Task, chosen: Profile) -> dict:
     """The changes of the plan by which the official code trains on a profile's data; InputError where it does not."""
-    found = task.official.get(data.identity(chosen))
+    found = task.official.get(datasets.describe_identity(chosen))
     if found is None:
         names = " or ".join(task.official)
         raise InputError(f"The official code of {task.title} trains on {names}; leave --official out for other data.")
@@ -431,12 +436,12 @@ def main(task: Task, arguments: list[str] | None = None) -> int:
 
 def _train_and_show(task: Task, options: argparse.Namespace, keys: list[str]) -> int:
     """Train what a command line asks for, by the options ``keys``, and print its losses; the exit code."""
-    given = dict(profile.override(pair) for pair in options.pairs)
-    loaded = profile.load(options.profile, given)
+    given = dict(config.parse_override(pair) for pair in options.pairs)
+    loaded = config.load_profile(options.profile, given)
     values = {key: getattr(options, key) for key in keys} | {"exact": not options.half}
     if task.official and options.official:
         values |= _official(task, loaded)
-    plan = profile.check(Plan, values, "train")
+    plan = config.check_record(Plan, values, "train")
     curve = train(task, loaded, options.out.resolve(), plan, options.method, progress=sys.stderr.isatty())
     print(f"{options.out}: {len(curve)} epochs, loss {curve[0]['total']:.3f} to {curve[-1]['total']:.3f}")
     return 0

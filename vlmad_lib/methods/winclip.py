@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone, cosine
-from vlmad_lib.encoders.blocks import BLOCKS, Block
-from vlmad_lib.profile import Strict, check
+from vlmad_lib.encoders.vit_blocks import BLOCKS, Block
 
 ZERO_SHOT = True
 FEW_SHOT = True
@@ -80,7 +80,7 @@ def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> 
     """A preset with single fields changed; InputError names an unknown preset, field or value."""
     if preset not in PRESETS:
         raise InputError(f"WinCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
+    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
     if not chosen.windows and not chosen.full_image:
         raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
     own = {"own_normal": chosen.own_normal, "own_anomalous": chosen.own_anomalous}

@@ -15,8 +15,8 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from vlmad_lib import InputError, data
-from vlmad_lib.data import tables
+from vlmad_lib import InputError
+from vlmad_lib.data import csv_files, image_files
 
 COLUMNS = ("picture", "part")
 SIDE = 64  # pixels of the square in which pictures are compared
@@ -54,7 +54,7 @@ def read_parts(pictures: Sequence[str], groups: str) -> dict[str, str]:
 
 
 def _from_table(pictures: Sequence[str], file: Path) -> dict[str, str]:
-    table = tables.texts(file, COLUMNS, "give a CSV with a row for every normal picture")
+    table = csv_files.read_text_table(file, COLUMNS, "give a CSV with a row for every normal picture")
     rows = {
         name.replace("\\", "/").removeprefix("./"): part for name, part in zip(table.picture, table.part, strict=True)
     }
@@ -114,7 +114,7 @@ def find_near_duplicates(pictures: Sequence[str], parts: dict[str, str] | None =
 
 
 def _shrink(picture: str) -> np.ndarray:
-    image = Image.fromarray(np.asarray(data.load_image(picture))).resize((SIDE, SIDE), Image.Resampling.BOX)
+    image = Image.fromarray(np.asarray(image_files.load_image(picture))).resize((SIDE, SIDE), Image.Resampling.BOX)
     values = np.asarray(image, np.float32).reshape(-1, 3)
     return (values - values.mean(0)).ravel()
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from vlmad_lib import InputError
-from vlmad_lib.evaluation import breakdown, metrics, statistics
+from vlmad_lib import InputError, config, tables
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Profile
+from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import SETTINGS
-from vlmad_lib.profile import Profile
 
 KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
 """What names a variant in both tables."""
@@ -23,7 +24,7 @@ _whole = pa.Column(int, pa.Check.ge(0))
 SCORES = pa.DataFrameSchema(
     {
         **dict.fromkeys(["dataset", "category", "class_name", "defect", "labels", "image", "mask"], _text),
-        "group": pa.Column(str, pa.Check.isin(breakdown.GROUPS)),
+        "group": pa.Column(str, pa.Check.isin(config.GROUPS)),
         "label": pa.Column(int, pa.Check.isin([0, 1])),
         **dict.fromkeys(["method", "backbone", "weights", "preset", "variant", "references"], _text),
         **dict.fromkeys(["shots", "seed", "width", "height", "tiles", "map_row"], _whole),
@@ -89,9 +90,9 @@ class Results:
         That is the categories, and their images, that have an image AUROC; ``pixel_categories`` have pixel metrics.
         """
         rows = []
-        named = self.metrics.assign(name=breakdown.by_name(self.metrics))
+        named = self.metrics.assign(name=tables.name_rows(self.metrics))
         for name, part in named.groupby("name", sort=False):
-            means = part.groupby("category")[list(breakdown.TITLES)].mean().mean()
+            means = part.groupby("category")[list(tables.TITLES)].mean().mean()
             chosen = self.scores[self.scores.variant.isin(part.variant)]
             low, high = statistics.macro_interval(chosen)
             draws = part.seed.nunique() if part.shots.iloc[0] else 0
@@ -100,7 +101,7 @@ class Results:
             masked = part.dropna(subset="pixel_auroc").category.nunique()
             counts = {"categories": known.category.nunique(), "pixel_categories": masked}
             counts |= {"images": images, "draws": draws}
-            spread = breakdown.over_categories(known.groupby("category").image_auroc.mean())
+            spread = comparison.format_category_interval(known.groupby("category").image_auroc.mean())
             facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
             rows.append({**facts, **means, **counts})
         return pd.DataFrame(rows)
@@ -135,11 +136,11 @@ class Results:
 
     def by_category(self) -> pd.DataFrame:
         """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
-        found = breakdown.per_category(self.metrics, breakdown.MAIN)
-        named = self.scores.assign(name=breakdown.by_name(self.scores))
+        found = tables.average_by_category(self.metrics, tables.MAIN)
+        named = self.scores.assign(name=tables.name_rows(self.scores))
         images = named.groupby(["name", "category"]).image.nunique().rename("test images")
         found = found.merge(images.reset_index(), on=["name", "category"])
-        found = found.rename(columns={"name": "method"} | breakdown.TITLES)
+        found = found.rename(columns={"name": "method"} | tables.TITLES)
         return found[["category", "group", "method", *found.columns[3:]]]
 
 

@@ -23,17 +23,17 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, contents, data, files, methods
-from vlmad_lib.data import imports
-from vlmad_lib.encoders import backbones, devices, features, prompts
+from vlmad_lib import InputError, digests, files, methods
+from vlmad_lib.config import FULL, Import, Method, Profile, Strict, load_profile
+from vlmad_lib.data import datasets, external_results, image_files
+from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.evaluation.breakdown import TITLES
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen, anomalyclip
 from vlmad_lib.pipeline import scoring, units, workload
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.scoring import Scorer
 from vlmad_lib.pipeline.units import Unit
-from vlmad_lib.profile import FULL, Import, Method, Profile, Strict, load
+from vlmad_lib.tables import TITLES
 
 # joblib replaces a worker whose memory grew, and loses nothing by it: no news for people
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
@@ -53,7 +53,7 @@ class Variant:
     def columns(self, backbone: backbones.Facts) -> dict:
         """The variant as columns of the scores table."""
         facts = self.chosen.columns(backbone) | {"shots": self.shots, "seed": self.seed}
-        return facts | {"variant": contents.digest(facts)[:10]}
+        return facts | {"variant": digests.digest(facts)[:10]}
 
 
 def variants(profile: Profile) -> list[list[Variant]]:
@@ -81,15 +81,15 @@ def variants(profile: Profile) -> list[list[Variant]]:
 def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
     few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
-    table, notes = data.index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    table, notes = datasets.build_index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
     return table, notes + _name_strips(profile, table)
 
 
 def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
     """Notes on pictures so long that a method which cuts them into square tiles works many times as much."""
     sizes = zip(table.width, table.height, strict=True)
-    rows = table.assign(tiles=[len(data.boxes(width, height, "tiles")) for width, height in sizes])
-    rows = rows[rows.tiles > data.MANY_TILES]
+    rows = table.assign(tiles=[len(image_files.boxes(width, height, "tiles")) for width, height in sizes])
+    rows = rows[rows.tiles > image_files.MANY_TILES]
     if rows.empty:
         return []
     tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
@@ -150,8 +150,8 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     deciding = profile.model_dump(
         exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
     )
-    read = contents.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
-    return contents.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
+    read = digests.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
+    return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
 
 
 def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
@@ -176,9 +176,11 @@ def _files(path: Path) -> list[str]:
 
 def _code(*chosen: Chosen) -> str:
     """What computes the units of some methods, or, with none, those of outside results; features depend on less."""
-    code = contents.digest_code(units, scoring, imports, sys.modules[__name__], *(method.source for method in chosen))
+    code = digests.digest_code(
+        units, scoring, external_results, sys.modules[__name__], *(method.source for method in chosen)
+    )
     words = prompts.FILE.read_text(encoding="utf-8")
-    return contents.digest(code, words, contents.list_versions(contents.MEASURING_LIBRARIES))
+    return digests.digest(code, words, digests.list_versions(digests.MEASURING_LIBRARIES))
 
 
 def _compute(
@@ -238,8 +240,8 @@ def _compute(
         "notes": list(dict.fromkeys(remarks)),
         "backbones": list({one.label: one.facts() for one in used}.values()),
         "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
-        "data": data.counts(table),
-        "packages": contents.list_versions(contents.ENCODING_LIBRARIES + contents.MEASURING_LIBRARIES),
+        "data": datasets.count_images(table),
+        "packages": digests.list_versions(digests.ENCODING_LIBRARIES + digests.MEASURING_LIBRARIES),
         "devices": {"encoding": _encoded_on(here, planned), "scoring": scored_on},
         "seconds": {"compute": round(time.perf_counter() - started, 1)},
     }
@@ -408,7 +410,7 @@ class View:
     def attention(self, kind: str, cell: tuple[int, int]) -> np.ndarray:
         """(grid, grid) log10 of AnomalyCLIP's attention of one patch to all, over what even attention gives."""
         backbone = self.backbone
-        pixels = data.views(self.image, self.chosen.fit, self.grid * backbone.patch_size)
+        pixels = image_files.views(self.image, self.chosen.fit, self.grid * backbone.patch_size)
         weights = anomalyclip.attention(backbone, backbone.normalise(pixels), kind, cell)[0]
         return (weights * weights.numel()).clamp_min(1e-3).log10().cpu().numpy()
 
@@ -419,7 +421,7 @@ class View:
 
 def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
-    known = [*profile.methods, *load("demo").methods]
+    known = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(one for one in known if one.method == method)
     chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
     backbone = _backbone(spec, profile)
@@ -449,11 +451,11 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
     ``loaded`` gives the backbone itself, of which a process holds two at a time.
     """
     cache, device = profile.path(profile.cache), devices.choose_device(profile.device)
-    read = tuple(contents.digest_files(_network_files(spec), cache))
+    read = tuple(digests.digest_files(_network_files(spec), cache))
     plain_gelu = methods.plain_gelu(spec)
     planned = spec.precision == "tf32" and device.type != "cuda"  # for the GPUs of a cluster
     precision = "fp32" if planned else spec.precision
-    key = contents.digest(spec.backbone, spec.weights, plain_gelu, read, contents.digest_code(backbones))
+    key = digests.digest(spec.backbone, spec.weights, plain_gelu, read, digests.digest_code(backbones))
     load = partial(_loaded, spec.backbone, spec.weights, precision, profile.download, plain_gelu, device.type, read)
     kept = _facts(cache / "backbones" / f"{key}.json", load)
     return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
@@ -491,7 +493,7 @@ def _plan(
     ``of``: the index by category.
     """
     cache, found, jobs = profile.path(profile.cache), [], {}
-    on = {name: units.tested(data.tested(part), cache) for name, part in of.items()}
+    on = {name: units.tested(datasets.select_tested(part), cache) for name, part in of.items()}
     for wanted in planned:
         chosen = wanted[0].chosen
         backbone = _backbone(chosen.spec, profile)
@@ -548,7 +550,7 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
     return found
 
 
-def _arrays(profile: Profile, planned: list[list[Variant]], store: features.Kept, shots: int) -> list[str]:
+def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.Kept, shots: int) -> list[str]:
     """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
 
     References are read with their colours as they are, so with them a method may share a store of others.
@@ -652,7 +654,7 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
             yield job.unit, *scorer.of(tested, draw), device
 
 
-def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: features.Kept) -> Scorer:
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.Kept) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
     one = group[0].one
     code, settings = one.chosen.module, one.chosen.settings
@@ -668,12 +670,12 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
     """The unit of an outside result on one category (none where it covers no image), and notes."""
     path = profile.path(spec.path)
-    rows, scores, maps, notes = imports.read(path, data.tested(table))
+    rows, scores, maps, notes = external_results.read_results(path, datasets.select_tested(table))
     if rows.empty:
         return [], notes
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
-    columns = facts | settings | {"variant": contents.digest(facts)[:10]}
+    columns = facts | settings | {"variant": digests.digest(facts)[:10]}
     measured = units.tested(rows, profile.path(profile.cache))
     unit = units.unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
     if not files.whole(unit.place):

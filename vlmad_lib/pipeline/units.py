@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import contents, data, files
-from vlmad_lib.evaluation import levels, metrics, statistics
+from vlmad_lib import digests, files
+from vlmad_lib.config import Profile
+from vlmad_lib.data import mask_files
+from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.pipeline.results import KEYS, METRICS, SCORES, SHARES
-from vlmad_lib.profile import Profile
 
-Masks = dict[tuple[str, str], levels.Regions | None]
+Masks = dict[tuple[str, str], pixel_ranking.Regions | None]
 """By image and fit, its mask at the evaluation frame; None where a defective image has none: no pixels to count."""
 
 
@@ -34,9 +35,9 @@ class Tested:
 
 def tested(rows: pd.DataFrame, cache: Path) -> Tested:
     """Index rows with what identifies them, wherever their images and masks lie."""
-    pixels = contents.digest_files([*rows.image, *rows["mask"]], cache)
+    pixels = digests.digest_files([*rows.image, *rows["mask"]], cache)
     described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
-    return Tested(rows.drop(columns="split"), contents.digest(described, pixels))
+    return Tested(rows.drop(columns="split"), digests.digest(described, pixels))
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def unit(
 ) -> Unit:
     """The unit of a variant's columns on tested rows; ``code`` and ``more``: what else decides its numbers."""
     cache = profile.path(profile.cache)
-    drawn = contents.digest_files(references, cache)
+    drawn = digests.digest_files(references, cache)
     measures = profile.evaluation_size, profile.fpr_limit, profile.pixel_metrics
-    key = contents.digest(columns, on.key, drawn, more, *measures, code)
+    key = digests.digest(columns, on.key, drawn, more, *measures, code)
     return Unit(cache / "units" / key, on, columns, references)
 
 
@@ -99,8 +100,8 @@ def _measure(
     for row in rows.itertuples():
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
-            mask = None if bare else data.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else levels.regions(mask, normal=not row.label)
+            mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
+            masks[row.image, fit] = None if bare else pixel_ranking.regions(mask, normal=not row.label)
     inside = [masks[image, fit] for image in rows.image]
     found = metrics.image_metrics(labels, scores)
     found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)

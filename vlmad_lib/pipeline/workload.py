@@ -19,12 +19,13 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import InputError, commands, data, methods
+from vlmad_lib import InputError, commands, methods
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
-from vlmad_lib.encoders.blocks import Linear, works
-from vlmad_lib.encoders.features import Joint, Kept, Store
+from vlmad_lib.encoders.feature_store import Joint, Kept, Store
+from vlmad_lib.encoders.vit_blocks import Linear, works
 from vlmad_lib.methods import Chosen
-from vlmad_lib.profile import Method
 
 REACHED = {"cpu": 0.8}
 """The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows."""
@@ -127,7 +128,7 @@ def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.
             alike.setdefault((folder, tuple(sorted(names))), (store, []))[1].append(path)
     found = []
     for (_, names), (store, paths) in alike.items():
-        views = sum(len(data.boxes(*shapes[path], store.fit)) for path in paths)
+        views = sum(len(image_files.boxes(*shapes[path], store.fit)) for path in paths)
         work, numbers = count(store.encode, store.backbone.name, store.size, names)
         size = numbers * (4 if store.exact else 2)
         found.append(Part(store, tuple(paths), views, work * views, size * views))
@@ -203,14 +204,14 @@ def estimate(
     ``machines``: by name the GFLOP/s of matrix products and the share of them that encoding reaches. Arrays are those
     of few-shot runs. Reading pictures and scores are not in it.
     """
-    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
     costs = [(one, *_count_method(one, one.spec.backbone, int(one.module.FEW_SHOT))) for one in chosen]
     rows = []
     for name, shape in BENCHMARKS.items():
         own = counts[counts.dataset == name]
         for which, images in (("tested", own[own.split == "test"].n_images.sum()), ("all", own.n_images.sum())):
-            views = [images * len(data.boxes(*shape, one.settings.fit)) for one, *_ in costs]
+            views = [images * len(image_files.boxes(*shape, one.settings.fit)) for one, *_ in costs]
             work = sum(number * cost for number, (_, cost, _) in zip(views, costs, strict=True))
             size = sum(number * kept * 2 for number, (*_, kept) in zip(views, costs, strict=True))
             row = {"data set": name, "images": f"{images:,} ({which})", "work": _operations(work)}

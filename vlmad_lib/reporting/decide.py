@@ -22,15 +22,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image, PngImagePlugin
 
-from vlmad_lib import InputError, commands, data, files, methods
-from vlmad_lib import profile as profiles
+from vlmad_lib import InputError, commands, config, files, methods
 from vlmad_lib.analysis import thresholds
+from vlmad_lib.config import FULL, Method, Profile
+from vlmad_lib.data import datasets, image_files, layouts, mask_files
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.methods import METHODS
 from vlmad_lib.pipeline import part_groups, run
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import FULL, Method, Profile
-from vlmad_lib.reporting import plots
+from vlmad_lib.reporting import figures
 
 NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
 KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
@@ -76,7 +76,7 @@ def decide(
     """
     spec = methods.alone(_method(profile, method))
     thresholds.rank(1, alpha)  # a wrong one is refused before anything is read
-    data.require_folder(folder, "correct its path")
+    image_files.require_folder(folder, "correct its path")
     _refuse_misnamed(folder)
     new, faults, notes = _pictures(folder)
     if not new:
@@ -89,13 +89,15 @@ def decide(
         )
     notes += part_groups.warn_of_near_duplicates(normal, parts)
     shots = _shots(len(set(parts.values())) if groups else len(normal), profile, spec, alpha)
-    table = data.listed(profile, category, {("train", "good"): normal})
+    table = datasets.index_images(profile, category, {("train", "good"): normal})
     if groups:
         table = part_groups.calibration_index(table, parts, shots, profile.seeds[0])
     else:
         table = thresholds.calibration_index(table, shots, profile.seeds[0])
     if (readable := [image for image in new if image not in faults]) and len(table):
-        table = pd.concat([table, data.listed(profile, category, {("test", NEW): readable})], ignore_index=True)
+        table = pd.concat(
+            [table, datasets.index_images(profile, category, {("test", NEW): readable})], ignore_index=True
+        )
     notes += _other_shapes(table)
     keys = {"methods": [spec], "imports": [], "shots": [shots], "seeds": profile.seeds[:1], "categories": []}
     results = run.run(profile.model_copy(update=keys), table=table) if readable else None
@@ -117,13 +119,16 @@ def _method(profile: Profile, name: str) -> Method:
 def _refuse_misnamed(folder: Path) -> None:
     """InputError for a folder of normal pictures under another name than good/: they would be judged as new ones."""
     train = folder / "train"
-    for path in [*data.subfolders(folder), *(data.subfolders(train) if data.is_folder(train) else [])]:
-        wanted = path.name.casefold() in ("good", "train") or data.is_good_name(path.name)
-        said = data.explain_name(path).rstrip(".") if wanted else ""
-        if not (said and data.below(path, unread=True)):
+    for path in [
+        *image_files.subfolders(folder),
+        *(image_files.subfolders(train) if image_files.is_folder(train) else []),
+    ]:
+        wanted = path.name.casefold() in ("good", "train") or layouts.is_good_name(path.name)
+        said = layouts.explain_name(path).rstrip(".") if wanted else ""
+        if not (said and image_files.list_files_below(path, unread=True)):
             continue
         place = path.with_name("good")
-        if data.is_folder(place) and not place.samefile(path):
+        if image_files.is_folder(place) and not place.samefile(path):
             said = f"{path} seems to hold normal pictures, as {place} does: move them there"
         raise InputError(f"{said}, or give it another name if its pictures are to be judged.")
 
@@ -133,17 +138,17 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
     inner, new, masks, faults = [folder], [], [], {}
     while inner:
         place = inner.pop(0)
-        for path in reversed(data.subfolders(place)):
+        for path in reversed(image_files.subfolders(place)):
             if (place == folder and path.name in KEPT) or path.is_symlink():
                 continue
-            if data.is_mask_folder(path):
-                masks += data.below(path, unread=True)
+            if mask_files.is_mask_folder(path):
+                masks += image_files.list_files_below(path, unread=True)
             else:
                 inner.insert(0, path)
-        files_here = data.images_in(place, unread=True)
+        files_here = image_files.list_images(place, unread=True)
         faults |= {str(file): fault for file in files_here if (fault := _fault(file))}
         readable = [file for file in files_here if str(file) not in faults]
-        left = {str(mask) for mask, _ in data.find_masks(readable)}
+        left = {str(mask) for mask, _ in mask_files.find_masks(readable)}
         masks += sorted(left)
         new += [str(file) for file in files_here if str(file) not in left]
     shown = Path(masks[0]).relative_to(folder) if masks else ""
@@ -153,8 +158,8 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
 def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tuple[str, list[str]]:
     """The category, and its normal pictures: beside the new ones, or from the profile's data."""
     for place in (folder / "good", folder / "train" / "good"):
-        if data.is_folder(place) and (found := data.below(place)):
-            for mask, _ in data.find_masks([Path(image) for image in found]):
+        if image_files.is_folder(place) and (found := image_files.list_files_below(place)):
+            for mask, _ in mask_files.find_masks([Path(image) for image in found]):
                 raise InputError(f"{mask} seems to be a mask; move it out of {place}.")
             return category or _product(profile, folder), found
     try:
@@ -184,7 +189,7 @@ def _product(profile: Profile, folder: Path) -> str:
     """
     name = folder.resolve().name
     with contextlib.suppress(InputError):  # the profile's own data need not be there
-        if name in {*profile.class_names, *profile.categories, *data.category_names(profile)}:
+        if name in {*profile.class_names, *profile.categories, *datasets.category_names(profile)}:
             return name
     return next(iter(profile.class_names)) if len(profile.class_names) == 1 else PRODUCT
 
@@ -215,10 +220,10 @@ def _other_shapes(table: pd.DataFrame) -> list[str]:
 
 def _fault(image: Path) -> str:
     """Why a picture cannot be read; empty where it can."""
-    if image.suffix.lower() in data.UNREAD:
-        return data.explain_unread(image)
+    if image.suffix.lower() in image_files.UNREAD:
+        return image_files.explain_unread(image)
     try:
-        data.load_image(image)
+        image_files.load_image(image)
     except InputError as error:
         return str(error)
     return ""
@@ -325,10 +330,10 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
 
     Overlays of an earlier call are removed; whatever else lies there stays.
     """
-    table, colours = found.table.copy(), mpl.colormaps[plots.MAP]
+    table, colours = found.table.copy(), mpl.colormaps[figures.MAP]
     if found.results is not None:
         rows = found.results.scores
-        low, high = plots.map_limits(found.results, rows.variant.iloc[0], rows.category.iloc[0])
+        low, high = figures.map_limits(found.results, rows.variant.iloc[0], rows.category.iloc[0])
         frames = rows[rows.defect == NEW].set_index("image", drop=False)
         for place, name in enumerate(table.image):
             image = str(folder / name)
@@ -343,7 +348,7 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
             table.loc[place, "overlay"] = f"overlays/{kept}"
             if (limit := found.facts["pixel_threshold"]) is not None:
                 marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(
-                    data.read_size(image), Image.Resampling.NEAREST
+                    image_files.read_size(image), Image.Resampling.NEAREST
                 )
                 drawn = f"{kept.removesuffix('.jpg')}.png"
                 how = {"format": "PNG", "pnginfo": _comment()}
@@ -376,7 +381,7 @@ def _comment() -> PngImagePlugin.PngInfo:
 
 def _beside(image: str, heat: Image.Image) -> Image.Image:
     """A picture, and the same picture under its map."""
-    shown = Image.fromarray(plots.picture(image, WIDTH))
+    shown = Image.fromarray(figures.picture(image, WIDTH))
     both = Image.new("RGB", (2 * shown.width, shown.height))
     both.paste(shown, (0, 0))
     both.paste(Image.blend(shown, heat.resize(shown.size, Image.Resampling.BILINEAR), INK), (shown.width, 0))
@@ -404,7 +409,7 @@ def _decide_and_show(options: argparse.Namespace) -> int:
     """Decide as a command line asks and print what came of it; the exit code."""
     if options.out.resolve().is_relative_to(options.folder.resolve()):
         raise InputError(f"--out {options.out} lies in {options.folder}: overlays would be judged next time.")
-    profile = profiles.load(options.profile, dict(profiles.override(pair) for pair in options.pairs))
+    profile = config.load_profile(options.profile, dict(config.parse_override(pair) for pair in options.pairs))
     found = decide(profile, options.folder, options.alpha, options.category, options.method, options.groups)
     write(found, options.folder, options.out)
     for warning in found.facts.get("warnings", []):

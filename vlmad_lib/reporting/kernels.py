@@ -35,7 +35,7 @@ PRELOADED = [
     "ipykernel.kernelapp",
     "matplotlib.pyplot",
     "scipy.stats",
-    "vlmad_lib.reporting.plots",
+    "vlmad_lib.reporting.figures",
     "vlmad_lib.pipeline.run",
     "open_clip",
 ]

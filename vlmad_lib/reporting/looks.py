@@ -1,4 +1,4 @@
-"""What the panel of ``explore`` shows: an image by any method from kept features, pictures and scores as HTML."""
+"""What the panel of ``explorer`` shows: an image by any method from kept features, pictures and scores as HTML."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vlmad_lib import data, methods
+from vlmad_lib import methods, tables
 from vlmad_lib.analysis import thresholds
-from vlmad_lib.evaluation import breakdown, metrics
+from vlmad_lib.config import Method
+from vlmad_lib.data import mask_files
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.pipeline import run, scoring
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import Method
-from vlmad_lib.reporting import plots
+from vlmad_lib.reporting import figures
 
 
 def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.ndarray]:
@@ -49,11 +50,11 @@ def pictures(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, f
 
     No figure is drawn: a map changes while one types.
     """
-    image = plots.picture(row.image)
+    image = figures.picture(row.image)
     height, width = image.shape[:2]
     found = {"image": image}
     if row["mask"]:
-        mask = data.framed_mask(row["mask"], row.width, row.height, "squash", 240)
+        mask = mask_files.framed_mask(row["mask"], row.width, row.height, "squash", 240)
         found["mask"] = _sized(np.repeat(mask[..., None] * np.uint8(255), 3, 2), width, height)
     elif row.label:
         found["image, which has no mask"] = found.pop("image")
@@ -62,7 +63,7 @@ def pictures(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, f
     low, high = limits
     for name, one in maps.items():
         share = np.clip((one - low) / max(high - low, 1e-9), 0, 1)
-        found[f"map, {name}"] = _sized(mpl.colormaps[plots.MAP](share, bytes=True)[..., :3], width, height)
+        found[f"map, {name}"] = _sized(mpl.colormaps[figures.MAP](share, bytes=True)[..., :3], width, height)
     if maps:
         name, last = next(reversed(found.items()))
         found[name.replace("map", "overlay")] = (image // 2 + last // 2).astype(np.uint8)
@@ -86,7 +87,7 @@ def _tag(kind: str, content: bytes, alt: str, style: str = "") -> str:
 
 
 def _scale(low: float, high: float) -> str:
-    colours = ",".join(mpl.colors.to_hex(one) for one in mpl.colormaps[plots.MAP](np.linspace(0, 1, 9)))
+    colours = ",".join(mpl.colors.to_hex(one) for one in mpl.colormaps[figures.MAP](np.linspace(0, 1, 9)))
     bar = f"<span style='width:240px;height:12px;background:linear-gradient(90deg,{colours})'></span>"
     return f"<div style='display:flex;gap:6px;align-items:center'>all maps: {low:.3f} {bar} {high:.3f}</div>"
 
@@ -94,7 +95,7 @@ def _scale(low: float, high: float) -> str:
 def scores(part: thresholds.Part, limit: float, own: float) -> str:
     """``strip`` as HTML with its alt text."""
     alt = f"{part.category}: image scores of {part.method}, good and defective, and the threshold {limit:.3f}"
-    return _tag(*plots.encoded(strip(part, limit, own)), alt)
+    return _tag(*figures.encoded(strip(part, limit, own)), alt)
 
 
 def strip(part: thresholds.Part, limit: float, own: float) -> Figure:
@@ -124,4 +125,4 @@ def counts(part: thresholds.Part, limit: float) -> str:
         accepted, rejected = (total - wrong, wrong) if name == "good" else (wrong, total - wrong)
         ends = f"{found[rate]:.0%} ({found[f'{rate}_low']:.0%} to {found[f'{rate}_high']:.0%})" if total else "no image"
         lines.append({"images": name, "accepted": accepted, "rejected": rejected, "mistake": f"{mistake}s: {ends}"})
-    return breakdown.table(pd.DataFrame(lines), 0).to_html()
+    return tables.show_table(pd.DataFrame(lines), 0).to_html()

@@ -33,9 +33,8 @@ from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from vlmad_lib import ROOT, InputError, commands, files
-from vlmad_lib import profile as profiles
-from vlmad_lib.profile import Profile
+from vlmad_lib import ROOT, InputError, commands, config, files
+from vlmad_lib.config import Profile
 from vlmad_lib.reporting import kernels, pages
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
@@ -46,7 +45,7 @@ _BOUNDS = {
     "exclusiveMaximum": (operator.lt, "less than"),
 }
 INDEX_SECONDS = 5  # from one writing of the index to the next: each takes a third of one
-KEYS = "known keys: Profile in vlmad_lib/profile.py, and the notebooks' cells tagged 'parameters'"
+KEYS = "known keys: Profile in vlmad_lib/config.py, and the notebooks' cells tagged 'parameters'"
 
 
 @dataclass
@@ -109,8 +108,8 @@ class Report:
 
 def resolve(name: str, pairs: list[str], out: Path, command: str) -> Report:
     """The checked report of a profile and ``key=value`` overrides; runs and writes nothing."""
-    given = dict(profiles.override(pair) for pair in pairs)
-    profile = profiles.load(name, {key: given[key] for key in given if key in Profile.model_fields})
+    given = dict(config.parse_override(pair) for pair in pairs)
+    profile = config.load_profile(name, {key: given[key] for key in given if key in Profile.model_fields})
     notebooks = [_read(_find(notebook, profile)) for notebook in profile.notebooks]
     names = ["index.html", *(notebook.page for notebook in notebooks)]
     if twice := next((page for page in names if names.count(page) > 1), None):

@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError
+from vlmad_lib.config import USUAL, Method, Strict, check_record
 from vlmad_lib.evaluation.metrics import FRAME
 from vlmad_lib.methods import winclip
-from vlmad_lib.profile import USUAL, Method, Strict, check
 
 SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
 PROJECTED = 128  # dimensions in which a coreset is picked; points keep their distances there but for a few per cent
@@ -286,7 +286,7 @@ class Embedding:
         """The defaults with single fields changed; InputError names an unknown preset, field or value."""
         if preset != "paper":
             raise InputError(f"{self.title} has no preset {preset!r}; use paper.")
-        chosen = check(self.Settings, overrides or {}, f"{self.title} settings")
+        chosen = check_record(self.Settings, overrides or {}, f"{self.title} settings")
         chosen.arrays()
         return chosen
 

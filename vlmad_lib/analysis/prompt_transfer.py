@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import commands, data, methods, within
-from vlmad_lib import profile as profiles
-from vlmad_lib.analysis import sweeps, wordings
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import commands, config, methods, tables, within
+from vlmad_lib.analysis import comparison, sweeps, wordings
+from vlmad_lib.config import Method, Profile
+from vlmad_lib.data import datasets
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods.prompt_learner import DEMO
 from vlmad_lib.pipeline import run
-from vlmad_lib.profile import Method, Profile
 
-MEASURES = breakdown.MAIN
+MEASURES = tables.MAIN
 HAND = "hand-written"
 TRAINED = {
     "texture": ["brick_wall", "mosaic", "roof_shingles", "wood_plank"],
@@ -116,11 +116,11 @@ def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[T
     """
     zero = [one.model_copy(update={"imports": [], "shots": [0], "seeds": [0]}) for one in tested]
     if tested[0].dataset != "demo" or tested[0].subset != "target":
-        return [Target(data.identity(one), one) for one in zero]
+        return [Target(datasets.describe_identity(one), one) for one in zero]
     size = within("pixels", pixels or zero[0].evaluation_size, 16)
     table, _ = run.index(zero[0])
     first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
-    return [Target("", first), *(Target(data.identity(one), one) for one in zero[1:]), *unseen(first)]
+    return [Target("", first), *(Target(datasets.describe_identity(one), one) for one in zero[1:]), *unseen(first)]
 
 
 def unseen(profile: Profile) -> list[Target]:
@@ -131,7 +131,7 @@ def unseen(profile: Profile) -> list[Target]:
     root = demo.write(profile.path(profile.cache) / "demo_unseen", "auxiliary", categories=names, **DRAWN)
     own = {"dataset": "folder", "root": str(root), "categories": [], "class_names": {}, "groups": {}}
     small = profile.model_copy(update=own)
-    table, _ = data.index(small)
+    table, _ = datasets.build_index(small)
     found = []
     for group, name in UNSEEN.items():
         rows = table[table.category == name].reset_index(drop=True)
@@ -243,7 +243,7 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
     """``differences`` for people: measures side by side, with their verdicts."""
     keys = ["compared", "tested", "n"]
     told = [
-        f"{sweeps.signed(row.difference, row.low, row.high)}, {sweeps.verdict(row.low, row.high)}"
+        f"{comparison.format_difference(row.difference, row.low, row.high)}, {comparison.verdict(row.low, row.high)}"
         for row in found.itertuples()
     ]
     rows = found.assign(told=told, n=found.groupby(keys[:2]).n.transform("max"))
@@ -324,11 +324,11 @@ def findings(found: pd.DataFrame) -> str:
     lines = [_answer(found), _apart(found, told_of)] if len(told_of) else []
     for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
         told = [
-            f"{breakdown.TITLES[row.measure]} {sweeps.signed(row.difference, row.low, row.high)}, "
-            f"{sweeps.verdict(row.low, row.high)}"
+            f"{tables.TITLES[row.measure]} {comparison.format_difference(row.difference, row.low, row.high)}, "
+            f"{comparison.verdict(row.low, row.high)}"
             for row in part.itertuples()
         ]
-        n = f"n = {breakdown.counted(part.n, 'categories')}"
+        n = f"n = {tables.format_counts(part.n, 'categories')}"
         lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
     if len(told_of):
         lines.append(
@@ -336,17 +336,18 @@ def findings(found: pd.DataFrame) -> str:
             "table alone."
         )
     for row in seeds.dropna().itertuples():
-        title, seed, group = breakdown.TITLES[row.measure], row[3], row[5]
+        title, seed, group = tables.TITLES[row.measure], row[3], row[5]
         more = "more than" if group > row[4] else "no more than"
         lines.append(
             f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
-            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = {breakdown.categories(row.n)}). "
+            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = "
+            f"{tables.format_categories(row.n)}). "
             "So few trainings decide nothing by that."
         )
     refused = found[found.refused].drop_duplicates(["source", "target"])
     cells = found.drop_duplicates(["source", "target"])
     lines.append(
-        f"Of {sweeps.count(len(cells), 'cell', 'cells')} of the matrix {len(refused)} "
+        f"Of {tables.format_count(len(cells), 'cell', 'cells')} of the matrix {len(refused)} "
         f"{'is' if len(refused) == 1 else 'are'} refused: the prompts were trained on those very data."
     )
     return "\n".join(f"- {line}" for line in lines)
@@ -358,10 +359,10 @@ def _answer(found: pd.DataFrame) -> str:
     if test is None:
         return f"{told} Undecided: that takes prompts trained on several groups, each with several seeds."
     least = 1 / test.ways
-    rests = f"n = {breakdown.categories(test.categories)}, {test.trainings} trainings"
+    rests = f"n = {tables.format_categories(test.categories)}, {test.trainings} trainings"
     difference = (
         f"on a category's own group prompts trained on it lie {test.difference:+.3f} from those of the other groups "
-        f"(the mean of {', '.join(breakdown.TITLES[name] for name in MEASURES)}; {rests})"
+        f"(the mean of {', '.join(tables.TITLES[name] for name in MEASURES)}; {rests})"
     )
     if least > 1 - statistics.LEVEL:
         return f"{told} Undecided: {difference}, and {test.ways} ways to permute so few trainings decide nothing."
@@ -383,8 +384,8 @@ def _apart(found: pd.DataFrame, told_of: pd.DataFrame) -> str:
     return (
         f"Of {len(together)} differences between these prompts {len(sure)} are told apart (95 % all together, over "
         f"categories), whatever made them differ; the largest{' of them' if len(sure) else ''} is {most.compared}, "
-        f"tested on {most.tested}, {breakdown.TITLES[most.measure]} "
-        f"{sweeps.signed(most.difference, most.low, most.high)}, n = {breakdown.categories(most.n)}."
+        f"tested on {most.tested}, {tables.TITLES[most.measure]} "
+        f"{comparison.format_difference(most.difference, most.low, most.high)}, n = {tables.format_categories(most.n)}."
     )
 
 
@@ -400,7 +401,7 @@ def _train_shipped() -> int:
     from vlmad_lib.methods import prompt_training
 
     for group, categories in TRAINED.items():
-        profile = profiles.load("demo_auxiliary", {"categories": categories})
+        profile = config.load_profile("demo_auxiliary", {"categories": categories})
         for seed in SEEDS:
             plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
             prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())

@@ -14,13 +14,13 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import InputError, data, methods
+from vlmad_lib import InputError, methods, tables
 from vlmad_lib.analysis import sweeps, thresholds, wordings
-from vlmad_lib.evaluation import breakdown
+from vlmad_lib.config import Method
+from vlmad_lib.data import datasets
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import Method
-from vlmad_lib.reporting import looks, plots
+from vlmad_lib.reporting import figures, looks
 
 PARTS = ("image", "window", "words", "threshold")
 NARROWING = ("category", "method", "shots", "image")
@@ -46,7 +46,7 @@ class Panel(widgets.VBox):
         self.specs = {methods.choose(spec, results.profile).name: spec for spec in results.profile.methods}
         self.part = None
         self._make()
-        first = data.example(results.index)
+        first = datasets.choose_example(results.index)
         of_kind = [name for name, spec in self.specs.items() if spec.method == kind]
         self._fill({"category": first.category, "image": first.image, "method": (of_kind or [None])[0]})
 
@@ -135,7 +135,7 @@ class Panel(widgets.VBox):
         try:
             if row.map_file:
                 maps[AS_RUN] = self.results.framed(pd.DataFrame([row]))[0]
-                limits = plots.map_limits(self.results, row.variant, row.category)
+                limits = figures.map_limits(self.results, row.variant, row.category)
             else:
                 said.append(f"{row.method} has scores, but no maps.")
             spec, started = self._changed(), time.perf_counter()
@@ -176,8 +176,8 @@ def _offers(rows: pd.DataFrame, name: str) -> list[tuple[str, object]]:
         first = rows.drop_duplicates("image").sort_values("label", ascending=False, kind="stable")
         return [(f"{row.defect} / {Path(row.image).stem}", row.image) for row in first.itertuples()]
     if name == "shots":
-        return [(breakdown.shots_name(one), one) for one in sorted(rows.shots.unique().tolist())]
-    return [(one, one) for one in (breakdown.ordered(rows) if name == "category" else dict.fromkeys(rows[name]))]
+        return [(tables.name_shots(one), one) for one in sorted(rows.shots.unique().tolist())]
+    return [(one, one) for one in (tables.order_categories(rows) if name == "category" else dict.fromkeys(rows[name]))]
 
 
 def _shown(wanted: bool) -> str | None:

@@ -192,7 +192,7 @@ class Profile(Strict):
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:10]
 
 
-def check(record: type[Record], values: dict[str, Any], source: str) -> Record:
+def check_record(record: type[Record], values: dict[str, Any], source: str) -> Record:
     """The checked record of a dictionary; InputError names the first unknown or wrongly typed key."""
     try:
         return record.model_validate(values)
@@ -216,7 +216,7 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     return f"{source}: key {key!r} has the value {SHORT.repr(problem['input'])}; {problem['msg'].lower()}{remedy}."
 
 
-def override(pair: str) -> tuple[str, Any]:
+def parse_override(pair: str) -> tuple[str, Any]:
     """The key and the YAML value of ``key=value``; nothing after the sign is the empty string.
 
     Text is taken as it is for keys that are text, unless it is quoted: a path may hold '#' or ': '. Names of folders
@@ -238,7 +238,7 @@ def override(pair: str) -> tuple[str, Any]:
         raise InputError(f"-p {key}: {text!r} is not a YAML value; quote it.") from None
 
 
-def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
+def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
     """The profile of a name in ``reports/`` or of a path to a YAML file, with top-level keys overridden."""
     path = Path(name)
     if path.suffix not in (".yml", ".yaml"):
@@ -257,4 +257,4 @@ def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Profile:
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
     values |= {key: plain[key] for key in FOLDER_NAMES if isinstance(values.get(key), list | dict) and key in plain}
-    return check(Profile, values | (overrides or {}), path.name)
+    return check_record(Profile, values | (overrides or {}), path.name)

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import data
-from vlmad_lib.evaluation import breakdown
+from vlmad_lib import tables
+from vlmad_lib.config import USUAL, Method, Profile
+from vlmad_lib.data import datasets
 from vlmad_lib.evaluation.metrics import PIXEL
-from vlmad_lib.profile import USUAL, Method, Profile
 
 PAPERS = {"winclip": ("WinCLIP", "WinCLIP+"), "anomalyclip": ("AnomalyCLIP", "AnomalyCLIP")}
 """What the published table calls each method without and with reference images."""
@@ -63,9 +63,9 @@ def published() -> pd.DataFrame:
     one figure of a paper, primary ones go first, then the source that says most. ``thresholds`` says by how many an
     AUPRO was computed (``EXACT``, ``COARSE`` or ``not stated``), and is empty for other metrics.
     """
-    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = pd.read_csv(datasets.REFERENCE / "published_results.csv", dtype={"shots": str})
     table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100)
-    table = table[table.shots.str.isdigit() & table.metric.isin(list(breakdown.TITLES))]
+    table = table[table.shots.str.isdigit() & table.metric.isin(list(tables.TITLES))]
     table = table.assign(shots=table.shots.astype(int))
     found = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
     return _counted(pd.concat(found, ignore_index=True))[_COLUMNS]
@@ -98,9 +98,9 @@ def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 def of_study() -> pd.DataFrame:
     """The study's figures by category and their means (``mean``), as printed; columns as in ``published``."""
-    table = pd.read_csv(data.REFERENCE / "study_results.csv", dtype=str)
+    table = pd.read_csv(datasets.REFERENCE / "study_results.csv", dtype=str)
     table = table[(table.shots == "0") & table.group.isin(["category", "overall"])]
-    table = table[table.metric.isin(list(breakdown.TITLES))].rename(columns={"item": "category", "table": "source"})
+    table = table[table.metric.isin(list(tables.TITLES))].rename(columns={"item": "category", "table": "source"})
     kinds = {names[0]: kind for kind, names in PAPERS.items()}
     facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0}
     found = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
@@ -130,7 +130,7 @@ def means(dataset: str) -> pd.DataFrame:
     )
     wide = found.pivot_table(index=["method", "shots", "who", "trust"], columns="metric", values="value", sort=False)
     by = found[found.metric == "aupro"].set_index(wide.index.names).thresholds
-    wide = wide[[name for name in breakdown.TITLES if name in wide]].join(by[~by.index.duplicated()].rename("AUPRO by"))
+    wide = wide[[name for name in tables.TITLES if name in wide]].join(by[~by.index.duplicated()].rename("AUPRO by"))
     return (
         wide.fillna({"AUPRO by": ""})
         .reset_index()
@@ -144,13 +144,13 @@ def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
     A row per method, as ordered, and number of references; columns method, shots, image_auroc, pixel_auroc, aupro, nan
     where none was published. Where sources differ, the most trusted goes first.
     """
-    table = pd.read_csv(data.REFERENCE / "published_results.csv", dtype={"shots": str})
+    table = pd.read_csv(datasets.REFERENCE / "published_results.csv", dtype={"shots": str})
     table = table[(table.dataset == dataset) & (table.category == "mean") & table.method.isin(methods)]
-    table = table[table.shots.str.isdigit() & table.metric.isin(breakdown.MAIN)]
+    table = table[table.shots.str.isdigit() & table.metric.isin(tables.MAIN)]
     trust = table.trust.map(lambda name: TRUSTED.index(name) if name in TRUSTED else len(TRUSTED))
     table = table.assign(shots=table.shots.astype(int), value=table.value / 100, trust=trust)
     first = table.sort_values("trust", kind="stable").drop_duplicates(["method", "shots", "metric"])
-    wide = first.pivot(index=["method", "shots"], columns="metric", values="value").reindex(columns=breakdown.MAIN)
+    wide = first.pivot(index=["method", "shots"], columns="metric", values="value").reindex(columns=tables.MAIN)
     order = {name: place for place, name in enumerate(methods)}
     wide = wide.reset_index().rename_axis(columns=None)
     return wide.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
@@ -241,11 +241,11 @@ def _trust(row: pd.Series) -> str:
 
 def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     """Our figures, long: averaged over draws; the macro means first; no row where there is no value."""
-    columns = [name for name in breakdown.TITLES if name in set(figures().metric)]  # AUPIMO is younger than the papers
+    columns = [name for name in tables.TITLES if name in set(figures().metric)]  # AUPIMO is younger than the papers
     cells = metrics.groupby(["method", "shots", "category"], sort=False)[columns].mean()
     total = cells.groupby(["method", "shots"], sort=False).mean().assign(category="mean")
     total = total.set_index("category", append=True)
-    places = {name: place for place, name in enumerate(["mean", *breakdown.ordered(metrics)])}
+    places = {name: place for place, name in enumerate(["mean", *tables.order_categories(metrics)])}
     names = {name: place for place, name in enumerate(dict.fromkeys(metrics.method))}
     found = pd.concat([total, cells]).rename_axis(columns="metric").stack().rename("ours").reset_index()
     order = found.assign(
@@ -284,7 +284,7 @@ def _reason(part: pd.DataFrame, profile: Profile) -> str:
         return f"other backbone or weights than {usual['backbone']}, {usual['weights']}"
     if spec.preset != "paper" or spec.settings:
         return "other settings than the paper's"
-    if spec.method == "anomalyclip" and data.known_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
+    if spec.method == "anomalyclip" and datasets.normalise_dataset_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
         return f"prompts not known to be trained on {PROMPTS_FROM[row.dataset]}, as the published ones"
     if row.shots and part.seed.nunique() < DRAWS:
         return f"{part.seed.nunique()} draws of references, the paper averages {DRAWS}"
@@ -293,7 +293,7 @@ def _reason(part: pd.DataFrame, profile: Profile) -> str:
 
 def _tested(dataset: str) -> dict[str, tuple[int, int]]:
     """Normal and anomalous test images of each category of a benchmark."""
-    counts = pd.read_csv(data.REFERENCE / "dataset_counts.csv")
+    counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     counts = counts[(counts.dataset == dataset) & (counts.split == "test")]
     sums = counts.assign(good=counts.defect_type == "good").pivot_table(
         index="category", columns="good", values="n_images", aggfunc="sum"
@@ -343,14 +343,14 @@ def shown(compared: pd.DataFrame) -> pd.DataFrame:
 def findings(compared: pd.DataFrame) -> str:
     """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
     if compared.empty:
-        return breakdown.NO_AUROC
+        return tables.NO_AUROC
     judged = compared[compared.verdict != ""]
     lines = []
     for (method, shots), part in judged.groupby(["method", "shots"], sort=False):
         far = part.loc[part.difference.abs().idxmax()]
         lines.append(
-            f"- **{method}, {breakdown.shots_name(shots)}** against its paper: {(part.verdict == 'within').sum()} of "
-            f"n = {len(part)} figures lie within the tolerance; the furthest is {breakdown.TITLES[far.metric]} of "
+            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(part.verdict == 'within').sum()} of "
+            f"n = {len(part)} figures lie within the tolerance; the furthest is {tables.TITLES[far.metric]} of "
             f"{far.category}, {far.ours:.3f} against {far.paper:.3f} ({far.difference:+.3f})."
         )
     rest = compared[compared.verdict == ""]
@@ -378,7 +378,7 @@ def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc")
     kinds = [kind_of(name, profile) for name in ours.method]
     ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
     found = pd.concat([known, ours], ignore_index=True)
-    groups = pd.read_csv(data.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
+    groups = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
     found = found[found.category.isin(groups.index) & found.kind.isin(list(PAPERS)) & found.value.notna()]
     found = found.assign(dataset=dataset, metric=metric, group=found.category.map(groups))
     found["method"] = [USUAL[kind]["name"] for kind in found.kind]

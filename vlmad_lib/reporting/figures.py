@@ -13,10 +13,11 @@ from IPython.display import Image, display
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from vlmad_lib import data
-from vlmad_lib.evaluation import breakdown, statistics
+from vlmad_lib import config, tables
+from vlmad_lib.config import FULL
+from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.profile import FULL
 
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
 COLOURS = {"WinCLIP": "#1f6feb", "AnomalyCLIP": "#d1670a"}
@@ -73,7 +74,7 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0,
     ``fpr_limit``: that of the AUPRO, in (0, 1]; maps drawn by chance have half of it.
     """
     part = metrics[metrics.shots == shots]
-    order = breakdown.ordered(metrics)
+    order = tables.order_categories(metrics)
     palette = colours(metrics.method)
     names = list(dict.fromkeys(part.method))
     figure, axes = plt.subplots(figsize=(8, 0.8 + 0.36 * len(order)))
@@ -92,7 +93,7 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0,
     if chance is not None:
         axes.axvline(chance, color="#30343b", lw=1, ls="--")
         told += "; dashed: chance"
-    axes.set(xlim=(0, 1.02), xlabel=breakdown.TITLES[value] + told)
+    axes.set(xlim=(0, 1.02), xlabel=tables.TITLES[value] + told)
     axes.invert_yaxis()
     _separate_groups(axes, metrics, order)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
@@ -119,8 +120,8 @@ def over_shots(
             axes.plot(part.shots.map(places), part[value], "o", color=palette[name], ms=4, alpha=0.6)
         chance = _chance(value, fpr_limit)
         axes.axhline(chance, color="#30343b", lw=1, ls="--", label="chance")
-        axes.set(xlabel="reference images (shots)", ylabel=breakdown.TITLES[value])
-        axes.set_xticks(list(places.values()), map(breakdown.shots_number, places))
+        axes.set(xlabel="reference images (shots)", ylabel=tables.TITLES[value])
+        axes.set_xticks(list(places.values()), map(tables.format_shots, places))
         axes.set_ylim(min(chance - 0.05, draws[value].min() - 0.03), 1.01)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2 * len(values))
     return figure
@@ -169,7 +170,7 @@ def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str]) -> N
 
 def picture(image: str, width: int = 240) -> np.ndarray:
     """A thumbnail of an image file, (h, width, 3) uint8."""
-    loaded = data.load_image(image)
+    loaded = image_files.load_image(image)
     return np.asarray(loaded.resize((width, round(width * loaded.height / loaded.width))))
 
 
@@ -216,7 +217,7 @@ def _named(rows: pd.DataFrame) -> list[str]:
 def _draw(axes: plt.Axes, cell: tuple[int, int], row, title: str, outline: bool = True) -> None:
     left, right, bottom, top = _place(axes, cell, picture(row.image), title)
     if outline and row.mask:
-        mask = data.framed_mask(row.mask, row.width, row.height, "squash", 240)
+        mask = mask_files.framed_mask(row.mask, row.width, row.height, "squash", 240)
         axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(left, right, top, bottom))
 
 
@@ -246,7 +247,7 @@ def dots(
     """Points with their 95 % intervals (columns ``low``, ``high``) in rows by ``label``, one colour per method.
 
     A row tells its n, where methods differ the smallest, and its ``categories`` where the table has them; points of
-    fewer than ``breakdown.SMALL`` are hollow.
+    fewer than ``tables.SMALL`` are hollow.
     """
     order, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table.method))
     palette, places = colours(names), {one: place for place, one in enumerate(order)}
@@ -255,7 +256,7 @@ def dots(
         at = part[label].map(places) + (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
         axes.hlines(at, part.low, part.high, color=palette[name], lw=2, alpha=0.45)
         axes.scatter(part[value], at, s=36, color=palette[name], label=name, zorder=3)
-        few = part[n] < breakdown.SMALL
+        few = part[n] < tables.SMALL
         axes.scatter(part[value][few], at[few], s=14, color="white", zorder=4)
     counts = table.groupby(label)[n].min()
     ticks = [f"{one}  (n = {counts[one]:.0f})" for one in order]
@@ -268,7 +269,7 @@ def dots(
     if chance is not None:
         axes.axvline(chance, color="#30343b", lw=1, ls="--")
     told = "; dashed: chance" if chance is not None else ""
-    axes.set(xlim=(-0.02, 1.02), xlabel=f"{title}; bars: 95 % interval{told}; hollow: n < {breakdown.SMALL}")
+    axes.set(xlim=(-0.02, 1.02), xlabel=f"{title}; bars: 95 % interval{told}; hollow: n < {tables.SMALL}")
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
@@ -352,9 +353,9 @@ MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
     """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
 
-    ``points`` has the columns of ``reference.points``.
+    ``points`` has the columns of ``published.points``.
     """
-    order, methods = breakdown.ordered(points), list(dict.fromkeys(points.method))
+    order, methods = tables.order_categories(points), list(dict.fromkeys(points.method))
     figure, panels = plt.subplots(
         1, len(methods), figsize=(8.6, 1.7 + 0.27 * len(order)), sharey=True, squeeze=False, layout="constrained"
     )
@@ -388,7 +389,7 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 # ---------------------------------------------------------------- sweeps
 
-GROUPS = dict(zip(breakdown.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
+GROUPS = dict(zip(config.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
 
 
 def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
@@ -403,7 +404,7 @@ def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
     for axes, (measure, part) in zip(grid.flat, panels.items(), strict=True):
         value = own["image_auroc" if measure.startswith("image") else "pixel_auroc"]
         axes.axhline(value, color=GROUPS["all"], lw=1, ls=":", label="the method as it is")
-        found = [name for name in breakdown.GROUPS if name in set(part.group)]
+        found = [name for name in config.GROUPS if name in set(part.group)]
         groups = {name: part[part.group == name] for name in found if len(found) > 1} | {"all": part}
         for number, (name, rows) in enumerate(groups.items()):
             _line(axes, rows, name, 0.12 * (number - (len(groups) - 1) / 2))
@@ -472,7 +473,7 @@ def over_severity(table: pd.DataFrame, label: str, level: float, highest: float 
         axes.axhline(level, color="#30343b", lw=1, ls="--")
         for number, (name, rows) in enumerate(part.groupby("name", sort=False)):
             colour, places = palette[methods[name]], rows.severity + 0.12 * (number - (len(names) - 1) / 2)
-            stroke = "o-" if name.endswith(breakdown.shots_name(0)) else "s--"
+            stroke = "o-" if name.endswith(tables.name_shots(0)) else "s--"
             axes.vlines(places, rows.low, rows.high.clip(upper=highest), color=colour, lw=1.5, alpha=0.3)
             axes.plot(places, rows["mean"], stroke, color=colour, ms=4, lw=1.3, label=name)
         axes.set_title(shift, fontsize=9, loc="left")
@@ -510,7 +511,7 @@ def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = NEU
         told = " to ".join(str(int(n)) for n in sorted({part.n.min(), part.n.max()}))
         reach = 1.08 * max(0.01, part[["low", "high", "difference"]].abs().to_numpy().max())
         axes.set(xlim=(-reach, reach), yticks=range(len(names)), yticklabels=names)
-        axes.set_xlabel(f"difference in {breakdown.TITLES[measure]}\nbars: 95 % interval, n = {told}")
+        axes.set_xlabel(f"difference in {tables.TITLES[measure]}\nbars: 95 % interval, n = {told}")
         axes.locator_params(axis="x", nbins=5)
     grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
     if shades:
@@ -639,8 +640,8 @@ def lent(
 ) -> Figure:  # fmt: skip
     """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
 
-    As made by ``decisions.transfer`` or ``transfer.matrix``; ``labels`` are those of rows, columns and colours. A cell
-    without a value is crossed out.
+    As made by ``decisions.transfer`` or ``prompt_transfer.matrix``; ``labels`` are those of rows, columns and colours.
+    A cell without a value is crossed out.
     """
     given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
     size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))

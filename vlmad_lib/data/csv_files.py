@@ -16,7 +16,7 @@ from vlmad_lib import InputError
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
-def texts(file: Path, columns: Sequence[str], remedy: str, named: Sequence[str] = ()) -> pd.DataFrame:
+def read_text_table(file: Path, columns: Sequence[str], remedy: str, named: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV of text that has these columns, and one of those ``named``; InputError otherwise.
 
     The header tells what separates its columns (``attrs["separator"]``). Names of these columns may have capitals;

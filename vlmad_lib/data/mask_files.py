@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from vlmad_lib import InputError, contents, files
-from vlmad_lib.data.images import SUFFIXES, below, frame, images_in, open_image, subfolders
+from vlmad_lib import InputError, digests, files
+from vlmad_lib.data.image_files import SUFFIXES, frame, list_files_below, list_images, open_image, subfolders
 
 MASKS = ("mask", "masks", "gt", "groundtruth")
 """Folders that others keep masks in, letters alone."""
@@ -78,7 +78,7 @@ def is_mask_folder(folder: Path) -> bool:
     name = re.sub("[^a-z]", "", folder.name.casefold())
     if name in MASKS:
         return True
-    return name in PERHAPS and bool(first := below(folder)[:3]) and all(map(looks_like_mask, first))
+    return name in PERHAPS and bool(first := list_files_below(folder)[:3]) and all(map(looks_like_mask, first))
 
 
 # ---------------------------------------------------------------- pairs
@@ -91,7 +91,7 @@ def pair_masks(folder: Path, stems: Collection[str], cache: Path) -> tuple[dict[
     into a file in the cache. InputError for a mask without its picture, and for two masks of one picture.
     """
     pairs: dict[str, Path] = {}
-    for mask in images_in(folder):
+    for mask in list_images(folder):
         stem = next((stem for stem in picture_stems(mask.name) if stem in stems), None)
         if stem is None:
             raise InputError(
@@ -102,7 +102,7 @@ def pair_masks(folder: Path, stems: Collection[str], cache: Path) -> tuple[dict[
             raise InputError(f"{other} and {mask} are masks of one image; remove one of them.")
     merged = 0
     for inner in subfolders(folder):
-        parts = below(inner)
+        parts = list_files_below(inner)
         if not parts:
             continue
         if inner.name not in stems:
@@ -116,7 +116,7 @@ def pair_masks(folder: Path, stems: Collection[str], cache: Path) -> tuple[dict[
 
 def _merge(parts: Sequence[str], cache: Path) -> Path:
     """One file for the masks of one picture, kept under their content: defect is what any of them marks."""
-    place = cache / "masks" / f"{contents.digest(contents.digest_files(parts, cache), load_mask, _read_mask)}.png"
+    place = cache / "masks" / f"{digests.digest(digests.digest_files(parts, cache), load_mask, _read_mask)}.png"
     if not place.is_file():
         marked = [load_mask(part) for part in parts]
         for part, mask in zip(parts, marked, strict=True):
@@ -212,7 +212,7 @@ def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
 
     Kept in the cache, for each notebook of a report asks: under the masks' contents and the code of this module.
     """
-    key = contents.digest(contents.digest_files(paths, cache), contents.digest_code(sys.modules[__name__]))
+    key = digests.digest(digests.digest_files(paths, cache), digests.digest_code(sys.modules[__name__]))
     place = cache / "masks" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError):
         if len(kept := json.loads(place.read_text(encoding="utf-8"))) == len(paths):

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vlmad_lib import InputError, data
+from vlmad_lib import InputError
+from vlmad_lib.data import csv_files, image_files
 
 Key = tuple[str, str, str]  # category, defect, stem of the image's file name
 MAPS = (".npy", ".tif", ".tiff", ".png")
@@ -21,7 +22,7 @@ LEVELS = 256  # that a map of 8 bits has at most
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")  # a number as it is written where commas are decimal
 
 
-def read(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None, list[str]]:
+def read_results(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None, list[str]]:
     """The test rows of one category that an outside result covers, their scores, maps and what to note.
 
     ``path`` is a folder of ``<category>.npz`` with keys ``<defect>-<stem>`` or ``<defect>/<stem>``, a folder of
@@ -72,7 +73,7 @@ def _scores(file: Path) -> dict[Key, float]:
     if file.suffix.lower() in (".xls", ".xlsx", ".ods", ".npz", ".zip", ".json", *MAPS):
         raise InputError(f"{file} is no CSV of image scores; save it as CSV, or give the folder that maps lie in.")
     columns = ("category", "defect", "image", "score")
-    table = data.texts(file, columns, f"write one with {', '.join(columns)}")
+    table = csv_files.read_text_table(file, columns, f"write one with {', '.join(columns)}")
     values = _numbers(table.score, table.attrs["separator"])
     if not np.isfinite(values).all():
         line = int(np.flatnonzero(~np.isfinite(values))[0]) + 2
@@ -101,7 +102,7 @@ def _again(keys: list[Key]) -> int | None:
 def _stem(name: str) -> str:
     """The stem of an image's file name or path, of Windows too; a name without its suffix may have dots."""
     path = PureWindowsPath(name) if "\\" in name else Path(name)
-    return path.stem if path.suffix.lower() in data.SUFFIXES else path.name
+    return path.stem if path.suffix.lower() in image_files.SUFFIXES else path.name
 
 
 # ---------------------------------------------------------------- maps

@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import data
-from vlmad_lib.analysis import reference
-from vlmad_lib.evaluation import breakdown
+from vlmad_lib import tables
+from vlmad_lib.analysis import published
+from vlmad_lib.data import datasets
 from vlmad_lib.methods import prompt_learner
 
 METHODS = ("AnomalyCLIP", "WinCLIP")
@@ -57,7 +57,7 @@ def title(notebook: str) -> str:
 
 
 def _read(name: str, **options) -> pd.DataFrame:
-    return pd.read_csv(data.REFERENCE / f"{name}.csv", **options)
+    return pd.read_csv(datasets.REFERENCE / f"{name}.csv", **options)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Tables:
     """What claims are checked against: the study's numbers, published ones, defect types, image counts and groups."""
 
     study: pd.DataFrame = field(default_factory=lambda: _read("study_results", dtype=str))
-    figures: pd.DataFrame = field(default_factory=reference.figures)
+    figures: pd.DataFrame = field(default_factory=published.figures)
     defects: pd.DataFrame = field(default_factory=lambda: _read("mvtec_defects"))
     counts: pd.DataFrame = field(default_factory=lambda: _read("dataset_counts"))
     categories: pd.DataFrame = field(default_factory=lambda: _read("categories"))
@@ -111,9 +111,9 @@ def half_width(std: float, n: float) -> float:
 
 def same_data(measured: pd.DataFrame) -> bool:
     """Whether a metrics table is of all the categories of MVTec AD, of which the study's means are."""
-    known = pd.read_csv(data.REFERENCE / "categories.csv", keep_default_na=False)
-    names = set(known[known.dataset == reference.BENCHMARKS[0]].category)
-    return set(measured.dataset) == {reference.BENCHMARKS[0]} and set(measured.category) == names
+    known = pd.read_csv(datasets.REFERENCE / "categories.csv", keep_default_na=False)
+    names = set(known[known.dataset == published.BENCHMARKS[0]].category)
+    return set(measured.dataset) == {published.BENCHMARKS[0]} and set(measured.category) == names
 
 
 def gaps(tables: Tables) -> dict[str, float]:
@@ -309,7 +309,7 @@ _METRICS = ("image_auroc", "pixel_auroc")
 
 CLAIMS = [
     *(
-        Claim("Tables 1 to 4", f"{method}, mean {breakdown.TITLES[metric]}", partial(_mean, method, metric))
+        Claim("Tables 1 to 4", f"{method}, mean {tables.TITLES[metric]}", partial(_mean, method, metric))
         for method in METHODS
         for metric in _METRICS
     ),
@@ -317,7 +317,7 @@ CLAIMS = [
     *(
         Claim(
             "Tables 2 and 4",
-            f"{method}, mean {breakdown.TITLES[metric]}",
+            f"{method}, mean {tables.TITLES[metric]}",
             partial(_no_rows, ".", metric, method, "the figures of all 15 categories", stated),
         )
         for method, metric, stated in (
@@ -328,9 +328,7 @@ CLAIMS = [
         )
     ),
     *(
-        Claim(
-            "Section 4.5", f"AnomalyCLIP's gain over WinCLIP in {breakdown.TITLES[metric]}, %", partial(_gain, metric)
-        )
+        Claim("Section 4.5", f"AnomalyCLIP's gain over WinCLIP in {tables.TITLES[metric]}, %", partial(_gain, metric))
         for metric in _METRICS
     ),
     Claim(
@@ -346,7 +344,7 @@ CLAIMS = [
     *(
         Claim(
             "Section 4.5",
-            f"{method}, mean {breakdown.TITLES[metric]}, {group}",
+            f"{method}, mean {tables.TITLES[metric]}, {group}",
             partial(_group, method, metric, group),
         )
         for group in ("texture", "rigid", "flexible")
@@ -449,7 +447,7 @@ def _boards(tables: Tables) -> Finding:
 
 CONTRADICTIONS = [
     *(
-        Claim("Table 2", f"WinCLIP, mean {breakdown.TITLES[metric]}", partial(_against_paper, metric))
+        Claim("Table 2", f"WinCLIP, mean {tables.TITLES[metric]}", partial(_against_paper, metric))
         for metric in _METRICS
     ),
     Claim("Section 4.5", "Tile fails because template prompts are poorly suited", _tile),
@@ -498,7 +496,7 @@ def correlation(first: pd.Series, second: pd.Series) -> tuple[int, float, float,
 def agreement(points: pd.DataFrame, bases: tuple[str, ...] = ("paper", "study")) -> pd.DataFrame:
     """How the sources of WinCLIP's figures by category go together, two at a time: n, r and its interval, by metric.
 
-    ``points`` has the columns of ``reference.points``; sources with fewer than 3 categories are left out.
+    ``points`` has the columns of ``published.points``; sources with fewer than 3 categories are left out.
     """
     rows = []
     for metric, part in points[points.method == "WinCLIP"].groupby("metric", sort=False):
@@ -532,7 +530,7 @@ def agreement_findings(found: pd.DataFrame) -> str:
         side = "holds 0" if row["low"] <= 0 <= row["high"] else "lies above 0" if row["low"] > 0 else "lies below 0"
         interval = f"{row['low']:.2f} to {row['high']:.2f}, n = {row['n']} categories"
         lines.append(
-            f"- {breakdown.TITLES[row['metric']]} by category, {row['figures of']} against the paper: "
+            f"- {tables.TITLES[row['metric']]} by category, {row['figures of']} against the paper: "
             f"r = {row['r']:.2f}; its interval {side} ({interval})."
         )
     return "\n".join(lines)

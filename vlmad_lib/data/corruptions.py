@@ -19,8 +19,9 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from vlmad_lib import InputError, data
-from vlmad_lib.contents import digest, digest_file
+from vlmad_lib import InputError
+from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.digests import digest, digest_file
 from vlmad_lib.files import replace
 
 NONE = "none"
@@ -105,7 +106,7 @@ SHIFTS = {
 }
 
 
-def known() -> pd.DataFrame:
+def list_corruptions() -> pd.DataFrame:
     """The shifts for people: what each does, in which unit, how strongly at each severity."""
     rows = []
     for name, shift in SHIFTS.items():
@@ -114,7 +115,7 @@ def known() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def check(names: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
+def check_corruptions(names: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
     """The shifts asked for (all for none) and their severities in rising order; InputError names one there is not."""
     if unknown := [name for name in names if name not in SHIFTS]:
         raise InputError(f"There is no shift {unknown[0]!r}; use {', '.join(SHIFTS)}.")
@@ -129,16 +130,16 @@ def _chance(shift: str, source: str, seed: int) -> Stream:
     return np.random.default_rng([seed, *(zlib.crc32(word.encode()) for word in (shift, name))])
 
 
-def apply(pixels: np.ndarray, shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray:
+def apply_corruption(pixels: np.ndarray, shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray:
     """An image (H, W, 3) uint8 shifted; ``source`` is its file, which decides the direction together with the seed."""
-    chosen, moved = SHIFTS[shift], matrix(shift, severity, source, seed)
+    chosen, moved = SHIFTS[shift], affine_matrix(shift, severity, source, seed)
     if moved is not None:
-        return warp(pixels, moved, pixels.shape[1::-1], Image.Resampling.BICUBIC)
+        return warp_pixels(pixels, moved, pixels.shape[1::-1], Image.Resampling.BICUBIC)
     level, stream = chosen.levels[severity - 1], _chance(shift, source, seed)
     return np.clip(np.rint(chosen.pixels(pixels.astype(np.float32), level, stream)), 0, 255).astype(np.uint8)
 
 
-def matrix(shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray | None:
+def affine_matrix(shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray | None:
     """The (2, 2) matrix of a shift that moves places; none of another."""
     chosen = SHIFTS.get(shift)
     if chosen is None or chosen.matrix is None:
@@ -146,7 +147,7 @@ def matrix(shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray 
     return chosen.matrix(chosen.levels[severity - 1], _chance(shift, source, seed))
 
 
-def warp(
+def warp_pixels(
     values: np.ndarray, moved: np.ndarray, size: tuple[int, int], resample: Image.Resampling, mirror: bool = True
 ) -> np.ndarray:
     """Values (h, w) or (h, w, 3) of an image of ``size`` (width, height) pixels, moved as a matrix moves that image.
@@ -165,19 +166,19 @@ def warp(
     return np.asarray(source.transform((width, height), Image.Transform.AFFINE, places, resample))
 
 
-def changed(row: pd.Series, seed: int = 0) -> pd.DataFrame:
+def measure_changes(row: pd.Series, seed: int = 0) -> pd.DataFrame:
     """How far an image's pixels move: mean absolute difference in grey levels (0 to 255) by shift and severity."""
-    before = np.asarray(data.load_image(row.image))
+    before = np.asarray(image_files.load_image(row.image))
     rows = []
     for name in SHIFTS:
-        after = {str(one): apply(before, name, one, row.image, seed) for one in SEVERITIES}
+        after = {str(one): apply_corruption(before, name, one, row.image, seed) for one in SEVERITIES}
         rows.append(
             {"shift": name} | {one: np.abs(pixels - before.astype(float)).mean() for one, pixels in after.items()}
         )
     return pd.DataFrame(rows)
 
 
-def change_findings(found: pd.DataFrame, row: pd.Series) -> str:
+def describe_changes(found: pd.DataFrame, row: pd.Series) -> str:
     """What ``changed`` says of one image, as a line of a Markdown list."""
     last = found.set_index("shift")[str(SEVERITIES[-1])]
     return (
@@ -194,11 +195,23 @@ def change_findings(found: pd.DataFrame, row: pd.Series) -> str:
 def _code() -> str:
     """What the code of the shifts is known by: copies made by another are not used."""
     return digest(
-        _light, _ageing, _contrast, _cast, _blur, _noise, _jpeg, _rotation, _scale, _sign, _chance, apply, warp
+        _light,
+        _ageing,
+        _contrast,
+        _cast,
+        _blur,
+        _noise,
+        _jpeg,
+        _rotation,
+        _scale,
+        _sign,
+        _chance,
+        apply_corruption,
+        warp_pixels,
     )
 
 
-def copies(rows: pd.DataFrame, shift: str, severity: int, folder: Path, seed: int = 0) -> pd.DataFrame:
+def write_corrupted_copies(rows: pd.DataFrame, shift: str, severity: int, folder: Path, seed: int = 0) -> pd.DataFrame:
     """Index rows whose images, and masks where places move, are shifted copies, written where they are not kept.
 
     The rows as they are for the shift ``none``.
@@ -216,15 +229,15 @@ def _copy(row, shift: str, severity: int, folder: Path, seed: int) -> tuple[str,
     facts = shift, SHIFTS[shift].levels[severity - 1], seed, pixels
     name = f"{row.category}-{row.defect}-{Path(row.image).stem}-{digest(*facts, _code())[:12]}"
     image, mask = folder / f"{name}.bmp", folder / f"{name}_mask.bmp"
-    moved = matrix(shift, severity, row.image, seed)
+    moved = affine_matrix(shift, severity, row.image, seed)
     if not image.is_file():
-        shifted = apply(np.asarray(data.load_image(row.image)), shift, severity, row.image, seed)
+        shifted = apply_corruption(np.asarray(image_files.load_image(row.image)), shift, severity, row.image, seed)
         _save(image, shifted)
     if moved is None or not row.mask:
         return str(image), row.mask
     if not mask.is_file():
-        values = data.load_mask(row.mask).astype(np.uint8) * 255
-        _save(mask, warp(values, moved, (row.width, row.height), Image.Resampling.NEAREST))
+        values = mask_files.load_mask(row.mask).astype(np.uint8) * 255
+        _save(mask, warp_pixels(values, moved, (row.width, row.height), Image.Resampling.NEAREST))
     return str(image), str(mask)
 
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, contents, data, files
+from vlmad_lib import InputError, digests, files
+from vlmad_lib.data import image_files
 from vlmad_lib.encoders import devices
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.files import replace
@@ -44,15 +45,17 @@ class Store:
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
         self._fitting: int | None = None  # images that the device's memory was found to hold at once
-        versions = contents.list_versions(contents.ENCODING_LIBRARIES)
+        versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
-        steps = contents.digest(*code, data.views, data.boxes, *data.LOADING, files.write_array, *PIXELS, versions)
+        steps = digests.digest(
+            *code, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
+        )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
 
     def _folder(self, path: str) -> Path:
         """The folder of an image's arrays, named by the image's content."""
-        return self.folder / contents.digest_file(path, self.cache)[:24]
+        return self.folder / digests.digest_file(path, self.cache)[:24]
 
     def _places(self, path: str, names: Iterable[str]) -> dict[str, Path]:
         """The files of an image's arrays."""
@@ -128,7 +131,7 @@ class Store:
                             claim.give_back()
                             bar.update()
                         else:
-                            reading.append((path, claim, readers.submit(data.views, path, self.fit, self.size)))
+                            reading.append((path, claim, readers.submit(image_files.views, path, self.fit, self.size)))
                     if not reading:
                         break
                     part = [reading[place] for place in range(min(batch, len(reading)))]

@@ -53,7 +53,7 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in found if not path.name.startswith(".") and path.name.casefold() not in SYSTEM]
 
 
-def images_in(folder: Path, unread: bool = False) -> list[Path]:
+def list_images(folder: Path, unread: bool = False) -> list[Path]:
     """The images of one folder, sorted by name.
 
     InputError for pictures of a kind that is not read; with ``unread`` these are listed too.
@@ -87,14 +87,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def below(folder: Path, leave: tuple[str, ...] = (), unread: bool = False) -> list[str]:
+def list_files_below(folder: Path, leave: tuple[str, ...] = (), unread: bool = False) -> list[str]:
     """All pictures of a folder and those in it, but for subfolders of some names; links to folders are not followed.
 
     ``unread`` as in ``images_in``.
     """
     inner = [path for path in subfolders(folder) if path.name not in leave and not path.is_symlink()]
-    pictures = map(str, images_in(folder, unread))
-    return [*pictures, *(image for path in inner for image in below(path, unread=unread))]
+    pictures = map(str, list_images(folder, unread))
+    return [*pictures, *(image for path in inner for image in list_files_below(path, unread=unread))]
 
 
 # ---------------------------------------------------------------- pixels

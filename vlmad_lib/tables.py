@@ -1,0 +1,184 @@
+"""Names, titles, order and formatting of the columns of the results tables, and their macro means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+from pandas.io.formats.style import Styler
+
+from vlmad_lib import InputError
+from vlmad_lib.config import FULL, GROUPS
+
+TITLES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro": "AUPRO",
+    "aupimo": "AUPIMO",
+}
+"""The metrics of the tables, in their order."""
+FEW_ALARMS = {
+    "image_pauroc": "image pAUROC",
+    "recall_at_1pct": "recall at 1 % false alarms",
+    "recall_at_0_1pct": "recall at 0.1 % false alarms",
+}
+"""Image metrics at few false alarms, which take many normal images."""
+MAIN = ["image_auroc", "pixel_auroc", "aupro"]
+"""Those of every summary."""
+SMALL = 20  # images below which a figure is shown as resting on few
+UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
+NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
+
+
+def format_count(n: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{n} {one if n == 1 else many}"
+
+
+def format_range(counts: pd.Series) -> str:
+    """One count, or the smallest and the largest: ``24``, ``8 to 30``."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+SINGULAR = {"categories": "category", "images": "image", "draws": "draw"}
+
+
+def format_counts(counts: pd.Series, noun: str) -> str:
+    """``spanned`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
+    return f"{format_range(counts)} {SINGULAR[noun] if counts.max() == 1 else noun}"
+
+
+def count_values(values: pd.DataFrame) -> str:
+    """On how many rows the means of some columns rest, for a column *n*: ``3``, or ``1 to 3`` where they differ.
+
+    A row without a value is in no mean, as the pixel metrics of a category without masks. Columns without any value
+    have no mean, so they do not count.
+    """
+    counts = values.count()
+    return format_range(counts[counts > 0]) if counts.any() else "0"
+
+
+def format_each_count(counts: pd.Series) -> str:
+    """The counts behind some figures in their order, once where all are the same: ``12``, or ``12, 8 and 8``."""
+    numbers = [f"{number:.0f}" for number in counts]
+    return numbers[0] if len(set(numbers)) == 1 else f"{', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def name_rows(table: pd.DataFrame) -> pd.Series:
+    """One name per row of a scores or metrics table: method (unique in a run) and number of shots."""
+    return table.method + ", " + table.shots.map(name_shots)
+
+
+def name_shots(shots: int) -> str:
+    """``zero-shot``, ``1-shot`` and so on, ``full-shot``."""
+    return {0: "zero-shot", FULL: "full-shot"}.get(shots, f"{shots}-shot")
+
+
+def format_shots(shots: int) -> str:
+    """A number of references for people: ``all`` where it is the whole train split."""
+    return "all" if shots == FULL else str(shots)
+
+
+def order_categories(table: pd.DataFrame) -> list[str]:
+    """Categories in the one order of every table and figure: by group, then by name."""
+    first = table.drop_duplicates("category")
+    rank = first.group.map(_places(GROUPS))
+    return list(first.assign(rank=rank).sort_values(["rank", "category"]).category)
+
+
+def average_by_category(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
+    """Metrics by (name) and category, averaged over reference draws; nan where a metric has no value."""
+    columns = columns or list(TITLES)
+    named = metrics.assign(name=name_rows(metrics))
+    found = named.groupby(["name", "group", "category"], sort=False)[columns].mean().reset_index()
+    places = _places(order_categories(metrics))
+    found = found.sort_values("category", key=lambda values: values.map(places), kind="stable")
+    names = _places(named.name)
+    return found.sort_values("name", key=lambda values: values.map(names), kind="stable", ignore_index=True)
+
+
+def _places(names: Iterable[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
+
+
+def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
+    """Macro means over the categories of each group, then of all; ``n`` is what ``behind`` says of them."""
+    columns = columns or list(TITLES)
+    cells = average_by_category(metrics, columns)
+    parts = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
+    counts = pd.Series({key: count_values(rows[columns]) for key, rows in parts}, name="n")
+    found = parts[columns].mean().reset_index()
+    found["n"] = [counts[key] for key in zip(found.name, found.group, strict=True)]
+    places = _places(cells.name) | _places([*GROUPS, "all"])
+    return found.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
+
+
+NOT_RUN = "- Not run here (n = 0), so there is nothing to see."
+NO_ROWS = "There is nothing here to put into this table."
+
+
+def show_table(found: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> Styler | Markdown:
+    """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers.
+
+    A frame without rows is the sentence ``without``. Columns without any value are left out and named in the caption.
+    """
+    if not len(found):
+        return Markdown(without)
+    if "shots" in found:
+        found = found.assign(shots=found.shots.map(format_shots))
+    blank = [name for name in found if found[name].isna().all()]
+    found = found.drop(columns=blank)
+    styled = (
+        found.rename(columns=TITLES | FEW_ALARMS)
+        .map(_unbroken)
+        .style.format(precision=digits, na_rep="none", escape="html")
+    )
+    styled = styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
+    named = ", ".join((TITLES | FEW_ALARMS).get(name, str(name)) for name in blank)
+    return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
+
+
+def _unbroken(value: Any) -> Any:
+    """A value; a text as one in which no line ends within an interval, nor between *n* and its number."""
+    if not isinstance(value, str):
+        return value
+    return UNBROKEN.sub(lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
+
+
+def title_metrics(found: pd.DataFrame) -> pd.DataFrame:
+    """A long table with the metrics' titles in its column ``metric``."""
+    return found.assign(metric=found.metric.map(TITLES))
+
+
+def format_categories(n: int) -> str:
+    """``1 category``, ``2 categories``."""
+    return format_count(n, "category", "categories")
+
+
+def choose_shots(scores: pd.DataFrame, shots: int) -> int:
+    """A number of references that was run: that which is asked for, or the smallest where zero-shot was not run.
+
+    InputError for any other that was not.
+    """
+    known = sorted(scores.shots.unique())
+    if shots in known:
+        return shots
+    if shots:
+        told = ", ".join(map(format_shots, known))
+        raise InputError(f"'shots' is {shots}, which was not run; choose one of {told}, or add it to the profile.")
+    return int(known[0])
+
+
+def select_first_draw(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+    """The rows of a scores table at a number of shots, of each method's first reference draw."""
+    chosen = scores[scores.shots == shots]
+    return chosen[chosen.seed == chosen.groupby("method").seed.transform("min")]
