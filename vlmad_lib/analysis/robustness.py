@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import stats
 
 from vlmad_lib import methods, tables
-from vlmad_lib.analysis import comparison, sweeps
+from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import corruptions, datasets, mask_files
 from vlmad_lib.evaluation import metrics, statistics
@@ -268,7 +268,7 @@ def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
 def table(found: pd.DataFrame) -> pd.DataFrame:
     """``summed`` for people: a row a shift, a column a method with its *n*."""
     told = [comparison.format_difference(row.mean, row.low, row.high) for row in found.itertuples()]
-    counts = found.groupby("name").n.agg(sweeps.spanned) if len(found) else {}
+    counts = found.groupby("name").n.agg(tables.format_range) if len(found) else {}
     named = [f"{name} (n = {counts[name]})" for name in found.name]
     rows = found[["shift"]].assign(name=named, told=told)
     wide = rows.pivot(index="shift", columns="name", values="told")
