@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from vlmad_lib import tables
-from vlmad_lib.analysis import comparison
 from vlmad_lib.evaluation import statistics
 
 
@@ -68,7 +67,7 @@ def _means(part: pd.DataFrame) -> str:
     told = []
     for name in known:
         n = "" if alike else f"n = {tables.format_categories(counts[name])}"
-        inside = "; ".join(filter(None, [comparison.format_category_interval(part[name]), n]))
+        inside = "; ".join(filter(None, [statistics.format_category_interval(part[name]), n]))
         told.append(f"{tables.TITLES[name]} {part[name].mean():.3f}" + (f" ({inside})" if inside else ""))
     return ", ".join(told) + (f" over {tables.format_categories(counts[known[0]])}" if alike else "")
 

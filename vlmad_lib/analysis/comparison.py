@@ -11,12 +11,6 @@ from vlmad_lib import tables
 from vlmad_lib.evaluation import statistics
 
 
-def format_category_interval(values: pd.Series) -> str:
-    """Student's 95 % interval of a mean over categories, within [0, 1]: ``0.701 to 0.895``; empty of one category."""
-    _, low, high = statistics.paired(values.dropna())
-    return f"{max(low, 0):.3f} to {min(high, 1):.3f}" if np.isfinite(low) else ""
-
-
 def verdict(low: float, high: float) -> str:
     """``higher``, ``lower`` or ``not decided``: what an interval of a difference says."""
     return "higher" if low > 0 else "lower" if high < 0 else "not decided"

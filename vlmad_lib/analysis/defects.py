@@ -161,13 +161,13 @@ def judged(scores: pd.DataFrame, rate: float = 0.05, shots: int = 0) -> pd.DataF
     That is the lowest score that at most the share ``rate`` of its normal images exceed. Categories without normal
     images are left out.
     """
-    tables = [scores.iloc[:0].assign(hit=False)]
+    frames = [scores.iloc[:0].assign(hit=False)]
     for _, variant in _variants(scores, shots):
         normal = variant[variant.label == 0].groupby("category").score
         limits = normal.agg(lambda values: _limit(values.to_numpy(), rate))
         defective = variant[(variant.label == 1) & variant.category.isin(limits.index)]
-        tables.append(defective.assign(hit=defective.score > defective.category.map(limits).astype(float)))
-    return pd.concat(tables[1:] or tables)
+        frames.append(defective.assign(hit=defective.score > defective.category.map(limits).astype(float)))
+    return pd.concat(frames[1:] or frames)
 
 
 def recall(
@@ -197,7 +197,7 @@ def recall_curve(hits: pd.DataFrame, measure: str, at: Sequence[float] | None = 
     a method's images. Categories weigh alike; the band leaves out a category at a time, or an image where they are few.
     A method whose images do not differ in the measure has no rows.
     """
-    tables, judged_in = [], hits.groupby("method").category.nunique()
+    frames, judged_in = [], hits.groupby("method").category.nunique()
     for name, rows in hits[hits[measure] > 0].groupby("method", sort=False):
         size, logs = rows.groupby("category").hit.transform("size"), np.log(rows[measure])
         points = np.geomspace(*rows[measure].quantile([0.02, 0.98]), 40) if at is None else np.asarray(at, float)
@@ -205,9 +205,9 @@ def recall_curve(hits: pd.DataFrame, measure: str, at: Sequence[float] | None = 
         share, low, high = statistics.local_share(logs, rows.hit, clusters, 1 / size, np.log(points))
         counts = {"images": len(rows), "categories": rows.category.nunique()}
         table = {"method": name, "measure": measure, "value": points, "recall": share, "low": low, "high": high}
-        tables.append(pd.DataFrame(table | counts).dropna(subset="recall"))
+        frames.append(pd.DataFrame(table | counts).dropna(subset="recall"))
     columns = ["method", "measure", "value", "recall", "low", "high", "images", "categories"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def _limit(normal: np.ndarray, rate: float) -> float:
@@ -352,10 +352,12 @@ def basis(rows: pd.DataFrame) -> str:
     )
 
 
-def _scope(tables: Sequence[pd.DataFrame]) -> list[str]:
+def _scope(compared: Sequence[pd.DataFrame]) -> list[str]:
     """A line that says of what the intervals speak where the data have too few categories to be their unit."""
-    count = max((int(rows.categories.max()) for rows in tables if len(rows)), default=0)
-    if not 0 < count < statistics.ENOUGH or not any(rows.over_images.any() for rows in tables if "over_images" in rows):
+    count = max((int(rows.categories.max()) for rows in compared if len(rows)), default=0)
+    if not 0 < count < statistics.ENOUGH or not any(
+        rows.over_images.any() for rows in compared if "over_images" in rows
+    ):
         return []
     these = "this category" if count == 1 else "these categories"
     return [

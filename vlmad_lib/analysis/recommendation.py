@@ -195,11 +195,11 @@ def tabulate_tradeoffs(
 def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -> pd.DataFrame:
     """``defects.recall`` of the defects of the lowest level of contrast, for every number of shots."""
     levelled = contrasts.assign(level=_levels(results, contrasts))[["image", "level"]]
-    scores, tables = results.scores.merge(levelled, on="image", how="left"), []
+    scores, by_shots = results.scores.merge(levelled, on="image", how="left"), []
     for shots in sorted(results.scores.shots.unique()):
         recalls = defects.recall(scores, "level", contrast.LEVELS, rate, shots)
-        tables.append(recalls[recalls.level == contrast.LEVELS[0]].assign(shots=shots))
-    return pd.concat(tables, ignore_index=True)
+        by_shots.append(recalls[recalls.level == contrast.LEVELS[0]].assign(shots=shots))
+    return pd.concat(by_shots, ignore_index=True)
 
 
 def _over_categories(values: pd.Series) -> tuple[float, float, float]:

@@ -474,3 +474,9 @@ def holm_levels(probabilities: list[float], level: float = 1 - LEVEL) -> list[fl
     for rank, place in enumerate(order):
         steps[place] = 1 - level / (count - min(rank, rejected))
     return steps
+
+
+def format_category_interval(values: pd.Series) -> str:
+    """Student's 95 % interval of a mean over categories, within [0, 1]: ``0.701 to 0.895``; empty of one category."""
+    _, low, high = paired(values.dropna())
+    return f"{max(low, 0):.3f} to {min(high, 1):.3f}" if np.isfinite(low) else ""

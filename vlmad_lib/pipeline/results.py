@@ -10,7 +10,6 @@ import pandas as pd
 import pandera.pandas as pa
 
 from vlmad_lib import InputError, config, tables
-from vlmad_lib.analysis import comparison
 from vlmad_lib.config import Profile
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import SETTINGS
@@ -101,7 +100,7 @@ class Results:
             masked = part.dropna(subset="pixel_auroc").category.nunique()
             counts = {"categories": known.category.nunique(), "pixel_categories": masked}
             counts |= {"images": images, "draws": draws}
-            spread = comparison.format_category_interval(known.groupby("category").image_auroc.mean())
+            spread = statistics.format_category_interval(known.groupby("category").image_auroc.mean())
             facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
             rows.append({**facts, **means, **counts})
         return pd.DataFrame(rows)
