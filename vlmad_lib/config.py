@@ -1,4 +1,4 @@
-"""Profiles: what a run computes, as one checked YAML file (design: contracts, profile)."""
+"""Profiles: everything that decides what a run computes, read from a YAML file and checked."""
 
 from __future__ import annotations
 
@@ -203,11 +203,11 @@ def check_record(record: type[Record], values: dict[str, Any], source: str) -> R
 def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     """The first problem of a validation as one sentence that names the key and the remedy."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(str(name) for name in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        keys = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), keys, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}."
         return f"{source}: unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
@@ -246,8 +246,8 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
     elif not path.is_file() and (ROOT / path).is_file():
         path = ROOT / path
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
-        raise InputError(f"There is no profile {path}; give one of {known}, or the path of a YAML file.")
+        names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
+        raise InputError(f"There is no profile {path}; give one of {names}, or the path of a YAML file.")
     try:
         text = path.read_text(encoding="utf-8")
         values, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # plain: every value as it is written

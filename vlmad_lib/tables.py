@@ -24,23 +24,25 @@ TITLES = {
     "aupro": "AUPRO",
     "aupimo": "AUPIMO",
 }
-"""The metrics of the tables, in their order."""
+"""The titles of the metrics, in the order of the tables' columns."""
 FEW_ALARMS = {
     "image_pauroc": "image pAUROC",
     "recall_at_1pct": "recall at 1 % false alarms",
     "recall_at_0_1pct": "recall at 0.1 % false alarms",
 }
-"""Image metrics at few false alarms, which take many normal images."""
+"""Titles of the image metrics at few false alarms, which need many normal images."""
 MAIN = ["image_auroc", "pixel_auroc", "aupro"]
-"""Those of every summary."""
-SMALL = 20  # images below which a figure is shown as resting on few
+"""The metrics of every summary."""
+# A figure that rests on fewer images is shown as resting on few.
+SMALL = 20
+# No line ends within an interval, nor between *n* and its number.
 UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 
-def format_count(n: int, one: str, many: str) -> str:
+def format_count(n: int, singular: str, plural: str) -> str:
     """A number with its noun."""
-    return f"{n} {one if n == 1 else many}"
+    return f"{n} {singular if n == 1 else plural}"
 
 
 def format_range(counts: pd.Series) -> str:
@@ -53,7 +55,7 @@ SINGULAR = {"categories": "category", "images": "image", "draws": "draw"}
 
 
 def format_counts(counts: pd.Series, noun: str) -> str:
-    """``spanned`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
+    """``format_range`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
     return f"{format_range(counts)} {SINGULAR[noun] if counts.max() == 1 else noun}"
 
 
@@ -99,11 +101,11 @@ def average_by_category(metrics: pd.DataFrame, columns: list[str] | None = None)
     """Metrics by (name) and category, averaged over reference draws; nan where a metric has no value."""
     columns = columns or list(TITLES)
     named = metrics.assign(name=name_rows(metrics))
-    found = named.groupby(["name", "group", "category"], sort=False)[columns].mean().reset_index()
+    averages = named.groupby(["name", "group", "category"], sort=False)[columns].mean().reset_index()
     places = _places(order_categories(metrics))
-    found = found.sort_values("category", key=lambda values: values.map(places), kind="stable")
+    averages = averages.sort_values("category", key=lambda values: values.map(places), kind="stable")
     names = _places(named.name)
-    return found.sort_values("name", key=lambda values: values.map(names), kind="stable", ignore_index=True)
+    return averages.sort_values("name", key=lambda values: values.map(names), kind="stable", ignore_index=True)
 
 
 def _places(names: Iterable[str]) -> dict[str, int]:
@@ -111,34 +113,34 @@ def _places(names: Iterable[str]) -> dict[str, int]:
 
 
 def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
-    """Macro means over the categories of each group, then of all; ``n`` is what ``behind`` says of them."""
+    """Macro means over the categories of each group, then of all; ``n``: the categories behind them (``count_values``)."""
     columns = columns or list(TITLES)
     cells = average_by_category(metrics, columns)
-    parts = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
-    counts = pd.Series({key: count_values(rows[columns]) for key, rows in parts}, name="n")
-    found = parts[columns].mean().reset_index()
-    found["n"] = [counts[key] for key in zip(found.name, found.group, strict=True)]
+    groups = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
+    counts = pd.Series({key: count_values(rows[columns]) for key, rows in groups}, name="n")
+    averages = groups[columns].mean().reset_index()
+    averages["n"] = [counts[key] for key in zip(averages.name, averages.group, strict=True)]
     places = _places(cells.name) | _places([*GROUPS, "all"])
-    return found.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
+    return averages.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
 
 
 NOT_RUN = "- Not run here (n = 0), so there is nothing to see."
 NO_ROWS = "There is nothing here to put into this table."
 
 
-def show_table(found: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> Styler | Markdown:
+def show_table(frame: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> Styler | Markdown:
     """A frame for display: the metrics' titles, ``digits`` decimals, no row numbers.
 
     A frame without rows is the sentence ``without``. Columns without any value are left out and named in the caption.
     """
-    if not len(found):
+    if not len(frame):
         return Markdown(without)
-    if "shots" in found:
-        found = found.assign(shots=found.shots.map(format_shots))
-    blank = [name for name in found if found[name].isna().all()]
-    found = found.drop(columns=blank)
+    if "shots" in frame:
+        frame = frame.assign(shots=frame.shots.map(format_shots))
+    blank = [name for name in frame if frame[name].isna().all()]
+    frame = frame.drop(columns=blank)
     styled = (
-        found.rename(columns=TITLES | FEW_ALARMS)
+        frame.rename(columns=TITLES | FEW_ALARMS)
         .map(_unbroken)
         .style.format(precision=digits, na_rep="none", escape="html")
     )
@@ -148,15 +150,15 @@ def show_table(found: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> 
 
 
 def _unbroken(value: Any) -> Any:
-    """A value; a text as one in which no line ends within an interval, nor between *n* and its number."""
+    """A value; in a text no line ends within an interval, nor between *n* and its number."""
     if not isinstance(value, str):
         return value
-    return UNBROKEN.sub(lambda part: part[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
+    return UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
 
 
-def title_metrics(found: pd.DataFrame) -> pd.DataFrame:
+def title_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """A long table with the metrics' titles in its column ``metric``."""
-    return found.assign(metric=found.metric.map(TITLES))
+    return table.assign(metric=table.metric.map(TITLES))
 
 
 def format_categories(n: int) -> str:
@@ -169,13 +171,13 @@ def choose_shots(scores: pd.DataFrame, shots: int) -> int:
 
     InputError for any other that was not.
     """
-    known = sorted(scores.shots.unique())
-    if shots in known:
+    available = sorted(scores.shots.unique())
+    if shots in available:
         return shots
     if shots:
-        told = ", ".join(map(format_shots, known))
-        raise InputError(f"'shots' is {shots}, which was not run; choose one of {told}, or add it to the profile.")
-    return int(known[0])
+        listed = ", ".join(map(format_shots, available))
+        raise InputError(f"'shots' is {shots}, which was not run; choose one of {listed}, or add it to the profile.")
+    return int(available[0])
 
 
 def select_first_draw(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
