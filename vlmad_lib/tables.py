@@ -113,7 +113,7 @@ def _places(names: Iterable[str]) -> dict[str, int]:
 
 
 def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
-    """Macro means over the categories of each group, then of all; ``n``: the categories behind them (``count_values``)."""
+    """Macro means over the categories of each group, then of all; ``n``: their categories (``count_values``)."""
     columns = columns or list(TITLES)
     cells = average_by_category(metrics, columns)
     groups = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
