@@ -35,7 +35,7 @@ from nbformat.v4 import new_code_cell
 
 from vlmad_lib import ROOT, InputError, commands, config, files
 from vlmad_lib.config import Profile
-from vlmad_lib.reporting import kernels, pages
+from vlmad_lib.reporting import notebook_runner, pages
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
 _BOUNDS = {
@@ -234,7 +234,7 @@ def build(report: Report, progress: bool = False) -> None:
         report.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
             pass
-        kernels.SERVER.start(min(report.profile.workers, len(report.notebooks)))
+        notebook_runner.start_server(min(report.profile.workers, len(report.notebooks)))
         results = run(report.profile, progress=progress, announce=True)
         report.facts = results.facts
         macro = results.macro()
@@ -250,8 +250,6 @@ def build(report: Report, progress: bool = False) -> None:
         report.status = "interrupted"
         if report.folder == Path():
             _open(report)
-    finally:
-        kernels.SERVER.stop()
     pages.write_index(report)
 
 
@@ -294,7 +292,7 @@ def _run(report: Report) -> None:
             pages.write_index(report)
             shown = time.monotonic()
 
-    kernels.run(jobs, report.profile.workers, ended)
+    notebook_runner.run_jobs(jobs, report.profile.workers, ended)
 
 
 def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookNode]]:
@@ -303,7 +301,7 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
     began = time.perf_counter()
     try:
         with files.written(output):
-            kernels.execute(notebook.path, output, notebook.parameters, ROOT / "notebooks")
+            notebook_runner.execute_notebook(notebook.path, output, notebook.parameters, ROOT / "notebooks")
         notebook.status = "ok"
     except Exception as error:  # whatever a kernel dies of must not stop the other notebooks
         notebook.status = "failed"

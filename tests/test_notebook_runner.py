@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from vlmad_lib.reporting import kernels
+from vlmad_lib.reporting import notebook_runner
 
 SHOW = "import json\nfrom ipykernel.connect import get_connection_info\nprint(get_connection_info())"
 
@@ -20,16 +20,14 @@ def test_a_kernel_needs_no_network_and_leaves_no_file(tmp_path, monkeypatch, lon
     """A sandbox may lack even the loopback interface; only where a path is too long for a socket a port is taken."""
     folder = tmp_path / ("x" * 100 if long else "x")
     folder.mkdir()
-    monkeypatch.setattr(kernels.tempfile, "mkdtemp", lambda prefix: str(folder))
+    monkeypatch.setattr(notebook_runner.Kernel, "folder", str(folder))
     if not long:
-        monkeypatch.setattr(kernels, "SOCKET_FOLDER", 200)  # pytest's own folder may be longer than usual ones
+        monkeypatch.setattr(notebook_runner, "SOCKET_FOLDER", 200)  # pytest's own folder may be longer than usual ones
         if len(os.fsencode(folder)) > 90:
             pytest.skip("the folder of this test is too long for a socket")
-    monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])
     names = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(SHOW)], metadata=names), tmp_path / "a.ipynb")
-    kernels.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {}, tmp_path)
-    kernels.SERVER.stop()
+    notebook_runner.execute_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {}, tmp_path)
     said = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[-1].outputs[0].text
     assert f'"transport": "{"tcp" if long else "ipc"}"' in said and (str(Path(folder) / "kernel") in said) != long
-    assert not folder.exists() and not kernels.Kernel.running
+    assert not folder.exists() and not notebook_runner.Kernel.running
