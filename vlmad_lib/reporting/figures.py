@@ -39,11 +39,11 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 def show(figure: Figure, alt: str, photo: bool = False) -> None:
     """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
-    kind, pixels = encoded(figure, photo)
+    kind, pixels = encode_figure(figure, photo)
     display(Image(pixels, format=kind, alt=alt, metadata={"alt": alt}))
 
 
-def encoded(figure: Figure, photo: bool = False) -> tuple[str, bytes]:
+def encode_figure(figure: Figure, photo: bool = False) -> tuple[str, bytes]:
     """The kind of picture, ``png`` or ``jpeg``, and the picture of a figure, which is closed."""
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(axis.get_major_formatter(), ticker.LogFormatterMathtext):
@@ -136,7 +136,7 @@ def grids(
     panels = list(panels[0])
     if image:
         first = panels.pop(0)
-        shown = picture(image)
+        shown = load_thumbnail(image)
         first.imshow(shown)
         first.set_title("image", fontsize=9)
         _bare(first)
@@ -168,7 +168,7 @@ def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str]) -> N
         axes.axhline(place + 0.5, color="#8a8f98", lw=0.8)
 
 
-def picture(image: str, width: int = 240) -> np.ndarray:
+def load_thumbnail(image: str, width: int = 240) -> np.ndarray:
     """A thumbnail of an image file, (h, width, 3) uint8."""
     loaded = image_files.load_image(image)
     return np.asarray(loaded.resize((width, round(width * loaded.height / loaded.width))))
@@ -215,7 +215,7 @@ def _named(rows: pd.DataFrame) -> list[str]:
 
 
 def _draw(axes: plt.Axes, cell: tuple[int, int], row, title: str, outline: bool = True) -> None:
-    left, right, bottom, top = _place(axes, cell, picture(row.image), title)
+    left, right, bottom, top = _place(axes, cell, load_thumbnail(row.image), title)
     if outline and row.mask:
         mask = mask_files.framed_mask(row.mask, row.width, row.height, "squash", 240)
         axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(left, right, top, bottom))

@@ -20,7 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, repeat
 from multiprocessing import forkserver
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
+from types import ModuleType
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -40,6 +41,7 @@ PRELOADED = [
     "vlmad_lib.pipeline.run",
     "open_clip",
 ]
+MAIN = Lock()  # held while another module stands in the place of the main one
 FORKS = sys.platform == "linux"  # elsewhere loaded libraries may not survive a fork
 SOCKET_FOLDER = 80  # bytes of a folder's path that leave room for a socket's name: systems allow 104 or more for both
 # environment variables that tell PyTorch and NumPy, and joblib, how many cores a process may use
@@ -106,7 +108,12 @@ class ForkProvisioner(LocalProvisioner):
         folder = str(kwargs.get("cwd") or Path.cwd())
         start_server(1)  # where it runs already this does nothing
         self.process = ForkedKernel(target=_run_kernel, args=(cmd[cmd.index("-f") :], folder, environment))
-        self.process.start()
+        with MAIN:  # a child of a fork server would run the script of this process up to its ``if __name__`` again
+            main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+            try:
+                self.process.start()
+            finally:
+                sys.modules["__main__"] = main
         self.pid = self.pgid = self.process.pid
         return self.connection_info
 
