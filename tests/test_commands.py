@@ -90,7 +90,7 @@ def test_both_command_lines_end_so(work, monkeypatch, tmp_path, capsys):
     def broken(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", "/x/mine.yml")
 
-    monkeypatch.setattr("vlmad_lib.config.load", broken)
+    monkeypatch.setattr("vlmad_lib.config.load_profile", broken)
     more = [str(tmp_path / "new")] if work is decide.main else []
     assert work(["own_images", *more, "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("/x/mine.yml cannot be used (permission denied)")

@@ -29,9 +29,10 @@ from vlmad_lib.pipeline import run, scoring
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.reporting import figures
 
+# what the panel can have
 PARTS = ("image", "window", "words", "threshold")
+# what is chosen, each among what the choices before it leave
 NARROWING = ("category", "method", "shots", "image")
-"""What is chosen, each among what the choices before it leave."""
 AS_RUN = "as run"
 
 
@@ -73,7 +74,7 @@ class Panel(widgets.VBox):
         rows = [chosen[:2], chosen[2:], [self.window], [self.good, self.bad], [self.message], [self.pictures]]
         super().__init__([*map(widgets.HBox, rows), self.limit, self.judgement])
         for box in chosen:
-            box.observe(lambda _: self._fill({name: one.value for name, one in self.choices.items()}), "value")
+            box.observe(lambda _: self._fill({name: choice.value for name, choice in self.choices.items()}), "value")
         for box in (self.window, self.good, self.bad):
             box.observe(lambda _: self._look(), "value")
         self.limit.observe(lambda _: self._judge(), "value")
@@ -89,7 +90,7 @@ class Panel(widgets.VBox):
         for name in NARROWING:
             offered, value = _offers(rows, name), wanted.get(name)
             self.choices[name].options = offered
-            self.choices[name].value = value if value in [one for _, one in offered] else offered[0][1]
+            self.choices[name].value = value if value in [kept for _, kept in offered] else offered[0][1]
             rows = rows[rows[name] == self.choices[name].value]
         self.row = rows[rows.seed == rows.seed.min()].iloc[0]
         self._offer_changes()
@@ -102,11 +103,12 @@ class Panel(widgets.VBox):
         """Windows and words, where the method has them."""
         spec = self.specs.get(self.row.method)
         settings = methods.choose(spec, self.results.profile).settings if spec else None
-        sizes = getattr(settings, "windows", [])
+        fields = settings.model_dump() if settings else {}
+        sizes = fields.get("windows", [])
         offered = ((AS_RUN, 0), *((f"{size} x {size} alone", size) for size in sizes))
         if self.window.options != offered:
             self.window.options = offered
-        pair, word = hasattr(settings, "own_normal"), hasattr(settings, "word")
+        pair, word = "own_normal" in fields, "word" in fields
         called = "anomalous prompt" if pair else 'word for "damaged"'
         if self.bad.description != called:  # what was written for another method means nothing to this one
             self.bad.description, self.bad.value, self.good.value = called, "", ""
@@ -120,9 +122,8 @@ class Panel(widgets.VBox):
         alike = (scores.category == row.category) & (scores.method == row.method) & (scores.shots == row.shots)
         before = self.scores
         (self.scores,) = thresholds.parts(scores[alike], self.normal, int(row.shots))
-        if before and all(
-            np.array_equal(getattr(before, kind), getattr(self.scores, kind)) for kind in ("good", "bad")
-        ):
+        pairs = [(before.good, self.scores.good), (before.bad, self.scores.bad)] if before else []
+        if pairs and all(np.array_equal(*pair) for pair in pairs):
             return
         every = np.concatenate([self.scores.good, self.scores.bad, self.scores.train])
         calm, low, high = self._calm(), every.min(), every.max()
@@ -154,10 +155,8 @@ class Panel(widgets.VBox):
                 score, anomaly_map = score_by_method(self.results, row, spec)
                 said.append(f"As asked: {score:.3f}, in {time.perf_counter() - started:.2f} s.")
                 maps["as asked"] = anomaly_map
-                limits = (
-                    min(limits[0], float(anomaly_map.min())),
-                    max(limits[1], float(anomaly_map.max())),
-                )  # one scale for both
+                ends = [*limits, float(anomaly_map.min()), float(anomaly_map.max())]
+                limits = min(ends), max(ends)  # one scale for both
         except InputError as error:
             said.append(str(error))
         self.message.value, self.pictures.value = escape(" ".join(said)), show_maps(row, maps, limits)
@@ -189,8 +188,9 @@ def _offers(rows: pd.DataFrame, name: str) -> list[tuple[str, object]]:
         first = rows.drop_duplicates("image").sort_values("label", ascending=False, kind="stable")
         return [(f"{row.defect} / {Path(row.image).stem}", row.image) for row in first.itertuples()]
     if name == "shots":
-        return [(tables.name_shots(one), one) for one in sorted(rows.shots.unique().tolist())]
-    return [(one, one) for one in (tables.order_categories(rows) if name == "category" else dict.fromkeys(rows[name]))]
+        return [(tables.name_shots(shots), shots) for shots in sorted(rows.shots.unique().tolist())]
+    values = tables.order_categories(rows) if name == "category" else dict.fromkeys(rows[name])
+    return [(value, value) for value in values]
 
 
 def _shown(wanted: bool) -> str | None:
@@ -223,7 +223,7 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
 def show_maps(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, float]) -> str:
     """An image, its mask, its maps by name on one colour scale from ``limits``, and the last of them over the image.
 
-    No figure is drawn: a map changes while one types.
+    No figure is drawn: a map changes while a person types.
     """
     image = figures.load_thumbnail(row.image)
     height, width = image.shape[:2]
@@ -268,10 +268,10 @@ def _colour_bar(low: float, high: float) -> str:
     return f"<div style='display:flex;gap:6px;align-items:center'>all maps: {low:.3f} {bar} {high:.3f}</div>"
 
 
-def plot_scores(part: thresholds.Part, limit: float, own: float) -> str:
+def plot_scores(scores: thresholds.Part, limit: float, own: float) -> str:
     """The scores of a category as an HTML picture, a dot an image, with the threshold; a ring around ``own``."""
-    lines = {"defective": (part.bad, "#b3261e"), "good": (part.good, "#2a9d6e")}
-    lines |= {"normal, training": (part.train, "#6b7785")} if len(part.train) else {}
+    lines = {"defective": (scores.bad, "#b3261e"), "good": (scores.good, "#2a9d6e")}
+    lines |= {"normal, training": (scores.train, "#6b7785")} if len(scores.train) else {}
     figure, axes = plt.subplots(figsize=(7, 0.7 + 0.35 * len(lines)), layout="constrained")
     for place, (values, colour) in enumerate(lines.values()):
         axes.plot(values, np.full(len(values), place), "o", color=colour, ms=6, alpha=0.45, mew=0)
@@ -280,13 +280,13 @@ def plot_scores(part: thresholds.Part, limit: float, own: float) -> str:
     axes.axvline(limit, color="#30343b", lw=1.5)
     axes.set_yticks(range(len(lines)), [f"{name} (n = {len(values)})" for name, (values, _) in lines.items()])
     axes.set(ylim=(-0.6, len(lines) - 0.4), xlabel="image score; line: threshold; ring: this image")
-    alt = f"{part.category}: image scores of {part.method}, good and defective, and the threshold {limit:.3f}"
+    alt = f"{scores.category}: image scores of {scores.method}, good and defective, and the threshold {limit:.3f}"
     return _tag(*figures.encode_figure(figure), alt)
 
 
-def count_decisions(part: thresholds.Part, limit: float) -> str:
+def count_decisions(scores: thresholds.Part, limit: float) -> str:
     """What a threshold makes of a category, as an HTML table: counts, and rates with Wilson's 95 % interval."""
-    (counts,) = thresholds.rated([thresholds.judge(part, "moved", 0, [(limit, part.good)])]).to_dict("records")
+    (counts,) = thresholds.rated([thresholds.judge(scores, "moved", 0, [(limit, scores.good)])]).to_dict("records")
     lines = []
     for name, n, hits, mistake in (
         ("good", "n_good", "alarms", "false alarm"),

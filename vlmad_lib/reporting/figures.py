@@ -98,7 +98,7 @@ def _dash(axes: plt.Axes, value: float, across: bool = False, **line) -> None:
 
 def _legend(figure: Figure, axes: Sequence[plt.Axes], place: str = "outside upper left", ncols: int = 3) -> None:
     """One legend of what several axes show."""
-    named = {name: line for one in axes for line, name in zip(*one.get_legend_handles_labels(), strict=True)}
+    named = {name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc=place, ncols=ncols, fontsize=9)
 
 

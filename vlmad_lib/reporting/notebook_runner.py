@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, repeat
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from threading import Lock, current_thread, main_thread
 from types import ModuleType
@@ -52,6 +52,7 @@ def start_server(at_once: int) -> None:
     """Start the fork server, which imports what notebooks need while something else is done; ``at_once`` will run."""
     if FORKS:
         forkserver.set_forkserver_preload(PRELOADED)
+        resource_tracker.ensure_running()  # it unblocks the signal
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C does not end the server
         try:
             with _share_cores(at_once):
@@ -107,14 +108,14 @@ class ForkProvisioner(LocalProvisioner):
         environment = dict(kwargs["env"]) | {"JPY_PARENT_PID": str(os.getpid())}  # as kernels not forked have it
         folder = str(kwargs.get("cwd") or Path.cwd())
         start_server(1)  # where it runs already this does nothing
-        self.process = ForkedKernel(target=_run_kernel, args=(cmd[cmd.index("-f") :], folder, environment))
+        process = ForkedKernel(target=_run_kernel, args=(cmd[cmd.index("-f") :], folder, environment))
         with MAIN:  # a child of a fork server would run the script of this process up to its ``if __name__`` again
             main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
             try:
-                self.process.start()
+                process.start()  # waits until the server has imported everything
             finally:
                 sys.modules["__main__"] = main
-        self.pid = self.pgid = self.process.pid
+        self.process, self.pid, self.pgid = process, process.pid, process.pid
         return self.connection_info
 
 
