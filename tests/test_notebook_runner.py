@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +15,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from vlmad_lib.reporting import notebook_runner
 
-SHOW = "import json\nfrom ipykernel.connect import get_connection_info\nprint(get_connection_info())"
+SHOW = """
+import multiprocessing
+print(multiprocessing.get_start_method())
+from ipykernel.connect import get_connection_info
+print(get_connection_info())
+"""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such sockets")
@@ -33,6 +39,7 @@ def test_a_kernel_needs_no_network_and_leaves_no_file(tmp_path, monkeypatch, lon
     notebook_runner.execute_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {}, tmp_path)
     said = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[-1].outputs[0].text
     assert f'"transport": "{"tcp" if long else "ipc"}"' in said and (str(Path(folder) / "kernel") in said) != long
+    assert said.startswith(multiprocessing.get_all_start_methods()[0])  # the usual one, though the kernel is a fork
     assert not folder.exists() and not notebook_runner.Kernel.running
 
 

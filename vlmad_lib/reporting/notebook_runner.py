@@ -83,6 +83,7 @@ class ForkedKernel(multiprocessing.get_context("forkserver").Process if FORKS el
 def _run_kernel(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
     """Be a kernel to the end: in a group of processes of its own, as if started by a command line."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # the usual one: a child of a fork server has that of its parent
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ.clear()
