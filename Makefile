@@ -1,4 +1,5 @@
-# make report | test | test-slow | test-fault | test-gpu | test-lab | test-all | bench | lab | exercises | lint | audit | lock | clean:
+# make report | check | test | test-slow | test-fault | test-gpu | test-lab | test-all | browser | bench | lab |
+# exercises | lint | format | audit | lock | clean:
 # the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,10 +16,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report test test-slow test-fault test-gpu test-lab test-all bench lab exercises lint format audit lock clean
+.PHONY: report check test test-slow test-fault test-gpu test-lab test-all browser bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
+
+# what CI runs: code and notebooks, the tests, the demo report, its pages in a browser; 20 minutes on two cores
+check:
+	$(MAKE) lint
+	$(MAKE) test
+	$(MAKE) report PROFILE=demo
+	$(MAKE) browser
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not fault and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
@@ -39,12 +47,19 @@ test-lab: $(READY)
 	$(BIN)/python tests/lab.py
 
 # everything, the demo report in a browser too, and what was survived at the end
-test-all: test test-slow
-	$(BIN)/python -m pip install --quiet -e ".[browser]"
-	$(BIN)/python -m vlmad_lib report demo
-	$(BIN)/python tests/browser.py reports/out/latest
+test-all: check test-slow
 	$(MAKE) test-lab
 	$(MAKE) test-fault
+
+# the pages of the newest report in Chromium, where there is one and Playwright can be had
+browser: $(READY)
+	@if ! command -v chromium > /dev/null; then \
+		echo "No Chromium on this machine: the pages of the report were not opened in a browser."; \
+	elif ! $(BIN)/python -m pip install --quiet -e ".[browser]"; then \
+		echo "Playwright cannot be installed here: the pages of the report were not opened in a browser."; \
+	else \
+		$(BIN)/python tests/browser.py reports/out/latest; \
+	fi
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks $(BENCH)

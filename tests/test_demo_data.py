@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import ndimage
 
 from vlmad_lib import ROOT
-from vlmad_lib.demo import CATEGORIES, CONTRASTS, card, data, delta_e, names, render, write
+from vlmad_lib.demo import CATEGORIES, CONTRASTS, data, delta_e, names, render, write
 from vlmad_lib.demo.categories import CLASSES
+from vlmad_lib.demo.training import card
 
 CASES = [(c, d) for c in CATEGORIES for d in CATEGORIES[c].defects]
 
@@ -183,7 +184,7 @@ def test_foreign_folder_is_not_replaced(tmp_path):
 
 
 def test_the_data_card_is_that_of_the_program():
-    """Run python -m vlmad_lib.demo.card after a change to the demo data."""
+    """Run python -m vlmad_lib.demo.training.card after a change to the demo data."""
     text = (ROOT / "vlmad_lib/demo/data-card.md").read_text()
     assert text == card.data_card()
     for name in names("target"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmad_lib.demo import train
-from vlmad_lib.demo.muon import Muon, orthogonal
+from vlmad_lib.demo.training import train
+from vlmad_lib.demo.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12), (8, 8)])

@@ -12,8 +12,8 @@ import torch
 
 from vlmad_lib import config
 from vlmad_lib.analysis import prompt_transfer
-from vlmad_lib.demo import captions, card, train
 from vlmad_lib.demo.data import CATEGORIES, names
+from vlmad_lib.demo.training import captions, card, train
 from vlmad_lib.encoders import backbones
 
 SMALL = train.Settings(

@@ -11,7 +11,7 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from vlmad_lib import InputError
 from vlmad_lib.analysis import thresholds, wordings
 from vlmad_lib.pipeline import run
-from vlmad_lib.reporting import explorer, looks
+from vlmad_lib.reporting import explorer
 
 WORD = TINY | {"method": "anomalyclip", "settings": {"prompts": "object", "image_size": 80}}
 SPECS = [TINY | {"settings": {"windows": [1, 2]}}, WORD, TINY | {"method": "patchcore"}]
@@ -38,7 +38,7 @@ def test_a_method_asked_again_gives_its_own_score_and_map(results):
     specs = {spec.name: spec for spec in results.profile.methods}
     for _, rows in results.scores.groupby("variant"):
         row = rows.iloc[-1]
-        score, found = looks.asked(results, row, specs[row.method])
+        score, found = explorer.score_by_method(results, row, specs[row.method])
         assert score == pytest.approx(row.score, abs=1e-6)
         assert np.allclose(found, results.framed(rows.iloc[[-1]])[0], atol=1e-6)
 
@@ -62,7 +62,7 @@ def test_words_and_windows_change_the_map_on_one_scale(results):
     panel = explorer.Panel(results)
     before = panel.pictures.value
     panel.good.value = "a {}"
-    assert "both prompts" in panel.told.value and panel.pictures.value == before
+    assert "both prompts" in panel.message.value and panel.pictures.value == before
     panel.bad.value = "a broken {}"
     assert names(panel)[2:] == ["map, as run", "map, as asked", "overlay, as asked"]
     assert panel.pictures.value.count("all maps:") == 1
@@ -70,11 +70,11 @@ def test_words_and_windows_change_the_map_on_one_scale(results):
     panel.window.value = 2
     assert panel.pictures.value != worded
     panel.bad.value = "a {brace}"
-    assert "is no prompt" in panel.told.value and names(panel)[-1] == "overlay, as run"
+    assert "is no prompt" in panel.message.value and names(panel)[-1] == "overlay, as run"
     panel.choices["method"].value = "AnomalyCLIP"
     assert panel.bad.value == "" and names(panel)[-1] == "overlay, as run"  # no word for it, nor windows
     panel.bad.value = "<b>dirty</b>"
-    assert names(panel)[-1] == "overlay, as asked" and "<b>" not in panel.told.value
+    assert names(panel)[-1] == "overlay, as asked" and "<b>" not in panel.message.value
     assert panel.bad.layout.display != "none" and panel.good.layout.display == "none"
 
 
@@ -101,7 +101,7 @@ def test_threshold_counts_what_the_table_has(results):
 
 def test_threshold_begins_at_training_images_where_they_were_scored(results):
     panel = explorer.Panel(results, ["threshold"], normal=thresholds.normal_scores(results), alpha=0.2)
-    assert panel.limit.value == pytest.approx(np.quantile(panel.part.train, 0.8))
+    assert panel.limit.value == pytest.approx(np.quantile(panel.scores.train, 0.8))
     assert "80% quantile of 4 normal training images" in panel.judgement.value and not panel.pictures.value
 
 
@@ -126,7 +126,7 @@ def test_imports_only(mvtec, tmp_path, kind):
     panel = explorer.Panel(run.run(small_profile(mvtec, tmp_path / "cache", methods=[], imports=imports)))
     assert hidden(panel.window, panel.good, panel.bad) == [True] * 3
     assert names(panel)[2:] == (["map, as run", "overlay, as run"] if kind == "maps" else [])
-    assert ("no maps" in panel.told.value) == (kind == "scores")
+    assert ("no maps" in panel.message.value) == (kind == "scores")
 
 
 def test_one_category_without_masks_or_defects(tmp_path):

@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 
 import nbformat
 import pytest
 from conftest import ROOT
 
-from vlmad_lib.evaluation import metrics
+from vlmad_lib.encoders import prompts
 from vlmad_lib.reporting import formulas, pages
 
-
-@pytest.mark.parametrize("one", [*formulas.WINCLIP, *formulas.ANOMALYCLIP], ids=lambda one: one.what[:30])
-def test_the_line_of_a_formula_is_that_of_its_file(one):
-    file, number, code = one.line()
-    assert (ROOT / "vlmad_lib" / file).read_text().splitlines()[number - 1].strip() == code
-    assert one.words in code
+CODE = re.compile(r"^`(.+?)`, line (\d+): `(.+)`$", re.MULTILINE)
 
 
-def test_what_becomes_of_a_map_of_patches_is_written():
-    for formula, function in ((formulas.WINCLIP, metrics.upsample), (formulas.ANOMALYCLIP, metrics.framed_map)):
-        assert function in [one.function for one in formula]
-    assert "Gaussian of 4 pixels in a frame of 518" in formulas.written(formulas.ANOMALYCLIP)
+@pytest.fixture(scope="module", params=["02_winclip", "03_anomalyclip"])
+def text(request) -> str:
+    """What the cell of formulas of a notebook shows."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{request.param}.ipynb", as_version=4).cells
+    (imports,) = [cell.source for cell in cells if "import figures, formulas" in cell.source]
+    (formula_cell,) = [cell.source for cell in cells if "maths" in cell.metadata.get("tags", [])]
+    names, shown = {}, []
+    exec(imports, names)
+    exec(formula_cell, names | {"display": lambda markdown: shown.append(markdown.data)})
+    return shown[0]
+
+
+def test_the_line_of_a_formula_is_that_of_its_file(text):
+    lines = CODE.findall(text)
+    assert len(lines) == text.count("$$") / 2 >= 11
+    for file, number, code in lines:
+        assert (ROOT / "vlmad_lib" / file).read_text().splitlines()[int(number) - 1].strip() == code
+
+
+def test_what_becomes_of_a_map_of_patches_is_written(text):
+    assert "return F.interpolate" in text
+    if "V-V attention" in text:
+        assert "Gaussian of 4 pixels in a frame of 518" in text
 
 
 def test_a_line_that_has_gone_or_is_not_alone_is_refused():
     for words in ("no such line", "normal"):
         with pytest.raises(ValueError, match="lines of prototypes"):
-            replace(formulas.WINCLIP[0], words=words).line()
+            formulas.find_line(prompts.prototypes, words)
 
 
 @pytest.mark.parametrize("kind", ["cell", "output"])
-def test_maths_needs_no_script(kind, tmp_path):
-    text = formulas.written(formulas.WINCLIP)
+def test_maths_needs_no_script(kind, text, tmp_path):
     cell = nbformat.v4.new_markdown_cell(text)
     if kind == "output":
         output = nbformat.v4.new_output("display_data", {"text/markdown": text})
         cell = nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["maths"]})
     soup = pages.body([cell], tmp_path / "x.ipynb")
-    assert len(soup.select("math[display=block]")) == len(formulas.WINCLIP)
+    assert len(soup.select("math[display=block]")) == text.count("$$") / 2
     assert "$" not in soup.get_text() and "\\frac" not in soup.get_text()
     assert soup.find("mfrac") and soup.find("msub")
 

@@ -84,7 +84,7 @@ def drawn(figure, photo=False):
 
 def check(kind: str, masks: str, results: str, notebooks: list[str], folder: Path, monkeypatch) -> None:
     """Every notebook ends, and shows no table of a header alone, no NaN and no *1 categories*."""
-    monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", drawn)
+    monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", drawn)
     path = write_kind(folder, kind, masks, results)
     for name in notebooks:
         for one in run_cells(name, path, monkeypatch):

@@ -14,8 +14,8 @@ from conftest import write_profile
 
 from vlmad_lib import ROOT, config
 from vlmad_lib.analysis import efficiency
-from vlmad_lib.demo import card
 from vlmad_lib.demo.data import write
+from vlmad_lib.demo.training import card
 from vlmad_lib.encoders import backbones
 from vlmad_lib.methods import memory_bank
 from vlmad_lib.reporting import report
@@ -24,7 +24,7 @@ NOTEBOOKS = config.load_profile("demo").notebooks
 
 
 def test_the_demo_backbones_card_is_what_its_program_writes():
-    """What page 00 shows of it: change vlmad_lib/demo/card.py, not the card."""
+    """What page 00 shows of it: change vlmad_lib/demo/training/card.py, not the card."""
     weights = backbones.DEMO_WEIGHTS
     told = weights.with_suffix(".md").read_text(encoding="utf-8")
     assert told == card.card(weights, hold_out=True) and "Watched on" in told and "Chosen by" not in told

@@ -101,7 +101,7 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
     make_mvtec(tmp_path / "data")
     aprilgan.write(aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)), tmp_path / "a.pth", "visa")
     coop.write(coop.Context(tiny_backbone), tmp_path / "c.pth", "visa")
-    monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", unrendered)
+    monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", unrendered)
     small = {"image_size": 80}
     specs = [
         {"method": "aprilgan", "checkpoint": str(tmp_path / "a.pth"), "settings": small | {"templates": "none"}},
@@ -120,6 +120,6 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
 def test_notebooks_on_other_profiles(other_profile, request, monkeypatch):
     """Figures are rendered where they differ most from the demo's: of nothing but normal images."""
     if request.node.callspec.params["other_profile"] != "only normal images":
-        monkeypatch.setattr("vlmad_lib.reporting.figures.encoded", unrendered)
+        monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", unrendered)
     for name in NOTEBOOKS:
         assert run_cells(name, other_profile, monkeypatch), name

@@ -117,6 +117,13 @@ def test_a_package_imports_only_from_those_before_it(package):
         assert not imported(file) & above, file
 
 
+def test_nothing_of_the_workbook_imports_what_trains_the_demo():
+    training = PACKAGE / "demo" / "training"
+    for file in [*PACKAGE.rglob("*.py"), *NOTEBOOKS]:
+        if training not in file.parents:
+            assert "demo.training" not in file.read_text(encoding="utf-8"), file
+
+
 def test_the_readmes_script_runs(tmp_path, monkeypatch):
     """The public names, on a profile of this test in the place of the demo's."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## How it works")[2]

@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vlmad_lib import ROOT, InputError
-from vlmad_lib.reporting import kernels, report
+from vlmad_lib.reporting import notebook_runner, report
 from vlmad_lib.reporting import pages as pages_module
 
 EVIL = "<script>alert(1)</script>"
@@ -89,7 +89,6 @@ def stub(monkeypatch):
     module.run = run
     monkeypatch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
-    monkeypatch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
     return module
 
 
@@ -282,7 +281,6 @@ def finished(tmp_path_factory):
         module.run = lambda profile, progress=False, announce=False: Results()
         patch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
         patch.setenv("MPLBACKEND", "agg")
-        patch.setattr(kernels, "PRELOADED", ["ipykernel.kernelapp"])  # these notebooks need no more
         code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])
     return folder / "out" / "latest", code_of_exit
 
@@ -512,7 +510,7 @@ def test_an_interrupt_in_a_finaliser_is_not_lost():
     begun = []
     jobs = [lambda: None, lambda: time.sleep(1), lambda: begun.append(3)]
     with pytest.raises(KeyboardInterrupt):
-        kernels.run(jobs, 1, lambda number, found: Dying() and None)
+        notebook_runner.run_jobs(jobs, 1, lambda number, found: Dying() and None)
     assert not begun and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -533,7 +531,7 @@ def test_an_interrupt_stops_all_kernels_and_keeps_finished_pages(tmp_path):
     took = time.perf_counter() - began
     assert [book.status for book in found.notebooks] == ["ok", "not run", "not run", "not run"]
     assert took < 40
-    assert found.status == "interrupted" and not kernels.Kernel.running
+    assert found.status == "interrupted" and not notebook_runner.Kernel.running
     assert "finished here" in (found.folder / "01_done.html").read_text()
     assert "not been run" in (found.folder / "02_stop.html").read_text()
 

@@ -14,8 +14,8 @@ from conftest import TINY, make_mvtec, small_profile
 from vlmad_lib import InputError, methods
 from vlmad_lib.analysis import by_category, draws, published, wordings
 from vlmad_lib.config import Method
-from vlmad_lib.demo import card, temperature
 from vlmad_lib.demo.data import CATEGORIES
+from vlmad_lib.demo.training import card, temperature
 from vlmad_lib.encoders import backbones
 from vlmad_lib.encoders.backbones import cosine
 from vlmad_lib.methods import METHODS, Chosen, coop, prompt_training, training, winclip

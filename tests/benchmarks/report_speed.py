@@ -21,7 +21,7 @@ from conftest import make_mvtec, paint, small_profile
 
 from vlmad_lib import ROOT, config, methods
 from vlmad_lib.pipeline import run
-from vlmad_lib.reporting import kernels
+from vlmad_lib.reporting import notebook_runner
 
 SECOND_RUN = 90  # seconds of a demo report when everything is kept
 CATEGORIES = ("plate", "cloth", "bolt", "cable")
@@ -43,7 +43,7 @@ def notebook(folder: Path) -> list[dict]:
     for name, source in {"does nothing": "1", "imports run and plots": "from vlmad_lib import plots, run"}.items():
         book = folder / "book.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), book)
-        taken = seconds(lambda book=book: kernels.execute(book, folder / "out.ipynb", {}, folder))[0]
+        taken = seconds(lambda book=book: notebook_runner.execute_notebook(book, folder / "out.ipynb", {}, folder))[0]
         rows.append(row(f"a notebook that {name}", taken, "s"))
     return rows
 

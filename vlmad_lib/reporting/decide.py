@@ -381,7 +381,7 @@ def _comment() -> PngImagePlugin.PngInfo:
 
 def _beside(image: str, heat: Image.Image) -> Image.Image:
     """A picture, and the same picture under its map."""
-    shown = Image.fromarray(figures.picture(image, WIDTH))
+    shown = Image.fromarray(figures.load_thumbnail(image, WIDTH))
     both = Image.new("RGB", (2 * shown.width, shown.height))
     both.paste(shown, (0, 0))
     both.paste(Image.blend(shown, heat.resize(shown.size, Image.Resampling.BILINEAR), INK), (shown.width, 0))

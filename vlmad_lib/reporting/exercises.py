@@ -27,13 +27,13 @@ def learner_copy(book: NotebookNode) -> NotebookNode:
 def write(folder: Path = NOTEBOOKS / "exercises") -> list[Path]:
     """Write a copy of every notebook and return their files; a copy that exists, with its answers, is left alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    written = []
     for source in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not (copy := folder / source.name).exists():
             text = nbformat.writes(learner_copy(nbformat.read(source, as_version=4)))
             replace(copy, lambda path, text=text: path.write_text(text, encoding="utf-8"))
-            found.append(copy)
-    return found
+            written.append(copy)
+    return written
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,26 +5,34 @@ Everything is read from a run: its tables, its maps and the features it kept, so
 
 from __future__ import annotations
 
+import io
 import time
+from base64 import b64encode
 from collections.abc import Collection
 from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from vlmad_lib import InputError, methods, tables
 from vlmad_lib.analysis import sweeps, thresholds, wordings
 from vlmad_lib.config import Method
-from vlmad_lib.data import datasets
+from vlmad_lib.data import datasets, mask_files
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.evaluation.statistics import percent
+from vlmad_lib.pipeline import run, scoring
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.reporting import figures, looks
+from vlmad_lib.reporting import figures
 
+# what the panel can have
 PARTS = ("image", "window", "words", "threshold")
+# what is chosen, each among what the choices before it leave
 NARROWING = ("category", "method", "shots", "image")
-"""What is chosen, each among what the choices before it leave."""
 AS_RUN = "as run"
 
 
@@ -44,7 +52,7 @@ class Panel(widgets.VBox):
         self.results, self.show, self.normal, self.alpha = results, show, normal, alpha
         self.filling = False
         self.specs = {methods.choose(spec, results.profile).name: spec for spec in results.profile.methods}
-        self.part = None
+        self.scores = None
         self._make()
         first = datasets.choose_example(results.index)
         of_kind = [name for name, spec in self.specs.items() if spec.method == kind]
@@ -61,12 +69,12 @@ class Panel(widgets.VBox):
         self.limit = widgets.FloatSlider(
             description="threshold", readout_format=".3f", continuous_update=False, layout={"width": "46em"}, **wide
         )
-        self.told, self.pictures, self.judgement = (widgets.HTML() for _ in range(3))
+        self.message, self.pictures, self.judgement = (widgets.HTML() for _ in range(3))
         chosen = [self.choices[name] for name in ("category", "image", "method", "shots")]
-        rows = [chosen[:2], chosen[2:], [self.window], [self.good, self.bad], [self.told], [self.pictures]]
+        rows = [chosen[:2], chosen[2:], [self.window], [self.good, self.bad], [self.message], [self.pictures]]
         super().__init__([*map(widgets.HBox, rows), self.limit, self.judgement])
         for box in chosen:
-            box.observe(lambda _: self._fill({name: one.value for name, one in self.choices.items()}), "value")
+            box.observe(lambda _: self._fill({name: choice.value for name, choice in self.choices.items()}), "value")
         for box in (self.window, self.good, self.bad):
             box.observe(lambda _: self._look(), "value")
         self.limit.observe(lambda _: self._judge(), "value")
@@ -82,7 +90,7 @@ class Panel(widgets.VBox):
         for name in NARROWING:
             offered, value = _offers(rows, name), wanted.get(name)
             self.choices[name].options = offered
-            self.choices[name].value = value if value in [one for _, one in offered] else offered[0][1]
+            self.choices[name].value = value if value in [kept for _, kept in offered] else offered[0][1]
             rows = rows[rows[name] == self.choices[name].value]
         self.row = rows[rows.seed == rows.seed.min()].iloc[0]
         self._offer_changes()
@@ -95,11 +103,12 @@ class Panel(widgets.VBox):
         """Windows and words, where the method has them."""
         spec = self.specs.get(self.row.method)
         settings = methods.choose(spec, self.results.profile).settings if spec else None
-        sizes = getattr(settings, "windows", [])
+        fields = settings.model_dump() if settings else {}
+        sizes = fields.get("windows", [])
         offered = ((AS_RUN, 0), *((f"{size} x {size} alone", size) for size in sizes))
         if self.window.options != offered:
             self.window.options = offered
-        pair, word = hasattr(settings, "own_normal"), hasattr(settings, "word")
+        pair, word = "own_normal" in fields, "word" in fields
         called = "anomalous prompt" if pair else 'word for "damaged"'
         if self.bad.description != called:  # what was written for another method means nothing to this one
             self.bad.description, self.bad.value, self.good.value = called, "", ""
@@ -111,10 +120,12 @@ class Panel(widgets.VBox):
         """The range of a category's scores, beginning where normal images say; kept for another image of it."""
         row, scores = self.row, self.results.scores
         alike = (scores.category == row.category) & (scores.method == row.method) & (scores.shots == row.shots)
-        (part,) = thresholds.parts(scores[alike], self.normal, int(row.shots))
-        if self.part and all(np.array_equal(*(getattr(one, k) for one in (part, self.part))) for k in ("good", "bad")):
+        before = self.scores
+        (self.scores,) = thresholds.parts(scores[alike], self.normal, int(row.shots))
+        pairs = [(before.good, self.scores.good), (before.bad, self.scores.bad)] if before else []
+        if pairs and all(np.array_equal(*pair) for pair in pairs):
             return
-        self.part, every = part, np.concatenate([part.good, part.bad, part.train])
+        every = np.concatenate([self.scores.good, self.scores.bad, self.scores.train])
         calm, low, high = self._calm(), every.min(), every.max()
         edge = max((high - low) / 20, 1e-6)
         low, high = float(low - edge), float(high + edge)
@@ -123,7 +134,7 @@ class Panel(widgets.VBox):
         self.limit.value = thresholds.quantile(calm, self.alpha) if len(calm) else (low + high) / 2
 
     def _calm(self) -> np.ndarray:
-        return self.part.train if len(self.part.train) else self.part.good
+        return self.scores.train if len(self.scores.train) else self.scores.good
 
     # ------------------------------------------------------------ what is shown
 
@@ -140,14 +151,15 @@ class Panel(widgets.VBox):
                 said.append(f"{row.method} has scores, but no maps.")
             spec, started = self._changed(), time.perf_counter()
             if spec:
-                self.told.value = "Asking; what is asked first loads the backbone …"
-                score, found = looks.asked(self.results, row, spec)
+                self.message.value = "Asking; what is asked first loads the backbone …"
+                score, anomaly_map = score_by_method(self.results, row, spec)
                 said.append(f"As asked: {score:.3f}, in {time.perf_counter() - started:.2f} s.")
-                maps["as asked"] = found
-                limits = min(limits[0], float(found.min())), max(limits[1], float(found.max()))  # one scale for both
+                maps["as asked"] = anomaly_map
+                ends = [*limits, float(anomaly_map.min()), float(anomaly_map.max())]
+                limits = min(ends), max(ends)  # one scale for both
         except InputError as error:
             said.append(str(error))
-        self.told.value, self.pictures.value = escape(" ".join(said)), looks.pictures(row, maps, limits)
+        self.message.value, self.pictures.value = escape(" ".join(said)), show_maps(row, maps, limits)
 
     def _changed(self) -> Method | None:
         """The method with the windows and words asked for; none where nothing is. InputError for half a pair."""
@@ -164,9 +176,9 @@ class Panel(widgets.VBox):
         limit, score, calm = self.limit.value, self.row.score, self._calm()
         said = f"This image, {score:.3f}, is {'rejected' if score > limit else 'accepted'}, by its score as run. "
         if len(calm):
-            source = "normal training images" if len(self.part.train) else "good test images"
+            source = "normal training images" if len(self.scores.train) else "good test images"
             said += f"The threshold began at the {percent(1 - self.alpha)} quantile of {len(calm)} {source}."
-        shown = looks.scores(self.part, limit, score), looks.counts(self.part, limit)
+        shown = plot_scores(self.scores, limit, score), count_decisions(self.scores, limit)
         self.judgement.value = f"<p>{escape(said)}</p>{''.join(shown)}"
 
 
@@ -176,10 +188,114 @@ def _offers(rows: pd.DataFrame, name: str) -> list[tuple[str, object]]:
         first = rows.drop_duplicates("image").sort_values("label", ascending=False, kind="stable")
         return [(f"{row.defect} / {Path(row.image).stem}", row.image) for row in first.itertuples()]
     if name == "shots":
-        return [(tables.name_shots(one), one) for one in sorted(rows.shots.unique().tolist())]
-    return [(one, one) for one in (tables.order_categories(rows) if name == "category" else dict.fromkeys(rows[name]))]
+        return [(tables.name_shots(shots), shots) for shots in sorted(rows.shots.unique().tolist())]
+    values = tables.order_categories(rows) if name == "category" else dict.fromkeys(rows[name])
+    return [(value, value) for value in values]
 
 
 def _shown(wanted: bool) -> str | None:
     """How a widget's layout says that it is there, or not."""
     return None if wanted else "none"
+
+
+# ---------------------------------------------------------------- what the panel shows
+
+
+def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.ndarray]:
+    """Score and map of a row of the scores table by another method, with the row's references, from kept features.
+
+    The map is (H, W) float32 at the evaluation frame; the score that of the image alone (``methods.alone``). InputError
+    for settings the method cannot have.
+    """
+    profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
+    method, view = methods.choose(spec, profile), run.view(profile, row, spec)
+    settings, names = method.settings, method.module.arrays(method.settings, shots)
+    reference_rows = method.references(results.index, row.category, shots, int(row.seed)) if shots else None
+    store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))
+    references = memory.load(list(reference_rows.image), names) if shots else None
+    scorer = scoring.Scorer(method, view.text, view.grid, references)
+    scorer.add(row.image, store.load([row.image], names)[0])
+    (score,), maps, _ = scorer.of([row.image])
+    size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)
+    return float(score), metrics.framed_map(maps, row.width, row.height, settings.fit, size, sigma)
+
+
+def show_maps(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, float]) -> str:
+    """An image, its mask, its maps by name on one colour scale from ``limits``, and the last of them over the image.
+
+    No figure is drawn: a map changes while a person types.
+    """
+    image = figures.load_thumbnail(row.image)
+    height, width = image.shape[:2]
+    shown = {"image": image}
+    if row["mask"]:
+        mask = mask_files.framed_mask(row["mask"], row.width, row.height, "squash", 240)
+        shown["mask"] = _resize(np.repeat(mask[..., None] * np.uint8(255), 3, 2), width, height)
+    elif row.label:
+        shown["image, which has no mask"] = shown.pop("image")
+    else:
+        shown["mask of a good part: empty"] = np.zeros_like(image)
+    low, high = limits
+    for name, anomaly_map in maps.items():
+        share = np.clip((anomaly_map - low) / max(high - low, 1e-9), 0, 1)
+        shown[f"map, {name}"] = _resize(mpl.colormaps[figures.MAP](share, bytes=True)[..., :3], width, height)
+    if maps:
+        name, last = next(reversed(shown.items()))
+        shown[name.replace("map", "overlay")] = (image // 2 + last // 2).astype(np.uint8)
+    alt = f"{row.category}, {row.defect}"
+    boxes = [f"<div>{name}<br>{_jpeg(pixels, f'{alt}: {name}')}</div>" for name, pixels in shown.items()]
+    bar = _colour_bar(low, high) if maps else ""
+    return f"<div style='display:flex;flex-wrap:wrap;gap:8px'>{''.join(boxes)}</div>{bar}"
+
+
+def _resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((width, height)))
+
+
+def _jpeg(pixels: np.ndarray, alt: str) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "jpeg", quality=85)
+    return _tag("jpeg", stream.getvalue(), alt, "width:200px")
+
+
+def _tag(kind: str, content: bytes, alt: str, style: str = "") -> str:
+    return f'<img alt="{escape(alt)}" style="{style}" src="data:image/{kind};base64,{b64encode(content).decode()}">'
+
+
+def _colour_bar(low: float, high: float) -> str:
+    colours = ",".join(mpl.colors.to_hex(colour) for colour in mpl.colormaps[figures.MAP](np.linspace(0, 1, 9)))
+    bar = f"<span style='width:240px;height:12px;background:linear-gradient(90deg,{colours})'></span>"
+    return f"<div style='display:flex;gap:6px;align-items:center'>all maps: {low:.3f} {bar} {high:.3f}</div>"
+
+
+def plot_scores(scores: thresholds.Part, limit: float, own: float) -> str:
+    """The scores of a category as an HTML picture, a dot an image, with the threshold; a ring around ``own``."""
+    lines = {"defective": (scores.bad, "#b3261e"), "good": (scores.good, "#2a9d6e")}
+    lines |= {"normal, training": (scores.train, "#6b7785")} if len(scores.train) else {}
+    figure, axes = plt.subplots(figsize=(7, 0.7 + 0.35 * len(lines)), layout="constrained")
+    for place, (values, colour) in enumerate(lines.values()):
+        axes.plot(values, np.full(len(values), place), "o", color=colour, ms=6, alpha=0.45, mew=0)
+        if own in values:
+            axes.plot(own, place, "o", ms=11, mfc="none", mec="#30343b")
+    axes.axvline(limit, color="#30343b", lw=1.5)
+    axes.set_yticks(range(len(lines)), [f"{name} (n = {len(values)})" for name, (values, _) in lines.items()])
+    axes.set(ylim=(-0.6, len(lines) - 0.4), xlabel="image score; line: threshold; ring: this image")
+    alt = f"{scores.category}: image scores of {scores.method}, good and defective, and the threshold {limit:.3f}"
+    return _tag(*figures.encode_figure(figure), alt)
+
+
+def count_decisions(scores: thresholds.Part, limit: float) -> str:
+    """What a threshold makes of a category, as an HTML table: counts, and rates with Wilson's 95 % interval."""
+    (counts,) = thresholds.rated([thresholds.judge(scores, "moved", 0, [(limit, scores.good)])]).to_dict("records")
+    lines = []
+    for name, n, hits, mistake in (
+        ("good", "n_good", "alarms", "false alarm"),
+        ("defective", "n_bad", "escapes", "escape"),
+    ):
+        rate, wrong, total = mistake.replace(" ", "_"), counts[hits], counts[n]
+        accepted, rejected = (total - wrong, wrong) if name == "good" else (wrong, total - wrong)
+        ends = (
+            f"{counts[rate]:.0%} ({counts[f'{rate}_low']:.0%} to {counts[f'{rate}_high']:.0%})" if total else "no image"
+        )
+        lines.append({"images": name, "accepted": accepted, "rejected": rejected, "mistake": f"{mistake}s: {ends}"})
+    return tables.show_table(pd.DataFrame(lines), 0).to_html()

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Image, display
 from matplotlib import ticker
 from matplotlib.figure import Figure
@@ -22,7 +23,8 @@ from vlmad_lib.pipeline.results import Results
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
 COLOURS = {"WinCLIP": "#1f6feb", "AnomalyCLIP": "#d1670a"}
 OTHERS = ("#2a9d6e", "#8e44ad", "#b5326e", "#6b7785", "#0b8a9e", "#a3820f")
-NEUTRAL = "#30343b"  # what belongs to no single method
+NEUTRAL = "#30343b"  # what belongs to no single method, and lines of chance
+BEST = "#ff2d55"  # frames and outlines
 MAP = "magma"
 
 
@@ -39,11 +41,11 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 def show(figure: Figure, alt: str, photo: bool = False) -> None:
     """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
-    kind, pixels = encoded(figure, photo)
+    kind, pixels = encode_figure(figure, photo)
     display(Image(pixels, format=kind, alt=alt, metadata={"alt": alt}))
 
 
-def encoded(figure: Figure, photo: bool = False) -> tuple[str, bytes]:
+def encode_figure(figure: Figure, photo: bool = False) -> tuple[str, bytes]:
     """The kind of picture, ``png`` or ``jpeg``, and the picture of a figure, which is closed."""
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if isinstance(axis.get_major_formatter(), ticker.LogFormatterMathtext):
@@ -63,6 +65,92 @@ class _Plain(ticker.LogFormatterSciNotation):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
+# ---------------------------------------------------------------- what several figures share
+
+
+def _panels(count: int, width: float, height: float, **options) -> tuple[Figure, list[plt.Axes]]:
+    """A figure of so many axes side by side; ``width`` is that of the whole."""
+    figure, grid = plt.subplots(1, count, figsize=(width, height), squeeze=False, layout="constrained", **options)
+    return figure, list(grid[0])
+
+
+def _dodge(number: int, count: int, width: float = 0.6) -> float:
+    """How far the ``number``-th of ``count`` points of a row stands from its middle; all within ``width``."""
+    return (number - (count - 1) / 2) * width / max(count, 1)
+
+
+def _bars(axes: plt.Axes, places, values, low, high, colour: str, style: str = "o", **points) -> None:
+    """Points with the intervals from ``low`` to ``high``, in rows."""
+    axes.hlines(places, low, high, color=colour, lw=2, alpha=0.45)
+    axes.plot(values, places, style, color=colour, **points)
+
+
+def _columns(axes: plt.Axes, places, values, low, high, colour: str, style: str = "o-", **points) -> None:
+    """Points with the intervals from ``low`` to ``high``, in columns, and the line through them."""
+    axes.vlines(places, low, high, color=colour, lw=1.5, alpha=0.3)
+    axes.plot(places, values, style, color=colour, **({"ms": 4, "lw": 1.4} | points))
+
+
+def _dash(axes: plt.Axes, value: float, across: bool = False, **line) -> None:
+    """A dashed line at a value that means something: chance, no difference; ``across`` from left to right."""
+    (axes.axhline if across else axes.axvline)(value, **({"color": NEUTRAL, "lw": 1, "ls": "--"} | line))
+
+
+def _legend(figure: Figure, axes: Sequence[plt.Axes], place: str = "outside upper left", ncols: int = 3) -> None:
+    """One legend of what several axes show."""
+    named = {name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc=place, ncols=ncols, fontsize=9)
+
+
+def _point_rows(
+    table: pd.DataFrame, label: str, value: str, ticks: dict[str, str], low: str = "low", high: str = "high",
+    palette: dict[str, str] | None = None,
+) -> tuple[Figure, plt.Axes]:  # fmt: skip
+    """Points with their intervals in rows by ``label``, one colour per method; ``ticks`` are the rows and their texts.
+
+    Without a column ``low`` there are no intervals.
+    """
+    order, names = list(ticks), list(dict.fromkeys(table.method))
+    palette = palette or colours(names)
+    figure, axes = plt.subplots(figsize=(8, 1.1 + (0.2 + 0.1 * len(names)) * len(order)))
+    for number, (name, rows) in enumerate(table.groupby("method", sort=False)):
+        places = rows[label].map(order.index) + _dodge(number, len(names))
+        ends = (rows[low], rows[high]) if low in rows else (rows[value], rows[value])
+        _bars(axes, places, rows[value], *ends, palette[name], ms=6, label=name)
+    axes.set_yticks(range(len(order)), ticks.values())
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure, axes
+
+
+def _heat_maps(
+    panels: dict[str, pd.DataFrame], texts: dict[str, pd.DataFrame] | None, label: str, size: tuple[float, float],
+    framed: Sequence[tuple[int, int]] = (), **colours_of,
+) -> tuple[Figure, list[plt.Axes]]:  # fmt: skip
+    """Tables as heat maps on one colour scale, a panel a title, with ``texts`` in the cells (two decimals without).
+
+    ``framed`` are cells (row, column) with a frame; ``colours_of`` goes to seaborn: cmap, vmin, vmax.
+    """
+    values = np.concatenate([table.to_numpy(float).ravel() for table in panels.values()])
+    colours_of = {"cmap": "viridis", "vmin": np.nanmin(values), "vmax": np.nanmax(values)} | colours_of
+    figure, grid = _panels(len(panels), *size, sharey=True)
+    for axes, (title, table) in zip(grid, panels.items(), strict=True):
+        cells = texts[title] if texts else table.map("{:.2f}".format)
+        # without a mask a cell without a value is drawn as the rest of the frame, and its text is not shown
+        sns.heatmap(table, annot=cells, fmt="", cbar=False, ax=axes, annot_kws={"fontsize": 8}, **colours_of)
+        axes.grid(False)
+        axes.tick_params(length=0, labelrotation=0)
+        axes.set(xlabel="", ylabel="")
+        axes.set_title(title, fontsize=10, loc="left")
+        for row, column in framed:
+            axes.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, ec=BEST, lw=2, clip_on=False))
+    figure.colorbar(grid[0].collections[0], ax=grid, shrink=0.8, label=label)
+    return figure, grid
+
+
+# ---------------------------------------------------------------- points and lines
+
+
 def _chance(value: str, fpr_limit: float) -> float | None:
     """What scores drawn by chance have of a metric, by its column; none where that depends on the images."""
     return {"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro": fpr_limit / 2}.get(value)
@@ -73,30 +161,18 @@ def intervals(metrics: pd.DataFrame, value: str = "image_auroc", shots: int = 0,
 
     ``fpr_limit``: that of the AUPRO, in (0, 1]; maps drawn by chance have half of it.
     """
-    part = metrics[metrics.shots == shots]
+    rows = metrics[metrics.shots == shots].drop_duplicates(["method", "category"])
     order = tables.order_categories(metrics)
-    palette = colours(metrics.method)
-    names = list(dict.fromkeys(part.method))
-    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.36 * len(order)))
-    for number, name in enumerate(names):
-        rows = part[part.method == name].drop_duplicates("category").set_index("category").reindex(order)
-        shift = (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
-        places = np.arange(len(order)) + shift
-        if f"{value}_low" in rows:
-            axes.hlines(places, rows[f"{value}_low"], rows[f"{value}_high"], color=palette[name], lw=2, alpha=0.45)
-        axes.plot(rows[value], places, "o", color=palette[name], label=name, ms=6)
-    counts = part.drop_duplicates("category").set_index("category").reindex(order)
-    labels = [f"{name}  (n = {row.n_good:.0f} + {row.n_defective:.0f})" for name, row in counts.iterrows()]
-    axes.set_yticks(range(len(order)), labels)
-    told = "; bars: 95 % interval" if f"{value}_low" in part else ""
-    chance = _chance(value, fpr_limit)
-    if chance is not None:
-        axes.axvline(chance, color="#30343b", lw=1, ls="--")
-        told += "; dashed: chance"
-    axes.set(xlim=(0, 1.02), xlabel=tables.TITLES[value] + told)
-    axes.invert_yaxis()
+    counts = rows.drop_duplicates("category").set_index("category").reindex(order)
+    ticks = {name: f"{name}  (n = {row.n_good:.0f} + {row.n_defective:.0f})" for name, row in counts.iterrows()}
+    low, high = f"{value}_low", f"{value}_high"
+    figure, axes = _point_rows(rows, "category", value, ticks, low, high, colours(metrics.method))
+    title = tables.TITLES[value] + ("; bars: 95 % interval" if low in rows else "")
+    if (chance := _chance(value, fpr_limit)) is not None:
+        _dash(axes, chance)
+        title += "; dashed: chance"
+    axes.set(xlim=(0, 1.02), xlabel=title)
     _separate_groups(axes, metrics, order)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure
 
 
@@ -110,20 +186,20 @@ def over_shots(
     palette, counts = colours(metrics.method), sorted(metrics.shots.unique())
     # all references have their place a step right of the largest number: how many they are differs by category
     places = {shots: shots if shots < FULL else max([0, *counts[:-1]]) + 1 for shots in counts}
-    size = (4.2 * len(values), 3.4)
-    figure, grid = plt.subplots(1, len(values), figsize=size, squeeze=False, layout="constrained")
-    for axes, value in zip(grid.flat, values, strict=True):
+    figure, grid = _panels(len(values), 4.2 * len(values), 3.4)
+    for axes, value in zip(grid, values, strict=True):
         draws = metrics.groupby(["method", "shots", "seed"], sort=False)[value].mean().reset_index()
-        for name, part in draws.groupby("method", sort=False):
-            mean = part.groupby("shots")[value].mean()
-            axes.plot(mean.index.map(places), mean, "-", color=palette[name], lw=1.5, label=name)
-            axes.plot(part.shots.map(places), part[value], "o", color=palette[name], ms=4, alpha=0.6)
+        draws = draws.assign(place=draws.shots.map(places))
+        how = {"data": draws, "x": "place", "y": value, "hue": "method", "palette": palette, "ax": axes}
+        sns.lineplot(**how, errorbar=None, lw=1.5)
+        sns.scatterplot(**how, s=20, alpha=0.6, legend=False, linewidth=0)
+        axes.get_legend().remove()
         chance = _chance(value, fpr_limit)
-        axes.axhline(chance, color="#30343b", lw=1, ls="--", label="chance")
+        _dash(axes, chance, across=True, label="chance")
         axes.set(xlabel="reference images (shots)", ylabel=tables.TITLES[value])
         axes.set_xticks(list(places.values()), map(tables.format_shots, places))
         axes.set_ylim(min(chance - 0.05, draws[value].min() - 0.03), 1.01)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2 * len(values))
+    _legend(figure, grid[:1], ncols=2 * len(values))
     return figure
 
 
@@ -132,27 +208,26 @@ def grids(
 ) -> Figure:
     """Small maps side by side on one colour scale, after the image they belong to; ``cell`` (row, column) is framed."""
     count = len(maps) + bool(image)
-    figure, panels = plt.subplots(1, count, figsize=(1.9 * count, 2.5), squeeze=False, layout="constrained")
-    panels = list(panels[0])
+    figure, panels = _panels(count, 1.9 * count, 2.5)
     if image:
         first = panels.pop(0)
-        shown = picture(image)
-        first.imshow(shown)
+        thumbnail = load_thumbnail(image)
+        first.imshow(thumbnail)
         first.set_title("image", fontsize=9)
         _bare(first)
-    values = np.concatenate([one.ravel() for one in maps.values()])
+    values = np.concatenate([anomaly_map.ravel() for anomaly_map in maps.values()])
     limits = {"vmin": values.min(), "vmax": max(values.max(), values.min() + 1e-6)}
-    for axes, (title, one) in zip(panels, maps.items(), strict=True):
-        drawn = axes.imshow(one, cmap=MAP, **limits)
+    for axes, (title, anomaly_map) in zip(panels, maps.items(), strict=True):
+        colour_scale = axes.imshow(anomaly_map, cmap=MAP, **limits)
         axes.set_title(title, fontsize=9)
         _bare(axes)
-    figure.colorbar(drawn, ax=panels, shrink=0.7, label=label)
+    figure.colorbar(colour_scale, ax=panels, shrink=0.7, label=label)
     if cell:
         for axes in panels:
             _frame(axes, cell, 1, 1)
         if image:
-            rows, columns = one.shape
-            _frame(first, cell, shown.shape[0] / rows, shown.shape[1] / columns)
+            rows, columns = anomaly_map.shape
+            _frame(first, cell, thumbnail.shape[0] / rows, thumbnail.shape[1] / columns)
     return figure
 
 
@@ -162,13 +237,14 @@ def _frame(axes: plt.Axes, cell: tuple[int, int], height: float, width: float) -
     axes.add_patch(plt.Rectangle(corner, width, height, fill=False, edgecolor="#00c2d1", lw=1.5))
 
 
-def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str]) -> None:
+def _separate_groups(axes: plt.Axes, table: pd.DataFrame, order: list[str], edge: float = 0.5) -> None:
+    """Lines between the groups of categories in rows; ``edge`` is how far below its place a row ends."""
     groups = table.drop_duplicates("category").set_index("category").group.loc[order]
     for place in np.flatnonzero(groups.to_numpy()[1:] != groups.to_numpy()[:-1]):
-        axes.axhline(place + 0.5, color="#8a8f98", lw=0.8)
+        axes.axhline(place + edge, color="#8a8f98", lw=0.8)
 
 
-def picture(image: str, width: int = 240) -> np.ndarray:
+def load_thumbnail(image: str, width: int = 240) -> np.ndarray:
     """A thumbnail of an image file, (h, width, 3) uint8."""
     loaded = image_files.load_image(image)
     return np.asarray(loaded.resize((width, round(width * loaded.height / loaded.width))))
@@ -215,10 +291,10 @@ def _named(rows: pd.DataFrame) -> list[str]:
 
 
 def _draw(axes: plt.Axes, cell: tuple[int, int], row, title: str, outline: bool = True) -> None:
-    left, right, bottom, top = _place(axes, cell, picture(row.image), title)
+    left, right, bottom, top = _place(axes, cell, load_thumbnail(row.image), title)
     if outline and row.mask:
         mask = mask_files.framed_mask(row.mask, row.width, row.height, "squash", 240)
-        axes.contour(mask, [0.5], colors="#ff2d55", linewidths=1, extent=(left, right, top, bottom))
+        axes.contour(mask, [0.5], colors=BEST, linewidths=1, extent=(left, right, top, bottom))
 
 
 def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
@@ -236,7 +312,7 @@ def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = No
 def map_limits(results: Results, variant: str, category: str) -> tuple[float, float]:
     """Colour limits of a category: the 1st and 99.9th percentile of all its maps, never one image's own."""
     rows = results.scores[(results.scores.variant == variant) & (results.scores.category == category)]
-    values = np.concatenate([one.ravel() for one in results.maps(rows)])
+    values = np.concatenate([anomaly_map.ravel() for anomaly_map in results.maps(rows)])
     low, high = np.quantile(values, [0.01, 0.999])
     return float(low), float(max(high, low + 1e-6))
 
@@ -249,46 +325,35 @@ def dots(
     A row tells its n, where methods differ the smallest, and its ``categories`` where the table has them; points of
     fewer than ``tables.SMALL`` are hollow.
     """
-    order, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table.method))
-    palette, places = colours(names), {one: place for place, one in enumerate(order)}
-    figure, axes = plt.subplots(figsize=(8, 1.1 + (0.24 + 0.14 * len(names)) * len(order)))
-    for number, (name, part) in enumerate(table.groupby("method", sort=False)):
-        at = part[label].map(places) + (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
-        axes.hlines(at, part.low, part.high, color=palette[name], lw=2, alpha=0.45)
-        axes.scatter(part[value], at, s=36, color=palette[name], label=name, zorder=3)
-        few = part[n] < tables.SMALL
-        axes.scatter(part[value][few], at[few], s=14, color="white", zorder=4)
-    counts = table.groupby(label)[n].min()
-    ticks = [f"{one}  (n = {counts[one]:.0f})" for one in order]
+    counts = table.groupby(label, sort=False)[[n, *({"categories"} & set(table))]].min()
+    ticks = {name: f"{name}  (n = {count:.0f})" for name, count in counts[n].items()}
     if "categories" in table and n == "images":
-        least = table.groupby(label)[["categories", "images"]].min()
-        ticks = [
-            f"{one}  (n = {images} images, {number} cat.)" for one, number, images in least.loc[order].itertuples()
-        ]
-    axes.set_yticks(range(len(order)), ticks)
+        texts = counts.images.map("  (n = {} images, ".format) + counts.categories.map("{} cat.)".format)
+        ticks = {name: f"{name}{text}" for name, text in texts.items()}
+    figure, axes = _point_rows(table, label, value, ticks)
+    names = list(dict.fromkeys(table.method))
+    few = table[table[n] < tables.SMALL]
+    places = few[label].map(list(ticks).index) + few.method.map(lambda name: _dodge(names.index(name), len(names)))
+    axes.scatter(few[value], places, s=14, color="white", zorder=4)
     if chance is not None:
-        axes.axvline(chance, color="#30343b", lw=1, ls="--")
-    told = "; dashed: chance" if chance is not None else ""
-    axes.set(xlim=(-0.02, 1.02), xlabel=f"{title}; bars: 95 % interval{told}; hollow: n < {tables.SMALL}")
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+        _dash(axes, chance)
+    dashed = "; dashed: chance" if chance is not None else ""
+    axes.set(xlim=(-0.02, 1.02), xlabel=f"{title}; bars: 95 % interval{dashed}; hollow: n < {tables.SMALL}")
     return figure
 
 
 def recall_curves(curves: pd.DataFrame, measures: dict[str, str], label: str) -> Figure:
     """Recall against each measure (column: axis label) with its band; ``curves`` of ``defects.recall_curve``."""
     palette, shown = colours(curves.method), [name for name in measures if (curves.measure == name).any()]
-    figure, grid = plt.subplots(
-        1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axes, measure in zip(grid[0], shown, strict=True):
+    figure, grid = _panels(len(shown), 4.6 * len(shown), 3.6, sharey=True)
+    for axes, measure in zip(grid, shown, strict=True):
         for name, rows in curves[curves.measure == measure].groupby("method", sort=False):
             axes.fill_between(rows.value, rows.low, rows.high, color=palette[name], alpha=0.18, lw=0)
             axes.plot(rows.value, rows.recall, color=palette[name], label=name)
         axes.set(xlabel=measures[measure], ylim=(-0.03, 1.03))
         _log_axis(axes, curves.value[curves.measure == measure])
-    grid[0, 0].set_ylabel(label)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    grid[0].set_ylabel(label)
+    _legend(figure, grid)
     return figure
 
 
@@ -298,52 +363,47 @@ def cells(table: pd.DataFrame, rows: str, columns: str, value: str, label: str) 
     A cell tells its value, its interval (``low``, ``high``) and its ``images`` and ``categories``; one without images
     is empty.
     """
-    methods, heights, widths = table.method.unique(), table[rows].cat.categories, table[columns].cat.categories
-    figure, panels = plt.subplots(
-        1, len(methods), figsize=(0.9 + 4.4 * len(methods), 3.9), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axes, method in zip(panels[0], methods, strict=True):
-        own = table[table.method == method]
-        values = own.pivot(index=rows, columns=columns, values=value).reindex(index=heights, columns=widths)
-        drawn = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        for cell in own.itertuples():
-            place = widths.get_loc(getattr(cell, columns)), heights.get_loc(getattr(cell, rows))
-            share = getattr(cell, value)
-            text = f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\nn = {cell.images}, {cell.categories} cat."
-            axes.annotate(text, place, ha="center", va="center", fontsize=8, color="white" if share < 0.6 else "black")
-        axes.set(xticks=range(len(widths)), xticklabels=widths, yticks=range(len(heights)), yticklabels=heights)
-        axes.set(xlabel=columns)
-        axes.set_title(method, fontsize=10, loc="left")
-        axes.grid(False)
-    panels[0, 0].set_ylabel(rows)
-    figure.colorbar(drawn, ax=list(panels[0]), shrink=0.8, label=label)
+    lines = [
+        f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\nn = {cell.images}, {cell.categories} cat."
+        for share, cell in zip(table[value], table.itertuples(), strict=True)
+    ]
+    wide = {
+        column: {
+            method: own.pivot(index=rows, columns=columns, values=column)
+            .reindex(index=table[rows].cat.categories, columns=table[columns].cat.categories)
+            for method, own in table.assign(text=lines).groupby("method", sort=False)
+        }
+        for column in (value, "text")
+    }  # fmt: skip
+    size = (0.9 + 4.4 * len(wide[value]), 3.9)
+    figure, grid = _heat_maps(wide[value], wide["text"], label, size, vmin=0, vmax=1)
+    for axes in grid:
+        axes.set_xlabel(columns)
+    grid[0].set_ylabel(rows)
     return figure
 
 
 def _log_axis(axes: plt.Axes, values: pd.Series) -> None:
     """A logarithmic axis with plain numbers, and several ticks where the positive values span little."""
     axes.set_xscale("log")
-    known = values[values > 0]
-    narrow = len(known) and known.max() < 50 * known.min()  # where powers of ten would be one tick, or two
+    positive = values[values > 0]
+    narrow = len(positive) and positive.max() < 50 * positive.min()  # where powers of ten would be one tick, or two
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def against_measures(found: pd.DataFrame, measures: dict[str, str]) -> Figure:
+def against_measures(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
     """The AUROC of every defect type against each measure (column: axis label), one colour per method."""
-    palette = colours(found.method)
-    figure, grid = plt.subplots(
-        1, len(measures), figsize=(3.9 * len(measures), 3.4), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axes, (column, title) in zip(grid[0], measures.items(), strict=True):
-        for name, part in found.groupby("method", sort=False):
-            axes.scatter(part[column], part.auroc, s=22, color=palette[name], alpha=0.65, label=name, lw=0)
-        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
-        axes.set(xlabel=title, ylim=(-0.03, 1.03))
-        _log_axis(axes, found[column])
-    grid[0, 0].set_ylabel("AUROC of a defect type")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    palette = colours(table.method)
+    figure, grid = _panels(len(measures), 3.9 * len(measures), 3.4, sharey=True)
+    for axes, (column, title) in zip(grid, measures.items(), strict=True):
+        sns.scatterplot(table, x=column, y="auroc", hue="method", palette=palette, alpha=0.65, s=24, ax=axes)
+        axes.get_legend().remove()
+        _dash(axes, 0.5, across=True)
+        axes.set(xlabel=title, ylabel="AUROC of a defect type", ylim=(-0.03, 1.03))
+        _log_axis(axes, table[column])
+    _legend(figure, grid)
     return figure
 
 
@@ -356,23 +416,20 @@ def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figu
     ``points`` has the columns of ``published.points``.
     """
     order, methods = tables.order_categories(points), list(dict.fromkeys(points.method))
-    figure, panels = plt.subplots(
-        1, len(methods), figsize=(8.6, 1.7 + 0.27 * len(order)), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure, grid = _panels(len(methods), 8.6, 1.7 + 0.27 * len(order), sharey=True)
     marks = _marks(points)
-    for axes, method in zip(panels[0], methods, strict=True):
-        for who, part in points[points.method == method].groupby("who", sort=False):
-            places, (shape, colour) = part.category.map(order.index), marks[who]
-            axes.hlines(places, part.low, part.high, color=colour, lw=2, alpha=0.45)
+    for axes, method in zip(grid, methods, strict=True):
+        for who, rows in points[points.method == method].groupby("who", sort=False):
+            shape, colour = marks[who]
             hollow = {"ms": 7, "mfc": "none"} if who == "paper" else {"ms": 5}
-            axes.plot(part.value, places, shape, color=colour, label=who, **hollow)
-        axes.axvline(0.5, color="#30343b", lw=1, ls="--")
+            places = rows.category.map(order.index)
+            _bars(axes, places, rows.value, rows.low, rows.high, colour, shape, label=who, **hollow)
+        _dash(axes, 0.5)
         axes.set(xlim=(0, 1.02), xlabel=f"{label}; dashed: chance", yticks=range(len(order)), yticklabels=order)
         axes.set_title(method, fontsize=10, loc="left")
         _separate_groups(axes, points, order)
-    panels[0, 0].invert_yaxis()
-    found = {name: handle for axes in panels[0] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=3, fontsize=8)
+    grid[0].invert_yaxis()
+    _legend(figure, grid, "outside lower left")
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
 
@@ -381,9 +438,7 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Shape and colour by source: re-implementations in grey shapes, ours as dots in the methods' colours."""
     others = [who for who in dict.fromkeys(points.who) if who.endswith("reimpl)") or who.endswith("rerun)")]
     ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
-    shapes = dict(
-        zip(others, [("s", "#9aa1ab"), ("^", "#9aa1ab"), ("v", "#9aa1ab"), ("<", "#9aa1ab")] * 9, strict=False)
-    )
+    shapes = {who: ("s^v<"[number % 4], "#9aa1ab") for number, who in enumerate(others)}
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
 
 
@@ -397,32 +452,27 @@ def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
 
     ``table`` as made by ``sweeps.window_table``; ``own`` has the image and pixel AUROC of the method's own fusion.
     """
-    known = table.dropna(subset="auroc")
-    panels = {name: part for name, part in known.groupby("measure", sort=False) if name != "image, class token"}
-    size = (3.6 * len(panels), 3.8)
-    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axes, (measure, part) in zip(grid.flat, panels.items(), strict=True):
+    scored = table.dropna(subset="auroc")
+    panels = {name: rows for name, rows in scored.groupby("measure", sort=False) if name != "image, class token"}
+    figure, grid = _panels(len(panels), 3.6 * len(panels), 3.8, sharey=True)
+    for axes, (measure, rows) in zip(grid, panels.items(), strict=True):
         value = own["image_auroc" if measure.startswith("image") else "pixel_auroc"]
-        axes.axhline(value, color=GROUPS["all"], lw=1, ls=":", label="the method as it is")
-        found = [name for name in config.GROUPS if name in set(part.group)]
-        groups = {name: part[part.group == name] for name in found if len(found) > 1} | {"all": part}
-        for number, (name, rows) in enumerate(groups.items()):
-            _line(axes, rows, name, 0.12 * (number - (len(groups) - 1) / 2))
-        axes.axhline(0.5, color="#30343b", lw=1, ls="--")
-        axes.set(xlabel="window size k; dashed: chance", title=measure, xticks=sorted(part.k.unique()))
-    grid[0, 0].set(ylabel="AUROC", ylim=(0, 1.02))
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
+        _dash(axes, value, across=True, ls=":", label="the method as it is")
+        names = [name for name in config.GROUPS if name in set(rows.group)]
+        groups = {name: rows[rows.group == name] for name in names if len(names) > 1} | {"all": rows}
+        for number, (name, some) in enumerate(groups.items()):
+            by_size = some.groupby("k").auroc.apply(lambda values: statistics.paired(values.to_numpy()))
+            means, lows, highs = np.array(by_size.tolist()).T
+            if not np.isfinite(lows).all() or some.category.nunique() < 3:
+                lows, highs = means, means  # the intervals of two categories would hide the rest
+            places = by_size.index + _dodge(number, len(groups), 0.12 * len(groups))
+            label = f"{name} (n = {some.category.nunique()})"
+            _columns(axes, places, means, lows.clip(0, 1), highs.clip(0, 1), GROUPS[name], label=label)
+        _dash(axes, 0.5, across=True)
+        axes.set(xlabel="window size k; dashed: chance", title=measure, xticks=sorted(rows.k.unique()))
+    grid[0].set(ylabel="AUROC", ylim=(0, 1.02))
+    _legend(figure, grid[:1], "outside lower center", 5)
     return figure
-
-
-def _line(axes: plt.Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
-    """The means of a group's categories over window sizes, with intervals; those of two would hide the rest."""
-    found = rows.groupby("k").auroc.apply(lambda values: statistics.paired(values.to_numpy()))
-    means, lows, highs = np.array(found.tolist()).T
-    places, colour = found.index + shift, GROUPS[name]
-    if np.isfinite(lows).all() and rows.category.nunique() > 2:
-        axes.vlines(places, lows.clip(0, 1), highs.clip(0, 1), color=colour, lw=1.5, alpha=0.35)
-    axes.plot(places, means, "o-", color=colour, ms=4, lw=1.5, label=f"{name} (n = {rows.category.nunique()})")
 
 
 def best_sizes(table: pd.DataFrame) -> Figure:
@@ -430,26 +480,16 @@ def best_sizes(table: pd.DataFrame) -> Figure:
 
     ``table`` as made by ``sweeps.best_sizes``.
     """
-    columns = [name for name in table if name.startswith("k = ")]
-    values = table[columns].to_numpy(float)
-    figure, axes = plt.subplots(figsize=(1.6 + 0.75 * len(columns), 1.2 + 0.36 * len(table)), layout="constrained")
-    drawn = axes.imshow(values, cmap="viridis", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for place, row in enumerate(table.to_dict("records")):
-        untold = row["not told from it"].split(", ")
-        for column, name in enumerate(columns):
-            size = name.removeprefix("k = ")
-            ink = "white" if row[name] < middle else "black"
-            axes.text(column, place, f"{row[name]:.3f}{' •' if size in untold else ''}", ha="center", va="center",
-                      fontsize=8, color=ink)  # fmt: skip
-            if size == str(row["best"]):
-                axes.add_patch(plt.Rectangle((column - 0.48, place - 0.46), 0.96, 0.92, fill=False, ec="#ff2d55", lw=2))
-    labels = [f"{row.category}  (n = {row.images})" for row in table.itertuples()]
-    axes.set_yticks(range(len(table)), labels)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.grid(False)
-    _separate_groups(axes, table, list(table.category))
-    figure.colorbar(drawn, ax=axes, label="pixel AUROC inside an image", shrink=0.8)
+    table = table.set_index(table.category + table.images.map("  (n = {})".format))
+    values = table[[name for name in table if name.startswith("k = ")]].astype(float)
+    sizes = [name.removeprefix("k = ") for name in values]
+    texts = values.map("{:.3f}".format)
+    for size, name in zip(sizes, values, strict=True):
+        texts[name] += [" •" if size in untold.split(", ") else "" for untold in table["not told from it"]]
+    framed = [(row, sizes.index(str(best))) for row, best in enumerate(table.best) if str(best) in sizes]
+    size = (1.6 + 0.75 * len(sizes), 1.2 + 0.36 * len(table))
+    figure, (axes,) = _heat_maps({"": values}, {"": texts}, "pixel AUROC inside an image", size, framed)
+    _separate_groups(axes, table, list(table.category), 1)
     return figure
 
 
@@ -460,22 +500,22 @@ def over_severity(table: pd.DataFrame, label: str, level: float, highest: float 
     the largest value there can be.
     """
     panels = list(table.groupby("shift", sort=False))
-    lines, names = -(-len(panels) // 4), list(dict.fromkeys(table.name))
+    names, width, height = list(dict.fromkeys(table.name)), min(len(panels), 4), -(-len(panels) // 4)
     methods = {name: name.rpartition(", ")[0] for name in names}
-    palette, width = colours(methods.values()), min(len(panels), 4)
+    palette = colours(methods.values())
     figure, grid = plt.subplots(
-        *(lines, width), figsize=(1.2 + 2.3 * width, 0.9 + 2.3 * lines), squeeze=False, layout="constrained",
+        *(height, width), figsize=(1.2 + 2.3 * width, 0.9 + 2.3 * height), squeeze=False, layout="constrained",
         sharex=True, sharey=True,
     )  # fmt: skip
     for axes in grid.flat[len(panels) :]:
         _bare(axes)
-    for axes, (shift, part) in zip(grid.flat, panels, strict=False):
-        axes.axhline(level, color="#30343b", lw=1, ls="--")
-        for number, (name, rows) in enumerate(part.groupby("name", sort=False)):
-            colour, places = palette[methods[name]], rows.severity + 0.12 * (number - (len(names) - 1) / 2)
+    for axes, (shift, lines) in zip(grid.flat, panels, strict=False):
+        _dash(axes, level, across=True)
+        for number, (name, rows) in enumerate(lines.groupby("name", sort=False)):
+            places = rows.severity + _dodge(number, len(names), 0.12 * len(names))
             stroke = "o-" if name.endswith(tables.name_shots(0)) else "s--"
-            axes.vlines(places, rows.low, rows.high.clip(upper=highest), color=colour, lw=1.5, alpha=0.3)
-            axes.plot(places, rows["mean"], stroke, color=colour, ms=4, lw=1.3, label=name)
+            high = rows.high.clip(upper=highest)
+            _columns(axes, places, rows["mean"], rows.low, high, palette[methods[name]], stroke, label=name)
         axes.set_title(shift, fontsize=9, loc="left")
         axes.set_xticks(sorted(table.severity.unique()))
     ends = np.r_[table["mean"], level]
@@ -483,7 +523,7 @@ def over_severity(table: pd.DataFrame, label: str, level: float, highest: float 
     grid[0, 0].set_ylim(ends.min() - 0.6 * reach, min(ends.max() + 0.6 * reach, highest + 0.02 * reach))
     figure.supxlabel("severity; bars: 95 % interval, cut at the frame; dashed: as before", fontsize=9)
     figure.supylabel(label, fontsize=9)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    _legend(figure, grid[0, :1])
     return figure
 
 
@@ -493,46 +533,34 @@ def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = NEU
     ``table`` has the columns measure, difference, low, high (cut at 1) and n; lines in order of appearance, a colour
     for each value of the column ``hue`` where one is named.
     """
-    known = table.dropna(subset="difference")
-    names, panels = list(dict.fromkeys(known[rows])), list(known.groupby("measure", sort=False))
-    shades = dict(zip(sorted(known[hue].unique()), (OTHERS[2], OTHERS[0], *OTHERS[3:]), strict=False)) if hue else {}
-    height = 1.4 + (0.33 + 0.1 * max(0, len(shades) - 1)) * len(names)
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(2 + 3.4 * len(panels), height), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, (measure, part) in zip(grid.flat, panels, strict=True):
-        part = part.assign(low=part.low.clip(-1, 1), high=part.high.clip(-1, 1))
-        for number, name in enumerate(shades or [""]):
-            some = part[part[hue] == name] if shades else part
-            places = some[rows].map(names.index) + (number - (len(shades or [""]) - 1) / 2) * 0.32
-            axes.hlines(places, some.low, some.high, color=shades.get(name, colour), lw=2, alpha=0.45)
-            axes.plot(some.difference, places, "o", color=shades.get(name, colour), ms=5, label=name)
-        axes.axvline(0, color="#30343b", lw=1, ls="--")
-        told = " to ".join(str(int(n)) for n in sorted({part.n.min(), part.n.max()}))
-        reach = 1.08 * max(0.01, part[["low", "high", "difference"]].abs().to_numpy().max())
+    table = table.dropna(subset="difference")
+    table = table.assign(low=table.low.clip(-1, 1), high=table.high.clip(-1, 1), shade=table[hue] if hue else "")
+    names, panels = list(dict.fromkeys(table[rows])), list(table.groupby("measure", sort=False))
+    inks = (OTHERS[2], OTHERS[0], *OTHERS[3:]) if hue else (colour,)
+    shades = dict(zip(sorted(table.shade.unique()), inks, strict=False))
+    height = 1.4 + (0.33 + 0.1 * (len(shades) - 1)) * len(names)
+    figure, grid = _panels(len(panels), 2 + 3.4 * len(panels), height, sharey=True)
+    for axes, (measure, lines) in zip(grid, panels, strict=True):
+        for number, (shade, ink) in enumerate(shades.items()):
+            some = lines[lines.shade == shade]
+            places = some[rows].map(names.index) + _dodge(number, len(shades), 0.32 * len(shades))
+            _bars(axes, places, some.difference, some.low, some.high, ink, ms=5, label=shade)
+        _dash(axes, 0)
+        counts = " to ".join(str(int(n)) for n in sorted({lines.n.min(), lines.n.max()}))
+        reach = 1.08 * max(0.01, lines[["low", "high", "difference"]].abs().to_numpy().max())
         axes.set(xlim=(-reach, reach), yticks=range(len(names)), yticklabels=names)
-        axes.set_xlabel(f"difference in {tables.TITLES[measure]}\nbars: 95 % interval, n = {told}")
+        axes.set_xlabel(f"difference in {tables.TITLES[measure]}\nbars: 95 % interval, n = {counts}")
         axes.locator_params(axis="x", nbins=5)
-    grid[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    if shades:
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+    grid[0].set_ylim(len(names) - 0.5, -0.5)
+    if hue:
+        _legend(figure, grid[:1], ncols=2)
     return figure
 
 
 def cosines(table: pd.DataFrame) -> Figure:
     """Cosines between texts, every pair once over, as a picture with its numbers."""
-    count = len(table)
-    figure, axes = plt.subplots(figsize=(2.4 + 0.5 * count, 1 + 0.42 * count), layout="constrained")
-    drawn = axes.imshow(table.to_numpy(), cmap="viridis")
-    middle = (table.to_numpy().min() + 1) / 2
-    for row, column in np.ndindex(count, count):
-        value = table.iloc[row, column]
-        ink = "white" if value < middle else "black"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-    axes.set_yticks(range(count), table.index)
-    axes.set_xticks(range(count), table.columns, rotation=45, ha="right")
-    axes.grid(False)
-    figure.colorbar(drawn, ax=axes, label="cosine", shrink=0.8)
+    figure, (axes,) = _heat_maps({"": table}, None, "cosine", (2.4 + 0.5 * len(table), 1 + 0.42 * len(table)))
+    plt.setp(axes.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
     return figure
 
 
@@ -541,21 +569,17 @@ def latencies(costs: pd.DataFrame, published: pd.DataFrame | None = None) -> Fig
 
     Each has an axis of its own, as other machines and backbones may take a hundred times as long.
     """
-    heights = [len(costs), 0 if published is None else int((published["ms per image"] > 0).sum())]
-    heights = [count for count in heights if count]
+    palette, labels = colours(costs.method), [costs.method + "\n" + costs.backbone + ", " + costs.precision]
+    if published is not None and len(timed := published[published["ms per image"] > 0]):
+        backbones = timed.backbone.where(timed.backbone != "", "?")
+        labels.append(timed.method + "\n" + backbones + ", " + timed.input_px.map(_pixels) + timed.hardware)
+    heights = [len(names) for names in labels]
     size = (6.5, 0.9 * len(heights) + 0.42 * sum(heights))
     figure, grid = plt.subplots(len(heights), figsize=size, height_ratios=heights, squeeze=False, layout="constrained")
-    palette = colours(costs.method)
-    first = grid[0, 0]
     for place, row in enumerate(costs.itertuples()):
-        first.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.45)
-        first.plot(row.encode, place, "o", color=palette[row.method], ms=7)
-    labels = [[f"{row.method}\n{row.backbone}, {row.precision}" for row in costs.itertuples()]]
-    if len(heights) > 1:
-        known = published[published["ms per image"] > 0]
-        named = known.method + "\n" + known.backbone.where(known.backbone != "", "?") + ", "
-        labels.append(list(named + known.input_px.map(_pixels) + known.hardware))
-        grid[1, 0].plot(known["ms per image"], range(len(known)), "D", color="#6b7785", ms=5)
+        _bars(grid[0, 0], place, row.encode, row.low, row.high, palette[row.method], ms=7)
+    if len(labels) > 1:
+        grid[1, 0].plot(timed["ms per image"], range(len(timed)), "D", color="#6b7785", ms=5)
     for axes, names, where in zip(grid[:, 0], labels, ("here", "published"), strict=False):
         axes.set_yticks(range(len(names)), names, fontsize=9)
         axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"ms per image, {where}")
@@ -566,19 +590,14 @@ def latencies(costs: pd.DataFrame, published: pd.DataFrame | None = None) -> Fig
 def worth(points: pd.DataFrame, label: str) -> Figure:
     """Accuracy with its interval (value, low, high) beside ms an image, a row a name, the most accurate on top."""
     points, palette = points.sort_values("value", na_position="first"), colours(points.method)
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 1.2 + 0.28 * len(points)), sharey=True, width_ratios=(3, 2), layout="constrained"
-    )
+    figure, (left, right) = _panels(2, 9, 1.2 + 0.28 * len(points), sharey=True, width_ratios=(3, 2))
     for place, row in enumerate(points.itertuples()):
-        left.hlines(place, row.low, row.high, color=palette[row.method], lw=3, alpha=0.3)
-        left.plot(row.value, place, "o", color=palette[row.method], ms=5)
+        _bars(left, place, row.value, row.low, row.high, palette[row.method], ms=5)
         right.plot(row.ms, place, "o", color=palette[row.method], ms=5)
     left.set_yticks(range(len(points)), points.name)
     left.set_xlabel(f"{label}; bars: 95 % interval")
     right.set(xscale="log", xlabel="ms per image on this machine (log scale)")
     right.xaxis.set_major_formatter("{x:g}")
-    for axes in (left, right):
-        axes.grid(axis="y", lw=0.4, alpha=0.5)
     return figure
 
 
@@ -598,39 +617,37 @@ def by_rule(
     """
     names, rules, places = (list(dict.fromkeys(table[column])) for column in ("method", "rule", x))
     palette, strokes = colours(names), dict(zip(rules, ("--", "-", ":", "-."), strict=False))
-    figure, grid = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.9), squeeze=False, layout="constrained")
-    for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
-        for number, ((name, rule), part) in enumerate(table.groupby(["method", "rule"], sort=False)):
-            at = part[x].map(places.index) + 0.08 * (number - (len(names) * len(rules) - 1) / 2)
-            axes.vlines(at, part[f"{value}_low"], part[f"{value}_high"], color=palette[name], lw=1.5, alpha=0.3)
-            axes.plot(at, part[value], "o", ls=strokes[rule], color=palette[name], ms=4, label=f"{name}, {rule}")
+    lines = len(names) * len(rules)
+    figure, grid = _panels(len(panels), 4.4 * len(panels), 3.9)
+    for axes, (value, title) in zip(grid, panels.items(), strict=True):
+        for number, ((name, rule), rows) in enumerate(table.groupby(["method", "rule"], sort=False)):
+            at = rows[x].map(places.index) + _dodge(number, lines, 0.08 * lines)
+            low, high = rows[f"{value}_low"], rows[f"{value}_high"]
+            _columns(axes, at, rows[value], low, high, palette[name], "o", ls=strokes[rule], label=f"{name}, {rule}")
         axes.set(xlabel=f"{label}; bars: 95 % interval", ylabel=title, xticks=range(len(places)))
         axes.set_xticklabels([f"{place:g}" for place in places])
         axes.set_ylim(bottom=0)
-    for number, (told, level) in enumerate((marks or {}).items()):
-        grid[0, 0].axhline(level, color="#30343b", lw=1, ls=("-.", ":")[number % 2], label=told)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    for number, (name, level) in enumerate((marks or {}).items()):
+        _dash(grid[0], level, across=True, ls=("-.", ":")[number % 2], label=name)
+    _legend(figure, grid[:1], "outside lower left", 2)
     return figure
 
 
 def reliability(curves: dict[tuple[str, str], pd.DataFrame]) -> Figure:
     """Share of defective images against the mean score of a bin, by (method, version); a panel a method."""
-    methods = list(dict.fromkeys(name for name, _ in curves))
-    versions = list(dict.fromkeys(version for _, version in curves))
-    shades = dict(zip(versions, (GROUPS["all"], OTHERS[0], OTHERS[1]), strict=False))
-    size = (4.3 * len(methods), 4.4)
-    figure, grid = plt.subplots(1, len(methods), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axes, method in zip(grid[0], methods, strict=True):
+    methods, versions = (list(dict.fromkeys(key[place] for key in curves)) for place in (0, 1))
+    shades = dict(zip(versions, (NEUTRAL, OTHERS[0], OTHERS[1]), strict=False))
+    figure, grid = _panels(len(methods), 4.3 * len(methods), 4.4, sharey=True)
+    for axes, method in zip(grid, methods, strict=True):
         axes.plot([0, 1], [0, 1], color="#8a8f98", lw=1, ls="--")
-        for (name, version), bins in curves.items():
-            if name == method:
-                axes.vlines(bins.score, bins.low, bins.high, color=shades[version], lw=1.5, alpha=0.35)
-                axes.plot(bins.score, bins.share, "o-", color=shades[version], ms=4, lw=1.2, label=version)
+        own = {version: bins for (name, version), bins in curves.items() if name == method}
+        for version, bins in own.items():
+            _columns(axes, bins.score, bins.share, bins.low, bins.high, shades[version], label=version)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="mean score of a bin; dashed: calibrated")
-        count = next(int(bins.n.sum()) for (name, _), bins in curves.items() if name == method)
+        count = next(int(bins.n.sum()) for bins in own.values())
         axes.set_title(f"{method}  (n = {count} images)", fontsize=10, loc="left")
-    grid[0, 0].set_ylabel("share of defective images; bars: 95 % interval")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9)
+    grid[0].set_ylabel("share of defective images; bars: 95 % interval")
+    _legend(figure, grid[:1], "outside lower left")
     return figure
 
 
@@ -643,24 +660,21 @@ def lent(
     As made by ``decisions.transfer`` or ``prompt_transfer.matrix``; ``labels`` are those of rows, columns and colours.
     A cell without a value is crossed out.
     """
-    given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
-    size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))
-    figure, grid = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axes, (value, title) in zip(grid[0], panels.items(), strict=True):
-        wide = table.pivot(index="source", columns="target", values=value).loc[given, judged].to_numpy(float)
-        drawn = axes.imshow(wide, cmap=MAP, vmin=0, vmax=1, aspect="auto")
-        for row, column in np.ndindex(wide.shape):
-            ink = "white" if wide[row, column] < 0.6 else "black"
-            told = "×" if np.isnan(wide[row, column]) else f"{100 * wide[row, column]:.0f}"
-            axes.text(column, row, told, ha="center", va="center", fontsize=7, color=ink)
-            if given[row] == judged[column]:
-                _frame(axes, (row, column), 1, 1)
-        axes.set(title=title, xlabel=labels[1], xticks=range(len(judged)), yticks=range(len(given)))
-        axes.set_xticklabels(judged, rotation=60, ha="right")
-        axes.set_yticklabels(given)
-        axes.grid(False)
-    grid[0, 0].set_ylabel(labels[0])
-    figure.colorbar(drawn, ax=list(grid[0]), label=labels[2], shrink=0.8)
+    sources, targets = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
+    wide = {
+        title: table.pivot(index="source", columns="target", values=value).loc[sources, targets].astype(float)
+        for value, title in panels.items()
+    }
+    texts = {title: (100 * values).map("{:.0f}".format) for title, values in wide.items()}
+    framed = [(sources.index(name), targets.index(name)) for name in sources if name in targets]
+    size = (1.6 + (0.6 + 0.33 * len(targets)) * len(panels), 1.9 + 0.3 * len(sources))
+    figure, grid = _heat_maps(wide, texts, labels[2], size, framed, cmap=MAP, vmin=0, vmax=1)
+    for axes, values in zip(grid, wide.values(), strict=True):
+        for row, column in np.argwhere(values.isna().to_numpy()):
+            axes.text(column + 0.5, row + 0.5, "×", ha="center", va="center")
+        axes.set_xlabel(labels[1])
+        plt.setp(axes.get_xticklabels(), rotation=60, ha="right", rotation_mode="anchor")
+    grid[0].set_ylabel(labels[0])
     return figure
 
 
@@ -672,22 +686,13 @@ def odds(table: pd.DataFrame) -> Figure:
 
     Those without an interval are left out.
     """
+    edge = 50.0
     table = table.dropna(subset="low")
-    order, names = list(dict.fromkeys(table.input)), list(dict.fromkeys(table.method))
-    palette, edge = colours(names), 50.0
-    figure, axes = plt.subplots(figsize=(8, 1.1 + (0.22 + 0.12 * len(names)) * len(order)))
-    for number, (name, part) in enumerate(table.groupby("method", sort=False)):
-        at = part.input.map(order.index) + (number - (len(names) - 1) / 2) * 0.6 / max(len(names), 1)
-        axes.hlines(
-            at, part.low.clip(lower=1 / edge), part.high.clip(upper=edge), color=palette[name], lw=2, alpha=0.45
-        )
-        axes.plot(part["odds ratio"], at, "o", color=palette[name], ms=6, label=name)
-    axes.set_yticks(range(len(order)), order)
-    axes.axvline(1, color="#30343b", lw=1, ls="--")
+    table = table.assign(low=table.low.clip(lower=1 / edge), high=table.high.clip(upper=edge))
+    figure, axes = _point_rows(table, "input", "odds ratio", {name: name for name in table.input})
+    _dash(axes, 1)
     axes.set(xscale="log", xlabel="odds ratio of an escape (log scale); bars: 95 % for all together; dashed: no effect")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return figure

@@ -40,8 +40,8 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
     """
     cells = _concerned(cells, dataset)
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
-    if any("injected-parameters" in one for one in tags):  # the defaults they replace would be a second list
-        cells = [cell for cell, one in zip(cells, tags, strict=True) if "parameters" not in one]
+    if any("injected-parameters" in names for names in tags):  # the defaults they replace would be a second list
+        cells = [cell for cell, names in zip(cells, tags, strict=True) if "parameters" not in names]
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = _exporter().from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
     soup = BeautifulSoup(html, "html.parser")
@@ -63,11 +63,9 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
     return soup
 
 
+# tags of cells, and the data sets on whose pages they are left out: ``demo`` is text on the demo data alone,
+# ``benchmark`` published figures, beside which own pictures cannot stand
 ELSEWHERE = {"demo": ("mvtec", "visa", "folder"), "benchmark": ("folder",)}
-"""Tags of cells, and the data sets on whose pages they are left out.
-
-``demo``: text on the demo data alone; ``benchmark``: published figures, beside which own pictures cannot stand.
-"""
 
 
 def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
@@ -103,11 +101,11 @@ def _exporter() -> _Exporter:
     """What turns cells into HTML; made once, as its templates are compiled when they are first used."""
     config = Config(NbConvertBase={"display_data_priority": FORMATS})
     config.HTMLExporter = Config(embed_images=True, exclude_anchor_links=True)
-    found = _Exporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
-    found.register_filter("highlight_code", Highlight2HTML(parent=found))
-    found.register_filter("markdown2html", _markdown_of_cell)
-    found.register_filter("escaped2html", _markdown)
-    return found
+    exporter = _Exporter(config, template_name="cells", extra_template_basedirs=[str(TEMPLATE)])
+    exporter.register_filter("highlight_code", Highlight2HTML(parent=exporter))
+    exporter.register_filter("markdown2html", _markdown_of_cell)
+    exporter.register_filter("escaped2html", _markdown)
+    return exporter
 
 
 class _Renderer(IPythonRenderer):
@@ -178,7 +176,7 @@ def _mark_tables(soup: BeautifulSoup) -> None:
 def _named(soup: BeautifulSoup, categories: Collection[str]) -> list[str]:
     """The categories that a page names, in its text or in what its pictures show."""
     text = " ".join([soup.get_text(" "), *(picture.get("alt", "") for picture in soup("img"))])
-    return [one for one in categories if re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)]
+    return [name for name in categories if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
 
 
 def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) -> None:
@@ -204,9 +202,9 @@ def write_index(report: Report) -> None:
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     """The templates of the pages."""
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
-    found.filters["duration"] = _duration
-    return found
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATE), autoescape=True)
+    environment.filters["duration"] = _duration
+    return environment
 
 
 def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:

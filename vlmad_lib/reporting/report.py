@@ -35,7 +35,7 @@ from nbformat.v4 import new_code_cell
 
 from vlmad_lib import ROOT, InputError, commands, config, files
 from vlmad_lib.config import Profile
-from vlmad_lib.reporting import kernels, pages
+from vlmad_lib.reporting import notebook_runner, pages
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
 _BOUNDS = {
@@ -102,7 +102,7 @@ class Report:
             "finished": now.isoformat(timespec="seconds") if self.status != "in progress" else None,
             "seconds": round((now - self.started).total_seconds(), 1),
             "versions": _versions(),
-            "notebooks": [asdict(one) | {"path": str(one.path), "page": one.page} for one in self.notebooks],
+            "notebooks": [asdict(book) | {"path": str(book.path), "page": book.page} for book in self.notebooks],
         }
 
 
@@ -114,9 +114,9 @@ def resolve(name: str, pairs: list[str], out: Path, command: str) -> Report:
     names = ["index.html", *(notebook.page for notebook in notebooks)]
     if twice := next((page for page in names if names.count(page) > 1), None):
         raise InputError(f"{name}: two pages would be named {twice}; rename one notebook or list it once.")
-    known = set(Profile.model_fields).union(*(notebook.parameters for notebook in notebooks)) - {"profile"}
-    for key in given.keys() - known:
-        near = difflib.get_close_matches(key, sorted(known), 1, 0.0)[0]
+    keys = set(Profile.model_fields).union(*(notebook.parameters for notebook in notebooks)) - {"profile"}
+    for key in given.keys() - keys:
+        near = difflib.get_close_matches(key, sorted(keys), 1, 0.0)[0]
         raise InputError(f"-p {key}: there is no such key; the nearest is {near!r}; {KEYS}.")
     for notebook in notebooks:
         _overlay(notebook, given)
@@ -130,8 +130,8 @@ def _find(name: str, profile: Profile) -> Path:
     for path in (ROOT / "notebooks" / file, profile.path(file)):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))) or "none"
-    raise InputError(f"There is no notebook {name!r}; give a path or one of those in notebooks/: {known}.")
+    names = ", ".join(sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))) or "none"
+    raise InputError(f"There is no notebook {name!r}; give a path or one of those in notebooks/: {names}.")
 
 
 def _read(path: Path) -> Notebook:
@@ -153,16 +153,16 @@ def _read(path: Path) -> Notebook:
 
 def _defaults(path: Path, source: str) -> dict[str, Any]:
     """Names and values of the parameters cell (papermill's reader loses a value that holds '=' or '#')."""
-    found = {}
+    defaults = {}
     try:
         for node in ast.parse(source).body:
             if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-                found[ast.unparse(target)] = ast.literal_eval(node.value)
+                defaults[ast.unparse(target)] = ast.literal_eval(node.value)
     except (ValueError, SyntaxError):
         fault = "the cell tagged 'parameters' must hold plain values only; move the rest to another cell"
         raise InputError(f"{path.name}: {fault}.") from None
-    return found
+    return defaults
 
 
 def _overlay(notebook: Notebook, given: dict[str, Any]) -> None:
@@ -217,11 +217,11 @@ def _commit() -> str:
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
     """Versions of Python and of the packages the numbers depend on."""
-    found = {"Python": platform.python_version()}
+    versions = {"Python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def build(report: Report, progress: bool = False) -> None:
@@ -234,7 +234,7 @@ def build(report: Report, progress: bool = False) -> None:
         report.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
             pass
-        kernels.SERVER.start(min(report.profile.workers, len(report.notebooks)))
+        notebook_runner.start_server(min(report.profile.workers, len(report.notebooks)))
         results = run(report.profile, progress=progress, announce=True)
         report.facts = results.facts
         macro = results.macro()
@@ -245,13 +245,11 @@ def build(report: Report, progress: bool = False) -> None:
         results.scores.to_parquet(report.folder / "scores.parquet")
         results.metrics.to_parquet(report.folder / "metrics.parquet")
         _run(report)
-        report.status = "failed" if "failed" in [one.status for one in report.notebooks] else "ok"
+        report.status = "failed" if "failed" in [book.status for book in report.notebooks] else "ok"
     except KeyboardInterrupt:
         report.status = "interrupted"
         if report.folder == Path():
             _open(report)
-    finally:
-        kernels.SERVER.stop()
     pages.write_index(report)
 
 
@@ -282,19 +280,19 @@ def _open(report: Report) -> None:
 def _run(report: Report) -> None:
     """Run the notebooks, several at once, and write the page of each and the index as it ends."""
     order = sorted(range(len(report.notebooks)), key=lambda place: -report.notebooks[place].about)
-    # on copies: one that is stopped half-way stays as it was
+    # on copies: a notebook that is stopped half-way stays as it was
     jobs = [partial(_execute, replace(report.notebooks[place]), report.folder) for place in order]
     shown = time.monotonic()
 
-    def ended(number: int, found: tuple[Notebook, list[NotebookNode]]) -> None:
+    def write_pages(number: int, result: tuple[Notebook, list[NotebookNode]]) -> None:
         nonlocal shown
-        report.notebooks[order[number]] = found[0]
-        pages.write_page(report, *found)
+        report.notebooks[order[number]] = result[0]
+        pages.write_page(report, *result)
         if time.monotonic() - shown > INDEX_SECONDS:
             pages.write_index(report)
             shown = time.monotonic()
 
-    kernels.run(jobs, report.profile.workers, ended)
+    notebook_runner.run_jobs(jobs, report.profile.workers, write_pages)
 
 
 def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookNode]]:
@@ -303,7 +301,7 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
     began = time.perf_counter()
     try:
         with files.written(output):
-            kernels.execute(notebook.path, output, notebook.parameters, ROOT / "notebooks")
+            notebook_runner.execute_notebook(notebook.path, output, notebook.parameters, ROOT / "notebooks")
         notebook.status = "ok"
     except Exception as error:  # whatever a kernel dies of must not stop the other notebooks
         notebook.status = "failed"
@@ -350,8 +348,8 @@ def _build_and_show(options: argparse.Namespace, command: str) -> int:
     with files.written(report.out):
         build(report, progress=sys.stderr.isatty())
     states = [notebook.status for notebook in report.notebooks]
-    told = ["ok", "failed", *(["not run"] if "not run" in states else [])]
-    counts = [f"{states.count(state)} {state}" for state in told]
+    kinds = ["ok", "failed", *(["not run"] if "not run" in states else [])]
+    counts = [f"{states.count(state)} {state}" for state in kinds]
     for notebook in report.notebooks:
         if notebook.status == "failed":
             print(f"{notebook.path.stem}: {notebook.error}", file=sys.stderr)

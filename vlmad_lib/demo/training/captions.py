@@ -16,7 +16,7 @@ from vlmad_lib.demo.data import CATEGORIES, names
 from vlmad_lib.encoders import backbones, prompts
 
 if TYPE_CHECKING:
-    from vlmad_lib.demo.train import Settings
+    from vlmad_lib.demo.training.train import Settings
 
 STATE = 0.35  # cosine between a caption and its state: differences of up to 0.7, ten times the temperature
 CAPTIONS = 48  # pairs of captions kept for each category

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
+from vlmad_lib import PACKAGE
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render, write
 from vlmad_lib.demo.defects import AREA, LEVELS
 from vlmad_lib.encoders import backbones, prompts
@@ -60,7 +61,7 @@ def validate(
 
 CARD = """# Model card: vlmad-demo
 
-An open_clip ViT trained from scratch by `python -m vlmad_lib.demo.train`, for the demo of this workbook only.
+An open_clip ViT trained from scratch by `python -m vlmad_lib.demo.training.train`, for the demo of this workbook only.
 This card is written by that command.
 
 - **Weights**: `{file}`, fp16, SHA-256 of the file `{sha256}`, {parameters:,} parameters.
@@ -139,7 +140,7 @@ SCALE = """## Temperature
 The image tower learned at the temperature {published:g} that WinCLIP reads with, where CLIP learns at 0.01 and is read
 at {published:g}; so its cosines spread wider, and at {published:g} the words would swamp the references. On this
 backbone **every temperature is multiplied by {factor}** (`{key}` in `{config}`), WinCLIP's to {used:g}; other backbones
-keep the published values. `python -m vlmad_lib.demo.temperature` chose it on {held_out}, not trained on:
+keep the published values. `python -m vlmad_lib.demo.training.temperature` chose it on {held_out}, not trained on:
 {good} normal and {bad} defective fresh scenes each, references from {pool} more normal ones, {draws} draws. WinCLIP+
 takes the plain mean of its map of words and its map of references, so the factor is the candidate at which, over normal
 pictures, both vary most alike: the geometric mean over categories of the ratio of their standard deviations is nearest
@@ -154,7 +155,7 @@ on the temperature. The other methods on the same scenes, with what the demo shi
 """
 UNSCALED = """## Temperature
 
-The factor on temperatures was not chosen for these weights yet: `python -m vlmad_lib.demo.temperature`.
+The factor on temperatures was not chosen for these weights yet: `python -m vlmad_lib.demo.training.temperature`.
 """
 
 
@@ -213,7 +214,7 @@ def _markdown(table: pd.DataFrame) -> str:
 DATA_CARD = """# Data card: the demo data
 
 Pictures of parts that do not exist, drawn by `vlmad_lib.demo` from a seed, with a mask for every defect. This card is
-written by `python -m vlmad_lib.demo.card`.
+written by `python -m vlmad_lib.demo.training.card`.
 
 - **For**: showing how methods behave, and testing this workbook, offline. Not for saying how good a method is on real
   parts, nor for training one that will be used on them.
@@ -273,4 +274,4 @@ def data_card() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("data-card.md").write_text(data_card(), encoding="utf-8")
+    (PACKAGE / "demo" / "data-card.md").write_text(data_card(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Train the demo CLIP from scratch on the auxiliary categories: ``python -m vlmad_lib.demo.train``.
+"""Train the demo CLIP from scratch on the auxiliary categories: ``python -m vlmad_lib.demo.training.train``.
 
 First the text tower, on captions alone: captions that say the same, a class name and a state, get the same
 embedding. Then, against that locked text, the image tower. Pictures come in twos, one with a defect and a clean one
@@ -31,10 +31,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from vlmad_lib import ROOT
-from vlmad_lib.demo.captions import CAPTIONS, caption_bank, learn_text, schedule
-from vlmad_lib.demo.card import HELD_OUT, card, validate
 from vlmad_lib.demo.data import CATEGORIES, CONTRASTS, names, render
-from vlmad_lib.demo.muon import Muon
+from vlmad_lib.demo.training.captions import CAPTIONS, caption_bank, learn_text, schedule
+from vlmad_lib.demo.training.card import HELD_OUT, card, validate
+from vlmad_lib.demo.training.muon import Muon
 from vlmad_lib.encoders import backbones
 from vlmad_lib.encoders.feature_store import replace
 from vlmad_lib.encoders.vit_blocks import Block
@@ -491,7 +491,7 @@ def save(state: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m vlmad_lib.demo.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "data" / "cache" / "demo-training")
     parser.add_argument("--all", action="store_true", help="train on the held-out auxiliary categories too")
     parser.add_argument("--weights", type=Path, default=backbones.DEMO_WEIGHTS, help="where to write the weights")

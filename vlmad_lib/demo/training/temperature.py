@@ -1,7 +1,7 @@
 """What the demo multiplies temperatures by, chosen on auxiliary categories that the backbone was not trained on.
 
-``python -m vlmad_lib.demo.temperature`` writes the factor into the backbone's config, and what was measured into its
-card. WinCLIP+ takes the plain mean of a map of words and a map of references, which is a mean
+``python -m vlmad_lib.demo.training.temperature`` writes the factor into the backbone's config, and what was measured
+into its card. WinCLIP+ takes the plain mean of a map of words and a map of references, which is a mean
 of both only where both vary alike. So the factor is the one at which, over normal pictures, the two vary most alike. No
 label and no AUROC enters the choice, and no target category; AUROCs are measured to show what it does.
 """
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vlmad_lib import methods
 from vlmad_lib.config import Method
-from vlmad_lib.demo.card import HELD_OUT, card, sample, scale_file, words_to_references
 from vlmad_lib.demo.data import CATEGORIES
+from vlmad_lib.demo.training.card import HELD_OUT, card, sample, scale_file, words_to_references
 from vlmad_lib.encoders import backbones, prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.encoders.feature_store import replace

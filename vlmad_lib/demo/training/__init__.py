@@ -1,0 +1,1 @@
+"""What makes the demo weights and their cards: nothing of the workbook imports it."""
