@@ -20,15 +20,15 @@ def fill(partial):
 
 
 def test_a_folder_comes_into_place_with_its_checksums(tmp_path):
-    files.place(tmp_path / "unit", fill)
+    files.write_folder(tmp_path / "unit", fill)
     with warnings.catch_warnings(action="error"):
-        assert files.whole(tmp_path / "unit") and not files.whole(tmp_path / "none")
+        assert files.is_intact(tmp_path / "unit") and not files.is_intact(tmp_path / "none")
     assert [path.name for path in tmp_path.iterdir()] == ["unit"]
 
 
 @pytest.mark.parametrize("harm", ["change", "cut", "remove", "sums", "no sums"])
 def test_a_damaged_folder_is_removed_and_it_is_said(tmp_path, harm):
-    files.place(tmp_path / "unit", fill)
+    files.write_folder(tmp_path / "unit", fill)
     file, sums = tmp_path / "unit/a.txt", tmp_path / "unit/sums.json"
     work = {
         "change": lambda: file.write_text("two"),
@@ -39,14 +39,14 @@ def test_a_damaged_folder_is_removed_and_it_is_said(tmp_path, harm):
     }
     work[harm]()
     with pytest.warns(UserWarning, match="unit were damaged and are computed again"):
-        assert not files.whole(tmp_path / "unit")
+        assert not files.is_intact(tmp_path / "unit")
     assert not list(tmp_path.iterdir())
 
 
 def test_what_another_process_finished_first_stays(tmp_path):
-    files.place(tmp_path / "unit", fill)
+    files.write_folder(tmp_path / "unit", fill)
     before = (tmp_path / "unit/a.txt").stat().st_mtime_ns
-    files.place(tmp_path / "unit", lambda partial: (partial / "a.txt").write_text("late"))
+    files.write_folder(tmp_path / "unit", lambda partial: (partial / "a.txt").write_text("late"))
     assert (tmp_path / "unit/a.txt").stat().st_mtime_ns == before and len(list(tmp_path.iterdir())) == 1
 
 
@@ -56,22 +56,22 @@ def test_what_fails_half_way_leaves_nothing(tmp_path):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError):
-        files.place(tmp_path / "unit", broken)
+        files.write_folder(tmp_path / "unit", broken)
     with pytest.raises(RuntimeError):
-        files.replace(tmp_path / "b.txt", lambda path: (path.write_text("half"), broken(tmp_path / "x"))[0])
+        files.replace_file(tmp_path / "b.txt", lambda path: (path.write_text("half"), broken(tmp_path / "x"))[0])
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_where_nothing_can_be_written_one_sentence_says_so(tmp_path):
     (tmp_path / "file").touch()
-    for work in (files.replace, files.place):
+    for work in (files.replace_file, files.write_folder):
         refused(lambda work=work: work(tmp_path / "file/inside", fill), "file/inside could not be written", "is kept")
 
 
 def test_only_one_process_makes_a_path(tmp_path):
     """The second waits for the first, and for no longer: a lock of a killed process is none."""
     code = "import sys, time; from pathlib import Path; from vlmad_lib import files\n"
-    code += "with files.alone(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    code += "with files.hold_lock(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "demo")], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout.readline().strip() == b"in"
     waiting = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "demo")], stdout=subprocess.PIPE, cwd=ROOT)
@@ -83,5 +83,5 @@ def test_only_one_process_makes_a_path(tmp_path):
         files.fcntl.flock(stream, files.fcntl.LOCK_EX | files.fcntl.LOCK_NB)
     waiting.kill()
     waiting.wait()
-    with files.alone(tmp_path / "demo"):
+    with files.hold_lock(tmp_path / "demo"):
         pass

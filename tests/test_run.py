@@ -225,7 +225,7 @@ def test_other_weights_or_config_in_the_same_file_are_read_anew(tmp_path, tiny_b
     """While a kernel lives, and from the same cache: never another network's kept features or scores."""
     root, config, weights = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "own.json", tmp_path / "w.safetensors"
     known = json.loads(Path(TINY["backbone"]).read_text())
-    other = backbones.load(TINY["backbone"], "random:1").model.state_dict()
+    other = backbones.load_backbone(TINY["backbone"], "random:1").model.state_dict()
 
     def scores(content: dict, state: dict, cache: str) -> pd.Series:
         config.write_text(json.dumps(content))

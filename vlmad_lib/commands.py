@@ -36,7 +36,7 @@ def explain(error: Exception) -> str:
     if _is_network(error):
         return f"The network does not answer ({reason}); connect this machine, or do without it: 'download: false'."
     if number in files.FULL:
-        return files.refusal(file or "A file", reason)
+        return files.explain_unwritable(file or "A file", reason)
     if not isinstance(file, str):
         return f"The system refuses ({reason}); {_REMEDIES.get(number, 'correct that')}, {again}."
     return f"{file} cannot be used ({reason}); {_REMEDIES.get(number, 'check that disk and its connection')}, {again}."

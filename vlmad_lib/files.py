@@ -38,7 +38,7 @@ class Damaged(Exception):
     """A kept file is not what was written: cut off, changed or gone. Its message names the file."""
 
 
-def say(text: str) -> None:
+def warn(text: str) -> None:
     """A warning for the person at the keyboard, on stderr or in a notebook; the work goes on."""
     warnings.warn(text, stacklevel=3)
 
@@ -53,7 +53,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[None]:
+def name_write_errors(path: Path) -> Iterator[None]:
     """A full disk or a folder that is not ours ends in an InputError that names the path.
 
     Only what was met in writing this path is said so: errors of other files and of the network pass as they are.
@@ -63,10 +63,10 @@ def written(path: Path) -> Iterator[None]:
     except OSError as error:
         if not _concerns(error, path):
             raise
-        raise InputError(refusal(path, error.strerror or str(error))) from error
+        raise InputError(explain_unwritable(path, error.strerror or str(error))) from error
 
 
-def refusal(path: Path | str, reason: str) -> str:
+def explain_unwritable(path: Path | str, reason: str) -> str:
     """The sentence for a path that could not be written."""
     return (
         f"{path} could not be written ({reason.lower()}); make room there or name another folder ('cache' in the "
@@ -87,10 +87,10 @@ def _concerns(error: OSError, path: Path) -> bool:
     )
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path`` and move it into place in one step; InputError where it cannot."""
     temporary = beside(path)
-    with written(path):
+    with name_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
@@ -142,7 +142,7 @@ class Claim:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """While one process makes a path, others that want to make it wait."""
     claim = Claim(path)
     claim.take(wait=True)
@@ -205,13 +205,13 @@ def _sum(file: Path) -> int:
     return total
 
 
-def place(folder: Path, fill: Callable[[Path], object]) -> None:
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` write files into a folder beside ``folder``, and move it into place with their checksums.
 
     Where another process finished the same folder first, its files stay. InputError where nothing can be written.
     """
     partial = beside(folder)
-    with written(folder):
+    with name_write_errors(folder):
         try:
             partial.mkdir(parents=True)
             fill(partial)
@@ -233,7 +233,7 @@ def _refuse_unreadable(path: Path, error: OSError) -> InputError:
     )
 
 
-def whole(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Whether a folder is there with all its files as they were written; a damaged one is removed and warned of.
 
     InputError where it cannot be read for now: nothing is removed then.
@@ -248,6 +248,6 @@ def whole(folder: Path) -> bool:
     except OSError as error:
         raise _refuse_unreadable(folder, error) from None
     if not good:
-        say(f"The kept results {folder} were damaged and are computed again.")
+        warn(f"The kept results {folder} were damaged and are computed again.")
         shutil.rmtree(folder, ignore_errors=True)
     return good

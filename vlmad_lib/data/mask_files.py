@@ -123,7 +123,7 @@ def _merge(parts: Sequence[str], cache: Path) -> Path:
             if mask.shape != marked[0].shape:
                 raise InputError(f"{parts[0]} and {part} are masks of one image, but differ in size; correct them.")
         whole = Image.fromarray(np.any(marked, axis=0).astype(np.uint8) * 255)
-        files.replace(place, lambda path: whole.save(path, "PNG"))
+        files.replace_file(place, lambda path: whole.save(path, "PNG"))
     return place
 
 
@@ -219,7 +219,7 @@ def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
             return kept
     measured = [(float(mask.mean()), greys) for mask, greys in map(_read_mask, paths)]
     with contextlib.suppress(InputError):  # where nothing can be kept, masks are read again
-        files.replace(place, lambda path: path.write_text(json.dumps(measured), encoding="utf-8"))
+        files.replace_file(place, lambda path: path.write_text(json.dumps(measured), encoding="utf-8"))
     return measured
 
 

@@ -298,14 +298,14 @@ def temperature_factor(name: str) -> float:
     path = config_file(name)
     if not path:
         return 1.0
-    config(name)  # refuses a file that is none
+    read_config(name)  # refuses a file that is none
     factor = json.loads(path.read_text(encoding="utf-8")).get(FACTOR, 1)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
         raise InputError(f"The model config {path} has {FACTOR!r} {factor!r}; write a number above 0, or leave it out.")
     return float(factor)
 
 
-def config(name: str) -> dict:
+def read_config(name: str) -> dict:
     """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
     path = config_file(name)
     if path:
@@ -326,7 +326,7 @@ def config(name: str) -> dict:
     return found
 
 
-def load(
+def load_backbone(
     name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False,
     device: str = "cpu",
 ) -> Backbone:  # fmt: skip
@@ -341,14 +341,14 @@ def load(
     """
     place = devices.choose_device(device)
     devices.refuse_precision(precision, place)
-    settings = config(name)  # once: its file may change while it is used
+    settings = read_config(name)  # once: its file may change while it is used
     warning = note = ""
     if weights.startswith("random:"):
         model = _build(name, settings)
         state = random_state(model, _seed(weights))
     else:
-        path = locate(name, weights, download, plain_gelu)  # what is missing is said before work begins
-        state = weight_files.state(weight_files.read(path))
+        path = locate_weights(name, weights, download, plain_gelu)  # what is missing is said before work begins
+        state = weight_files.select_tensors(weight_files.read_tensors(path))
         warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
         model = _build(name, settings)
         state = _convert(state, model, path)
@@ -358,7 +358,7 @@ def load(
     model.load_state_dict(state)
     model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
-    if fingerprint == _demo_fingerprint() and settings != config("demo"):
+    if fingerprint == _demo_fingerprint() and settings != read_config("demo"):
         raise InputError(
             f"The weights {weights} are the demo's, and {name} computes them otherwise than they were trained; "
             "name 'backbone: demo'."
@@ -452,10 +452,10 @@ def _judge(
     raise InputError(sentence)
 
 
-def skeleton(name: str) -> Backbone:
+def build_skeleton(name: str) -> Backbone:
     """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
     with torch.device("meta"):
-        return Backbone(name, "", _build(name, config(name)).eval(), "")
+        return Backbone(name, "", _build(name, read_config(name)).eval(), "")
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
@@ -491,7 +491,7 @@ def _seed(weights: str) -> int:
     return seed
 
 
-def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
+def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
 
     A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
@@ -503,7 +503,9 @@ def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = F
         raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
     entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
     if entry:
-        _judge(name, weights, config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu)
+        _judge(
+            name, weights, read_config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu
+        )
     else:
         for candidate in (path, ROOT / path):
             if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
@@ -650,7 +652,7 @@ def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
 @lru_cache(maxsize=1)
 def _demo_fingerprint() -> str:
     """The fingerprint of the demo's weights, without a model."""
-    return _digest(weight_files.read(DEMO_WEIGHTS))
+    return _digest(weight_files.read_tensors(DEMO_WEIGHTS))
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

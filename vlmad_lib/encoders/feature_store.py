@@ -24,7 +24,7 @@ from vlmad_lib import InputError, digests, files
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import devices
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
 PIXELS = (Backbone.normalise, Backbone.standardise)
@@ -103,7 +103,7 @@ class Store:
         own, before = devices.describe_device(self.backbone.device), self.encoded_on()
         if own not in before:
             kept = json.dumps(sorted([*before, own]))
-            replace(self.folder / DEVICES, lambda file: file.write_text(kept, encoding="utf-8"))
+            replace_file(self.folder / DEVICES, lambda file: file.write_text(kept, encoding="utf-8"))
 
     def encoded_on(self) -> list[str]:
         """The devices that encoded what is kept here, in words; none where that is not known."""
@@ -140,7 +140,7 @@ class Store:
                     waited += perf_counter() - asked
                     batch = min(batch, self._fitting or batch)
                     arrays = self._encode([path for path, *_ in part], tiles, names, batch)
-                    written = [writers.submit(replace, file, write) for file, write in arrays]
+                    written = [writers.submit(replace_file, file, write) for file, write in arrays]
                     writing.append(([reading.popleft()[1] for _ in part], written))
                     while len(writing) > AHEAD:
                         _finish(*writing.popleft())
@@ -209,7 +209,7 @@ class Store:
         try:
             return files.read_array(file)
         except files.Damaged:
-            files.say(f"The kept features {file} were damaged; {path} is encoded again.")
+            files.warn(f"The kept features {file} were damaged; {path} is encoded again.")
             file.unlink(missing_ok=True)
             self.fill([path], [name])
             return files.read_array(file)
@@ -270,7 +270,7 @@ class Joint:
     load = Store.load
 
 
-Kept = Store | Joint
+AnyStore = Store | Joint
 
 
 def encode_pixels(
@@ -335,11 +335,11 @@ def _half(values: np.ndarray) -> np.ndarray:
     return half if np.isfinite(half).all() else values  # a few networks have activations beyond fp16
 
 
-def kept(file: Path, compute: Callable[[], Tensor]) -> Tensor:
+def load_or_compute(file: Path, compute: Callable[[], Tensor]) -> Tensor:
     """A small tensor from its file, computed and kept where the file is missing or damaged."""
     try:
         return torch.from_numpy(files.read_array(file).copy())
     except files.Damaged:
         values = compute()
-        replace(file, lambda path: files.write_array(path, values.cpu().numpy()))
+        replace_file(file, lambda path: files.write_array(path, values.cpu().numpy()))
         return values

@@ -31,7 +31,7 @@ _TYPES = {"Float": torch.float32, "Double": torch.float64, "Half": torch.float16
           "Bool": torch.bool}  # fmt: skip
 
 
-def read(path: Path, noun: str = "weights file") -> dict[str, Any]:
+def read_tensors(path: Path, noun: str = "weights file") -> dict[str, Any]:
     """What a file holds: tensors by name, in dictionaries within it where it has them.
 
     Raises InputError with what is in the file's place and the remedy: a folder, a web page, a Git LFS pointer, a file
@@ -224,7 +224,7 @@ class _Plain(pickle.Unpickler):
 # ---------------------------------------------------------------- state dicts
 
 
-def state(content: dict[str, Any]) -> dict[str, Tensor]:
+def select_tensors(content: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors by name of a file's content: of the state dict in it, without what wrappers put before names."""
     for key in _NESTED:
         if isinstance(inside := content.get(key), _Inert):

@@ -32,7 +32,7 @@ def ranking(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
     All in [0, 1]; nan where a sample is empty.
     """
-    return dict(zip(("auroc", "ap", "f1_max"), pixel_ranking.of(normal, anomalous).ranking(), strict=True))
+    return dict(zip(("auroc", "ap", "f1_max"), pixel_ranking.rank_scores(normal, anomalous).ranking(), strict=True))
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -55,7 +55,7 @@ def _partial_auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """The standardised partial AUROC; nan where a class is missing or ``PARTIAL`` less than one normal image."""
     if len(normal) * PARTIAL < 1 - 1e-9:
         return NAN
-    area, chance = PARTIAL * pixel_ranking.of(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
+    area, chance = PARTIAL * pixel_ranking.rank_scores(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
     return (1 + (area - chance) / (PARTIAL - chance)) / 2
 
 
@@ -78,7 +78,7 @@ def pixel_metrics(
 ) -> dict[str, float]:
     """Pixel metrics (``PIXEL``) of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
 
-    A mask may be given as its ``pixel_ranking.regions``, which are found once for many maps.
+    A mask may be given as its ``pixel_ranking.find_regions``, which are found once for many maps.
 
     ``aupro``: mean overlap of the 8-connected regions against the false positive rate over all normal
     pixels, integrated exactly to ``fpr_limit`` and divided by it. ``aupro_200``: the same idea as the
@@ -90,11 +90,11 @@ def pixel_metrics(
     With ``bins`` scores of one bin count as tied: memory does not grow with the number of pairs, and the metrics of
     ``BOUNDS`` say how far each value can be from the exact one (0 without bins). ``aupro_200`` is then nan.
     """
-    parts = pixel_ranking.parts(pairs)
+    parts = pixel_ranking.split_pixels(pairs)
     if bins:
-        found, rough = pixel_ranking.binned(parts, bins), NAN
+        found, rough = pixel_ranking.count_in_bins(parts, bins), NAN
     else:
-        found, rates, overlaps = pixel_ranking.exact(parts, 200 if coarse else 0)
+        found, rates, overlaps = pixel_ranking.count_exactly(parts, 200 if coarse else 0)
         rough = NAN if found.empty else _aupro_200(rates, overlaps)
     aupimo, off = found.aupimo()
     values = (*found.ranking(), found.aupro(fpr_limit), aupimo, rough)

@@ -121,7 +121,7 @@ class Levels:
         )
 
 
-def of(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
+def rank_scores(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
     """The levels of two samples of scores of any shape and type; each anomalous sample is a region of its own."""
     normal = np.sort(normal, axis=None)
     values, hits = np.unique(anomalous, return_counts=True)
@@ -155,7 +155,7 @@ class Regions(NamedTuple):
     normal: bool
 
 
-def regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
+def find_regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     """The 8-connected regions of a bool mask (H, W), found once where many maps meet it.
 
     ``normal``: whether the image is a normal one; by default one with an empty mask is.
@@ -167,14 +167,14 @@ def regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
 
 
-def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
+def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 
     ValueError where the shapes differ or a score is not finite.
     """
     for scores, mask in pairs:
         scores = np.asarray(scores, np.float32)
-        found = mask if isinstance(mask, Regions) else regions(mask)
+        found = mask if isinstance(mask, Regions) else find_regions(mask)
         if scores.shape != found.shape:
             raise ValueError(f"A map has shape {scores.shape}, its mask {found.shape}; give both the same frame.")
         low, high = scores.min(), scores.max()
@@ -187,7 +187,7 @@ def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[
 # ---------------------------------------------------------------- exact
 
 
-def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarray, np.ndarray]:
+def count_exactly(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarray, np.ndarray]:
     """The levels of all images; and the false positive rate and the mean overlap above so many even thresholds.
 
     The thresholds start at the lowest score; there are none where all scores are equal.
@@ -288,7 +288,7 @@ def _window(chunks: list[np.ndarray]) -> tuple[int, int]:
 # ---------------------------------------------------------------- binned
 
 
-def binned(found: Iterable[Part], bins: int) -> Levels:
+def count_in_bins(found: Iterable[Part], bins: int) -> Levels:
     """The levels of all images where scores of one bin count as tied; memory is that of one image and the bins."""
     table = Bins(bins)
     for part in found:

@@ -56,7 +56,7 @@ class Variant:
         return facts | {"variant": digests.digest(facts)[:10]}
 
 
-def variants(profile: Profile) -> list[list[Variant]]:
+def list_variants(profile: Profile) -> list[list[Variant]]:
     """The variants of each method; zero-shot and full-shot draw nothing and have one seed.
 
     A method that uses no references has its zero-shot variant, whatever shots the profile asks for; one that needs
@@ -78,7 +78,7 @@ def variants(profile: Profile) -> list[list[Variant]]:
 # ---------------------------------------------------------------- the run
 
 
-def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
+def build_run_index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
     few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
     table, notes = datasets.build_index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
@@ -112,13 +112,13 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     takes.
     ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
     """
-    planned = variants(profile)
+    planned = list_variants(profile)
     if not planned and not profile.imports:
         if profile.methods:
             names = ", ".join(spec.name for spec in profile.methods)
             raise InputError(f"'shots' asks for no references, and without them {names} cannot run; add 1 to 'shots'.")
         raise InputError("The profile names no methods and no imports; add one of them.")
-    table, notes = index(profile) if table is None else (table, [])
+    table, notes = build_run_index(profile) if table is None else (table, [])
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
     found = _kept(folder, cache)
@@ -132,11 +132,11 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
 
 def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] | None:
     """A run's tables and facts where they and all its maps are as they were written."""
-    if not files.whole(folder):
+    if not files.is_intact(folder):
         return None
     scores, found = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
     units = {Path(file).parent for file in scores.map_file.unique() if file}
-    if not all([files.whole(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
+    if not all([files.is_intact(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return scores, found, json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -200,12 +200,12 @@ def _compute(
     encoding = _encoding(here, planned, jobs, size)
     total = sum(len(paths) for *_, paths in encoding)
     for note in _name_strips(profile, table) if total else []:
-        files.say(note)
+        files.warn(note)
     if announce and total:
         stores = ((one.store(here.path(here.cache), _backbone(one.spec, here), channels), names, paths)
                   for one, _, channels, names, paths in encoding)  # fmt: skip
-        parts = workload.plan(stores, table)
-        tqdm.write(workload.announce(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
+        parts = workload.plan_encoding(stores, table)
+        tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         if _on_accelerator(here):  # one process feeds it
             for job in encoding:
@@ -226,7 +226,7 @@ def _compute(
         raise InputError(
             f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
         )
-    scores, measured, scored_on = units.gather(profile.path(profile.cache), found)
+    scores, measured, scored_on = units.gather_units(profile.path(profile.cache), found)
     remarks += (
         _one_class(measured)
         + _uncovered(profile, scores, list(of))
@@ -251,7 +251,7 @@ def _compute(
         measured.to_parquet(partial / "metrics.parquet", index=False)
         (partial / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
-    files.place(folder, fill)
+    files.write_folder(folder, fill)
 
 
 def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
@@ -419,7 +419,7 @@ class View:
         return self.draw(self.features, self.text, self.chosen, self.grid)
 
 
-def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
+def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
     known = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(one for one in known if one.method == method)
@@ -442,7 +442,7 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
 def _loaded(
     name: str, weights: str, precision: str, download: bool, plain_gelu: bool, device: str, _: tuple
 ) -> backbones.Backbone:
-    return backbones.load(name, weights, precision, download, plain_gelu, device)
+    return backbones.load_backbone(name, weights, precision, download, plain_gelu, device)
 
 
 def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
@@ -472,7 +472,7 @@ def _facts(file: Path, load: Callable[[], backbones.Backbone]) -> dict:
         return _read_facts(file)
     except (OSError, ValueError):
         text = load().known().as_json()
-        files.replace(file, lambda path: path.write_text(text, encoding="utf-8"))
+        files.replace_file(file, lambda path: path.write_text(text, encoding="utf-8"))
         return json.loads(text)
 
 
@@ -493,7 +493,7 @@ def _plan(
     ``of``: the index by category.
     """
     cache, found, jobs = profile.path(profile.cache), [], {}
-    on = {name: units.tested(datasets.select_tested(part), cache) for name, part in of.items()}
+    on = {name: units.describe_tested(datasets.select_tested(part), cache) for name, part in of.items()}
     for wanted in planned:
         chosen = wanted[0].chosen
         backbone = _backbone(chosen.spec, profile)
@@ -505,9 +505,9 @@ def _plan(
             words = chosen.module.wording(chosen.settings, row)
             for one, columns in zip(wanted, named, strict=True):
                 drawn = list(chosen.references(part, category, one.shots, one.seed).image) if one.shots else []
-                unit = units.unit(profile, code, on[category], columns, drawn, [words, backbone.key])
+                unit = units.locate_unit(profile, code, on[category], columns, drawn, [words, backbone.key])
                 found.append(unit)
-                if not files.whole(unit.place):
+                if not files.is_intact(unit.place):
                     jobs.setdefault((places, category), []).append(Job(one, row, unit))
     # backbone by backbone, not category by category: more of them than are held would be loaded again and again
     return found, [part for together in jobs.values() for part in _parts(together)]
@@ -550,7 +550,7 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
     return found
 
 
-def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.Kept, shots: int) -> list[str]:
+def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.AnyStore, shots: int) -> list[str]:
     """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
 
     References are read with their colours as they are, so with them a method may share a store of others.
@@ -607,7 +607,7 @@ def _measure(profile: Profile, scored: list[tuple] | None) -> bool:
     """Keep units with their scores, maps and metrics; False where there is nothing to keep yet."""
     masks: units.Masks = {}
     for unit, *values, device in scored or []:
-        units.write(profile, unit, *values, masks, device)
+        units.write_unit(profile, unit, *values, masks, device)
     return scored is not None
 
 
@@ -654,7 +654,7 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
             yield job.unit, *scorer.of(tested, draw), device
 
 
-def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.Kept) -> Scorer:
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.AnyStore) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
     one = group[0].one
     code, settings = one.chosen.module, one.chosen.settings
@@ -676,8 +676,8 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[U
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": digests.digest(facts)[:10]}
-    measured = units.tested(rows, profile.path(profile.cache))
-    unit = units.unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
-    if not files.whole(unit.place):
-        units.write(profile, unit, scores, maps, [1] * len(rows), {})
+    measured = units.describe_tested(rows, profile.path(profile.cache))
+    unit = units.locate_unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
+    if not files.is_intact(unit.place):
+        units.write_unit(profile, unit, scores, maps, [1] * len(rows), {})
     return [unit], notes

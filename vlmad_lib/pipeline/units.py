@@ -33,7 +33,7 @@ class Tested:
     key: str
 
 
-def tested(rows: pd.DataFrame, cache: Path) -> Tested:
+def describe_tested(rows: pd.DataFrame, cache: Path) -> Tested:
     """Index rows with what identifies them, wherever their images and masks lie."""
     pixels = digests.digest_files([*rows.image, *rows["mask"]], cache)
     described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
@@ -55,7 +55,7 @@ class Unit:
         return self.tested.rows
 
 
-def unit(
+def locate_unit(
     profile: Profile, code: str, on: Tested, columns: dict[str, Any], references: Sequence[str] = (), more: Any = ""
 ) -> Unit:
     """The unit of a variant's columns on tested rows; ``code`` and ``more``: what else decides its numbers."""
@@ -66,7 +66,7 @@ def unit(
     return Unit(cache / "units" / key, on, columns, references)
 
 
-def write(
+def write_unit(
     profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks,
     device: str = "",
 ) -> None:  # fmt: skip
@@ -89,7 +89,7 @@ def write(
             np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
         (partial / "unit.json").write_text(json.dumps(kept), encoding="utf-8")
 
-    files.place(one.place, fill)
+    files.write_folder(one.place, fill)
 
 
 def _measure(
@@ -101,7 +101,7 @@ def _measure(
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
             mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else pixel_ranking.regions(mask, normal=not row.label)
+            masks[row.image, fit] = None if bare else pixel_ranking.find_regions(mask, normal=not row.label)
     inside = [masks[image, fit] for image in rows.image]
     found = metrics.image_metrics(labels, scores)
     found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
@@ -121,7 +121,7 @@ def _measure(
     return found | {name: int(value) for name, value in counts.items()}
 
 
-def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def gather_units(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """The scores and metrics tables of units, checked against their schemas, and the devices that scored, in words.
 
     Outside results have no device.

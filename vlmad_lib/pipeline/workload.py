@@ -23,7 +23,7 @@ from vlmad_lib import InputError, commands, methods
 from vlmad_lib.config import Method
 from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
-from vlmad_lib.encoders.feature_store import Joint, Kept, Store
+from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
 from vlmad_lib.methods import Chosen
 
@@ -40,41 +40,41 @@ CORES = 16  # what a workstation has, beside this machine's own
 # ---------------------------------------------------------------- operations and sizes
 
 
-def count(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> tuple[float, int]:
+def count_operations(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> tuple[float, int]:
     """GFLOP to encode one square picture of ``size`` pixels into some arrays, and how many numbers they hold."""
-    network = backbones.skeleton(backbone)
+    network = backbones.build_skeleton(backbone)
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         found = encode(network, torch.empty(1, 3, size, size), names)
     return counter.get_total_flops() / 1e9, sum(found[name].numel() for name in names)
 
 
-def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+def count_gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
     """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
     return _count_method(chosen, name, shots)[0]
 
 
 def _count_method(chosen: Chosen, name: str, shots: int) -> tuple[float, int]:
     code, settings = chosen.module, chosen.settings
-    size = code.side(settings, backbones.skeleton(name))
-    return count(code.encode, name, size, code.arrays(settings, shots))
+    size = code.side(settings, backbones.build_skeleton(name))
+    return count_operations(code.encode, name, size, code.arrays(settings, shots))
 
 
 # ---------------------------------------------------------------- the rate of matrix products
 
 
-def peak(
+def measure_peak(
     precision: str = "fp32", device: torch.device = devices.CPU, repeats: int = 5, shapes: Sequence[tuple] = SHAPES
 ) -> float:
     """GFLOP/s of the fastest large matrix product that PyTorch offers on a device: the measure of encoding there."""
-    tried = [product for shape in shapes for product in products(precision, *shape, device)]
+    tried = [product for shape in shapes for product in list_products(precision, *shape, device)]
     with devices.multiply_in(precision, device):
-        first = [work / clock(call, device) for work, call in tried]
+        first = [work / time_call(call, device) for work, call in tried]
         best = np.argsort(first)[-2:]  # all of them several times would take seconds
-        again = [tried[one][0] / clock(tried[one][1], device) for one in best for _ in range(repeats - 1)]
+        again = [tried[one][0] / time_call(tried[one][1], device) for one in best for _ in range(repeats - 1)]
     return max(first + again)
 
 
-def products(
+def list_products(
     precision: str, rows: int, inner: int, columns: int, device: torch.device = devices.CPU
 ) -> list[tuple[float, Callable]]:
     """A matrix product by each way that PyTorch offers there: its billions of operations, and what computes it."""
@@ -86,7 +86,7 @@ def products(
     return [(2 * rows * inner * columns / 1e9, partial(Linear(weight, bias, kind, packed), x)) for packed in ways]
 
 
-def clock(call: Callable, device: torch.device = devices.CPU) -> float:
+def time_call(call: Callable, device: torch.device = devices.CPU) -> float:
     """Seconds until a device has done what a call gives it."""
     devices.synchronise(device)
     began = time.perf_counter()
@@ -110,7 +110,7 @@ class Part:
     bytes: int  # that the arrays take on disk, but for the head of each file
 
 
-def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.DataFrame) -> list[Part]:
+def plan_encoding(wanted: Iterable[tuple[AnyStore, Sequence[str], Sequence[str]]], table: pd.DataFrame) -> list[Part]:
     """The work behind stores, each with the arrays and images asked of it; what is kept, or told twice, is left out.
 
     ``table``: an index that has the images, with ``width`` and ``height``.
@@ -129,13 +129,13 @@ def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.
     found = []
     for (_, names), (store, paths) in alike.items():
         views = sum(len(image_files.boxes(*shapes[path], store.fit)) for path in paths)
-        work, numbers = count(store.encode, store.backbone.name, store.size, names)
+        work, numbers = count_operations(store.encode, store.backbone.name, store.size, names)
         size = numbers * (4 if store.exact else 2)
         found.append(Part(store, tuple(paths), views, work * views, size * views))
     return found
 
 
-def announce(parts: list[Part], cache: Path, others: bool = False) -> str:
+def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> str:
     """A sentence on what is still to encode: images, operations, about how long here, and room on the cache's disk.
 
     It measures the rate of matrix products on the stores' device, about a second for each precision. ``others``:
@@ -144,7 +144,7 @@ def announce(parts: list[Part], cache: Path, others: bool = False) -> str:
     device = parts[0].store.backbone.device
     seconds, rates = 0.0, []
     for precision in dict.fromkeys(part.store.backbone.precision for part in parts):
-        rate = peak(precision, device, 2, SHAPES[1:2])
+        rate = measure_peak(precision, device, 2, SHAPES[1:2])
         rates.append(f"{_round(rate)} GFLOP/s in {precision}")
         work = sum(part.gflop for part in parts if part.store.backbone.precision == precision)
         seconds += work / (rate * _reached(device))
@@ -196,7 +196,7 @@ def _duration(seconds: float) -> str:
 # ---------------------------------------------------------------- the benchmarks
 
 
-def estimate(
+def estimate_benchmarks(
     machines: dict[str, tuple[float, float]], kinds: Sequence[str] = ("winclip", "anomalyclip")
 ) -> pd.DataFrame:
     """What encoding MVTec AD and VisA by methods as published takes: a row a data set, its test images and all.
@@ -220,7 +220,9 @@ def estimate(
     return pd.DataFrame(rows)
 
 
-def machines(peaks: dict[torch.device, dict[str, float]], told: float | None = None) -> dict[str, tuple[float, float]]:
+def list_machines(
+    peaks: dict[torch.device, dict[str, float]], told: float | None = None
+) -> dict[str, tuple[float, float]]:
     """For ``estimate``: this CPU in fp32, the same with ``CORES``, an accelerator in bf16, and one told in TFLOP/s.
 
     ``peaks``: GFLOP/s by device and precision, the CPU's among them.
@@ -249,10 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--gpu is {options.gpu}; give a number of TFLOP/s above 0.")
         shares = f"{REACHED['cpu']:.0%} of its matrix products on a CPU, {ELSEWHERE:.0%} elsewhere"
         print(f"WinCLIP and AnomalyCLIP as published, if encoding reaches {shares}; reading pictures is not in it.")
-        peaks = {devices.CPU: {"fp32": peak()}}
+        peaks = {devices.CPU: {"fp32": measure_peak()}}
         if (device := devices.choose_device()) != devices.CPU:
-            peaks[device] = {"bf16": peak("bf16", device)}
-        print(estimate(machines(peaks, options.gpu)).T.to_string(header=False))
+            peaks[device] = {"bf16": measure_peak("bf16", device)}
+        print(estimate_benchmarks(list_machines(peaks, options.gpu)).T.to_string(header=False))
         return 0
 
     return commands.run_command(work)

@@ -30,7 +30,7 @@ def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.nda
     for settings the method cannot have.
     """
     profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
-    chosen, seen = methods.choose(spec, profile), run.view(profile, row, spec)
+    chosen, seen = methods.choose(spec, profile), run.view_image(profile, row, spec)
     settings, names = chosen.settings, chosen.module.arrays(chosen.settings, shots)
     drawn = chosen.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (chosen.store(results.cache, seen.facts, channels) for channels in ("", "rgb"))
