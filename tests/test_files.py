@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import select
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from test_wrong_input import refused
 
 from vlmad_lib import ROOT, files
+from vlmad_lib.encoders import feature_store
 
 
 def fill(partial):
@@ -79,9 +85,51 @@ def test_only_one_process_makes_a_path(tmp_path):
     process.kill()
     process.wait()
     assert waiting.stdout.readline().strip() == b"in"
-    with pytest.raises(BlockingIOError), (tmp_path / ".demo.lock").open() as stream:
-        files.fcntl.flock(stream, files.fcntl.LOCK_EX | files.fcntl.LOCK_NB)
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / ".demo.lock").acquire(blocking=False)
     waiting.kill()
     waiting.wait()
     with files.hold_lock(tmp_path / "demo"):
         pass
+
+
+def test_of_two_claims_one_is_granted_and_no_file_stays(tmp_path):
+    first, second = files.Claim(tmp_path / "unit"), files.Claim(tmp_path / "unit")
+    assert first.take() and first.take() and not second.take()
+    first.give_back()
+    assert second.take()
+    second.give_back()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    assert files.Claim(tmp_path / "file/unit").take()  # where nothing can be written, whoever writes says so
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE])
+def test_a_disk_that_fails_for_now_costs_no_kept_result(tmp_path, monkeypatch, number):
+    files.write_folder(tmp_path / "unit", fill)
+    files.write_array(tmp_path / "a.npy", np.arange(3))
+    files.write_json(tmp_path / "a.json", [1])
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail(file, *_, **__):
+        raise OSError(number, os.strerror(number), str(file))
+
+    computed = []
+    reads = {
+        "unit": lambda: files.is_intact(tmp_path / "unit"),
+        "a.npy": lambda: feature_store.load_or_compute(tmp_path / "a.npy", lambda: computed.append(1)),
+        "a.json": lambda: files.read_json(tmp_path / "a.json"),
+    }
+    for target in (io, Path):  # Path.read_bytes and read_text open by the one, our own code by the other
+        for name, read in reads.items():
+            with monkeypatch.context() as broken:
+                broken.setattr(target, "open", fail)
+                refused(read, name, os.strerror(number).lower(), "nothing was deleted")
+    assert sorted(tmp_path.rglob("*")) == before and not computed and files.is_intact(tmp_path / "unit")
+
+
+def test_what_is_missing_or_no_json_is_damaged(tmp_path):
+    (tmp_path / "a.json").write_text("[1")
+    for name in ("a.json", "none.json"):
+        with pytest.raises(files.Damaged, match=name):
+            files.read_json(tmp_path / name)

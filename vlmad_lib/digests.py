@@ -126,7 +126,7 @@ def _remember(folder: Path, cache: Path) -> None:
         paths = [path for path in sorted(folder.iterdir()) if str(path) in _remembered]
         states = {path.name: _remembered[str(path)] for path in paths}
         content = {"folder": str(folder), "files": {name: [*state, text] for name, (state, text) in states.items()}}
-        files.replace_file(memory, lambda file: file.write_text(json.dumps(content), encoding="utf-8"))
+        files.write_json(memory, content)
 
 
 # ---------------------------------------------------------------- code and libraries

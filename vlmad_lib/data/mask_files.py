@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -214,12 +213,12 @@ def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
     """
     key = digests.digest(digests.digest_files(paths, cache), digests.digest_code(sys.modules[__name__]))
     place = cache / "masks" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        if len(kept := json.loads(place.read_text(encoding="utf-8"))) == len(paths):
+    with contextlib.suppress(files.Damaged, TypeError):
+        if len(kept := files.read_json(place)) == len(paths):
             return kept
     measured = [(float(mask.mean()), greys) for mask, greys in map(_read_mask, paths)]
     with contextlib.suppress(InputError):  # where nothing can be kept, masks are read again
-        files.replace_file(place, lambda path: path.write_text(json.dumps(measured), encoding="utf-8"))
+        files.write_json(place, measured)
     return measured
 
 

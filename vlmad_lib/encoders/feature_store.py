@@ -7,7 +7,6 @@ encoded again.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -102,14 +101,13 @@ class Store:
         """Keep beside the features which devices encoded them."""
         own, before = devices.describe_device(self.backbone.device), self.encoded_on()
         if own not in before:
-            kept = json.dumps(sorted([*before, own]))
-            replace_file(self.folder / DEVICES, lambda file: file.write_text(kept, encoding="utf-8"))
+            files.write_json(self.folder / DEVICES, sorted([*before, own]))
 
     def encoded_on(self) -> list[str]:
         """The devices that encoded what is kept here, in words; none where that is not known."""
         try:
-            return [str(name) for name in json.loads((self.folder / DEVICES).read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError):
+            return list(map(str, files.read_json(self.folder / DEVICES)))
+        except (files.Damaged, TypeError):
             return []
 
     def _fill(self, todo: Sequence[str], names: Sequence[str], batch: int, bar: tqdm, wait: bool) -> list[str]:

@@ -10,9 +10,9 @@ import pandas as pd
 import pandera.pandas as pa
 
 from vlmad_lib import InputError, config, tables
-from vlmad_lib.analysis import comparison
 from vlmad_lib.config import Profile
 from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.files import name_read_errors
 from vlmad_lib.methods import SETTINGS
 
 KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
@@ -72,8 +72,9 @@ class Results:
         """The maps of rows as units keep them, (tiles, h, w) or stacks (tiles, L + 1, h, w); see ``metrics``."""
         if "" in set(rows.map_file):
             raise InputError("These rows have scores but no maps; choose a method that has maps.")
-        files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
-        return [np.array(files[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
+        with name_read_errors(self.cache):
+            maps = {file: np.load(self.cache / file, "r", allow_pickle=False) for file in rows.map_file.unique()}
+            return [np.array(maps[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
 
     def framed(self, rows: pd.DataFrame, seamless: bool = False) -> list[np.ndarray]:
         """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at."""
@@ -101,7 +102,8 @@ class Results:
             masked = part.dropna(subset="pixel_auroc").category.nunique()
             counts = {"categories": known.category.nunique(), "pixel_categories": masked}
             counts |= {"images": images, "draws": draws}
-            spread = comparison.format_category_interval(known.groupby("category").image_auroc.mean())
+            _, *ends = statistics.paired(known.groupby("category").image_auroc.mean().dropna())
+            spread = "{:.3f} to {:.3f}".format(*np.clip(ends, 0, 1)) if np.isfinite(ends).all() else ""
             facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
             rows.append({**facts, **means, **counts})
         return pd.DataFrame(rows)

@@ -134,12 +134,13 @@ def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] 
     """A run's tables and facts where they and all its maps are as they were written."""
     if not files.is_intact(folder):
         return None
-    scores, found = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
+    with files.name_read_errors(folder):
+        scores, measured = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
     units = {Path(file).parent for file in scores.map_file.unique() if file}
     if not all([files.is_intact(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return scores, found, json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return scores, measured, files.read_json(folder / "run.json")
 
 
 def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
@@ -461,19 +462,17 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
     return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
 
 
-@lru_cache(maxsize=64)
-def _read_facts(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
+_read_facts = lru_cache(maxsize=64)(files.read_json)
 
 
 def _facts(file: Path, load: Callable[[], backbones.Backbone]) -> dict:
     """What is the same of a backbone on every device, from its file, which is written where there is none."""
     try:
         return _read_facts(file)
-    except (OSError, ValueError):
-        text = load().known().as_json()
-        files.replace_file(file, lambda path: path.write_text(text, encoding="utf-8"))
-        return json.loads(text)
+    except files.Damaged:
+        facts = json.loads(load().known().as_json())
+        files.write_json(file, facts)
+        return facts
 
 
 @dataclass(frozen=True)

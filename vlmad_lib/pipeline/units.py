@@ -126,19 +126,24 @@ def gather_units(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.D
 
     Outside results have no device.
     """
-    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
+    kept = [files.read_json(one.place / "unit.json") for one in found]
     tiles = [np.array(one["tiles"]) for one in kept]
     whole = [one.columns | _files(cache, one) for one in found]  # a row a unit, then one for each of its images
     columns = pd.DataFrame(whole).loc[np.repeat(np.arange(len(found)), list(map(len, tiles)))]
     scores = pd.concat([one.rows for one in found], ignore_index=True)
     scores = pd.concat([scores, columns.reset_index(drop=True)], axis=1).assign(
-        score=np.concatenate([np.load(one.place / "scores.npy", allow_pickle=False) for one in found]),
+        score=np.concatenate([_load_scores(one.place / "scores.npy") for one in found]),
         tiles=np.concatenate(tiles),
         map_row=np.concatenate([one.cumsum() - one for one in tiles]),
     )
     measured = pd.DataFrame([one["metrics"] for one in kept]).astype(dict.fromkeys(SHARES, float))
     scored_on = sorted({one["device"] for one in kept if one["device"]})
     return SCORES.validate(scores), METRICS.validate(measured), scored_on
+
+
+def _load_scores(file: Path) -> np.ndarray:
+    with files.name_read_errors(file):
+        return np.load(file, allow_pickle=False)
 
 
 def _files(cache: Path, one: Unit) -> dict[str, str]:
