@@ -10,6 +10,7 @@ COMMANDS = {
     "decide": ("vlmad_lib.reporting.decide", "judge new pictures by normal ones"),
     "train": ("vlmad_lib.methods.tasks", "train what a method learns: anomalyclip, coop or aprilgan"),
     "workload": ("vlmad_lib.pipeline.workload", "how long MVTec AD and VisA take on this machine"),
+    "cache": ("vlmad_lib.pipeline.cache", "what is kept of a profile's runs; --prune removes what none needs"),
     "transfer": ("vlmad_lib.analysis.prompt_transfer", "train the demo's prompts by group of categories"),
     "exercises": ("vlmad_lib.reporting.exercises", "write copies of the notebooks without solutions"),
 }

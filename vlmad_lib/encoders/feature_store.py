@@ -51,6 +51,7 @@ class Store:
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
+        self.folders = (self.folder,)
 
     def _folder(self, path: str) -> Path:
         """The folder of an image's arrays, named by the image's content."""
@@ -224,7 +225,7 @@ class Joint:
 
     def __init__(self, stores: dict[str, Store]):
         self.stores = dict(sorted(stores.items(), reverse=True))  # "" begins every name, so it is asked last
-        self.folder = tuple(store.folder for store in self.stores.values())
+        self.folder = self.folders = tuple(store.folder for store in self.stores.values())
 
     def _shared(self, names: Sequence[str]) -> list[tuple[str, Store, list[str]]]:
         """Each store that keeps some of the names, with what they begin with here and what it calls them itself."""

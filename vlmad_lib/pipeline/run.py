@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from uuid import uuid4
 
 import joblib
 import joblib.parallel
@@ -30,6 +31,7 @@ from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen, anomalyclip
 from vlmad_lib.pipeline import scoring, units, workload
+from vlmad_lib.pipeline.cache import NEEDS
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.scoring import Scorer
 from vlmad_lib.pipeline.units import Unit
@@ -123,7 +125,8 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     folder = cache / "runs" / _digest(profile, planned, table)
     found = _kept(folder, cache)
     if found is None:
-        _compute(profile, planned, table, notes, folder, progress, progress or announce)
+        with files.hold_lock(folder.with_name(f"{folder.name}-{uuid4().hex[:8]}")):  # ``cache.prune`` waits for it
+            _compute(profile, planned, table, notes, folder, progress, progress or announce)
         found = _kept(folder, cache)
     if found is None:
         raise InputError(f"What was just written to {folder} is damaged; check that disk, or set another 'cache'.")
@@ -251,8 +254,25 @@ def _compute(
         scores.to_parquet(partial / "scores.parquet", index=False)
         measured.to_parquet(partial / "metrics.parquet", index=False)
         (partial / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (partial / NEEDS).write_text(json.dumps(_list_needs(here, planned, found)), encoding="utf-8")
 
     files.write_folder(folder, fill)
+
+
+def _list_needs(profile: Profile, planned: list[list[Variant]], found: list[Unit]) -> dict:
+    """What a run needs of the cache, for ``cache.list_entries``: its units and the folders of its features."""
+    cache = profile.path(profile.cache)
+    stores = [
+        chosen.store(cache, _backbone(chosen.spec, profile), channels)
+        for chosen in _chosen(planned)
+        for channels in ("", "rgb")
+    ]
+    folders = {folder for store in stores for folder in store.folders}
+    return {
+        "title": profile.title,
+        "units": [str(unit.place.relative_to(cache)) for unit in found],
+        "features": sorted(str(folder.relative_to(cache)) for folder in folders),
+    }
 
 
 def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
