@@ -146,7 +146,7 @@ def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path
 
 def test_a_picture_that_only_pillow_warns_of_is_read_in_silence(tmp_path):
     Image.new("1", (11_000, 9_500)).save(tmp_path / "a.png")
-    code = "import sys; from vlmad_lib import data; print(image_files.read_size(sys.argv[1]))"
+    code = "import sys; from vlmad_lib.data import image_files; print(image_files.read_size(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout.strip(), done.stderr) == ("(11000, 9500)", "")
 

@@ -29,6 +29,8 @@ GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the ki
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits."""
+# The data sets, each a class in data/datasets.py.
+DATASETS = ("demo", "mvtec", "visa", "folder")
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
@@ -139,7 +141,7 @@ class Profile(Strict):
     """Everything that decides a run's numbers, and which notebooks report them."""
 
     title: str
-    dataset: Literal["demo", "mvtec", "visa", "folder"]
+    dataset: Literal[DATASETS]
     root: str
     subset: Literal["target", "auxiliary"] = "target"  # of the demo data: to test on, to train on
     categories: list[str] = []

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmad_lib import InputError
-from vlmad_lib.config import Profile
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
 from vlmad_lib.data.mask_files import find_masks, is_mask_folder, pair_masks
 
@@ -51,7 +50,7 @@ def find_categories(root: Path) -> list[Path]:
     return [root]
 
 
-def read_categories(categories: Sequence[Path], profile: Profile) -> tuple[list[tuple], list[str]]:
+def read_categories(categories: Sequence[Path], cache: Path, all_masked: bool) -> tuple[list[tuple], list[str]]:
     """Rows of an index (category, split, defect, labels, image, mask) from folders of categories, and notes.
 
     InputError for a mask without its image, for images without a mask where the data set has them all, and for what
@@ -67,8 +66,8 @@ def read_categories(categories: Sequence[Path], profile: Profile) -> tuple[list[
         if splits:
             defects = [(split.name, path) for split in splits for path in subfolders(split)]
         images = {(split, path.name): _defect_images(path) for split, path in defects}
-        masks, told = _masks(category, images, profile)
-        notes += told
+        masks, more = _masks(category, images, cache)
+        notes += more
         own = [
             (category.name, split, defect, label_names(defect), str(image), str(masks.get((split, defect, image), "")))
             for (split, defect), pictures in images.items()
@@ -76,7 +75,7 @@ def read_categories(categories: Sequence[Path], profile: Profile) -> tuple[list[
         ]
         rows += own
         bare = [row for row in own if row[1] == "test" and row[2] != "good" and not row[5]]
-        if bare and profile.dataset != "folder":
+        if bare and all_masked:
             raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
         if bare:
             notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
@@ -201,13 +200,13 @@ def _defect_images(folder: Path) -> list[Path]:
 
 
 def _masks(
-    category: Path, images: dict[tuple[str, str], list[Path]], profile: Profile
+    category: Path, images: dict[tuple[str, str], list[Path]], cache: Path
 ) -> tuple[dict[tuple[str, str, Path], Path], list[str]]:
     """The masks of a category's test images by split, defect and image, and notes on them."""
     folder, masks, notes, merged = category / "ground_truth", {}, [], 0
     for kind in subfolders(folder) if is_folder(folder) else []:
         by_stem = {image.stem: image for image in reversed(images.get(("test", kind.name), []))}
-        pairs, several = pair_masks(kind, by_stem, profile.path(profile.cache))
+        pairs, several = pair_masks(kind, by_stem, cache)
         masks |= {("test", kind.name, by_stem[stem]): mask for stem, mask in pairs.items()}
         merged += several
         if by_stem and not pairs and (others := [path.name for path in kind.iterdir() if path.name[0] != "."]):
