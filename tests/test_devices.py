@@ -16,7 +16,7 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, files
+from vlmad_lib import InputError, config, files
 from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import METHODS, aprilgan, winclip
@@ -237,6 +237,10 @@ def test_a_run_on_an_accelerator_gives_the_scores_of_the_cpu(mvtec, tmp_path, mo
 
 
 # ---------------------------------------------------------------- work is shared by claims
+
+
+def test_every_precision_of_a_profile_has_a_type():
+    assert tuple(devices.TYPES) == config.PRECISIONS
 
 
 def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):

@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
         "encode": (feature_store.Store, "_encode", 4),
         "score": (winclip, "score", 3),
         "write": (units, "_measure", 3),
-        "gather": (units, "gather", 1),
+        "gather": (units, "gather_units", 1),
     }[place]
     original = getattr(target, name)
 

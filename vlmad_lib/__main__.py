@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
     lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
-    wanted = not arguments or arguments[0] in ("-h", "--help")
-    print("\n".join([__doc__.replace("``", ""), *lines]), file=sys.stdout if wanted else sys.stderr)
-    return 0 if wanted else 2
+    asks_for_help = not arguments or arguments[0] in ("-h", "--help")
+    print("\n".join([__doc__.replace("``", ""), *lines]), file=sys.stdout if asks_for_help else sys.stderr)
+    return 0 if asks_for_help else 2
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from vlmad_lib import ROOT, InputError
 FOLDER = ROOT / "reports"
 GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the kind of their products
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-"""Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits."""
 # The data sets, each a class in data/datasets.py.
 DATASETS = ("demo", "mvtec", "visa", "folder")
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
@@ -52,12 +52,12 @@ class Strict(BaseModel):
 Record = TypeVar("Record", bound="Strict")
 Count = Annotated[int, Field(ge=0)]
 FULL = 1_000_000  # stands for all normal train images, of which categories have different numbers
+# A number of reference images, or ``full`` for all normal train images.
 Shots = Annotated[
     Count,
     BeforeValidator(lambda value: FULL if value == "full" else value),
     PlainSerializer(lambda value: "full" if value == FULL else value),
 ]
-"""A number of reference images, or ``full`` for all normal train images."""
 
 
 def _two_ascending(values: list[float]) -> list[float]:
@@ -66,8 +66,8 @@ def _two_ascending(values: list[float]) -> list[float]:
     return values
 
 
+# Two values of Delta-E in ascending order, or none.
 ContrastLimits = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], AfterValidator(_two_ascending)]
-"""Two values of Delta-E in ascending order, or none."""
 
 USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
@@ -79,6 +79,8 @@ USUAL |= {
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
 }
 USUAL["aprilgan"]["backbone"] = "ViT-L-14-336"  # its official code computes plain GELU
+# What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp take AnomalyCLIP's
+# backbone, as in its paper, those without words WinCLIP's.
 USUAL |= {
     method: USUAL["winclip"] | {"name": name}
     for method, name in {
@@ -88,8 +90,6 @@ USUAL |= {
         "spade": "SPADE",
     }.items()
 }
-"""What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp
-take AnomalyCLIP's backbone, as in its paper, those without words WinCLIP's."""
 
 
 class Method(Strict):
@@ -205,11 +205,11 @@ def check_record(record: type[Record], values: dict[str, Any], source: str) -> R
 def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     """The first problem of a validation as one sentence that names the key and the remedy."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(str(pieces) for pieces in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        names = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}."
         return f"{source}: unknown key {key!r}; {hint}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing; add it."
@@ -248,8 +248,8 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
     elif not path.is_file() and (ROOT / path).is_file():
         path = ROOT / path
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
-        raise InputError(f"There is no profile {path}; give one of {known}, or the path of a YAML file.")
+        profiles = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yml")))
+        raise InputError(f"There is no profile {path}; give one of {profiles}, or the path of a YAML file.")
     try:
         text = path.read_text(encoding="utf-8")
         values, plain = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # plain: every value as it is written

@@ -110,7 +110,7 @@ def list_corruptions() -> pd.DataFrame:
     """The shifts for people: what each does, in which unit, how strongly at each severity."""
     rows = []
     for name, shift in CORRUPTIONS.items():
-        strengths = {str(one): f"{level:g}" for one, level in zip(SEVERITIES, shift.levels, strict=True)}
+        strengths = {str(severity): f"{level:g}" for severity, level in zip(SEVERITIES, shift.levels, strict=True)}
         rows.append({"shift": name, "does": shift.does, "unit": shift.unit} | strengths)
     return pd.DataFrame(rows)
 
@@ -119,7 +119,7 @@ def check_corruptions(names: Sequence[str], severities: Sequence[int]) -> tuple[
     """The shifts asked for (all for none) and their severities in rising order; InputError names one there is not."""
     if unknown := [name for name in names if name not in CORRUPTIONS]:
         raise InputError(f"There is no shift {unknown[0]!r}; use {', '.join(CORRUPTIONS)}.")
-    if wrong := [one for one in severities if one not in SEVERITIES]:
+    if wrong := [severity for severity in severities if severity not in SEVERITIES]:
         raise InputError(f"There is no severity {wrong[0]!r}; use whole numbers from 1 to 5.")
     return list(dict.fromkeys(names)) or list(CORRUPTIONS), sorted(set(severities))
 
@@ -171,16 +171,17 @@ def measure_changes(row: pd.Series, seed: int = 0) -> pd.DataFrame:
     before = np.asarray(image_files.load_image(row.image))
     rows = []
     for name in CORRUPTIONS:
-        after = {str(one): apply_corruption(before, name, one, row.image, seed) for one in SEVERITIES}
+        after = {str(severity): apply_corruption(before, name, severity, row.image, seed) for severity in SEVERITIES}
         rows.append(
-            {"shift": name} | {one: np.abs(pixels - before.astype(float)).mean() for one, pixels in after.items()}
+            {"shift": name}
+            | {severity: np.abs(pixels - before.astype(float)).mean() for severity, pixels in after.items()}
         )
     return pd.DataFrame(rows)
 
 
-def describe_changes(found: pd.DataFrame, row: pd.Series) -> str:
+def describe_changes(changes: pd.DataFrame, row: pd.Series) -> str:
     """What ``changed`` says of one image, as a line of a Markdown list."""
-    last = found.set_index("shift")[str(SEVERITIES[-1])]
+    last = changes.set_index("shift")[str(SEVERITIES[-1])]
     return (
         f"- One image ({row.category}, {row.defect}; n = 1): at severity {SEVERITIES[-1]} its pixels move by "
         f"{last.min():.1f} grey levels under {last.idxmin()} and by {last.max():.1f} under {last.idxmax()}. A severity "
@@ -219,8 +220,8 @@ def write_corrupted_copies(rows: pd.DataFrame, shift: str, severity: int, folder
     if shift == NONE:
         return rows
     place = folder / f"{shift.replace(' ', '_')}-{severity}"
-    found = [_copy(row, shift, severity, place, seed) for row in rows.itertuples()]
-    return rows.assign(image=[image for image, _ in found], mask=[mask for _, mask in found])
+    copies = [_copy(row, shift, severity, place, seed) for row in rows.itertuples()]
+    return rows.assign(image=[image for image, _ in copies], mask=[mask for _, mask in copies])
 
 
 def _copy(row, shift: str, severity: int, folder: Path, seed: int) -> tuple[str, str]:

@@ -87,7 +87,7 @@ class MVTec(DataSet):
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
         categories, notes = layouts.find_categories(root), []
-        wanted = _choose_categories([path.name for path in categories], profile, root) if categories else []
+        chosen_names = _choose_categories([path.name for path in categories], profile, root) if categories else []
         for path in [] if root in categories or not categories else subfolders(root):
             if path in categories or profile.categories or not list_files_below(path):
                 continue
@@ -95,7 +95,7 @@ class MVTec(DataSet):
                 raise InputError(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
             note = f"{path.name}: no category, having no folder good or test; its pictures are left out."
             notes.append(f"{note} {layouts.explain(path)}".strip())
-        chosen = [path for path in categories if path.name in wanted]
+        chosen = [path for path in categories if path.name in chosen_names]
         rows, more = layouts.read_categories(chosen, profile.path(profile.cache), self.all_masked)
         return rows, notes + more
 
@@ -160,10 +160,10 @@ class VisA(DataSet):
         if not split_file.is_file():
             raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
         split = read_text_table(split_file, ("object", "split", "label", "image", "mask"), "fetch it again")
-        for column, known in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
-            if other := set(split[column]) - set(known):
+        for column, allowed in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
+            if other := set(split[column]) - set(allowed):
                 raise InputError(
-                    f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(known)}; correct it."
+                    f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(allowed)}; correct it."
                 )
         if len(again := split[split.image.duplicated()]):
             raise InputError(f"{split_file} names {again.image.iloc[0]} twice; fetch the file again.")
@@ -171,8 +171,8 @@ class VisA(DataSet):
         for name in [*split.object.unique(), *split.image, *split["mask"]]:
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
-        wanted = _choose_categories(list(split.object.unique()), profile, root)
-        for category, entries in split[split.object.isin(wanted)].groupby("object"):
+        chosen_names = _choose_categories(list(split.object.unique()), profile, root)
+        for category, entries in split[split.object.isin(chosen_names)].groupby("object"):
             labels = _read_visa_labels(root / category / "image_anno.csv")
             if labels is None:
                 notes.append(f"{category}: image_anno.csv is missing; its defects are named 'anomaly'.")
@@ -184,16 +184,18 @@ class VisA(DataSet):
         return rows, notes
 
 
-def _choose_categories(known: list[str], profile: Profile, root: Path) -> list[str]:
+def _choose_categories(present: list[str], profile: Profile, root: Path) -> list[str]:
     """The categories to read: those the profile names, or all."""
-    missing = [name for name in profile.categories if name not in known]
+    missing = [name for name in profile.categories if name not in present]
     if missing:
-        raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}.")
+        raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(present)) or 'none'}.")
     for key in ("class_names", "groups"):
-        unknown = [name for name in getattr(profile, key) if name not in known]
+        unknown = [name for name in getattr(profile, key) if name not in present]
         if unknown:
-            raise InputError(f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(known))}.")
-    return profile.categories or known
+            raise InputError(
+                f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(present))}."
+            )
+    return profile.categories or present
 
 
 def _read_visa_labels(file: Path) -> dict[str, list[str]] | None:
@@ -243,8 +245,8 @@ def complete_index(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     ``labels`` are the defect where they are not given. InputError for a mask of another size than its image.
     """
     root, kind = profile.path(profile.root), DATASETS[profile.dataset]
-    known = kind.describe_categories(root).set_index("category")
-    groups, names = dict(known.group) | profile.groups, dict(known.class_name) | profile.class_names
+    described = kind.describe_categories(root).set_index("category")
+    groups, names = dict(described.group) | profile.groups, dict(described.class_name) | profile.class_names
     table = table.assign(
         dataset=kind.name_folder(root, profile),
         label=(table.defect != "good").astype(int),
@@ -264,8 +266,8 @@ def index_images(profile: Profile, category: str, paths: dict[tuple[str, str], l
 def category_names(profile: Profile) -> list[str]:
     """The categories that a profile's data set is known to have, or else its folder has; none without it."""
     root = profile.path(profile.root)
-    known = list(_read_known_categories(DATASETS[profile.dataset].title).category)
-    return known or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
+    names = list(_read_known_categories(DATASETS[profile.dataset].title).category)
+    return names or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
 
 
 def describe_identity(profile: Profile) -> str:
@@ -281,9 +283,9 @@ def find_same_categories(name: str, categories: Sequence[str], profile: Profile)
     if not profile.own:
         return []
     root = profile.path(profile.root)
-    known = set(categories) or set(_read_known_categories(DATASETS[name].title).category if name in DATASETS else [])
-    own = profile.categories or ([path.name for path in subfolders(root)] if root.is_dir() else [])
-    return sorted(known.intersection([*own, root.name]))
+    names = set(categories) or set(_read_known_categories(DATASETS[name].title).category if name in DATASETS else [])
+    folders = profile.categories or ([path.name for path in subfolders(root)] if root.is_dir() else [])
+    return sorted(names.intersection([*folders, root.name]))
 
 
 def normalise_dataset_name(text: str) -> str:
@@ -321,9 +323,9 @@ def _sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 def _note_other_counts(table: pd.DataFrame, kind: DataSet) -> list[str]:
     """Sentences on categories whose number of images differs from the data set's known one."""
-    known = pd.read_csv(REFERENCE / "dataset_counts.csv").rename(columns={"defect_type": "defect"})
+    published = pd.read_csv(REFERENCE / "dataset_counts.csv").rename(columns={"defect_type": "defect"})
     columns = list(kind.counted_by)
-    expected = known[known.dataset == kind.title].groupby(columns).n_images.sum()
+    expected = published[published.dataset == kind.title].groupby(columns).n_images.sum()
     counts = table.groupby(columns).size()
     return [
         f"{'/'.join(key)}: {counts.get(key, 0)} images where {table.dataset.iloc[0]} has {count}."
@@ -335,9 +337,9 @@ def _note_other_counts(table: pd.DataFrame, kind: DataSet) -> list[str]:
 def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]:
     """Where a category has no train split, some good test images become references: half of them for ``FULL``."""
     held = []
-    for category, part in table.groupby("category"):
-        good = part[(part.split == "test") & (part.label == 0)]
-        if not shots or (part.split == "train").any():
+    for category, rows in table.groupby("category"):
+        good = rows[(rows.split == "test") & (rows.label == 0)]
+        if not shots or (rows.split == "train").any():
             continue
         count, least = min(2 * shots, len(good) // 2), 1 if shots == FULL else shots
         if count < least:
@@ -424,14 +426,14 @@ def find_central_cell(row: pd.Series, grid: int) -> tuple[int, int]:
 def count_images(table: pd.DataFrame) -> list[dict]:
     """Images per category: train, good, defective and masks, ready for JSON."""
     rows = []
-    for (dataset, category), part in table.groupby(["dataset", "category"]):
-        test = select_tested(part)
+    for (dataset, category), category_rows in table.groupby(["dataset", "category"]):
+        test = select_tested(category_rows)
         rows.append(
             {
                 "dataset": dataset,
                 "category": category,
-                "group": part.group.iloc[0],
-                "train": int((part.split == "train").sum()),
+                "group": category_rows.group.iloc[0],
+                "train": int((category_rows.split == "train").sum()),
                 "good": int((test.label == 0).sum()),
                 "defective": int((test.label == 1).sum()),
                 "defects": int(test[test.label == 1].defect.nunique()),

@@ -27,13 +27,13 @@ from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
 from vlmad_lib.methods import Chosen
 
+# The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
 REACHED = {"cpu": 0.8}
-"""The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows."""
 ELSEWHERE = 0.4  # on an accelerator, where what stands between the products weighs more; supposed, not measured
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 MORE_ROWS = 16  # times as many on an accelerator, which small products leave idle
+# By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it.
 BENCHMARKS = {"MVTec AD": (1024, 1024), "VisA": (1500, 1000)}
-"""By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it."""
 CORES = 16  # what a workstation has, beside this machine's own
 
 
@@ -44,8 +44,8 @@ def count_operations(encode: Callable, backbone: str, size: int, names: Sequence
     """GFLOP to encode one square picture of ``size`` pixels into some arrays, and how many numbers they hold."""
     network = backbones.build_skeleton(backbone)
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        found = encode(network, torch.empty(1, 3, size, size), names)
-    return counter.get_total_flops() / 1e9, sum(found[name].numel() for name in names)
+        arrays = encode(network, torch.empty(1, 3, size, size), names)
+    return counter.get_total_flops() / 1e9, sum(arrays[name].numel() for name in names)
 
 
 def count_gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
@@ -70,7 +70,7 @@ def measure_peak(
     with devices.multiply_in(precision, device):
         first = [work / time_call(call, device) for work, call in tried]
         best = np.argsort(first)[-2:]  # all of them several times would take seconds
-        again = [tried[one][0] / time_call(tried[one][1], device) for one in best for _ in range(repeats - 1)]
+        again = [tried[place][0] / time_call(tried[place][1], device) for place in best for _ in range(repeats - 1)]
     return max(first + again)
 
 
@@ -118,21 +118,21 @@ def plan_encoding(wanted: Iterable[tuple[AnyStore, Sequence[str], Sequence[str]]
     shapes = {row.image: (row.width, row.height) for row in table.itertuples()}
     lacking: dict[tuple[Path, str], tuple[Store, dict]] = {}
     for kept, names, paths in wanted:
-        for _, store, own in kept._shared(names) if isinstance(kept, Joint) else [("", kept, names)]:
+        for _, store, own_names in kept._shared(names) if isinstance(kept, Joint) else [("", kept, names)]:
             for path in paths:
-                todo = {name: None for name in own if store.missing([path], [name])}
+                todo = {name: None for name in own_names if store.missing([path], [name])}
                 lacking.setdefault((store.folder, path), (store, {}))[1].update(todo)
     alike: dict[tuple, tuple[Store, list[str]]] = {}
     for (folder, path), (store, names) in lacking.items():
         if names:
             alike.setdefault((folder, tuple(sorted(names))), (store, []))[1].append(path)
-    found = []
+    planned = []
     for (_, names), (store, paths) in alike.items():
         views = sum(len(image_files.boxes(*shapes[path], store.fit)) for path in paths)
         work, numbers = count_operations(store.encode, store.backbone.name, store.size, names)
         size = numbers * (4 if store.exact else 2)
-        found.append(Part(store, tuple(paths), views, work * views, size * views))
-    return found
+        planned.append(Part(store, tuple(paths), views, work * views, size * views))
+    return planned
 
 
 def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> str:
@@ -170,7 +170,7 @@ def _reached(device: torch.device) -> float:
 
 def _free_bytes(place: Path) -> int:
     """Bytes free on the disk where a folder is, or will be made."""
-    return shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
 
 
 def _round(value: float) -> str:
@@ -206,12 +206,15 @@ def estimate_benchmarks(
     """
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
-    costs = [(one, *_count_method(one, one.spec.backbone, int(one.module.FEW_SHOT))) for one in chosen]
+    costs = [(method, *_count_method(method, method.spec.backbone, int(method.module.FEW_SHOT))) for method in chosen]
     rows = []
     for name, shape in BENCHMARKS.items():
-        own = counts[counts.dataset == name]
-        for which, images in (("tested", own[own.split == "test"].n_images.sum()), ("all", own.n_images.sum())):
-            views = [images * len(image_files.boxes(*shape, one.settings.fit)) for one, *_ in costs]
+        counted = counts[counts.dataset == name]
+        for which, images in (
+            ("tested", counted[counted.split == "test"].n_images.sum()),
+            ("all", counted.n_images.sum()),
+        ):
+            views = [images * len(image_files.boxes(*shape, method.settings.fit)) for method, *_ in costs]
             work = sum(number * cost for number, (_, cost, _) in zip(views, costs, strict=True))
             size = sum(number * kept * 2 for number, (*_, kept) in zip(views, costs, strict=True))
             row = {"data set": name, "images": f"{images:,} ({which})", "work": _operations(work)}
@@ -221,23 +224,23 @@ def estimate_benchmarks(
 
 
 def list_machines(
-    peaks: dict[torch.device, dict[str, float]], told: float | None = None
+    peaks: dict[torch.device, dict[str, float]], stated: float | None = None
 ) -> dict[str, tuple[float, float]]:
     """For ``estimate``: this CPU in fp32, the same with ``CORES``, an accelerator in bf16, and one told in TFLOP/s.
 
     ``peaks``: GFLOP/s by device and precision, the CPU's among them.
     """
-    found, cores = {}, torch.get_num_threads()
-    for device, rates in sorted(peaks.items(), key=lambda one: one[0].type != "cpu"):
+    machines, cores = {}, torch.get_num_threads()
+    for device, rates in sorted(peaks.items(), key=lambda pair: pair[0].type != "cpu"):
         if device.type == "cpu":
-            found[f"{cores} {'core' if cores == 1 else 'cores'}, measured"] = (rates["fp32"], REACHED["cpu"])
-            found[f"{CORES} cores, scaled, not measured"] = (rates["fp32"] / cores * CORES, REACHED["cpu"])
+            machines[f"{cores} {'core' if cores == 1 else 'cores'}, measured"] = (rates["fp32"], REACHED["cpu"])
+            machines[f"{CORES} cores, scaled, not measured"] = (rates["fp32"] / cores * CORES, REACHED["cpu"])
         else:
             precision = "bf16" if "bf16" in rates else max(rates, key=rates.get)
-            found[f"{devices.describe_device(device)} in {precision}, measured"] = (rates[precision], ELSEWHERE)
-    if told:
-        found[f"an accelerator of {told:g} TFLOP/s, as told"] = (told * 1e3, ELSEWHERE)
-    return found
+            machines[f"{devices.describe_device(device)} in {precision}, measured"] = (rates[precision], ELSEWHERE)
+    if stated:
+        machines[f"an accelerator of {stated:g} TFLOP/s, as told"] = (stated * 1e3, ELSEWHERE)
+    return machines
 
 
 def main(arguments: list[str] | None = None) -> int:
