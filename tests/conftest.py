@@ -43,13 +43,13 @@ def shared(part: str) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone() -> backbones.Backbone:
     """5x5 tokens on seeded random weights: a forward pass in a millisecond."""
-    return backbones.load(TINY["backbone"], TINY["weights"])
+    return backbones.load_backbone(TINY["backbone"], TINY["weights"])
 
 
 @pytest.fixture(scope="session")
 def demo_backbone() -> backbones.Backbone:
     """The demo geometry (240 px, 15x15 tokens) on seeded random weights."""
-    return backbones.load("demo", "random:0")
+    return backbones.load_backbone("demo", "random:0")
 
 
 def paint(

@@ -72,7 +72,7 @@ def backbone(short: dict, seed: int) -> backbones.Backbone:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.json"
         path.write_text(json.dumps(model_config(short)))
-        return backbones.load(str(path), f"random:{seed}")
+        return backbones.load_backbone(str(path), f"random:{seed}")
 
 
 def view(net: backbones.Backbone, seed: int, side: int = 0) -> torch.Tensor:

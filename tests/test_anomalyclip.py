@@ -26,7 +26,7 @@ ORACLE = Path(__file__).with_name("anomalyclip_small.json")
 
 @pytest.fixture(scope="module")
 def net():
-    return backbones.load("demo", "random:0")
+    return backbones.load_backbone("demo", "random:0")
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def test_full_shape_against_a_plain_restatement():
 
 @pytest.mark.parametrize(("model", "size"), [("demo", 368), ("ViT-L-14-336-quickgelu", 518), ("ViT-B-16", 352)])
 def test_input_size_follows_one_rule(model, size, net):
-    shape = backbones.config(model)["vision_cfg"]
+    shape = backbones.read_config(model)["vision_cfg"]
     patch = shape["patch_size"]
     fake = type("Backbone", (), {"patch_size": patch, "grid": shape["image_size"] // patch})
     assert anomalyclip.side(settings(), fake) == size
@@ -443,7 +443,7 @@ def test_the_official_code_could_load_our_files(tmp_path):
 
 def test_prompts_of_other_weights_are_refused(net, tmp_path):
     path = tmp_path / "prompts.pth"
-    anomalyclip.write(anomalyclip.PromptLearner(backbones.load("demo", "random:1")), path, "visa")
+    anomalyclip.write(anomalyclip.PromptLearner(backbones.load_backbone("demo", "random:1")), path, "visa")
     with pytest.raises(InputError, match="prefix.*other CLIP weights"):
         anomalyclip.read(net, path)
 

@@ -122,7 +122,7 @@ def test_nothing_is_held_out_for_a_method_without_references(tmp_path, prompts):
     own = small_profile(tmp_path / "parts", tmp_path / "c", methods=[OWN | {"checkpoint": str(prompts)}], shots=[2])
     found = run.run(own)
     assert len(found.scores) == 6 and set(found.index.split) == {"test"}
-    assert run.index(own)[0].equals(found.index)  # what notebook 01 shows
+    assert run.build_run_index(own)[0].equals(found.index)  # what notebook 01 shows
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_a_second_run_computes_nothing_and_other_prompts_are_scored_again(job, t
 
 def test_a_view_shows_what_a_map_is_made_of(done):
     row = done.index.iloc[0]
-    view = run.view(done.profile, row, method="anomalyclip")
+    view = run.view_image(done.profile, row, method="anomalyclip")
     assert list(view.parts()) == ["vv, layer last"] and view.grid == 8
     spec = done.profile.methods[1].model_copy(update={"settings": {"layers": [1, 2], "attention": "qq"}})
-    parts = run.view(done.profile, row, spec).parts()
+    parts = run.view_image(done.profile, row, spec).parts()
     assert list(parts) == ["qq, layer 1", "qq, layer 2", "sum"]
     np.testing.assert_allclose(parts["sum"], parts["qq, layer 1"] + parts["qq, layer 2"])
-    assert "fused" in run.view(done.profile, row).parts()
+    assert "fused" in run.view_image(done.profile, row).parts()
 
 
 # ---------------------------------------------------------------- leakage

@@ -279,7 +279,7 @@ def test_it_appears_wherever_methods_do(job):
     weights = set(found.scores[found.scores.method == "APRIL-GAN"].weights)
     assert len(weights) == 1 and "+" in weights.pop()
     row, spec = found.index[found.index.split == "test"].iloc[0], found.profile.methods[1]
-    parts = run.view(found.profile, row, spec).parts()
+    parts = run.view_image(found.profile, row, spec).parts()
     assert list(parts)[-1] == "sum" and len(parts) == 5
     own = found.scores[(found.scores.image == row.image) & (found.scores.shots == 0)]
     own = own[own.method == "APRIL-GAN"]

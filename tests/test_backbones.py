@@ -24,7 +24,7 @@ def test_weights_by_path(tiny_backbone, tmp_path, suffix, half):
     if half:
         state = {name: value if name == "logit_scale" else value.half() for name, value in state.items()}
     save_file(state, path) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
-    found = backbones.load(TINY["backbone"], str(path))
+    found = backbones.load_backbone(TINY["backbone"], str(path))
     assert found.fingerprint == tiny_backbone.fingerprint and not found.is_random
     torch.testing.assert_close(found.encode_text(["a cup"]), tiny_backbone.encode_text(["a cup"]))
 
@@ -37,17 +37,17 @@ def test_openai_archives_carry_three_counters_more(tiny_backbone, tmp_path):
         "vocab_size": torch.tensor(49408),
     }
     torch.save(state, tmp_path / "w.pt")
-    assert backbones.load(TINY["backbone"], str(tmp_path / "w.pt")).fingerprint == tiny_backbone.fingerprint
+    assert backbones.load_backbone(TINY["backbone"], str(tmp_path / "w.pt")).fingerprint == tiny_backbone.fingerprint
 
 
 def test_a_tag_is_found_in_the_weights_folder(tiny_backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
     (tmp_path / "ViT-B-16-plus-240-laion400m_e31.safetensors").touch()
-    assert backbones.locate("ViT-B-16-plus-240", "laion400m_e31").parent == tmp_path
+    assert backbones.locate_weights("ViT-B-16-plus-240", "laion400m_e31").parent == tmp_path
 
 
 def test_seeds_and_fingerprints():
-    first, again, other = (backbones.load(TINY["backbone"], f"random:{seed}") for seed in (0, 0, 1))
+    first, again, other = (backbones.load_backbone(TINY["backbone"], f"random:{seed}") for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint and len(first.fingerprint) == 64
     assert first.is_random and first.facts()["random"] and first.label == "tiny (random:0, fp32)"
 
@@ -56,7 +56,7 @@ def test_random_weights_of_a_separate_text_tower():
     """CustomTextCLIP names its text weights otherwise; the draw is the same."""
     import copy
 
-    plain = backbones.load(TINY["backbone"], "random:3")
+    plain = backbones.load_backbone(TINY["backbone"], "random:3")
     custom = json.loads(Path(TINY["backbone"]).read_text()) | {"custom_text": True}
     model = backbones.open_clip.CustomTextCLIP(**{k: v for k, v in copy.deepcopy(custom).items() if k != "custom_text"})
     model.load_state_dict(backbones.random_state(model, 3))
@@ -88,10 +88,10 @@ def test_what_has_no_weights_is_in_the_key(tmp_path):
         file = tmp_path / f"{place}.json"
         file.parent.mkdir()
         file.write_text(json.dumps(content))
-        found = backbones.load(str(file), "random:0")
+        found = backbones.load_backbone(str(file), "random:0")
         keys.append(found.key)
-        assert found.fingerprint == backbones.load(TINY["backbone"], "random:0").fingerprint
-    assert keys[0] == keys[1] == backbones.load(TINY["backbone"], "random:0").key
+        assert found.fingerprint == backbones.load_backbone(TINY["backbone"], "random:0").fingerprint
+    assert keys[0] == keys[1] == backbones.load_backbone(TINY["backbone"], "random:0").key
     assert len(set(keys)) == 3
 
 
@@ -109,4 +109,4 @@ def test_blocks_with_parts_of_their_own_are_refused(tmp_path):
     file = tmp_path / "own.json"
     file.write_text(json.dumps(config | {"vision_cfg": config["vision_cfg"] | {"scale_heads": True}}))
     with pytest.raises(InputError, match="own.json has attention blocks with parts of their own"):
-        backbones.load(str(file), "random:0")
+        backbones.load_backbone(str(file), "random:0")

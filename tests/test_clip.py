@@ -157,7 +157,7 @@ def test_they_appear_wherever_methods_do(mvtec, tmp_path, tiny_backbone):
     assert folders == {"anomalyclip-squash-rgb-80"}  # one pass for all three
     assert "CLIP-AC uses no reference images: zero-shot only." in found.facts["notes"]
     row = found.index[found.index.split == "test"].iloc[0]
-    assert list(run.view(found.profile, row, found.profile.methods[0]).parts()) == ["plain attention, last layer"]
+    assert list(run.view_image(found.profile, row, found.profile.methods[0]).parts()) == ["plain attention, last layer"]
 
 
 def test_prompts_are_varied_where_a_method_has_any(mvtec, tmp_path, tiny_backbone):

@@ -123,5 +123,5 @@ def test_only_what_writing_a_path_meets_is_said_of_it(tmp_path):
 
 
 def _raise_within(path: Path, error: OSError) -> None:
-    with files.written(path):
+    with files.name_write_errors(path):
         raise error

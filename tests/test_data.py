@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
-from vlmad_lib import InputError
+from vlmad_lib import ROOT, InputError, config
 from vlmad_lib.data import datasets, image_files, layouts, mask_files
 
 
@@ -459,3 +460,40 @@ def test_masks_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
     for kept in (tmp_path / "cache/masks").glob("*.json"):
         kept.write_text("damaged")
     assert "such as ground_truth/spot/0_mask.png" in index(tmp_path / "part", tmp_path, shots=[0])[1][0]
+
+
+def read_examples() -> list[str]:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## A data set of your own")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_a_table_of_ones_own_is_run_as_the_contributors_page_has_it(mvtec, tmp_path, monkeypatch):
+    known, _ = index(mvtec, tmp_path, shots=[0, 1])
+    chosen = known[known.category == "plate"]
+    chosen[["category", "split", "defect", "image", "mask"]].sample(frac=1, random_state=0).to_csv(
+        tmp_path / "parts.csv"
+    )
+    own = small_profile(tmp_path / "parts", tmp_path / "cache")
+    monkeypatch.setattr(config, "load_profile", lambda name, overrides: own)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(read_examples()[0], names)
+    scores = names["results"].scores
+    assert set(scores.image) == set(datasets.select_tested(chosen).image) and set(scores.dataset) == {"parts"}
+    table = names["results"].index.drop(columns="dataset")
+    assert table.equals(chosen.drop(columns="dataset").reset_index(drop=True))
+
+
+def test_a_data_set_of_ones_own_is_one_class(tmp_path, monkeypatch):
+    assert set(datasets.DATASETS) == set(config.DATASETS)
+    monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
+    exec(read_examples()[1], vars(datasets) | {"__name__": "screws"})
+    for place in ("good/1.png", "good/2.png", "bent/7.png", "bent/7_mask.bmp"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 255).save(tmp_path / place)
+    profile = small_profile(tmp_path, tmp_path / "cache", shots=[0]).model_copy(update={"dataset": "screws"})
+    table, notes = datasets.build_index(profile)
+    assert list(table.defect) == ["bent", "good", "good"] and list(table.label) == [1, 0, 0] and notes == []
+    assert set(table.dataset) == {"Screws"} and table["mask"].iloc[0] == str(tmp_path / "bent/7_mask.bmp")
+    assert datasets.describe_identity(profile) == "screws"

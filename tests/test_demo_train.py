@@ -290,11 +290,11 @@ def test_the_shipped_weights_are_those_of_the_model_card():
     weights = backbones.DEMO_WEIGHTS
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in weights.with_suffix(".md").read_text()
     assert weights.stat().st_size < 25e6
-    assert not backbones.load("demo").is_random
+    assert not backbones.load_backbone("demo").is_random
 
 
 @pytest.mark.slow
 def test_the_shipped_weights_see():
     """Zero-shot WinCLIP on a fixed small sample of targets stays above a floor well below what it reaches."""
-    found = card.validate(backbones.load("demo").model, ["cork", "coin"], seed=11, good=5, bad=6, shots=1)
+    found = card.validate(backbones.load_backbone("demo").model, ["cork", "coin"], seed=11, good=5, bad=6, shots=1)
     assert found["mean image"] > 0.65 and found["mean pixel"] > 0.8

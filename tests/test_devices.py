@@ -16,7 +16,7 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, files
+from vlmad_lib import InputError, config, files
 from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.methods import METHODS, aprilgan, winclip
@@ -71,7 +71,7 @@ def test_products_of_an_nvidia_gpu_are_as_the_precision_says(precision, short):
 
 
 def test_fp16_on_the_cpu_is_near_fp32(tiny_backbone):
-    half = backbones.load(TINY["backbone"], TINY["weights"], "fp16")
+    half = backbones.load_backbone(TINY["backbone"], TINY["weights"], "fp16")
     images = torch.randn(2, 3, half.image_size, half.image_size, generator=torch.Generator().manual_seed(0))
     near, exact = (winclip.encode(net, images, ["class", "window_2"]) for net in (half, tiny_backbone))
     for name, values in exact.items():
@@ -239,6 +239,10 @@ def test_a_run_on_an_accelerator_gives_the_scores_of_the_cpu(mvtec, tmp_path, mo
 # ---------------------------------------------------------------- work is shared by claims
 
 
+def test_every_precision_of_a_profile_has_a_type():
+    assert tuple(devices.TYPES) == config.PRECISIONS
+
+
 def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):
     """Each image is encoded by one of them, and both go on when all are there."""
     done = {0: [], 1: []}
@@ -295,7 +299,7 @@ def test_scoring_reads_no_weights_again(mvtec, tmp_path, monkeypatch):
     """Another temperature on kept features: the grid and the key of the backbone are known, so nothing is loaded."""
     first = run.run(small_profile(mvtec, tmp_path / "cache"))
     run._loaded.cache_clear()
-    monkeypatch.setattr(backbones, "load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(backbones, "load_backbone", lambda *_: pytest.fail("weights were read"))
     warmer = TINY | {"settings": {"temperature": 0.5}}
     found = run.run(small_profile(mvtec, tmp_path / "cache", methods=[warmer]))
     assert not np.allclose(found.scores.score, first.scores.score)

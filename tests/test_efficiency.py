@@ -44,7 +44,7 @@ def test_devices_are_compared_apart_and_a_limit_is_named():
 
 def test_precisions_and_peaks_are_a_device_s_own(monkeypatch):
     seen = []
-    monkeypatch.setattr(efficiency, "peak", lambda *told: seen.append(told) or 7.0)
+    monkeypatch.setattr(efficiency, "measure_peak", lambda *told: seen.append(told) or 7.0)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: emulated)
     gpu = torch.device("cuda")
     assert efficiency.peaks(gpu) == {"fp32": 7.0, "tf32": 7.0, "fp16": 7.0} and seen[0] == ("fp32", gpu)
@@ -73,7 +73,7 @@ def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
 
 def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     profile = small_profile(mvtec, tmp_path / "cache")
-    table, _ = run.index(profile)
+    table, _ = run.build_run_index(profile)
     rows = datasets.select_tested(table).head(2)
     written = []
     monkeypatch.setattr(
@@ -85,7 +85,7 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     assert (found["device"], found["threads"]) == ("cpu", 1)
     assert found["share"] == pytest.approx(found["rate"] / 100)
     assert found["memory"] > 50 or np.isnan(found["memory"])
-    features = run.view(profile, rows.iloc[0]).features
+    features = run.view_image(profile, rows.iloc[0]).features
     names = methods.choose(profile.methods[0], profile).module.arrays(methods.winclip.settings(), 1)
     assert found["disk"] >= sum(features[name].numel() * 2 for name in names if name in features) / 1e3
     table = efficiency.cost_table(pd.DataFrame([found]))

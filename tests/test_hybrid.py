@@ -108,7 +108,7 @@ def test_it_reads_what_both_methods_keep_and_encodes_nothing(mvtec, tmp_path, pr
     words = fusion.words(prompted[0], profile, "squash")
     assert words.name == "WinCLIP, same backbone" and words.backbone == prompted[0].backbone
     backbone = run._backbone(prompted[1], profile)
-    table, _ = run.index(profile)
+    table, _ = run.build_run_index(profile)
     for spec in (prompted[0], words):
         chosen = methods.choose(spec, profile)
         store = chosen.store(profile.path(profile.cache), backbone)
@@ -126,7 +126,7 @@ def test_tiles_that_are_no_whole_image_are_refused(tmp_path, prompted):
     tiled = prompted[1].model_copy(update={"settings": {"fit": "tiles"}})
     with pytest.raises(InputError, match=r"not square.*fit: squash"):
         run.run(profile.model_copy(update={"methods": [tiled]}))
-    table, _ = run.index(profile)
+    table, _ = run.build_run_index(profile)
     assert fusion.fitting(table) == "squash" and fusion.fitting(table.assign(width=60)) == "tiles"
 
 
@@ -140,8 +140,8 @@ def test_prompts_are_not_tested_on_their_own_data(mvtec, tmp_path, tiny_backbone
     spec = check_record(Method, TINY | {"method": "hybrid", "checkpoint": str(path)}, "test")
     profile = small_profile(mvtec, tmp_path, shots=[0])
     with pytest.raises(InputError, match="Hybrid: the prompts in .* were trained on"):
-        run.variants(profile.model_copy(update={"methods": [spec]}))
-    forced = run.variants(profile.model_copy(update={"methods": [spec.model_copy(update={"force_leak": True})]}))
+        run.list_variants(profile.model_copy(update={"methods": [spec]}))
+    forced = run.list_variants(profile.model_copy(update={"methods": [spec.model_copy(update={"force_leak": True})]}))
     assert forced[0][0].chosen.name.endswith("LEAKED")
 
 

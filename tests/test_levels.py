@@ -58,7 +58,7 @@ def test_exact_whatever_the_scores(name, few, window, monkeypatch):
     monkeypatch.setattr(pixel_ranking, "WINDOW", window)
     found = metrics.pixel_metrics(pairs(SCORES[name]))
     assert found == pytest.approx(by_sorting, abs=1e-12, nan_ok=True)
-    known = ((one, pixel_ranking.regions(mask)) for one, mask in pairs(SCORES[name]))
+    known = ((one, pixel_ranking.find_regions(mask)) for one, mask in pairs(SCORES[name]))
     assert metrics.pixel_metrics(known) == pytest.approx(found, abs=1e-15, nan_ok=True)
     flat, scores = MASKS.ravel(), SCORES[name].astype(np.float32).ravel()
     assert found["pixel_auroc"] == pytest.approx(roc_auc_score(flat, scores), abs=1e-9)
@@ -102,7 +102,7 @@ def test_bins_do_not_depend_on_the_order_of_the_images():
     tables = []
     for order in (slice(None), slice(None, None, -1)):
         table = pixel_ranking.Bins(100)
-        for part in pixel_ranking.parts(zip(maps[order], MASKS[order], strict=True)):
+        for part in pixel_ranking.split_pixels(zip(maps[order], MASKS[order], strict=True)):
             table.add(part)
         tables.append(table)
     assert tables[0].shift == tables[1].shift > 0

@@ -131,7 +131,7 @@ def test_aupimo_takes_normal_images_and_enough_of_their_pixels():
     empty = np.zeros_like(normal, bool)
     assert metrics.pixel_metrics([(normal, empty), (scores, mask)])["aupimo"] == 1
     assert np.isnan(metrics.pixel_metrics([(normal[1:], empty[1:]), (scores, mask)])["aupimo"])
-    lost = pixel_ranking.regions(empty, normal=False)
+    lost = pixel_ranking.find_regions(empty, normal=False)
     assert np.isnan(metrics.pixel_metrics([(normal, lost), (scores, mask)])["aupimo"])
     beside = [(normal, empty), (normal + 2, lost), (scores, mask)]
     assert metrics.pixel_metrics(beside)["aupimo"] == metrics.pixel_metrics(beside, bins=99)["aupimo"] == 1

@@ -44,7 +44,7 @@ def _keep_peak_memory(path, patch):
         one for method in chosen.methods for one in (method, efficiency.halved(method), *memory_bank.twins(method))
     ]
     for spec in measured:
-        backbone = backbones.load(spec.backbone, spec.weights, spec.precision)
+        backbone = backbones.load_backbone(spec.backbone, spec.weights, spec.precision)
         efficiency.peak_memory(chosen, spec, "", backbone)
 
 

@@ -133,7 +133,7 @@ def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path
     chosen = small_profile(tmp_path / "part", tmp_path, shots=[0])
     tiles = len(image_files.boxes(400, 20, "tiles"))
     assert tiles > image_files.MANY_TILES
-    [note] = run.index(chosen)[1]
+    [note] = run.build_run_index(chosen)[1]
     assert (
         f"1 of 3 pictures, such as strip.png with 400x20 pixels, which WinCLIP cuts into {tiles} square tiles" in note
     )
@@ -141,7 +141,7 @@ def test_long_strips_are_named_with_their_tiles_before_they_are_encoded(tmp_path
         found = run.run(chosen)
     assert note in found.facts["notes"]
     squashed = small_profile(tmp_path / "part", tmp_path, shots=[0], methods=[TINY | {"settings": {"fit": "squash"}}])
-    assert run.index(squashed)[1] == []
+    assert run.build_run_index(squashed)[1] == []
 
 
 def test_a_picture_that_only_pillow_warns_of_is_read_in_silence(tmp_path):

@@ -309,16 +309,16 @@ def test_resampled_pixels_are_the_exact_metrics_of_the_drawn_images():
     maps = [(stream.normal(size=(12, 12)) + mask).astype(np.float32) for mask in masks]
     times = np.array([[1, 1, 1, 1, 1, 1], [2, 0, 1, 0, 2, 1], [0, 3, 0, 1, 0, 2]])
     edges = np.unique(np.concatenate(maps))  # a bin for each score: nothing is tied that is not
-    auroc, aupro = pixel_ranking.CountsByImage(edges, pixel_ranking.parts(zip(maps, masks, strict=True))).resampled(
-        times, 0.3
-    )
+    auroc, aupro = pixel_ranking.CountsByImage(
+        edges, pixel_ranking.split_pixels(zip(maps, masks, strict=True))
+    ).resampled(times, 0.3)
     for draw, counts in enumerate(times):
         pairs = [pair for pair, often in zip(zip(maps, masks, strict=True), counts, strict=True) for _ in range(often)]
         exact = metrics.pixel_metrics(pairs, 0.3)
         assert auroc[draw] == pytest.approx(exact["pixel_auroc"], abs=1e-6)
         assert aupro[draw] == pytest.approx(exact["aupro"], abs=1e-5)
     rough = pixel_ranking.CountsByImage(
-        pixel_ranking.spread_edges(np.concatenate(maps[:3])), pixel_ranking.parts(zip(maps, masks, strict=True))
+        pixel_ranking.spread_edges(np.concatenate(maps[:3])), pixel_ranking.split_pixels(zip(maps, masks, strict=True))
     )
     assert np.abs(rough.resampled(times, 0.3)[0] - auroc).max() < 0.01
 

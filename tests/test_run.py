@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
         "encode": (feature_store.Store, "_encode", 4),
         "score": (winclip, "score", 3),
         "write": (units, "_measure", 3),
-        "gather": (units, "gather", 1),
+        "gather": (units, "gather_units", 1),
     }[place]
     original = getattr(target, name)
 
@@ -225,7 +225,7 @@ def test_other_weights_or_config_in_the_same_file_are_read_anew(tmp_path, tiny_b
     """While a kernel lives, and from the same cache: never another network's kept features or scores."""
     root, config, weights = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "own.json", tmp_path / "w.safetensors"
     known = json.loads(Path(TINY["backbone"]).read_text())
-    other = backbones.load(TINY["backbone"], "random:1").model.state_dict()
+    other = backbones.load_backbone(TINY["backbone"], "random:1").model.state_dict()
 
     def scores(content: dict, state: dict, cache: str) -> pd.Series:
         config.write_text(json.dumps(content))

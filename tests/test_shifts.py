@@ -130,7 +130,7 @@ def test_copies_are_kept_and_masks_move_with_what_they_mark(rows, tmp_path):
 
 
 def test_wrong_names_and_severities_are_named():
-    assert corruptions.check_corruptions([], [3, 1, 3]) == (list(corruptions.SHIFTS), [1, 3])
+    assert corruptions.check_corruptions([], [3, 1, 3]) == (list(corruptions.CORRUPTIONS), [1, 3])
     with pytest.raises(InputError, match="There is no shift 'fog'; use light, ageing lamp, contrast"):
         corruptions.check_corruptions(["fog"], [1])
     with pytest.raises(InputError, match="There is no severity 6"):
@@ -139,8 +139,10 @@ def test_wrong_names_and_severities_are_named():
 
 def test_the_change_of_an_image_is_measured_in_grey_levels(rows, monkeypatch):
     row = rows.iloc[0]
-    plus = dataclasses.replace(corruptions.SHIFTS["light"], pixels=lambda pixels, level, stream: pixels + 10 * level)
-    monkeypatch.setattr(corruptions, "SHIFTS", {"light": plus})
+    plus = dataclasses.replace(
+        corruptions.CORRUPTIONS["light"], pixels=lambda pixels, level, stream: pixels + 10 * level
+    )
+    monkeypatch.setattr(corruptions, "CORRUPTIONS", {"light": plus})
     found = corruptions.measure_changes(row)
     assert found.loc[0, ["1", "5"]].tolist() == pytest.approx([2, 14])
     assert "n = 1" in corruptions.describe_changes(found, row) and "14.0 under light" in corruptions.describe_changes(

@@ -106,7 +106,7 @@ def test_killed_at_ten_moments(calm, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in cache.glob("features/*/*/*/[!.]*.npy")}
     for path in kept:
         files.read_array(path)  # nothing half-written under its own name
-    assert all(files.whole(unit) for unit in cache.glob("units/[!.]*"))
+    assert all(files.is_intact(unit) for unit in cache.glob("units/[!.]*"))
     code, said = report(file, tmp_path / "out")
     assert code == 0 and "damaged" not in said, said
     assert kept == {path: path.stat().st_mtime_ns for path in kept}  # nothing was encoded twice
@@ -124,7 +124,7 @@ def test_disk_full(calm, tmp_path, limit):
     code, said = report(file, tmp_path / "full", before=small)
     assert code in (1, 2) and "Traceback" not in said and "could not be written" in said, said
     assert "too large" in said and str(tmp_path) in said and "what was finished is kept" in said, said
-    assert all(files.whole(unit) for unit in (tmp_path / "cache/units").glob("[!.]*"))
+    assert all(files.is_intact(unit) for unit in (tmp_path / "cache/units").glob("[!.]*"))
     assert not list((tmp_path / "cache").rglob(".*"))  # no half-written file is left to fill the disk further
     code, said = report(file, tmp_path / "out")
     assert code == 0, said

@@ -43,7 +43,7 @@ def test_a_factor_is_of_the_config_alone(scaled, tiny_backbone):
     assert backbones.temperature_factor(scaled) == 3
     names = [TINY["backbone"], "ViT-B-16-plus-240", "ViT-L-14-336-quickgelu"]
     assert [backbones.temperature_factor(name) for name in names] == [1, 1, 1]
-    loaded = backbones.load(scaled, TINY["weights"])
+    loaded = backbones.load_backbone(scaled, TINY["weights"])
     assert loaded.temperature_factor == 3 and loaded.facts()["temperature_factor"] == 3
     assert loaded.key == tiny_backbone.key  # kept features serve both
 
@@ -133,7 +133,7 @@ def test_a_config_that_changes_is_in_the_key_of_a_run():
 
 @pytest.fixture(scope="module")
 def demo():
-    return backbones.load("demo")
+    return backbones.load_backbone("demo")
 
 
 def test_zero_shot_scores_of_the_demo_are_not_saturated(demo):

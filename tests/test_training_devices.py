@@ -40,7 +40,7 @@ def net(tmp_path_factory) -> backbones.Backbone:
     config = json.loads(Path(TINY["backbone"]).read_text(encoding="utf-8"))
     config["text_cfg"]["layers"] = 3
     path.write_text(json.dumps(config), encoding="utf-8")
-    return backbones.load(str(path), "random:0")
+    return backbones.load_backbone(str(path), "random:0")
 
 
 @pytest.fixture(scope="module")

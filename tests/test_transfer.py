@@ -177,7 +177,7 @@ def test_prompts_of_other_categories_of_a_data_set_do_not_leak(prompts, tmp_path
         method = TINY | {"method": "anomalyclip", "checkpoint": path}
         chosen = small_profile(tmp_path / "data", tmp_path / "cache", methods=[method], categories=categories)
         try:
-            run.variants(chosen)
+            run.list_variants(chosen)
         except InputError as error:
             assert "trained on folder data, the data they would be tested on" in str(error)
             return True

@@ -107,10 +107,10 @@ def test_openais_archives_are_read_as_plain_tensors(tiny_backbone, tmp_path, mon
     path = archive(plain(tiny_backbone), tmp_path / "ViT-tiny.pt")
     assert any("/code/__torch__" in name for name in zipfile.ZipFile(path).namelist())
     monkeypatch.setattr(torch.jit, "load", None)  # none of its code is run
-    found = weight_files.read(path)
+    found = weight_files.read_tensors(path)
     assert set(found) == {*tiny_backbone.model.state_dict(), *backbones.COUNTERS}
     assert found["visual.proj"].dtype == torch.float16 and found["vocab_size"].item() == 49408
-    loaded = backbones.load(config(tmp_path, quick_gelu=True), str(path))
+    loaded = backbones.load_backbone(config(tmp_path, quick_gelu=True), str(path))
     kept = {key: value for key, value in plain(tiny_backbone).items() if key != "logit_scale"}
     for key, value in loaded.model.state_dict().items():
         if key in kept:
@@ -120,7 +120,9 @@ def test_openais_archives_are_read_as_plain_tensors(tiny_backbone, tmp_path, mon
 
 def test_safetensors_of_any_name(tiny_backbone, tmp_path):
     save_file(plain(tiny_backbone), tmp_path / "renamed.pt")
-    assert backbones.load(TINY["backbone"], str(tmp_path / "renamed.pt")).fingerprint == tiny_backbone.fingerprint
+    assert (
+        backbones.load_backbone(TINY["backbone"], str(tmp_path / "renamed.pt")).fingerprint == tiny_backbone.fingerprint
+    )
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -129,7 +131,7 @@ def test_clip_models_of_transformers_are_converted(tiny_backbone, tmp_path, name
     state, path = transformers(plain(tiny_backbone)), tmp_path / name
     assert "vision_model.encoder.layers.1.self_attn.v_proj.bias" in state
     save_file(state, path) if name.endswith("safetensors") else torch.save(state, path)
-    found = backbones.load(config(tmp_path, custom_text=custom), str(path))
+    found = backbones.load_backbone(config(tmp_path, custom_text=custom), str(path))
     own = found.model.state_dict()
     for key, value in plain(tiny_backbone).items():
         there = key if key in own else f"text.{key}"
@@ -144,10 +146,10 @@ def test_other_models_of_transformers_are_one_sentence(tiny_backbone, tmp_path):
     ):
         save_file({key: value for key, value in state.items() if change(key)}, path)
         with pytest.raises(InputError, match=f"transformers, but of no whole CLIPModel .{said}"):
-            backbones.load(TINY["backbone"], str(path))
+            backbones.load_backbone(TINY["backbone"], str(path))
     save_file(state | {"vision_model.head.probe": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="it holds vision_model.head.probe"):
-        backbones.load(TINY["backbone"], str(path))
+        backbones.load_backbone(TINY["backbone"], str(path))
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -157,7 +159,7 @@ def test_training_checkpoints(tiny_backbone, tmp_path, old):
     content = {"epoch": np.int64(3), "loss": np.float64(0.1), "state_dict": state, "optimizer": {"state": {}}}
     content |= {} if old else {"args": argparse.Namespace(lr=0.1)}
     torch.save(content, tmp_path / "epoch_3.pt", _use_new_zipfile_serialization=not old)
-    found = backbones.load(TINY["backbone"], str(tmp_path / "epoch_3.pt"))
+    found = backbones.load_backbone(TINY["backbone"], str(tmp_path / "epoch_3.pt"))
     assert found.fingerprint == tiny_backbone.fingerprint
 
 
@@ -166,7 +168,7 @@ def test_views_and_types_of_tensors(tmp_path):
     content = {"t": base.T, "part": base[1:, 2], "spread": torch.ones(1).expand(5), "none": torch.zeros(0)}
     content |= {"half": torch.tensor([0.5]).bfloat16(), "yes": torch.tensor([True, False])}
     torch.save(content, tmp_path / "w.pt")
-    found = weight_files.read(tmp_path / "w.pt")
+    found = weight_files.read_tensors(tmp_path / "w.pt")
     for key, value in content.items():
         assert found[key].dtype == value.dtype and torch.equal(found[key], value), key
 
@@ -216,7 +218,7 @@ def test_what_is_no_file_of_tensors_is_named(tmp_path, said):
     path = tmp_path / "file.pth"
     FAULTS[said](path, {"visual.proj": torch.arange(400.0)})
     for work, noun in (
-        (lambda: backbones.load(TINY["backbone"], str(path)), "weights file"),
+        (lambda: backbones.load_backbone(TINY["backbone"], str(path)), "weights file"),
         (lambda: checkpoints.read(path, CHECKPOINT), "AnomalyCLIP prompt checkpoint"),
     ):
         with pytest.raises(InputError) as caught:
@@ -238,15 +240,15 @@ def test_weights_of_another_model_say_how_they_differ(tiny_backbone, tmp_path):
     del state["logit_scale"]
     torch.save(state | {"visual.proj": torch.zeros(3, 2), "more": torch.zeros(1)}, tmp_path / "w.pt")
     with pytest.raises(InputError) as caught:
-        backbones.load(TINY["backbone"], str(tmp_path / "w.pt"))
+        backbones.load_backbone(TINY["backbone"], str(tmp_path / "w.pt"))
     assert "they lack logit_scale, they hold besides more, visual.proj is 3 x 2, it needs 64 x 32" in str(caught.value)
 
 
 def test_the_demos_weights_are_named(tmp_path):
     with pytest.raises(InputError, match="write 'weights: demo' beside it"):
-        backbones.locate("demo", "laion400m_e31")
+        backbones.locate_weights("demo", "laion400m_e31")
     with pytest.raises(InputError, match="The weights demo belong to 'backbone: demo' alone"):
-        backbones.locate("ViT-B-16-plus-240", "demo")
+        backbones.locate_weights("ViT-B-16-plus-240", "demo")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_a_failed_download_says_whether_network_or_disk_was_to_blame(tmp_path, m
     monkeypatch.setattr(backbones, "_cached", lambda hub: None)
     monkeypatch.setattr(backbones.open_clip, "download_pretrained", download, raising=False)
     with pytest.raises(InputError, match=said) as caught:
-        backbones.locate("ViT-B-16-plus-240", "laion400m_e31", download=True)
+        backbones.locate_weights("ViT-B-16-plus-240", "laion400m_e31", download=True)
     assert "make room there" not in str(caught.value)
 
 
@@ -297,9 +299,9 @@ def test_a_file_of_a_tag_does_not_skip_the_check(tmp_path, monkeypatch):
     file = tmp_path / "ViT-L-14-336-openai.pt"
     file.touch()
     with pytest.raises(InputError, match="openai need QuickGELU.*name the model ViT-L-14-336-quickgelu"):
-        backbones.locate("ViT-L-14-336", "openai")
-    assert backbones.locate("ViT-L-14-336-quickgelu", "openai") == file  # one file serves both models
-    assert backbones.locate("ViT-L-14-336", "openai", plain_gelu=True) == file
+        backbones.locate_weights("ViT-L-14-336", "openai")
+    assert backbones.locate_weights("ViT-L-14-336-quickgelu", "openai") == file  # one file serves both models
+    assert backbones.locate_weights("ViT-L-14-336", "openai", plain_gelu=True) == file
     assert methods.locate_weights(Method(method="aprilgan")) == file
     assert Method(method="aprilgan").backbone == "ViT-L-14-336"
     for method in ("clip", "coop", "anomalyclip"):
@@ -311,14 +313,14 @@ def test_what_contradicts_its_origin_is_refused_or_said(tiny_backbone, tmp_path)
     """A named model is refused before it is built; whoever wrote a config of their own is warned."""
     path = archive(plain(tiny_backbone), tmp_path / "w.pt")
     with pytest.raises(InputError, match="counters that OpenAI's own files carry.*name the model ViT-B-32-quickgelu"):
-        backbones.load("ViT-B-32", str(path))
-    warned = backbones.load(TINY["backbone"], str(path)).warning
+        backbones.load_backbone("ViT-B-32", str(path))
+    warned = backbones.load_backbone(TINY["backbone"], str(path)).warning
     assert "need QuickGELU" in warned and f"set 'quick_gelu' in {TINY['backbone']} to true" in warned
-    assert not backbones.load(TINY["backbone"], str(path), plain_gelu=True).warning
+    assert not backbones.load_backbone(TINY["backbone"], str(path), plain_gelu=True).warning
     torch.save(plain(tiny_backbone), tmp_path / "mine.pt")
     assert (
         "mine.pt of tiny.json come from is not known"
-        in backbones.load(TINY["backbone"], str(tmp_path / "mine.pt")).note
+        in backbones.load_backbone(TINY["backbone"], str(tmp_path / "mine.pt")).note
     )
 
 
@@ -327,7 +329,7 @@ def test_the_config_beside_a_file_of_transformers_tells(tiny_backbone, tmp_path,
     save_file(transformers(plain(tiny_backbone)), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"hidden_act": act} if act else {}}))
     right, wrong = (
-        backbones.load(config(tmp_path, quick_gelu=value), str(tmp_path / "model.safetensors"))
+        backbones.load_backbone(config(tmp_path, quick_gelu=value), str(tmp_path / "model.safetensors"))
         for value in (quick, not quick)
     )
     assert not right.warning and not right.note and "'hidden_act' in the config.json" in wrong.warning
@@ -340,8 +342,8 @@ def test_the_demos_weights_are_read_as_they_were_trained(tmp_path):
     for change in ({"quick_gelu": True}, {"vision_cfg": demo["vision_cfg"] | {"head_width": 32}}):
         file.write_text(json.dumps(demo | change))
         with pytest.raises(InputError, match="weights .*mine.safetensors are the demo's.*name 'backbone: demo'"):
-            backbones.load(str(file), str(tmp_path / "mine.safetensors"))
-    assert backbones.load("demo").is_demo
+            backbones.load_backbone(str(file), str(tmp_path / "mine.safetensors"))
+    assert backbones.load_backbone("demo").is_demo
 
 
 # ---------------------------------------------------------------- text towers
@@ -360,7 +362,7 @@ TOWERS = {
 @pytest.mark.parametrize("learner", [PromptLearner, coop.Context])
 def test_prompts_are_learned_on_every_text_tower(tmp_path, which, learner):
     """Where the context is the embedding of the placeholders, the features are those of the plain text."""
-    backbone = backbones.load(config(tmp_path, **TOWERS[which]), "random:4")
+    backbone = backbones.load_backbone(config(tmp_path, **TOWERS[which]), "random:4")
     made = learner(backbone)
     embedding = backbones.text_tower(backbone.model).token_embedding
     count = made.context.shape[1]
@@ -380,7 +382,7 @@ def test_prompts_are_learned_on_every_text_tower(tmp_path, which, learner):
     ],
 )
 def test_text_towers_without_room_for_prompts_are_refused(tmp_path, changes, said):
-    backbone = backbones.load(config(tmp_path, **changes), "random:4")
+    backbone = backbones.load_backbone(config(tmp_path, **changes), "random:4")
     with pytest.raises(InputError, match=said):
         PromptLearner(backbone)
 
@@ -410,7 +412,7 @@ def test_coops_files_as_the_official_code_leaves_them(tiny_backbone, tmp_path):
 
 def test_projections_belong_to_an_activation(tiny_backbone, tmp_path):
     """Ours say it; official ones, without a fingerprint, are of plain GELU; older ones of ours are taken as is."""
-    quick = backbones.load(config(tmp_path, quick_gelu=True), TINY["weights"])
+    quick = backbones.load_backbone(config(tmp_path, quick_gelu=True), TINY["weights"])
     assert quick.fingerprint == tiny_backbone.fingerprint
     learner, path = aprilgan.Projections(4, *aprilgan.widths(quick)), tmp_path / "p.pth"
     aprilgan.write(learner, path, "visa", "", quick.fingerprint, (), "QuickGELU")
@@ -423,7 +425,7 @@ def test_projections_belong_to_an_activation(tiny_backbone, tmp_path):
         aprilgan.read(quick, path)
     aprilgan.write(learner, path, "visa", "", quick.fingerprint)
     aprilgan.read(tiny_backbone, path), aprilgan.read(quick, path)
-    assert aprilgan.read(backbones.load("demo"), aprilgan.DEMO)[1]
+    assert aprilgan.read(backbones.load_backbone("demo"), aprilgan.DEMO)[1]
 
 
 @pytest.fixture
@@ -487,7 +489,9 @@ def test_the_projects_own_list_can_be_read(tmp_path):
 def test_a_run_says_whose_weights_and_whose_word_it_takes(tiny_backbone, tmp_path):
     spec = Method(**TINY, method="coop", checkpoint="c.pth", name="CoOp")
     own = small_profile(tmp_path / "x", tmp_path / "c", methods=[spec.model_dump()])
-    demo = replace(tiny_backbone, fingerprint=backbones.load("demo").fingerprint, weights="mine.pt", warning="Doubt.")
+    demo = replace(
+        tiny_backbone, fingerprint=backbones.load_backbone("demo").fingerprint, weights="mine.pt", warning="Doubt."
+    )
     [said, doubt] = run._warnings(own, [], [demo])[-2:]
     assert "CoOp" in said and "runs on the demo's weights" in said and doubt == "Doubt."
     drawn = own.model_copy(update={"dataset": "demo"})

@@ -157,7 +157,7 @@ def test_other_grids_work():
 
 
 def test_bf16_stays_close(demo_backbone, pictures):
-    half = backbones.load("demo", "random:0", precision="bf16")
+    half = backbones.load_backbone("demo", "random:0", precision="bf16")
     exact, rough = (winclip.encode(net, pictures, ["class"])["class"] for net in (demo_backbone, half))
     assert rough.dtype == torch.float32
     similarity = torch.nn.functional.cosine_similarity(exact, rough)

@@ -19,7 +19,7 @@ HEAD = 512  # bytes of a kept file besides its numbers, at most
 def counted(kind: str, overrides: dict | None = None, shots: int = 0) -> float:
     spec = Method(method=kind)
     chosen = methods.Chosen(spec, methods.METHODS[kind].settings("paper", overrides))
-    return workload.gflop(chosen, spec.backbone, shots)
+    return workload.count_gflop(chosen, spec.backbone, shots)
 
 
 def test_operations_are_those_of_the_specification():
@@ -45,28 +45,28 @@ def test_what_nobody_reads_is_not_computed():
 
 def test_a_peak_is_that_of_the_faster_way(monkeypatch):
     times = iter([3.0, 2.0, 1.0, 0.5] + [9.0] * 100)
-    monkeypatch.setattr(workload, "clock", lambda call, device: next(times))
-    assert workload.peak("fp32", repeats=2, shapes=[(10, 10, 10)] * 2) == pytest.approx(2 * 1000 / 0.5 / 1e9)
+    monkeypatch.setattr(workload, "time_call", lambda call, device: next(times))
+    assert workload.measure_peak("fp32", repeats=2, shapes=[(10, 10, 10)] * 2) == pytest.approx(2 * 1000 / 0.5 / 1e9)
 
 
 def test_products_are_those_of_their_shape_and_precision():
-    for work, call in workload.products("bf16", 4, 8, 6):
+    for work, call in workload.list_products("bf16", 4, 8, 6):
         found = call()
         assert work == 2 * 4 * 8 * 6 / 1e9 and found.shape == (4, 6) and found.dtype == torch.bfloat16
         assert (found == 9).all()
-    assert workload.clock(lambda: None) < 1
+    assert workload.time_call(lambda: None) < 1
 
 
 def planned(profile) -> list[workload.Part]:
     """The work before a run, as the run plans it."""
-    table, _ = run.index(profile)
-    wanted = run.variants(profile)
+    table, _ = run.build_run_index(profile)
+    wanted = run.list_variants(profile)
     _, jobs = run._plan(profile, wanted, dict(list(table.groupby("category", sort=False))))
     stores = [
         (one.store(profile.path(profile.cache), run._backbone(one.spec, profile), channels), names, paths)
         for one, _, channels, names, paths in run._encoding(profile, wanted, jobs, 3)
     ]
-    return workload.plan(stores, table)
+    return workload.plan_encoding(stores, table)
 
 
 OBJECT = TINY | {"method": "anomalyclip", "name": "Tokens", "settings": {"prompts": "object", "image_size": 80}}
@@ -97,9 +97,9 @@ def test_arrays_that_are_kept_are_not_counted(mvtec, tmp_path):
 
 
 def sentence(profile, monkeypatch, rate: float, free: float = 1e15) -> str:
-    monkeypatch.setattr(workload, "peak", lambda *_: rate)
+    monkeypatch.setattr(workload, "measure_peak", lambda *_: rate)
     monkeypatch.setattr(workload, "_free_bytes", lambda _: free)
-    return workload.announce(planned(profile), profile.path(profile.cache))
+    return workload.describe_encoding(planned(profile), profile.path(profile.cache))
 
 
 def test_the_sentence_says_work_time_and_disk(mvtec, tmp_path, monkeypatch):
@@ -108,13 +108,13 @@ def test_the_sentence_says_work_time_and_disk(mvtec, tmp_path, monkeypatch):
     told = sentence(profile, monkeypatch, work / 0.8 / 7200)  # GFLOP/s that take two hours
     assert "18 images to encode, " in told and "about 2 h on cpu (" in told and "reaches 80% of its" in told
     assert " TFLOP: " in told and "GFLOP/s in fp32" in told and "GB that are free" in told and "too little" not in told
-    assert "alone" not in told and "alone" in workload.announce(planned(profile), tmp_path, others=True)
+    assert "alone" not in told and "alone" in workload.describe_encoding(planned(profile), tmp_path, others=True)
     assert "too little: free some of it, or set another 'cache'" in sentence(profile, monkeypatch, 1.0, free=1000)
 
 
 def test_a_run_says_it_only_where_it_shows_progress_and_encodes(tmp_path, monkeypatch, capsys):
     measured = []
-    monkeypatch.setattr(workload, "peak", lambda *_: measured.append(1) or 50.0)
+    monkeypatch.setattr(workload, "measure_peak", lambda *_: measured.append(1) or 50.0)
     profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache")
     run.run(profile.model_copy(update={"cache": str(tmp_path / "silent")}))
     assert not measured and "to encode" not in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_free_bytes_are_known_before_the_cache_is_made(tmp_path):
 
 def test_benchmarks_are_counted_by_their_images(monkeypatch):
     monkeypatch.setattr(workload, "_count_method", lambda chosen, *_: (1000.0, 5 * 10**5))
-    found = workload.estimate({"here": (1000.0, 0.5)}).set_index("images")
+    found = workload.estimate_benchmarks({"here": (1000.0, 0.5)}).set_index("images")
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     for name, part in counts.groupby("dataset"):
         if name in workload.BENCHMARKS:
@@ -144,16 +144,16 @@ def test_benchmarks_are_counted_by_their_images(monkeypatch):
 def test_machines_are_scaled_and_said_so(monkeypatch):
     monkeypatch.setattr(devices, "describe_device", lambda *_: "cuda (X)")
     peaks = {torch.device("cuda"): {"fp32": 6e4, "bf16": 9e5}, devices.CPU: {"fp32": 60.0}}
-    here, scaled, gpu, told = workload.machines(peaks, 500.0).items()
+    here, scaled, gpu, told = workload.list_machines(peaks, 500.0).items()
     cores = torch.get_num_threads()
     assert here[1] == (60.0, 0.8) and here[0].startswith(f"{cores} core")
     assert scaled == ("16 cores, scaled, not measured", (60.0 / cores * 16, 0.8))
     assert gpu == ("cuda (X) in bf16, measured", (9e5, workload.ELSEWHERE)) and told[1][0] == 5e5
-    assert len(workload.machines({devices.CPU: {"fp32": 1.0}})) == 2
+    assert len(workload.list_machines({devices.CPU: {"fp32": 1.0}})) == 2
 
 
 def test_the_command_prints_a_table_and_refuses_what_is_no_rate(monkeypatch, capsys):
-    monkeypatch.setattr(workload, "peak", lambda *_: 100.0)
+    monkeypatch.setattr(workload, "measure_peak", lambda *_: 100.0)
     monkeypatch.setattr(workload, "_count_method", lambda chosen, *_: (1000.0, 10**6))
     assert workload.main(["--gpu", "500"]) == 0
     told = capsys.readouterr().out

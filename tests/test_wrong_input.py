@@ -124,13 +124,13 @@ def test_unknown_model(start):
 
 @pytest.mark.parametrize("name", ["RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32"])
 def test_towers_without_a_class_token(name):
-    refused(lambda: backbones.load(name, "random:0"), name, "ViT-B-16-plus-240")
+    refused(lambda: backbones.load_backbone(name, "random:0"), name, "ViT-B-16-plus-240")
 
 
 def test_weights_not_on_this_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(backbones, "_cached", lambda hub: None)
     monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
-    load = lambda tag: lambda: backbones.load("ViT-B-16-plus-240", tag)  # noqa: E731
+    load = lambda tag: lambda: backbones.load_backbone("ViT-B-16-plus-240", tag)  # noqa: E731
     refused(load("laion400m_e31"), "open_clip_model.safetensors", str(tmp_path / "ViT-B-16-plus-240-laion400m_e31"))
     message = refused(load("laion400m_e32"), "vit_b_16_plus_240-laion400m_e32-699c4b84.pt")
     assert "e31" not in message  # the hub entry of e32 silently holds e31
@@ -139,19 +139,21 @@ def test_weights_not_on_this_machine(monkeypatch, tmp_path):
 
 
 def test_openai_weights_need_their_activation():
-    refused(lambda: backbones.locate("ViT-L-14-336", "openai"), "QuickGELU", "ViT-L-14-336-quickgelu")
+    refused(lambda: backbones.locate_weights("ViT-L-14-336", "openai"), "QuickGELU", "ViT-L-14-336-quickgelu")
 
 
 def test_weights_of_another_model(tmp_path):
     save_file({"visual.proj": torch.zeros(3, 3)}, tmp_path / "w.safetensors")
-    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "do not fit demo")
+    refused(
+        lambda: backbones.load_backbone("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "do not fit demo"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_truncated_weights(tmp_path, suffix):
     for content in (b"PK\x03\x04 broken", b"broken", b""):
         (tmp_path / f"w{suffix}").write_bytes(content)
-        refused(lambda: backbones.load("demo", str(tmp_path / f"w{suffix}")), f"w{suffix}")
+        refused(lambda: backbones.load_backbone("demo", str(tmp_path / f"w{suffix}")), f"w{suffix}")
 
 
 class Hostile:
@@ -167,7 +169,7 @@ def test_hostile_weights_run_nothing(tmp_path):
         pickle.dump({"state_dict": Hostile(tmp_path / "ran")}, stream)
     torch.save({"x": Hostile(tmp_path / "ran")}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
-        refused(lambda name=name: backbones.load("demo", str(tmp_path / name)), name)
+        refused(lambda name=name: backbones.load_backbone("demo", str(tmp_path / name)), name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -206,7 +208,7 @@ def test_a_few_lines_of_yaml_that_name_themselves_into_gigabytes(tmp_path):
         (tmp_path / "bomb.yml").write_text("\n".join([*lines, "dataset: demo", "root: x", key]))
         assert len(refused(lambda: config.load_profile(tmp_path / "bomb.yml"), "bomb.yml")) < 500
     started = config.load_profile("demo", {"methods": [{"settings": {"windows": bomb()}}]})
-    assert len(refused(lambda: run.variants(started), "WinCLIP settings", "'windows")) < 500
+    assert len(refused(lambda: run.list_variants(started), "WinCLIP settings", "'windows")) < 500
 
 
 def bomb() -> list:
@@ -255,7 +257,9 @@ def test_arrays_that_claim_to_fill_the_machine(start, tmp_path):
 
 def test_safetensors_that_claim_a_header_of_exabytes(tmp_path):
     (tmp_path / "w.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    refused(lambda: backbones.load("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "its header claims")
+    refused(
+        lambda: backbones.load_backbone("demo", str(tmp_path / "w.safetensors")), "w.safetensors", "its header claims"
+    )
 
 
 def imported(path):
@@ -385,11 +389,11 @@ def test_split_files_of_visa(tmp_path, content, said):
 @pytest.mark.parametrize("content", ["no json", "[1]", "{}", '{"vision_cfg": 1, "text_cfg": {}}'])
 def test_model_configs_that_are_none(tmp_path, content):
     (tmp_path / "own.json").write_text(content)
-    refused(lambda: backbones.load(str(tmp_path / "own.json"), "random:0"), str(tmp_path / "own.json"))
+    refused(lambda: backbones.load_backbone(str(tmp_path / "own.json"), "random:0"), str(tmp_path / "own.json"))
 
 
 def test_seeds_below_zero():
-    refused(lambda: backbones.load(TINY["backbone"], "random:-1"), "a whole number from 0")
+    refused(lambda: backbones.load_backbone(TINY["backbone"], "random:-1"), "a whole number from 0")
 
 
 def test_one_score_for_one_image(start, tmp_path):

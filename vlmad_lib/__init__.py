@@ -42,7 +42,7 @@ open_clip = Later("open_clip")  # takes seconds, and whoever only reads kept res
 
 _PUBLIC = {
     "load_profile": ("vlmad_lib.config", "load_profile"),
-    "load_backbone": ("vlmad_lib.encoders.backbones", "load"),
+    "load_backbone": ("vlmad_lib.encoders.backbones", "load_backbone"),
     "run": ("vlmad_lib.pipeline.run", "run"),
     "Results": ("vlmad_lib.pipeline.results", "Results"),
 }

@@ -10,6 +10,7 @@ COMMANDS = {
     "decide": ("vlmad_lib.reporting.decide", "judge new pictures by normal ones"),
     "train": ("vlmad_lib.methods.tasks", "train what a method learns: anomalyclip, coop or aprilgan"),
     "workload": ("vlmad_lib.pipeline.workload", "how long MVTec AD and VisA take on this machine"),
+    "cache": ("vlmad_lib.pipeline.cache", "what is kept of a profile's runs; --prune removes what none needs"),
     "transfer": ("vlmad_lib.analysis.prompt_transfer", "train the demo's prompts by group of categories"),
     "exercises": ("vlmad_lib.reporting.exercises", "write copies of the notebooks without solutions"),
 }
@@ -20,9 +21,9 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return import_module(COMMANDS[arguments[0]][0]).main(arguments[1:])
     lines = [f"  {name:<10} {purpose}" for name, (_, purpose) in COMMANDS.items()]
-    wanted = not arguments or arguments[0] in ("-h", "--help")
-    print("\n".join([__doc__.replace("``", ""), *lines]), file=sys.stdout if wanted else sys.stderr)
-    return 0 if wanted else 2
+    asks_for_help = not arguments or arguments[0] in ("-h", "--help")
+    print("\n".join([__doc__.replace("``", ""), *lines]), file=sys.stdout if asks_for_help else sys.stderr)
+    return 0 if asks_for_help else 2
 
 
 if __name__ == "__main__":

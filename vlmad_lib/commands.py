@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vlmad_lib import InputError, files
 
+# Exit codes: wrong input or a system that refuses, a fault of this program, Ctrl-C.
 WRONG, FAULTY, INTERRUPTED = 2, 3, 130
-"""Exit codes: wrong input or a system that refuses, a fault of this program, Ctrl-C."""
 MOST = 200  # characters of what the system says
 DEPTH = 8  # errors that led to one another
 _REMEDIES = {
@@ -36,7 +36,7 @@ def explain(error: Exception) -> str:
     if _is_network(error):
         return f"The network does not answer ({reason}); connect this machine, or do without it: 'download: false'."
     if number in files.FULL:
-        return files.refusal(file or "A file", reason)
+        return files.explain_unwritable(file or "A file", reason)
     if not isinstance(file, str):
         return f"The system refuses ({reason}); {_REMEDIES.get(number, 'correct that')}, {again}."
     return f"{file} cannot be used ({reason}); {_REMEDIES.get(number, 'check that disk and its connection')}, {again}."
@@ -80,18 +80,20 @@ def run_command(work: Callable[[], int], interrupted: str = "Interrupted; what w
     try:
         return work()
     except InputError as error:
-        said, code = str(error), WRONG
+        sentence, code = str(error), WRONG
     except KeyboardInterrupt:
-        said, code = interrupted, INTERRUPTED
+        sentence, code = interrupted, INTERRUPTED
     except Exception as error:
         if _is_memory(error):
-            said, code = f"This machine's memory does not suffice ({_one_line(str(error))})", WRONG
-            said += "; lower 'workers', 'batch' or the number of images, then start again: what was finished is kept."
+            sentence, code = f"This machine's memory does not suffice ({_one_line(str(error))})", WRONG
+            sentence += (
+                "; lower 'workers', 'batch' or the number of images, then start again: what was finished is kept."
+            )
         elif isinstance(error, OSError) or _is_network(error):
-            said, code = explain(error), WRONG
+            sentence, code = explain(error), WRONG
         else:
-            said, code = _fault(error), FAULTY
-    print(said, file=sys.stderr)
+            sentence, code = _fault(error), FAULTY
+    print(sentence, file=sys.stderr)
     return code
 
 

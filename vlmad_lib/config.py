@@ -27,8 +27,10 @@ from vlmad_lib import ROOT, InputError
 FOLDER = ROOT / "reports"
 GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the kind of their products
 DEVICES = ("auto", "cpu", "cuda", "mps")
+# Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-"""Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits."""
+# The data sets, each a class in data/datasets.py.
+DATASETS = ("demo", "mvtec", "visa", "folder")
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
@@ -50,12 +52,12 @@ class Strict(BaseModel):
 Record = TypeVar("Record", bound="Strict")
 Count = Annotated[int, Field(ge=0)]
 FULL = 1_000_000  # stands for all normal train images, of which categories have different numbers
+# A number of reference images, or ``full`` for all normal train images.
 Shots = Annotated[
     Count,
     BeforeValidator(lambda value: FULL if value == "full" else value),
     PlainSerializer(lambda value: "full" if value == FULL else value),
 ]
-"""A number of reference images, or ``full`` for all normal train images."""
 
 
 def _two_ascending(values: list[float]) -> list[float]:
@@ -64,8 +66,8 @@ def _two_ascending(values: list[float]) -> list[float]:
     return values
 
 
+# Two values of Delta-E in ascending order, or none.
 ContrastLimits = Annotated[list[Annotated[float, Field(gt=0, allow_inf_nan=False)]], AfterValidator(_two_ascending)]
-"""Two values of Delta-E in ascending order, or none."""
 
 USUAL = {
     "winclip": {"name": "WinCLIP", "backbone": "ViT-B-16-plus-240", "weights": "laion400m_e31"},
@@ -77,6 +79,8 @@ USUAL |= {
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
 }
 USUAL["aprilgan"]["backbone"] = "ViT-L-14-336"  # its official code computes plain GELU
+# What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp take AnomalyCLIP's
+# backbone, as in its paper, those without words WinCLIP's.
 USUAL |= {
     method: USUAL["winclip"] | {"name": name}
     for method, name in {
@@ -86,8 +90,6 @@ USUAL |= {
         "spade": "SPADE",
     }.items()
 }
-"""What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp
-take AnomalyCLIP's backbone, as in its paper, those without words WinCLIP's."""
 
 
 class Method(Strict):
@@ -139,7 +141,7 @@ class Profile(Strict):
     """Everything that decides a run's numbers, and which notebooks report them."""
 
     title: str
-    dataset: Literal["demo", "mvtec", "visa", "folder"]
+    dataset: Literal[DATASETS]
     root: str
     subset: Literal["target", "auxiliary"] = "target"  # of the demo data: to test on, to train on
     categories: list[str] = []

@@ -22,13 +22,13 @@ from typing import Any
 
 from vlmad_lib import PACKAGE, InputError, files
 
+# Seconds: a file that changed later than this ago may change again without a new time, so it is read again.
 SETTLED = 2.0
-"""Seconds: a file that changed later than this ago may change again without a new time, so it is read again."""
 READERS = 8  # threads that read files; the digest itself runs without Python's lock
+# Libraries whose versions change features: they decode and resize images and compute the towers.
 ENCODING_LIBRARIES = ("torch", "open_clip_torch", "timm", "Pillow")
-"""Libraries whose versions change features: they decode and resize images and compute the towers."""
+# Libraries whose versions change scores, maps, metrics and measures of images.
 MEASURING_LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "scikit-image", "pandas", "Pillow")
-"""Libraries whose versions change scores, maps, metrics and measures of images."""
 
 _remembered: dict[str, tuple[list[int], str]] = {}
 _folders_read: set[Path] = set()
@@ -126,7 +126,7 @@ def _remember(folder: Path, cache: Path) -> None:
         paths = [path for path in sorted(folder.iterdir()) if str(path) in _remembered]
         states = {path.name: _remembered[str(path)] for path in paths}
         content = {"folder": str(folder), "files": {name: [*state, text] for name, (state, text) in states.items()}}
-        files.replace(memory, lambda file: file.write_text(json.dumps(content), encoding="utf-8"))
+        files.write_json(memory, content)
 
 
 # ---------------------------------------------------------------- code and libraries
@@ -162,7 +162,7 @@ def _imported(tree: ast.Module) -> list[Path]:
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     inside = [name.split(".")[1:] for name in names if name.split(".")[0] == PACKAGE.name]
-    places = [place for parts in inside if parts for place in _files_of(PACKAGE.joinpath(*parts))]
+    places = [place for names_inside in inside if names_inside for place in _files_of(PACKAGE.joinpath(*names_inside))]
     return [place for place in places if place.is_file()]
 
 
@@ -175,8 +175,10 @@ def _without_docstrings(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            texts = [isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) for part in body]
-            node.body = [part for part, is_text in zip(body, texts, strict=True) if not is_text]
+            texts = [
+                isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) for statement in body
+            ]
+            node.body = [statement for statement, is_text in zip(body, texts, strict=True) if not is_text]
     return ast.dump(tree)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import io
 import json
-import os
 import shutil
 import struct
 import warnings
@@ -18,16 +17,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from vlmad_lib import InputError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there nothing waits
-    fcntl = None
 
 SUMS = "sums.json"
 _TAIL = struct.Struct("<4sI")
@@ -38,22 +34,22 @@ class Damaged(Exception):
     """A kept file is not what was written: cut off, changed or gone. Its message names the file."""
 
 
-def say(text: str) -> None:
+def warn(text: str) -> None:
     """A warning for the person at the keyboard, on stderr or in a notebook; the work goes on."""
     warnings.warn(text, stacklevel=3)
 
 
-def beside(path: Path) -> Path:
+def _name_temporary(path: Path) -> Path:
     """A hidden name beside a path that no thread, process or machine on the same storage takes as well."""
     return path.with_name(f".{path.name}.{uuid4().hex[:12]}")
 
 
+# What only writing can meet: a full disk, a used-up quota, storage that is read-only, a file too large for it.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""What only writing can meet: a full disk, a used-up quota, storage that is read-only, a file too large for it."""
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[None]:
+def name_write_errors(path: Path) -> Iterator[None]:
     """A full disk or a folder that is not ours ends in an InputError that names the path.
 
     Only what was met in writing this path is said so: errors of other files and of the network pass as they are.
@@ -63,10 +59,10 @@ def written(path: Path) -> Iterator[None]:
     except OSError as error:
         if not _concerns(error, path):
             raise
-        raise InputError(refusal(path, error.strerror or str(error))) from error
+        raise InputError(explain_unwritable(path, error.strerror or str(error))) from error
 
 
-def refusal(path: Path | str, reason: str) -> str:
+def explain_unwritable(path: Path | str, reason: str) -> str:
     """The sentence for a path that could not be written."""
     return (
         f"{path} could not be written ({reason.lower()}); make room there or name another folder ('cache' in the "
@@ -80,17 +76,17 @@ def _concerns(error: OSError, path: Path) -> bool:
         return True
     if error.errno is None:  # NumPy's "8 requested and 0 written", Pillow's "when writing image file"
         return type(error) is OSError and "writ" in str(error)
-    named = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
+    paths = [Path(name) for name in (error.filename, error.filename2) if isinstance(name, str)]
     return any(
-        name.is_relative_to(path) or path.is_relative_to(name) or name.name.startswith(f".{path.name}.")
-        for name in named
+        other.is_relative_to(path) or path.is_relative_to(other) or other.name.startswith(f".{path.name}.")
+        for other in paths
     )
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path`` and move it into place in one step; InputError where it cannot."""
-    temporary = beside(path)
-    with written(path):
+    temporary = _name_temporary(path)
+    with name_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
@@ -103,46 +99,35 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 class Claim:
     """The right to make a path, which one process has at a time, so that several share work instead of repeating it.
 
-    Held by a lock on a hidden file beside the path, which the system gives back when a process ends however it does.
-    Where a storage knows no locks every claim is granted: then work may be done twice, and is right all the same.
+    A lock on a hidden file beside the path, which the system releases when a process ends however it does. Where a
+    storage has no locks every claim is granted: work may then be done twice, and is right all the same.
     """
 
     def __init__(self, path: Path):
         self._file = path.with_name(f".{path.name}.lock")
-        self._stream = None
+        self._lock = FileLock(self._file, thread_local=False)
 
     def take(self, wait: bool = False) -> bool:
         """Whether the claim is ours now; with ``wait`` once whoever has it gives it back."""
-        with contextlib.suppress(OSError):  # where nothing can be written nothing is made: its writing says why
+        try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            while self._stream is None:
-                stream = self._file.open("a")
-                try:
-                    if fcntl:
-                        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                    if self._file.is_file() and os.path.samestat(os.fstat(stream.fileno()), self._file.stat()):
-                        self._stream = stream  # else whoever had it has removed the file meanwhile
-                    else:
-                        stream.close()
-                except BlockingIOError:
-                    stream.close()
-                    return False
-                except OSError:  # a storage without locks
-                    stream.close()
-                    raise
+            self._lock.acquire(blocking=wait)
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError):
+            pass  # no locks here, or nothing can be written: then what writes the path says why
         return True
 
     def give_back(self) -> None:
         """Let others have it."""
-        if self._stream is not None:
+        if self._lock.is_locked:
             with contextlib.suppress(OSError):
-                self._file.unlink(missing_ok=True)
-            self._stream.close()
-            self._stream = None
+                self._file.unlink(missing_ok=True)  # while it is held: a process that waits takes a new file
+            self._lock.release()
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """While one process makes a path, others that want to make it wait."""
     claim = Claim(path)
     claim.take(wait=True)
@@ -150,6 +135,41 @@ def alone(path: Path) -> Iterator[None]:
         yield
     finally:
         claim.give_back()
+
+
+# ---------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def name_read_errors(path: Path) -> Iterator[None]:
+    """A disk or network that fails while a kept result is read ends in an InputError that names it.
+
+    The result is no less whole for it, so nothing is removed. A file that is missing passes as FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(
+            f"The kept result {error.filename or path} cannot be read ({reason}); look at that disk and start again: "
+            "nothing was deleted."
+        ) from None
+
+
+def read_json(file: Path) -> Any:
+    """What a kept JSON file holds; Damaged where it is missing or no JSON, InputError where it cannot be read."""
+    with name_read_errors(file):
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            raise Damaged(str(file)) from None
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Keep JSON-ready content in a file."""
+    replace_file(file, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- arrays
@@ -170,22 +190,21 @@ def read_array(file: Path) -> np.ndarray:
 
     InputError where it cannot be read for now, as when a disk or a network fails: then it is no less whole.
     """
-    try:
-        content = file.read_bytes()
-        mark, told = _TAIL.unpack_from(content, len(content) - _TAIL.size)
-        if mark != _MARK or zlib.crc32(memoryview(content)[: -_TAIL.size]) != told:
-            raise ValueError("checksum")
-        start = 10 + int.from_bytes(content[8:10], "little")
-        shape, order, kind = _header(content[:start])
-        return np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape, order=order)
-    except (FileNotFoundError, ValueError, struct.error):
-        raise Damaged(str(file)) from None
-    except OSError as error:
-        raise _refuse_unreadable(file, error) from None
+    with name_read_errors(file):
+        try:
+            content = file.read_bytes()
+            mark, checksum = _TAIL.unpack_from(content, len(content) - _TAIL.size)
+            if mark != _MARK or zlib.crc32(memoryview(content)[: -_TAIL.size]) != checksum:
+                raise ValueError("checksum")
+            start = 10 + int.from_bytes(content[8:10], "little")
+            shape, order, kind = _read_header(content[:start])
+            return np.frombuffer(content, kind, int(np.prod(shape)), start).reshape(shape, order=order)
+        except (FileNotFoundError, ValueError, struct.error):
+            raise Damaged(str(file)) from None
 
 
 @lru_cache(maxsize=1024)
-def _header(content: bytes) -> tuple[tuple[int, ...], str, np.dtype]:
+def _read_header(content: bytes) -> tuple[tuple[int, ...], str, np.dtype]:
     """Shape, order and type of values by the start of a .npy file (version 1.0, as ``write_array`` has it)."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
@@ -197,7 +216,7 @@ def _header(content: bytes) -> tuple[tuple[int, ...], str, np.dtype]:
 # ---------------------------------------------------------------- folders
 
 
-def _sum(file: Path) -> int:
+def _checksum(file: Path) -> int:
     total = 0
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):
@@ -205,18 +224,18 @@ def _sum(file: Path) -> int:
     return total
 
 
-def place(folder: Path, fill: Callable[[Path], object]) -> None:
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill`` write files into a folder beside ``folder``, and move it into place with their checksums.
 
     Where another process finished the same folder first, its files stay. InputError where nothing can be written.
     """
-    partial = beside(folder)
-    with written(folder):
+    partial = _name_temporary(folder)
+    with name_write_errors(folder):
         try:
             partial.mkdir(parents=True)
             fill(partial)
-            sums = {file.name: _sum(file) for file in sorted(partial.iterdir())}
-            (partial / SUMS).write_text(json.dumps(sums), encoding="utf-8")
+            checksums = {file.name: _checksum(file) for file in sorted(partial.iterdir())}
+            (partial / SUMS).write_text(json.dumps(checksums), encoding="utf-8")
             try:
                 partial.replace(folder)
             except OSError:
@@ -226,28 +245,20 @@ def place(folder: Path, fill: Callable[[Path], object]) -> None:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _refuse_unreadable(path: Path, error: OSError) -> InputError:
-    reason = (error.strerror or type(error).__name__).lower()
-    return InputError(
-        f"The kept result {path} cannot be read ({reason}); look at that disk and start again: nothing was deleted."
-    )
-
-
-def whole(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Whether a folder is there with all its files as they were written; a damaged one is removed and warned of.
 
     InputError where it cannot be read for now: nothing is removed then.
     """
-    if not folder.is_dir():
-        return False
-    try:
-        sums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
-        good = all(_sum(folder / name) == told for name, told in sums.items())
-    except (FileNotFoundError, ValueError, AttributeError):
-        good = False
-    except OSError as error:
-        raise _refuse_unreadable(folder, error) from None
-    if not good:
-        say(f"The kept results {folder} were damaged and are computed again.")
+    with name_read_errors(folder):
+        if not folder.is_dir():
+            return False
+        try:
+            checksums = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+            intact = all(_checksum(folder / name) == checksum for name, checksum in checksums.items())
+        except (FileNotFoundError, ValueError, AttributeError):
+            intact = False
+    if not intact:
+        warn(f"The kept results {folder} were damaged and are computed again.")
         shutil.rmtree(folder, ignore_errors=True)
-    return good
+    return intact

@@ -63,7 +63,7 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
         side, names = code.side(chosen.settings, backbone), code.arrays(chosen.settings)
         batch = 1 if device.type == "cpu" else devices.plan_images(device, backbone.width, chosen.grid(backbone) ** 2)
         pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
-        name, work = f"{one.name} on {one.backbone}, {side} px", workload.gflop(chosen, one.backbone)
+        name, work = f"{one.name} on {one.backbone}, {side} px", workload.count_gflop(chosen, one.backbone)
         if slow is None:
             image = backbone.normalise(pixels[:1])
             if device.type != "cpu":
@@ -77,7 +77,7 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
 
         ours()  # weights are prepared once
         fast, found = seconds(ours, REPEATS)
-        peak = max(before, workload.peak(precision, device, 2))  # a machine that others share changes its pace
+        peak = max(before, workload.measure_peak(precision, device, 2))  # a machine that others share changes its pace
         rate, told = batch / fast, f"{name}: ours, {precision}"
         goal = GOALS[kind] if named(device) and precision == "bf16" else None
         rows += [
@@ -89,7 +89,7 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
         rows.append(row(f"{told}, difference", encode.apart(first, wanted), most=1e-3 if precision == "fp32" else None))
         if device.type == "cpu":
             usual = spec(kind, device, precision, backbone=Method(method=kind).backbone)
-            whole = workload.gflop(methods.Chosen(usual, methods.settings(usual)), usual.backbone)
+            whole = workload.count_gflop(methods.Chosen(usual, methods.settings(usual)), usual.backbone)
             rows.append(
                 row(f"{one.name} as published: scaled by its {whole:.0f} GFLOP", rate * work / whole, "images/s")
             )
@@ -117,8 +117,8 @@ def made(root: Path, categories: int, images: int, size: tuple[int, int] = SIZE,
 
 def stages(profile: Profile) -> dict[str, float]:
     """Seconds of each stage of a run that finds nothing kept; a run reads pictures while others are encoded."""
-    table, _ = run.index(profile)
-    planned, here = run.variants(profile), run._planning(profile)
+    table, _ = run.build_run_index(profile)
+    planned, here = run.list_variants(profile), run._planning(profile)
     _, jobs = run._plan(here, planned, dict(list(table.groupby("category", sort=False))))
     device = devices.choose_device(profile.device)
     threads = 1 if device.type == "cpu" else joblib.cpu_count()

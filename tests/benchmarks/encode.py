@@ -82,7 +82,7 @@ def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 def sustained(precision: str) -> float:
     """GFLOP/s of large matrix products over ``SPAN`` seconds, by the faster of the ways there are."""
-    ways, count = workload.products(precision, *workload.SHAPES[1]), 0
+    ways, count = workload.list_products(precision, *workload.SHAPES[1]), 0
     with torch.inference_mode():
         work, best = min(ways, key=lambda way: seconds(way[1], 3)[0])
         began = time.perf_counter()
@@ -97,10 +97,10 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], precisions: l
     spec = Method(method=kind, weights="random:0")
     code = methods.METHODS[kind]
     settings = code.settings()
-    backbone = backbones.load(spec.backbone, spec.weights)
+    backbone = backbones.load_backbone(spec.backbone, spec.weights)
     size, names = code.side(settings, backbone), code.arrays(settings)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    work = workload.gflop(methods.Chosen(spec, settings), spec.backbone)
+    work = workload.count_gflop(methods.Chosen(spec, settings), spec.backbone)
     rows, slow = [row(f"{spec.name}: arithmetic of an image", work, "GFLOP")], {}
     rates = {precision: [sustained(precision)] for precision in precisions}
     for name, way in plain.items():
@@ -127,7 +127,7 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], precisions: l
 
 def measure() -> list[dict]:
     """All rows; about three minutes on two cores. A precision the CPU has no instructions for is left out, and told."""
-    plain, best = default_peak(), {kind: workload.peak(kind) for kind in efficiency.precisions()}
+    plain, best = default_peak(), {kind: workload.measure_peak(kind) for kind in efficiency.precisions()}
     rows = [row("matrix product, fp32, PyTorch's default path", plain, "GFLOP/s")]
     rows += [row(f"matrix product, {kind}, fastest path", value, "GFLOP/s") for kind, value in best.items()]
     out = [kind for kind in ("fp32", "bf16") if kind not in best]

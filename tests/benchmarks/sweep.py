@@ -85,7 +85,7 @@ def measure() -> list[dict]:
         folder = Path(name)
         profile = small_profile(made(folder / "data"), folder / "cache", evaluation_size=240, shots=[0])
         profile = profile.model_copy(update={"methods": [spec]})
-        table, _ = run.index(profile)
+        table, _ = run.build_run_index(profile)
         chosen, backbone = methods.choose(spec, profile), run._backbone(spec, profile)
         usual = chosen.module.arrays(chosen.settings, 4)
         timed = list(table.image[:ENCODED])
@@ -120,7 +120,7 @@ def _rows(profile: Profile, spec: Method, backbone, encode: float, folder: Path)
 
 def _texts(profile: Profile, backbone) -> None:
     """Encode and keep what the methods of a profile ask."""
-    table, _ = run.index(profile)
+    table, _ = run.build_run_index(profile)
     for spec in profile.methods:
         chosen = methods.choose(spec, profile)
         chosen.text(profile.path(profile.cache), backbone, chosen.module.wording(chosen.settings, table.iloc[0]))

@@ -21,7 +21,7 @@ from vlmad_lib.encoders.vit_blocks import packs
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import Chosen
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.pipeline.workload import clock, gflop, peak
+from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
 from vlmad_lib.tables import format_count
 
 PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
@@ -45,7 +45,7 @@ def places(profile: Profile) -> list[torch.device]:
 
 def peaks(device: torch.device) -> dict[str, float]:
     """GFLOP/s of a device's matrix products by precision, of those it has."""
-    return {precision: peak(precision, device) for precision in precisions(device)}
+    return {precision: measure_peak(precision, device) for precision in precisions(device)}
 
 
 def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
         place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
     key = digests.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
     file = profile.path(profile.cache) / "memory" / f"{key}.npy"
-    return float(feature_store.kept(file, lambda: _peak(profile, spec, image, backbone.device.type)))
+    return float(feature_store.load_or_compute(file, lambda: _peak(profile, spec, image, backbone.device.type)))
 
 
 def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tensor:
@@ -132,7 +132,7 @@ def measure(
     names, together = code.arrays(settings, shots), _images_at_once(profile, chosen, backbone)
     pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
-    packing = clock(lambda: backbone.blocks, device)
+    packing = time_call(lambda: backbone.blocks, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
 
     def encode(at: int) -> None:
@@ -143,11 +143,11 @@ def measure(
     order = [*range(len(inputs))] * within("repeats", repeats, 1)
     if device.type != "cpu":
         encode(0)  # the first call of a GPU loads what computes
-    spent = [clock(lambda at=at: encode(at), device) / together for at in order]
+    spent = [time_call(lambda at=at: encode(at), device) / together for at in order]
     words = code.wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None
     texts: list[torch.Tensor | None] = [None]
-    writing = clock(lambda: texts.__setitem__(0, code.text(backbone, words, file)), device) if words else 0.0
+    writing = time_call(lambda: texts.__setitem__(0, code.text(backbone, words, file)), device) if words else 0.0
     text = texts[0] if texts[0] is None else texts[0].to(device)
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
     references = code.remember(references, settings, grid) if shots else None
@@ -157,17 +157,19 @@ def measure(
     maps = [np.repeat(one.numpy(), len(image_files.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
     parts = {
-        "decode": [clock(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
+        "decode": [time_call(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
         "encode": spent,
-        "score": [clock(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays],
-        "bare": [clock(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
+        "score": [
+            time_call(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays
+        ],
+        "bare": [time_call(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
         "upsample": [
-            clock(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
+            time_call(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
         ],
     }
     found = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in parts.items()}
-    work = gflop(chosen, spec.backbone, shots)
+    work = count_gflop(chosen, spec.backbone, shots)
     rate = work / found["encode"] * 1e3
     return {
         "method": chosen.name,
@@ -247,7 +249,10 @@ def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
     for kind in dict.fromkeys(kinds):
         spec, code = Method(method=kind), methods.METHODS[kind]
         chosen = Chosen(spec, code.settings())
-        work, size = gflop(chosen, spec.backbone), code.side(chosen.settings, backbones.skeleton(spec.backbone))
+        work, size = (
+            count_gflop(chosen, spec.backbone),
+            code.side(chosen.settings, backbones.build_skeleton(spec.backbone)),
+        )
         least = {f"least s per image, {name}": f"{work / value:.1f}" for name, value in peaks.items()}
         row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}
         rows.append(row | least)

@@ -90,7 +90,7 @@ def weigh(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
             f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
         )
     changes = {"imports": [], "shots": [0], "methods": [spec.model_copy(update={"force_leak": True})]}
-    table, _ = run.index(auxiliary.model_copy(update=changes))
+    table, _ = run.build_run_index(auxiliary.model_copy(update=changes))
     named = {f"weight {weight:g}": weight for weight in WEIGHTS}
     some = [
         hybrid(spec, name, fitting(table), local_weight=weight).model_copy(update={"force_leak": True})

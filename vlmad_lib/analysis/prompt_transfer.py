@@ -118,7 +118,7 @@ def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[T
     if tested[0].dataset != "demo" or tested[0].subset != "target":
         return [Target(datasets.describe_identity(one), one) for one in zero]
     size = within("pixels", pixels or zero[0].evaluation_size, 16)
-    table, _ = run.index(zero[0])
+    table, _ = run.build_run_index(zero[0])
     first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
     return [Target("", first), *(Target(datasets.describe_identity(one), one) for one in zero[1:]), *unseen(first)]
 
@@ -158,7 +158,7 @@ def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
     """
     parts = []
     for target in tested:
-        table = run.index(target.profile)[0] if target.table is None else target.table
+        table = run.build_run_index(target.profile)[0] if target.table is None else target.table
         fair = {f"{one.name}, {one.seed}": one for one in known if not leaks(one, target)}
         if fair:
             specs = [one.spec.model_copy(update={"name": name}) for name, one in fair.items()]

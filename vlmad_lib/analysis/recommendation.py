@@ -307,7 +307,7 @@ class ImageComparison:
             draws = [self._resample_draw(draw) for _, draw in list(rows.groupby("seed"))[:DRAWS]]
             return torch.from_numpy(np.mean(draws, axis=0))
 
-        return feature_store.kept(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
+        return feature_store.load_or_compute(self.results.cache / "resampled" / f"{key}.npy", compute).numpy()
 
     def _resample_draw(self, rows: pd.DataFrame) -> np.ndarray:
         rows, size = rows.sort_values("image"), self.results.profile.evaluation_size
@@ -322,7 +322,7 @@ class ImageComparison:
             )
         )
         counts = pixel_ranking.CountsByImage(
-            pixel_ranking.spread_edges(np.concatenate(patches)), pixel_ranking.parts(pairs)
+            pixel_ranking.spread_edges(np.concatenate(patches)), pixel_ranking.split_pixels(pairs)
         )
         times = statistics.resample_images(rows.label.to_numpy(), statistics.MOST_RESAMPLES)
         return counts.resampled(times, self.results.profile.fpr_limit)
@@ -330,7 +330,7 @@ class ImageComparison:
     def _regions(self, row, size: int) -> pixel_ranking.Regions:
         key = row.image, row.fit
         if key not in self.kept:
-            self.kept[key] = pixel_ranking.regions(
+            self.kept[key] = pixel_ranking.find_regions(
                 mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size)
             )
         return self.kept[key]

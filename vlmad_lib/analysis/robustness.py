@@ -29,7 +29,7 @@ from vlmad_lib.pipeline.results import Results
 FRAME = 96  # pixels of the short edge at which maps are set against masks: an image is compared with itself only
 ALL = "all shifts"
 MOVING = [
-    name for name, one in corruptions.SHIFTS.items() if one.matrix
+    name for name, one in corruptions.CORRUPTIONS.items() if one.matrix
 ]  # how alike maps are then tells how sharp they are
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
@@ -71,7 +71,7 @@ def sweep(
     The scores table has the columns ``name``, ``shift``, ``severity`` (``none``, 0 for the images as they are) and
     ``source``, the image before. References come from ``table`` and are never shifted.
     """
-    if not profile.methods or rows.empty or not run.variants(profile):
+    if not profile.methods or rows.empty or not run.list_variants(profile):
         return None
     folder = profile.path(profile.cache) / "shifted"
     shots = max(profile.shots)
@@ -272,7 +272,7 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     named = [f"{name} (n = {counts[name]})" for name in found.name]
     rows = found[["shift"]].assign(name=named, told=told)
     wide = rows.pivot(index="shift", columns="name", values="told")
-    order = [one for one in (*corruptions.SHIFTS, ALL) if one in wide.index]
+    order = [one for one in (*corruptions.CORRUPTIONS, ALL) if one in wide.index]
     return wide.reindex(order)[list(dict.fromkeys(named))].fillna("none").reset_index().rename_axis(columns=None)
 
 

@@ -192,7 +192,9 @@ def inside(results: Results, rows: pd.DataFrame) -> pd.Series:
             found.loc[part.index] = values
         return torch.from_numpy(found.to_numpy(copy=True))
 
-    return pd.Series(feature_store.kept(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index)
+    return pd.Series(
+        feature_store.load_or_compute(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index
+    )
 
 
 def by_image(results: Results, base: str) -> pd.DataFrame:

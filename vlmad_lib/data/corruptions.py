@@ -22,7 +22,7 @@ from scipy import ndimage
 from vlmad_lib import InputError
 from vlmad_lib.data import image_files, mask_files
 from vlmad_lib.digests import digest, digest_file
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 
 NONE = "none"
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -32,7 +32,7 @@ Stream = np.random.Generator
 
 
 @dataclass(frozen=True)
-class Shift:
+class Corruption:
     """One kind of change: its strength at each severity, and what it does to pixels or to places.
 
     ``pixels`` takes (H, W, 3) float32 in [0, 255]; ``matrix`` gives the (2, 2) matrix that takes a place in the shifted
@@ -93,35 +93,35 @@ def _scale(level: float, stream: Stream) -> np.ndarray:
     return np.eye(2) * (1 + level / 100) ** _sign(stream)
 
 
-SHIFTS = {
-    "light": Shift((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "brighter or darker", _light),
-    "ageing lamp": Shift((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "darker and warmer, every image alike", _ageing),
-    "contrast": Shift((0.15, 0.3, 0.45, 0.6, 0.75), "share lost", "flatter, as by stray light", _contrast),
-    "colour cast": Shift((0.04, 0.08, 0.14, 0.21, 0.3), "log gain", "towards a hue drawn for the image", _cast),
-    "blur": Shift((0.5, 0.9, 1.4, 2.0, 3.0), f"sigma, px of {EDGE}", "out of focus (Gaussian)", _blur),
-    "noise": Shift((3, 6, 10, 16, 24), "sigma of 255", "grain, independent by pixel and channel", _noise),
-    "JPEG": Shift((70, 45, 25, 15, 8), "quality", "compressed and unpacked again", _jpeg),
-    "rotation": Shift((2, 4, 8, 15, 25), "degrees", "turned about its middle, either way", matrix=_rotation),
-    "scale": Shift((3, 6, 10, 15, 22), "%", "nearer or farther", matrix=_scale),
+CORRUPTIONS = {
+    "light": Corruption((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "brighter or darker", _light),
+    "ageing lamp": Corruption((0.2, 0.4, 0.7, 1.0, 1.4), "stops", "darker and warmer, every image alike", _ageing),
+    "contrast": Corruption((0.15, 0.3, 0.45, 0.6, 0.75), "share lost", "flatter, as by stray light", _contrast),
+    "colour cast": Corruption((0.04, 0.08, 0.14, 0.21, 0.3), "log gain", "towards a hue drawn for the image", _cast),
+    "blur": Corruption((0.5, 0.9, 1.4, 2.0, 3.0), f"sigma, px of {EDGE}", "out of focus (Gaussian)", _blur),
+    "noise": Corruption((3, 6, 10, 16, 24), "sigma of 255", "grain, independent by pixel and channel", _noise),
+    "JPEG": Corruption((70, 45, 25, 15, 8), "quality", "compressed and unpacked again", _jpeg),
+    "rotation": Corruption((2, 4, 8, 15, 25), "degrees", "turned about its middle, either way", matrix=_rotation),
+    "scale": Corruption((3, 6, 10, 15, 22), "%", "nearer or farther", matrix=_scale),
 }
 
 
 def list_corruptions() -> pd.DataFrame:
     """The shifts for people: what each does, in which unit, how strongly at each severity."""
     rows = []
-    for name, shift in SHIFTS.items():
-        strengths = {str(one): f"{level:g}" for one, level in zip(SEVERITIES, shift.levels, strict=True)}
+    for name, shift in CORRUPTIONS.items():
+        strengths = {str(severity): f"{level:g}" for severity, level in zip(SEVERITIES, shift.levels, strict=True)}
         rows.append({"shift": name, "does": shift.does, "unit": shift.unit} | strengths)
     return pd.DataFrame(rows)
 
 
 def check_corruptions(names: Sequence[str], severities: Sequence[int]) -> tuple[list[str], list[int]]:
     """The shifts asked for (all for none) and their severities in rising order; InputError names one there is not."""
-    if unknown := [name for name in names if name not in SHIFTS]:
-        raise InputError(f"There is no shift {unknown[0]!r}; use {', '.join(SHIFTS)}.")
-    if wrong := [one for one in severities if one not in SEVERITIES]:
+    if unknown := [name for name in names if name not in CORRUPTIONS]:
+        raise InputError(f"There is no shift {unknown[0]!r}; use {', '.join(CORRUPTIONS)}.")
+    if wrong := [severity for severity in severities if severity not in SEVERITIES]:
         raise InputError(f"There is no severity {wrong[0]!r}; use whole numbers from 1 to 5.")
-    return list(dict.fromkeys(names)) or list(SHIFTS), sorted(set(severities))
+    return list(dict.fromkeys(names)) or list(CORRUPTIONS), sorted(set(severities))
 
 
 def _chance(shift: str, source: str, seed: int) -> Stream:
@@ -132,7 +132,7 @@ def _chance(shift: str, source: str, seed: int) -> Stream:
 
 def apply_corruption(pixels: np.ndarray, shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray:
     """An image (H, W, 3) uint8 shifted; ``source`` is its file, which decides the direction together with the seed."""
-    chosen, moved = SHIFTS[shift], affine_matrix(shift, severity, source, seed)
+    chosen, moved = CORRUPTIONS[shift], affine_matrix(shift, severity, source, seed)
     if moved is not None:
         return warp_pixels(pixels, moved, pixels.shape[1::-1], Image.Resampling.BICUBIC)
     level, stream = chosen.levels[severity - 1], _chance(shift, source, seed)
@@ -141,7 +141,7 @@ def apply_corruption(pixels: np.ndarray, shift: str, severity: int, source: str,
 
 def affine_matrix(shift: str, severity: int, source: str, seed: int = 0) -> np.ndarray | None:
     """The (2, 2) matrix of a shift that moves places; none of another."""
-    chosen = SHIFTS.get(shift)
+    chosen = CORRUPTIONS.get(shift)
     if chosen is None or chosen.matrix is None:
         return None
     return chosen.matrix(chosen.levels[severity - 1], _chance(shift, source, seed))
@@ -170,17 +170,18 @@ def measure_changes(row: pd.Series, seed: int = 0) -> pd.DataFrame:
     """How far an image's pixels move: mean absolute difference in grey levels (0 to 255) by shift and severity."""
     before = np.asarray(image_files.load_image(row.image))
     rows = []
-    for name in SHIFTS:
-        after = {str(one): apply_corruption(before, name, one, row.image, seed) for one in SEVERITIES}
+    for name in CORRUPTIONS:
+        after = {str(severity): apply_corruption(before, name, severity, row.image, seed) for severity in SEVERITIES}
         rows.append(
-            {"shift": name} | {one: np.abs(pixels - before.astype(float)).mean() for one, pixels in after.items()}
+            {"shift": name}
+            | {severity: np.abs(pixels - before.astype(float)).mean() for severity, pixels in after.items()}
         )
     return pd.DataFrame(rows)
 
 
-def describe_changes(found: pd.DataFrame, row: pd.Series) -> str:
+def describe_changes(changes: pd.DataFrame, row: pd.Series) -> str:
     """What ``changed`` says of one image, as a line of a Markdown list."""
-    last = found.set_index("shift")[str(SEVERITIES[-1])]
+    last = changes.set_index("shift")[str(SEVERITIES[-1])]
     return (
         f"- One image ({row.category}, {row.defect}; n = 1): at severity {SEVERITIES[-1]} its pixels move by "
         f"{last.min():.1f} grey levels under {last.idxmin()} and by {last.max():.1f} under {last.idxmax()}. A severity "
@@ -219,14 +220,14 @@ def write_corrupted_copies(rows: pd.DataFrame, shift: str, severity: int, folder
     if shift == NONE:
         return rows
     place = folder / f"{shift.replace(' ', '_')}-{severity}"
-    found = [_copy(row, shift, severity, place, seed) for row in rows.itertuples()]
-    return rows.assign(image=[image for image, _ in found], mask=[mask for _, mask in found])
+    copies = [_copy(row, shift, severity, place, seed) for row in rows.itertuples()]
+    return rows.assign(image=[image for image, _ in copies], mask=[mask for _, mask in copies])
 
 
 def _copy(row, shift: str, severity: int, folder: Path, seed: int) -> tuple[str, str]:
     """Paths of an index row's shifted image and of its mask."""
     pixels = [digest_file(path, folder) for path in (row.image, row.mask)]
-    facts = shift, SHIFTS[shift].levels[severity - 1], seed, pixels
+    facts = shift, CORRUPTIONS[shift].levels[severity - 1], seed, pixels
     name = f"{row.category}-{row.defect}-{Path(row.image).stem}-{digest(*facts, _code())[:12]}"
     image, mask = folder / f"{name}.bmp", folder / f"{name}_mask.bmp"
     moved = affine_matrix(shift, severity, row.image, seed)
@@ -242,4 +243,6 @@ def _copy(row, shift: str, severity: int, folder: Path, seed: int) -> tuple[str,
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
-    replace(path, lambda file: Image.fromarray(pixels).save(file, "BMP"))  # packing as PNG takes longer than shifting
+    replace_file(
+        path, lambda file: Image.fromarray(pixels).save(file, "BMP")
+    )  # packing as PNG takes longer than shifting

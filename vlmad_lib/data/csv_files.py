@@ -31,8 +31,8 @@ def read_text_table(file: Path, columns: Sequence[str], remedy: str, named: Sequ
                 index_col=False,
             )  # fmt: skip
     except pd.errors.ParserWarning:
-        told = f"{file} has rows with more values than its header has names: put text and numbers with "
-        raise InputError(f"{told}{SEPARATORS[separator]} in quotes, or separate columns by something else.") from None
+        start = f"{file} has rows with more values than its header has names: put text and numbers with "
+        raise InputError(f"{start}{SEPARATORS[separator]} in quotes, or separate columns by something else.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{file} is not a readable CSV ({reason}); {remedy}.") from None
@@ -41,10 +41,10 @@ def read_text_table(file: Path, columns: Sequence[str], remedy: str, named: Sequ
     for name in table.columns[table.columns.duplicated()]:
         raise InputError(f"{file} has the column {name!r} twice; remove one of them.")
     table = table.apply(lambda values: values.str.strip())
-    wanted = [*columns, *([] if set(named) & set(table) else named[:1])]
-    if absent := [name for name in wanted if name not in table]:
+    needed = [*columns, *([] if set(named) & set(table) else named[:1])]
+    if absent := [name for name in needed if name not in table]:
         raise InputError(
-            f"{file} lacks the column {absent[0]!r}; it needs {', '.join(wanted)}, separated by commas, semicolons "
+            f"{file} lacks the column {absent[0]!r}; it needs {', '.join(needed)}, separated by commas, semicolons "
             "or tabs."
         )
     table.attrs["separator"] = separator

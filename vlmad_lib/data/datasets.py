@@ -1,10 +1,9 @@
-"""Data sets as one index: a DataFrame with a row per image, and the pixels behind a row.
+"""Data sets as one index: a DataFrame with a row per image, in the columns of ``COLUMNS``.
 
-The index has the columns of ``COLUMNS``: dataset, category, group (texture, rigid, flexible, unknown),
-class_name (what the prompts call it), split (train, test, or ``published``: a good test image held out where
-there is no train split), defect (``good`` for normal), labels (all defect names of an image, ``;`` between
-them), label (0 normal, 1 anomalous), image and mask (absolute paths; mask empty where there is none), width
-and height in pixels.
+dataset, category, group (texture, rigid, flexible, unknown), class_name (what prompts call it), split (train, test, or
+``reference``: a normal test image held out where there is no train split), defect (``good`` for normal), labels (all
+defect names of an image, ``;`` between them), label (0 normal, 1 anomalous), image and mask (absolute paths; mask empty
+where there is none), width and height in pixels.
 """
 
 from __future__ import annotations
@@ -23,28 +22,188 @@ from vlmad_lib import ROOT, InputError, within
 from vlmad_lib.config import FULL, Profile
 from vlmad_lib.data import layouts
 from vlmad_lib.data.csv_files import read_text_table
-from vlmad_lib.data.image_files import (
-    is_folder,
-    list_files_below,
-    list_images,
-    read_size,
-    require_folder,
-    subfolders,
-)
-from vlmad_lib.data.layouts import NAMED, explain_name, is_good_name, label_names  # noqa: F401
-from vlmad_lib.data.mask_files import (
-    check_masks,
-    framed_mask,
-    is_mask_folder,
-    load_mask,
-)
+from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, read_size, require_folder, subfolders
+from vlmad_lib.data.mask_files import check_masks, framed_mask, is_mask_folder, load_mask
 
 REFERENCE = ROOT / "data" / "reference"
-NAMES = {"mvtec": "MVTec AD", "visa": "VisA", "demo": "demo"}
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
 ]
+
+
+# ---------------------------------------------------------------- data sets
+
+
+class DataSet:
+    """A data set: its name in profiles, and how its folder lists images and masks. A subclass registers itself."""
+
+    # As profiles name it; in ``config.DATASETS`` too.
+    name: str
+    # As the tables and those of data/reference name it; "" for the name of its folder.
+    title = ""
+    # Whether every anomalous test image has a mask.
+    all_masked = True
+    # The columns by which data/reference counts its images.
+    counted_by = ("category", "split", "defect")
+
+    def __init_subclass__(cls):
+        DATASETS[cls.name] = cls()
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """Rows (category, split, defect, labels, image, mask) of what a folder holds, and notes on it."""
+        raise NotImplementedError
+
+    def name_folder(self, root: Path, profile: Profile) -> str:
+        """What tables call the data in a folder."""
+        return self.title or root.name
+
+    def identify(self, profile: Profile) -> str:
+        """What the data are called where prompts say what they were trained on."""
+        return self.name
+
+    def explain_empty(self, root: Path) -> str:
+        """A sentence on a folder without images in the data set's layout."""
+        return f"{root} holds no images in the layout of its data set: see data/README.md."
+
+    def describe_categories(self, root: Path) -> pd.DataFrame:
+        """What is known of its categories: a table with the columns category, group and class_name."""
+        return _read_known_categories(self.title)
+
+
+def _read_known_categories(title: str) -> pd.DataFrame:
+    table = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
+    return table[table.dataset == title]
+
+
+DATASETS: dict[str, DataSet] = {}
+
+
+class MVTec(DataSet):
+    """MVTec AD: <category>/{train,test}/<defect>, and ground_truth/<defect> with a mask for each anomalous image."""
+
+    name, title = "mvtec", "MVTec AD"
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        categories, notes = layouts.find_categories(root), []
+        chosen_names = _choose_categories([path.name for path in categories], profile, root) if categories else []
+        for path in [] if root in categories or not categories else subfolders(root):
+            if path in categories or profile.categories or not list_files_below(path):
+                continue
+            if path.name == "ground_truth" or is_mask_folder(path):
+                raise InputError(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
+            note = f"{path.name}: no category, having no folder good or test; its pictures are left out."
+            notes.append(f"{note} {layouts.explain(path)}".strip())
+        chosen = [path for path in categories if path.name in chosen_names]
+        rows, more = layouts.read_categories(chosen, profile.path(profile.cache), self.all_masked)
+        return rows, notes + more
+
+    def explain_empty(self, root: Path) -> str:
+        """As ``DataSet.explain_empty``."""
+        return layouts.explain(root) or super().explain_empty(root)
+
+
+class Folder(MVTec):
+    """A person's own pictures: MVTec AD's layout, or only ``good`` and folders of defects; masks may be missing."""
+
+    name, title, all_masked = "folder", "", False
+
+    def identify(self, profile: Profile) -> str:
+        """As ``DataSet.identify``."""
+        return f"folder {profile.path(profile.root).name}".strip()
+
+    def explain_empty(self, root: Path) -> str:
+        """As ``DataSet.explain_empty``."""
+        loose = "its pictures lie loose; move the normal ones to good/ and those of each defect to a folder of its own"
+        sentence = super().explain_empty(root)
+        return sentence.replace("see data/README.md", loose) if list_images(root) else sentence
+
+
+class Demo(MVTec):
+    """The drawn pictures, written where they are missing."""
+
+    name, title = "demo", "demo"
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        from vlmad_lib.demo import data as demo
+
+        demo.write(root, profile.subset)
+        return super().list_rows(root, profile)
+
+    def name_folder(self, root: Path, profile: Profile) -> str:
+        """As ``DataSet.name_folder``."""
+        return "demo auxiliary" if profile.subset == "auxiliary" else self.title
+
+    def identify(self, profile: Profile) -> str:
+        """As ``DataSet.identify``."""
+        return f"demo {profile.subset}"
+
+    def describe_categories(self, root: Path) -> pd.DataFrame:
+        """As ``DataSet.describe_categories``."""
+        file = root / "demo.csv"
+        table = pd.read_csv(file) if file.is_file() else super().describe_categories(root)
+        return table.drop_duplicates("category")
+
+
+class VisA(DataSet):
+    """VisA's official one-class split; defect names from each object's image_anno.csv."""
+
+    name, title = "visa", "VisA"
+    # Its known counts do not name defect types, and several labels may share an image.
+    counted_by = ("category", "split")
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        split_file = root / "split_csv" / "1cls.csv"
+        if not split_file.is_file():
+            raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
+        split = read_text_table(split_file, ("object", "split", "label", "image", "mask"), "fetch it again")
+        for column, allowed in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
+            if other := set(split[column]) - set(allowed):
+                raise InputError(
+                    f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(allowed)}; correct it."
+                )
+        if len(again := split[split.image.duplicated()]):
+            raise InputError(f"{split_file} names {again.image.iloc[0]} twice; fetch the file again.")
+        rows, notes = [], []
+        for name in [*split.object.unique(), *split.image, *split["mask"]]:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
+        chosen_names = _choose_categories(list(split.object.unique()), profile, root)
+        for category, entries in split[split.object.isin(chosen_names)].groupby("object"):
+            labels = _read_visa_labels(root / category / "image_anno.csv")
+            if labels is None:
+                notes.append(f"{category}: image_anno.csv is missing; its defects are named 'anomaly'.")
+            for row in entries.itertuples():
+                names = [] if row.label == "normal" else (labels or {}).get(row.image, ["anomaly"])
+                defect = "good" if row.label == "normal" else names[0] if len(names) == 1 else "combined"
+                mask = str(root / row.mask) if row.mask else ""
+                rows.append((category, row.split, defect, ";".join(names), str(root / row.image), mask))
+        return rows, notes
+
+
+def _choose_categories(present: list[str], profile: Profile, root: Path) -> list[str]:
+    """The categories to read: those the profile names, or all."""
+    missing = [name for name in profile.categories if name not in present]
+    if missing:
+        raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(present)) or 'none'}.")
+    for key in ("class_names", "groups"):
+        unknown = [name for name in getattr(profile, key) if name not in present]
+        if unknown:
+            raise InputError(
+                f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(present))}."
+            )
+    return profile.categories or present
+
+
+def _read_visa_labels(file: Path) -> dict[str, list[str]] | None:
+    """Defect names of each image path; one image can have several."""
+    if not file.is_file():
+        return None
+    table = read_text_table(file, ("image", "label"), "fetch it again")
+    return {row.image: [name.strip() for name in row.label.split(",")] for row in table.itertuples()}
 
 
 # ---------------------------------------------------------------- the index
@@ -56,69 +215,64 @@ def build_index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     Raises InputError for a missing root or category, an unreadable image, a mask without its image or
     an image without its mask, and a mask of another size than its image.
     """
-    root = profile.path(profile.root)
-    if profile.dataset == "demo":
-        from vlmad_lib.demo import data as demo
-
-        demo.write(root, profile.subset)
-    elif profile.subset != "target":
+    root, kind = profile.path(profile.root), DATASETS[profile.dataset]
+    if profile.subset != "target" and profile.dataset != "demo":
         raise InputError(f"'subset' belongs to the demo data; {profile.dataset} has none, leave it out.")
-    require_folder(root, "set 'root' in the profile (data/README.md says where to get each data set)")
-    rows, notes = _visa(root, profile) if profile.dataset == "visa" else _folders(root, profile)
+    if profile.dataset != "demo":
+        require_folder(root, "set 'root' in the profile (data/README.md says where to get each data set)")
+    rows, notes = kind.list_rows(root, profile)
+    if not rows:
+        raise InputError(kind.explain_empty(root))
     table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
-    if table.empty:
-        remedy = "see data/README.md"
-        if profile.dataset == "folder" and list_images(root):
-            loose = "its pictures lie loose"
-            remedy = f"{loose}; move the normal ones to good/ and those of each defect to a folder of its own"
-        said = layouts.explain(root) if profile.dataset != "visa" else ""
-        raise InputError(said or f"{root} holds no images in the layout of its data set: {remedy}.")
     untested = sorted(set(table.category) - set(table[table.split == "test"].category))
     if untested:
-        place = root if profile.dataset == "folder" and untested[0] == root.name else root / untested[0]
+        place = root if not kind.all_masked and untested[0] == root.name else root / untested[0]
         lacking = f"{place} has no test images; add test/good and test/<defect>."
         raise InputError(layouts.explain_misnamed(place) or lacking)
-    table = _described(table, profile, root)
-    if profile.dataset == "folder":
-        table, said = check_masks(table, profile.path(profile.cache))
-        notes += said
-    notes += _count_notes(table, profile)
+    table = complete_index(table, profile)
+    if not kind.all_masked:
+        table, more = check_masks(table, profile.path(profile.cache))
+        notes += more
+    notes += _note_other_counts(table, kind)
     table, held = _hold_out(table, max(profile.shots) if profile.methods else 0)
     return table, notes + held
 
 
-def _described(table: pd.DataFrame, profile: Profile, root: Path) -> pd.DataFrame:
-    """All columns of an index from the six that its layout gives, sorted."""
-    shown = "demo auxiliary" if profile.subset == "auxiliary" else NAMES.get(profile.dataset, root.name)
-    table.insert(0, "dataset", shown)
-    table["label"] = (table.defect != "good").astype(int)
-    table["group"], table["class_name"] = _descriptions(table.category, profile, root)
+def complete_index(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """An index with all ``COLUMNS``, sorted, from category, split, defect, image and mask (paths; "" for no mask).
+
+    Group and class name are what the profile says, else what is known of the data set; sizes are read from the files.
+    ``labels`` are the defect where they are not given. InputError for a mask of another size than its image.
+    """
+    root, kind = profile.path(profile.root), DATASETS[profile.dataset]
+    described = kind.describe_categories(root).set_index("category")
+    groups, names = dict(described.group) | profile.groups, dict(described.class_name) | profile.class_names
+    table = table.assign(
+        dataset=kind.name_folder(root, profile),
+        label=(table.defect != "good").astype(int),
+        labels=table.labels if "labels" in table else table.defect.map(layouts.label_names),
+        group=table.category.map(lambda name: groups.get(name, "unknown")),
+        class_name=table.category.map(lambda name: names.get(name, name.replace("_", " "))),
+    )
     return _sizes(table)[COLUMNS].sort_values(["category", "split", "defect", "image"], ignore_index=True)
 
 
-def index_images(profile: Profile, category: str, parts: dict[tuple[str, str], list[str]]) -> pd.DataFrame:
+def index_images(profile: Profile, category: str, paths: dict[tuple[str, str], list[str]]) -> pd.DataFrame:
     """The index of one category's pictures that lie in no layout: lists of paths by (split, defect), without masks."""
-    rows = [
-        (category, split, defect, label_names(defect), image, "")
-        for (split, defect), images in parts.items()
-        for image in images
-    ]
-    table = pd.DataFrame(rows, columns=["category", "split", "defect", "labels", "image", "mask"])
-    return _described(table, profile, profile.path(profile.root))
+    rows = [(category, split, defect, image, "") for (split, defect), images in paths.items() for image in images]
+    return complete_index(pd.DataFrame(rows, columns=["category", "split", "defect", "image", "mask"]), profile)
 
 
 def category_names(profile: Profile) -> list[str]:
     """The categories that a profile's data set is known to have, or else its folder has; none without it."""
-    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
     root = profile.path(profile.root)
-    found = list(known[known.dataset == NAMES.get(profile.dataset)].category)
-    return found or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
+    names = list(_read_known_categories(DATASETS[profile.dataset].title).category)
+    return names or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
 
 
 def describe_identity(profile: Profile) -> str:
     """What a profile's data set is called where prompts say what they were trained on."""
-    parts = {"demo": profile.subset, "folder": profile.path(profile.root).name}
-    return f"{profile.dataset} {parts.get(profile.dataset, '')}".strip()
+    return DATASETS[profile.dataset].identify(profile)
 
 
 def find_same_categories(name: str, categories: Sequence[str], profile: Profile) -> list[str]:
@@ -126,13 +280,12 @@ def find_same_categories(name: str, categories: Sequence[str], profile: Profile)
 
     ``categories`` are those of the data set, those that are known of ``name`` for none.
     """
-    if profile.dataset != "folder":
+    if not profile.own:
         return []
-    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
-    named = set(categories) or set(known[known.dataset == NAMES.get(name)].category)
     root = profile.path(profile.root)
-    own = profile.categories or ([one.name for one in subfolders(root)] if root.is_dir() else [])
-    return sorted(named.intersection([*own, root.name]))
+    names = set(categories) or set(_read_known_categories(DATASETS[name].title).category if name in DATASETS else [])
+    folders = profile.categories or ([path.name for path in subfolders(root)] if root.is_dir() else [])
+    return sorted(names.intersection([*folders, root.name]))
 
 
 def normalise_dataset_name(text: str) -> str:
@@ -156,83 +309,6 @@ def overlaps_training_data(name: str, root: str, profile: Profile, categories: S
     return name == describe_identity(profile) and not (root and profile.dataset == "folder")
 
 
-def _wanted(known: list[str], profile: Profile, root: Path) -> list[str]:
-    """The categories to read: those the profile names, or all."""
-    missing = [name for name in profile.categories if name not in known]
-    if missing:
-        raise InputError(f"{root} has no category {missing[0]!r}; it has {', '.join(sorted(known)) or 'none'}.")
-    for key in ("class_names", "groups"):
-        unknown = [name for name in getattr(profile, key) if name not in known]
-        if unknown:
-            raise InputError(f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(known))}.")
-    return profile.categories or known
-
-
-def _folders(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
-    """Rows of MVTec AD's layout, and of a person's folder that only has ``good`` and defects."""
-    categories, notes = layouts.find_categories(root), []
-    wanted = _wanted([path.name for path in categories], profile, root) if categories else []
-    for path in [] if root in categories or not categories else subfolders(root):
-        if path in categories or profile.categories or not list_files_below(path):
-            continue
-        if path.name == "ground_truth" or is_mask_folder(path):
-            raise InputError(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
-        said = f"{path.name}: no category, having no folder good or test; its pictures are left out."
-        notes.append(f"{said} {layouts.explain(path)}".strip())
-    rows, more = layouts.read_categories([path for path in categories if path.name in wanted], profile)
-    return rows, notes + more
-
-
-def _visa(root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
-    """Rows of VisA's official one-class split; defect names from each object's image_anno.csv."""
-    split_file = root / "split_csv" / "1cls.csv"
-    if not split_file.is_file():
-        raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
-    split = read_text_table(split_file, ("object", "split", "label", "image", "mask"), "fetch it again")
-    for column, known in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
-        if other := set(split[column]) - set(known):
-            raise InputError(f"{split_file}: {column} {sorted(other)[0]!r} is none of {', '.join(known)}; correct it.")
-    if len(again := split[split.image.duplicated()]):
-        raise InputError(f"{split_file} names {again.image.iloc[0]} twice; fetch the file again.")
-    rows, notes = [], []
-    for name in [*split.object.unique(), *split.image, *split["mask"]]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
-    wanted = _wanted(list(split.object.unique()), profile, root)
-    for category, part in split[split.object.isin(wanted)].groupby("object"):
-        known = _visa_labels(root / category / "image_anno.csv")
-        if known is None:
-            notes.append(f"{category}: image_anno.csv is missing; its defects are named 'anomaly'.")
-        for row in part.itertuples():
-            names = [] if row.label == "normal" else (known or {}).get(row.image, ["anomaly"])
-            defect = "good" if row.label == "normal" else names[0] if len(names) == 1 else "combined"
-            mask = str(root / row.mask) if row.mask else ""
-            rows.append((category, row.split, defect, ";".join(names), str(root / row.image), mask))
-    return rows, notes
-
-
-def _visa_labels(file: Path) -> dict[str, list[str]] | None:
-    """Defect names of each image path; one image can have several."""
-    if not file.is_file():
-        return None
-    table = read_text_table(file, ("image", "label"), "fetch it again")
-    return {row.image: [name.strip() for name in row.label.split(",")] for row in table.itertuples()}
-
-
-def _descriptions(categories: pd.Series, profile: Profile, root: Path) -> tuple[pd.Series, pd.Series]:
-    """Group and class name of each category; what the profile says of them goes first."""
-    known = pd.read_csv(REFERENCE / "categories.csv", keep_default_na=False)
-    known = known[known.dataset == NAMES.get(profile.dataset, "")]
-    if profile.dataset == "demo" and (root / "demo.csv").is_file():
-        known = pd.read_csv(root / "demo.csv").drop_duplicates("category")
-    groups = dict(zip(known.category, known.group, strict=True)) | profile.groups
-    names = dict(zip(known.category, known.class_name, strict=True)) | profile.class_names
-    return (
-        categories.map(lambda name: groups.get(name, "unknown")),
-        categories.map(lambda name: names.get(name, name.replace("_", " "))),
-    )
-
-
 def _sizes(table: pd.DataFrame) -> pd.DataFrame:
     """The index with each image's size, read from the headers; masks must have the same."""
     sizes = [read_size(path) for path in table.image]
@@ -245,27 +321,25 @@ def _sizes(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(width=[size[0] for size in sizes], height=[size[1] for size in sizes])
 
 
-def _count_notes(table: pd.DataFrame, profile: Profile) -> list[str]:
+def _note_other_counts(table: pd.DataFrame, kind: DataSet) -> list[str]:
     """Sentences on categories whose number of images differs from the data set's known one."""
-    known = pd.read_csv(REFERENCE / "dataset_counts.csv")
-    known = known[known.dataset == NAMES.get(profile.dataset, "")]
-    # VisA's known counts do not name defect types, and several labels may share an image.
-    keys = ["category", "split"] if profile.dataset == "visa" else ["category", "split", "defect"]
-    expected = known.rename(columns={"defect_type": "defect"}).groupby(keys).n_images.sum()
-    found = table.groupby(keys).size()
-    notes = []
-    for key, count in expected.items():
-        if key[0] in set(table.category) and found.get(key, 0) != count:
-            notes.append(f"{'/'.join(key)}: {found.get(key, 0)} images where {table.dataset.iloc[0]} has {count}.")
-    return notes
+    published = pd.read_csv(REFERENCE / "dataset_counts.csv").rename(columns={"defect_type": "defect"})
+    columns = list(kind.counted_by)
+    expected = published[published.dataset == kind.title].groupby(columns).n_images.sum()
+    counts = table.groupby(columns).size()
+    return [
+        f"{'/'.join(key)}: {counts.get(key, 0)} images where {table.dataset.iloc[0]} has {count}."
+        for key, count in expected.items()
+        if key[0] in set(table.category) and counts.get(key, 0) != count
+    ]
 
 
 def _hold_out(table: pd.DataFrame, shots: int) -> tuple[pd.DataFrame, list[str]]:
     """Where a category has no train split, some good test images become references: half of them for ``FULL``."""
     held = []
-    for category, part in table.groupby("category"):
-        good = part[(part.split == "test") & (part.label == 0)]
-        if not shots or (part.split == "train").any():
+    for category, rows in table.groupby("category"):
+        good = rows[(rows.split == "test") & (rows.label == 0)]
+        if not shots or (rows.split == "train").any():
             continue
         count, least = min(2 * shots, len(good) // 2), 1 if shots == FULL else shots
         if count < least:
@@ -352,14 +426,14 @@ def find_central_cell(row: pd.Series, grid: int) -> tuple[int, int]:
 def count_images(table: pd.DataFrame) -> list[dict]:
     """Images per category: train, good, defective and masks, ready for JSON."""
     rows = []
-    for (dataset, category), part in table.groupby(["dataset", "category"]):
-        test = select_tested(part)
+    for (dataset, category), category_rows in table.groupby(["dataset", "category"]):
+        test = select_tested(category_rows)
         rows.append(
             {
                 "dataset": dataset,
                 "category": category,
-                "group": part.group.iloc[0],
-                "train": int((part.split == "train").sum()),
+                "group": category_rows.group.iloc[0],
+                "train": int((category_rows.split == "train").sum()),
                 "good": int((test.label == 0).sum()),
                 "defective": int((test.label == 1).sum()),
                 "defects": int(test[test.label == 1].defect.nunique()),

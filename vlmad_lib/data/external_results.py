@@ -16,8 +16,8 @@ from vlmad_lib import InputError
 from vlmad_lib.data import csv_files, image_files
 
 Key = tuple[str, str, str]  # category, defect, stem of the image's file name
+# Kinds of files that hold one map each.
 MAPS = (".npy", ".tif", ".tiff", ".png")
-"""Kinds of files that hold one map each."""
 LEVELS = 256  # that a map of 8 bits has at most
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")  # a number as it is written where commas are decimal
 
@@ -41,16 +41,16 @@ def read_results(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarr
     }
     keys = [(category, row.defect, Path(row.image).stem) for row in test.itertuples()]
     if (place := _again(keys)) is not None:
-        said = "/".join(keys[place])
-        raise InputError(f"Two test images are {said} but for their suffix; rename one to import {path}.")
+        name = "/".join(keys[place])
+        raise InputError(f"Two test images are {name} but for their suffix; rename one to import {path}.")
     maps, notes = ({}, []) if path.is_file() else _maps(path, category, keys, test.image)
-    known = scores or maps
-    covered = np.array([key in known for key in keys], bool)
-    keys = [key for key, found in zip(keys, covered, strict=True) if found]
+    values_by_key = scores or maps
+    covered = np.array([key in values_by_key for key in keys], bool)
+    keys = [key for key, is_covered in zip(keys, covered, strict=True) if is_covered]
     if maps and any(key not in maps for key in keys):
         absent = next(key for key in keys if key not in maps)
         raise InputError(f"{path} has a score but no map for {'/'.join(absent)}; add the map or remove the score.")
-    if others := [key for key in known if key not in keys]:
+    if others := [key for key in values_by_key if key not in keys]:
         notes.append(
             f"{path.name}: {len(others)} results of {category} have no test image of their name, such as "
             f"{'/'.join(filter(None, others[0][1:]))}."
@@ -110,13 +110,13 @@ def _stem(name: str) -> str:
 
 def _maps(folder: Path, category: str, keys: list[Key], images: pd.Series) -> tuple[dict[Key, np.ndarray], list[str]]:
     """The maps of a category by key, and notes on how they were read."""
-    found, places, notes, highest = {}, {}, [], []
+    maps, places, notes, highest = {}, {}, [], []
     archive, inner = _entry(folder, f"{category}.npz", notes), _entry(folder, category, notes)
     named = {name: key for key in keys for name in ("-".join(key[1:]), "/".join(key[1:]))}  # either may have hyphens
     for key, where, values in chain(_archived(archive, category, named), _single(inner, category, images)):
         if key in places:
             raise InputError(f"{places[key]} and {where} are maps of one image; remove one of them.")
-        places[key], found[key] = where, _checked(values, where)
+        places[key], maps[key] = where, _checked(values, where)
         if values.dtype == np.uint8 and key in keys:
             highest.append(int(values.max()))
     if highest:
@@ -126,7 +126,7 @@ def _maps(folder: Path, category: str, keys: list[Key], images: pd.Series) -> tu
             f"{alike * (len(highest) > 1 and len(set(highest)) == 1)}floating point (.npy, .tiff) keeps what was "
             "computed."
         )
-    return found, notes
+    return maps, notes
 
 
 def _entry(folder: Path, name: str, notes: list[str]) -> Path | None:
@@ -147,8 +147,8 @@ def _archived(file: Path | None, category: str, named: dict[str, Key]) -> Iterat
     with _read(file) as archive:
         for name in archive.files:
             plain = name.replace("\\", "/")
-            parts = [*plain.split("/")[:-1], _stem(plain.rpartition("/")[2])]
-            key = named.get(name) or named.get("/".join(parts[-2:])) or (category, "", name)
+            pieces = [*plain.split("/")[:-1], _stem(plain.rpartition("/")[2])]
+            key = named.get(name) or named.get("/".join(pieces[-2:])) or (category, "", name)
             yield key, f"{file}[{name}]", _member(file, archive, name)
 
 

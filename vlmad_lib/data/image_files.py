@@ -13,10 +13,10 @@ from vlmad_lib import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"}
 UNREAD = {".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".tga", ".svg", ".psd"}
+# Pictures too, which the workbook does not read: left out in silence they would be missed.
 UNREAD |= {".dng", ".raw", ".nef", ".cr2", ".cr3", ".arw"}
-"""Pictures too, which the workbook does not read: left out in silence they would be missed."""
+# Folders that systems leave beside pictures, with copies of them or nothing.
 SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
-"""Folders that systems leave beside pictures, with copies of them or nothing."""
 DEEP = 4096  # a 16-bit picture with no value above, of a 12-bit camera, would be nearly black in 8 bits
 MANY_TILES = 10  # a picture that is cut into more square tiles than that is named before it is encoded
 _ORIENTATION = 0x0112
@@ -47,10 +47,10 @@ def _unlisted(folder: Path, error: OSError) -> InputError:
 def _entries(folder: Path) -> list[Path]:
     """What a folder holds, sorted by name, without hidden files and what systems leave there."""
     try:
-        found = sorted(folder.iterdir())
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise _unlisted(folder, error) from None
-    return [path for path in found if not path.name.startswith(".") and path.name.casefold() not in SYSTEM]
+    return [path for path in paths if not path.name.startswith(".") and path.name.casefold() not in SYSTEM]
 
 
 def list_images(folder: Path, unread: bool = False) -> list[Path]:
@@ -58,15 +58,15 @@ def list_images(folder: Path, unread: bool = False) -> list[Path]:
 
     InputError for pictures of a kind that is not read; with ``unread`` these are listed too.
     """
-    found = [file for file in _entries(folder) if file.suffix.lower() in SUFFIXES | UNREAD and not is_folder(file)]
-    for file in found:
+    images = [file for file in _entries(folder) if file.suffix.lower() in SUFFIXES | UNREAD and not is_folder(file)]
+    for file in images:
         if file.suffix.lower() in UNREAD and not unread:
             raise InputError(explain_unread(file))
         try:
             file.name.encode()
         except UnicodeEncodeError:
             raise InputError(f"The file name {str(file)!r} is not valid UTF-8; rename the file.") from None
-    return found
+    return images
 
 
 def explain_unread(file: Path) -> str:
@@ -144,7 +144,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether an opened file has 16 bits a channel, of which Pillow's decoder keeps the upper eight."""
-    return image.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(part[3]) for part in image.tile)
+    return image.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _plain(image: Image.Image, deep: bool = False) -> Image.Image:
@@ -168,8 +168,8 @@ def _refuse_dark(brightest: int) -> None:
         raise ValueError(f"16 bits, but none above {brightest}: nearly black; stretch all your pictures alike")
 
 
+# The code whose change gives an image other pixels.
 LOADING = (load_image, _is_deep_colour, _plain, _refuse_dark)
-"""The code whose change gives an image other pixels."""
 
 
 # ---------------------------------------------------------------- what a model sees

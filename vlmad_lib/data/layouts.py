@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmad_lib import InputError
-from vlmad_lib.config import Profile
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
 from vlmad_lib.data.mask_files import find_masks, is_mask_folder, pair_masks
 
 NAMED = ("good", "train", "test", "ground_truth")  # folders of the layouts
+# What others call the folder of normal pictures, letters alone and without the words of ``_FILLING``.
 GOOD_NAMES = {
     *("good", "goods", "ok", "okay", "normal", "normals", "free", "defectfree", "faultless", "healthy", "intact"),
     *("nodefect", "nodefects", "nondefective", "notdefective", "nonanomalous", "undamaged", "pass", "passed"),
     *("gut", "io", "bon", "bueno", "buono", "正常", "良品"),
 }
-"""What others call the folder of normal pictures, letters alone and without the words of ``_FILLING``."""
 _FILLING = {"parts", "part", "images", "image", "pictures", "imgs", "img", "samples", "front", "side", "top", "mt"}
 
 
@@ -51,7 +50,7 @@ def find_categories(root: Path) -> list[Path]:
     return [root]
 
 
-def read_categories(categories: Sequence[Path], profile: Profile) -> tuple[list[tuple], list[str]]:
+def read_categories(categories: Sequence[Path], cache: Path, all_masked: bool) -> tuple[list[tuple], list[str]]:
     """Rows of an index (category, split, defect, labels, image, mask) from folders of categories, and notes.
 
     InputError for a mask without its image, for images without a mask where the data set has them all, and for what
@@ -67,16 +66,16 @@ def read_categories(categories: Sequence[Path], profile: Profile) -> tuple[list[
         if splits:
             defects = [(split.name, path) for split in splits for path in subfolders(split)]
         images = {(split, path.name): _defect_images(path) for split, path in defects}
-        masks, told = _masks(category, images, profile)
-        notes += told
-        own = [
+        masks, more = _masks(category, images, cache)
+        notes += more
+        category_rows = [
             (category.name, split, defect, label_names(defect), str(image), str(masks.get((split, defect, image), "")))
             for (split, defect), pictures in images.items()
             for image in pictures
         ]
-        rows += own
-        bare = [row for row in own if row[1] == "test" and row[2] != "good" and not row[5]]
-        if bare and profile.dataset != "folder":
+        rows += category_rows
+        bare = [row for row in category_rows if row[1] == "test" and row[2] != "good" and not row[5]]
+        if bare and all_masked:
             raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
         if bare:
             notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
@@ -104,8 +103,8 @@ def explain_misnamed(folder: Path) -> str:
     """A sentence on the first folder in another that has another name for one of the layout's; empty for none."""
     inner = [path for path in subfolders(folder) if path.name not in NAMED and list_files_below(path)]
     tests = [path for path in inner if path.name.casefold().startswith("test")]
-    if said := next(filter(None, map(explain_name, inner)), ""):
-        return said
+    if sentence := next(filter(None, map(explain_name, inner)), ""):
+        return sentence
     if tests and not is_folder(folder / "test"):
         whole = next((path for path in tests if is_folder(path / "good")), tests[0])
         masks = f", and move {whole.name}/ground_truth out to ground_truth" * is_folder(whole / "ground_truth")
@@ -190,24 +189,24 @@ def _refuse_misplaced(category: Path, splits: Sequence[Path]) -> None:
 
 def _defect_images(folder: Path) -> list[Path]:
     """The images of one kind of defect; InputError for masks among them, and for pictures in folders below."""
-    found = list_images(folder)
-    for mask, picture in find_masks(found):
+    images = list_images(folder)
+    for mask, picture in find_masks(images):
         whose = f" of {picture.name}" if picture else ""
         raise InputError(f"{mask} seems to be a mask{whose}; move it to ground_truth/{folder.name}.")
     deeper = next((path for inner in subfolders(folder) for path in list_files_below(inner)), None)
     if deeper:
         raise InputError(f"{deeper} lies in a folder below {folder}; move it up, or out.")
-    return found
+    return images
 
 
 def _masks(
-    category: Path, images: dict[tuple[str, str], list[Path]], profile: Profile
+    category: Path, images: dict[tuple[str, str], list[Path]], cache: Path
 ) -> tuple[dict[tuple[str, str, Path], Path], list[str]]:
     """The masks of a category's test images by split, defect and image, and notes on them."""
     folder, masks, notes, merged = category / "ground_truth", {}, [], 0
     for kind in subfolders(folder) if is_folder(folder) else []:
         by_stem = {image.stem: image for image in reversed(images.get(("test", kind.name), []))}
-        pairs, several = pair_masks(kind, by_stem, profile.path(profile.cache))
+        pairs, several = pair_masks(kind, by_stem, cache)
         masks |= {("test", kind.name, by_stem[stem]): mask for stem, mask in pairs.items()}
         merged += several
         if by_stem and not pairs and (others := [path.name for path in kind.iterdir() if path.name[0] != "."]):

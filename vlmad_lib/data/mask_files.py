@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -16,10 +15,10 @@ from PIL import Image, ImageOps
 from vlmad_lib import InputError, digests, files
 from vlmad_lib.data.image_files import SUFFIXES, frame, list_files_below, list_images, open_image, subfolders
 
+# Folders that others keep masks in, letters alone.
 MASKS = ("mask", "masks", "gt", "groundtruth")
-"""Folders that others keep masks in, letters alone."""
+# Folders that others keep masks in, or the pictures of a defect: their pixels tell.
 PERHAPS = ("label", "labels", "annotation", "annotations", "segmentation", "segmentations")
-"""Folders that others keep masks in, or the pictures of a defect: their pixels tell."""
 _WORD = "(?:mask|gt|labels?|seg|segmentation|ground_?truth|annotation)"
 _AFFIX = re.compile(rf"^{_WORD}[ _.-]+|[ _.-]+{_WORD}$", re.IGNORECASE)
 GREYS = 8  # a mask with that many grey levels in its darker half was saved as JPEG, or resized with smoothing
@@ -114,16 +113,16 @@ def pair_masks(folder: Path, stems: Collection[str], cache: Path) -> tuple[dict[
     return pairs, merged
 
 
-def _merge(parts: Sequence[str], cache: Path) -> Path:
+def _merge(paths: Sequence[str], cache: Path) -> Path:
     """One file for the masks of one picture, kept under their content: defect is what any of them marks."""
-    place = cache / "masks" / f"{digests.digest(digests.digest_files(parts, cache), load_mask, _read_mask)}.png"
+    place = cache / "masks" / f"{digests.digest(digests.digest_files(paths, cache), load_mask, _read_mask)}.png"
     if not place.is_file():
-        marked = [load_mask(part) for part in parts]
-        for part, mask in zip(parts, marked, strict=True):
+        marked = [load_mask(path) for path in paths]
+        for path, mask in zip(paths, marked, strict=True):
             if mask.shape != marked[0].shape:
-                raise InputError(f"{parts[0]} and {part} are masks of one image, but differ in size; correct them.")
+                raise InputError(f"{paths[0]} and {path} are masks of one image, but differ in size; correct them.")
         whole = Image.fromarray(np.any(marked, axis=0).astype(np.uint8) * 255)
-        files.replace(place, lambda path: whole.save(path, "PNG"))
+        files.replace_file(place, lambda path: whole.save(path, "PNG"))
     return place
 
 
@@ -153,8 +152,8 @@ def _read_mask(path: str | Path) -> tuple[np.ndarray, bool]:
             if image.has_transparency_data:
                 *colours, alpha = np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0)
                 least = 127 if lossy else 0
-                seen = np.max(colours, axis=0) * (alpha > least)
-                cut = seen > least if (seen > least).any() else (alpha > least) & (alpha.min() < alpha.max())
+                visible = np.max(colours, axis=0) * (alpha > least)
+                cut = visible > least if (visible > least).any() else (alpha > least) & (alpha.min() < alpha.max())
                 return cut, False
             values = np.asarray(image) if image.mode == "L" else np.asarray(image.convert("RGB")).max(-1)
             if image.mode == "P":
@@ -214,12 +213,12 @@ def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
     """
     key = digests.digest(digests.digest_files(paths, cache), digests.digest_code(sys.modules[__name__]))
     place = cache / "masks" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        if len(kept := json.loads(place.read_text(encoding="utf-8"))) == len(paths):
+    with contextlib.suppress(files.Damaged, TypeError):
+        if len(kept := files.read_json(place)) == len(paths):
             return kept
     measured = [(float(mask.mean()), greys) for mask, greys in map(_read_mask, paths)]
     with contextlib.suppress(InputError):  # where nothing can be kept, masks are read again
-        files.replace(place, lambda path: path.write_text(json.dumps(measured), encoding="utf-8"))
+        files.write_json(place, measured)
     return measured
 
 
@@ -242,29 +241,33 @@ def check_masks(table: pd.DataFrame, cache: Path) -> tuple[pd.DataFrame, list[st
             "remove the mask, invert it, or move the picture to the folder of its defect."
         )
     notes, rows = [], rows[rows.label == 1]
-    for category, part in rows.groupby("category"):
-        blank, over, grey = part[part.share == 0], part[part.share > MOST], part[part.greys]
+    for category, masked in rows.groupby("category"):
+        blank, over, grey = (
+            masked[masked.share == 0],
+            masked[masked.share > MOST],
+            masked[masked.greys],
+        )
         if len(blank):
             lossy = blank["mask"].map(lambda path: Path(path).suffix.lower().startswith((".j", ".webp")))
             hint = " JPEG and WebP files lose the values 0 and 1: save masks as PNG." if lossy.any() else ""
             notes.append(
-                f"{category}: no pixel is marked as defect in {_count(blank, part)}; such images count as having no "
+                f"{category}: no pixel is marked as defect in {_count(blank, masked)}; such images count as having no "
                 f"mask, and pixel metrics leave them out.{hint}"
             )
         if len(over):
             notes.append(
-                f"{category}: more than half of the image is marked as defect in {_count(over, part)} "
+                f"{category}: more than half of the image is marked as defect in {_count(over, masked)} "
                 f"({over.share.iloc[0]:.0%}); if defects are black in these masks, invert them."
             )
         if len(grey):
             notes.append(
-                f"{category}: there are grey edges, as after saving as JPEG, in {_count(grey, part)}; what is brighter "
-                "than half is taken as defect."
+                f"{category}: there are grey edges, as after saving as JPEG, in {_count(grey, masked)}; what is "
+                "brighter than half is taken as defect."
             )
     lost = rows.index[rows.share == 0].union(table.index[(table["mask"] != "") & (table.label == 0)])
     return table.assign(mask=table["mask"].mask(table.index.isin(lost), "")), notes
 
 
-def _count(rows: pd.DataFrame, part: pd.DataFrame) -> str:
+def _count(rows: pd.DataFrame, masked: pd.DataFrame) -> str:
     """How many of a category's masks, with the first of them and the last of its folders."""
-    return f"{len(rows)} of its {len(part)} masks, such as {'/'.join(Path(rows['mask'].iloc[0]).parts[-3:])}"
+    return f"{len(rows)} of its {len(masked)} masks, such as {'/'.join(Path(rows['mask'].iloc[0]).parts[-3:])}"

@@ -175,7 +175,7 @@ def write(
         if name not in known:
             raise InputError(f"Unknown category {name!r} in subset {subset!r}: one of {', '.join(known)}.")
     counts = {"seed": seed, "train": train, "good": good, "per_defect": per_defect}
-    with files.alone(root):
+    with files.hold_lock(root):
         _write(root, {"parameters": {"subset": subset, **counts, "categories": chosen}, "source": _source()}, counts)
     return root
 

@@ -272,8 +272,8 @@ def text_tower(model: torch.nn.Module) -> TextTower:
     return TextTower(*(getattr(own, name) for name in shared), pool, own.context_length)
 
 
+# The code whose change makes kept text features stale, whatever the method.
 TEXT = (Backbone.encode_text, Backbone._text, TextTower, text_tower)
-"""The code whose change makes kept text features stale, whatever the method."""
 
 
 def _tokenizer(backbone: Backbone):
@@ -298,35 +298,35 @@ def temperature_factor(name: str) -> float:
     path = config_file(name)
     if not path:
         return 1.0
-    config(name)  # refuses a file that is none
+    read_config(name)  # refuses a file that is none
     factor = json.loads(path.read_text(encoding="utf-8")).get(FACTOR, 1)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
         raise InputError(f"The model config {path} has {FACTOR!r} {factor!r}; write a number above 0, or leave it out.")
     return float(factor)
 
 
-def config(name: str) -> dict:
+def read_config(name: str) -> dict:
     """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
     path = config_file(name)
     if path:
         if not path.is_file():
             raise InputError(f"The model config {path} does not exist; give an open_clip name or a JSON file.")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            settings = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"The model config {path} is no JSON ({error}); correct it.") from None
-        if not isinstance(found, dict) or not all(
-            isinstance(found.get(key), dict) for key in ("vision_cfg", "text_cfg")
+        if not isinstance(settings, dict) or not all(
+            isinstance(settings.get(key), dict) for key in ("vision_cfg", "text_cfg")
         ):
             raise InputError(f"The model config {path} lacks 'vision_cfg' or 'text_cfg'; write it as open_clip's are.")
-        return {key: value for key, value in found.items() if key != FACTOR}
-    found = open_clip.get_model_config(name)
-    if found is None:
+        return {key: value for key, value in settings.items() if key != FACTOR}
+    settings = open_clip.get_model_config(name)
+    if settings is None:
         raise InputError(f"open_clip has no model {name!r}; open_clip.list_models() prints the names it has.")
-    return found
+    return settings
 
 
-def load(
+def load_backbone(
     name: str, weights: str = "demo", precision: str = "fp32", download: bool = False, plain_gelu: bool = False,
     device: str = "cpu",
 ) -> Backbone:  # fmt: skip
@@ -341,14 +341,14 @@ def load(
     """
     place = devices.choose_device(device)
     devices.refuse_precision(precision, place)
-    settings = config(name)  # once: its file may change while it is used
+    settings = read_config(name)  # once: its file may change while it is used
     warning = note = ""
     if weights.startswith("random:"):
         model = _build(name, settings)
         state = random_state(model, _seed(weights))
     else:
-        path = locate(name, weights, download, plain_gelu)  # what is missing is said before work begins
-        state = weight_files.state(weight_files.read(path))
+        path = locate_weights(name, weights, download, plain_gelu)  # what is missing is said before work begins
+        state = weight_files.select_tensors(weight_files.read_tensors(path))
         warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
         model = _build(name, settings)
         state = _convert(state, model, path)
@@ -358,7 +358,7 @@ def load(
     model.load_state_dict(state)
     model.eval().requires_grad_(False)
     fingerprint = _fingerprint(model)
-    if fingerprint == _demo_fingerprint() and settings != config("demo"):
+    if fingerprint == _demo_fingerprint() and settings != read_config("demo"):
         raise InputError(
             f"The weights {weights} are the demo's, and {name} computes them otherwise than they were trained; "
             "name 'backbone: demo'."
@@ -372,7 +372,7 @@ def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]
     """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
     entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    return tuple(list(entry.get(part) or usual[part]) for part in usual)
+    return tuple(list(entry.get(moment) or usual[moment]) for moment in usual)
 
 
 # ---------------------------------------------------------------- where weights come from
@@ -381,24 +381,24 @@ def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]
 @lru_cache(maxsize=1)
 def _published() -> dict[str, dict]:
     """open_clip's entries by the names that their files have, and by the folders that a hub's cache keeps them in."""
-    found = {}
+    entries = {}
     for model, tag in open_clip.list_pretrained():
         entry = open_clip.pretrained.get_pretrained_cfg(model, tag)
         url, hub = entry.get("url", ""), entry.get("hf_hub", "").strip("/")
         names = [f"{model}-{tag}", f"models--{hub.replace('/', '--')}" if hub else ""]
         # OpenAI's are published as ViT-B-32.pt, as others' files are called too: their counters tell
         names += [] if "openai" in url else [Path(url).stem]
-        found |= {name.casefold(): entry for name in names if name}
-    return found
+        entries |= {name.casefold(): entry for name in names if name}
+    return entries
 
 
 def _entry(name: str, weights: str | Path) -> dict | None:
     """open_clip's entry of a tag, or of the file that a path names; None where it has none."""
-    parts = Path(weights).parts or ("",)
-    end = next((end for end in weight_files.SUFFIXES if parts[-1].endswith(end)), "")
-    places = [parts[-1].removesuffix(end), *parts[:-1]]
-    known = [entry for place in places if (entry := _published().get(place.casefold()))]
-    return open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or (known[0] if known else None)
+    pieces = Path(weights).parts or ("",)
+    end = next((end for end in weight_files.SUFFIXES if pieces[-1].endswith(end)), "")
+    places = [pieces[-1].removesuffix(end), *pieces[:-1]]
+    entries = [entry for place in places if (entry := _published().get(place.casefold()))]
+    return open_clip.pretrained.get_pretrained_cfg(name, str(weights)) or (entries[0] if entries else None)
 
 
 def _origin(name: str, weights: str, path: Path, state: dict[str, Tensor]) -> tuple[str, bool | None]:
@@ -422,9 +422,11 @@ def _origin(name: str, weights: str, path: Path, state: dict[str, Tensor]) -> tu
 def _hidden_act(beside: Path) -> str:
     """The activation that a config of the library transformers names, "" where there is none."""
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        settings = json.loads(beside.read_text(encoding="utf-8"))
         # the library's own default, which its configs leave out
-        return (found.get("vision_config") or found.get("vision_config_dict") or {}).get("hidden_act", "quick_gelu")
+        return (settings.get("vision_config") or settings.get("vision_config_dict") or {}).get(
+            "hidden_act", "quick_gelu"
+        )
     except (OSError, ValueError, AttributeError):
         return ""
 
@@ -441,21 +443,21 @@ def _judge(
         )
     if needed == quick or (needed and plain_gelu):
         return "", ""
-    base, own = name.removesuffix("-quickgelu"), Path(name).suffix == ".json"
-    remedy = f"set 'quick_gelu' in {name} to {str(needed).lower()}" if own else (
+    base, own_config = name.removesuffix("-quickgelu"), Path(name).suffix == ".json"
+    remedy = f"set 'quick_gelu' in {name} to {str(needed).lower()}" if own_config else (
         f"name the model {base}-quickgelu" if needed else f"name the model {base}"
     )  # fmt: skip
     sentence = f"The weights {weights} need {ACTIVATION[needed]}, as {origin} tells, and {name} computes "
     sentence += f"{ACTIVATION[quick]}; {remedy}."
-    if own and origin != "the demo's card":  # whoever writes a config may know better
+    if own_config and origin != "the demo's card":  # whoever writes a config may know better
         return sentence, ""
     raise InputError(sentence)
 
 
-def skeleton(name: str) -> Backbone:
+def build_skeleton(name: str) -> Backbone:
     """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
     with torch.device("meta"):
-        return Backbone(name, "", _build(name, config(name)).eval(), "")
+        return Backbone(name, "", _build(name, read_config(name)).eval(), "")
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
@@ -491,7 +493,7 @@ def _seed(weights: str) -> int:
     return seed
 
 
-def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
+def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
 
     A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
@@ -503,7 +505,9 @@ def locate(name: str, weights: str, download: bool = False, plain_gelu: bool = F
         raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
     entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
     if entry:
-        _judge(name, weights, config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu)
+        _judge(
+            name, weights, read_config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu
+        )
     else:
         for candidate in (path, ROOT / path):
             if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
@@ -544,7 +548,7 @@ def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Pat
             chain.append(cause)
     disk = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
             errno.EACCES: "you may not write there"}  # fmt: skip
-    reasons = [disk[one.errno] for one in chain if isinstance(one, OSError) and one.errno in disk]
+    reasons = [disk[link.errno] for link in chain if isinstance(link, OSError) and link.errno in disk]
     if reasons:
         raise InputError(f"{what} were fetched but could not be kept in your download cache: {reasons[0]}.")
     raise InputError(
@@ -557,9 +561,9 @@ def _cached(hub: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
-        found = try_to_load_from_cache(hub, file)
-        if isinstance(found, str):
-            return Path(found)
+        place = try_to_load_from_cache(hub, file)
+        if isinstance(place, str):
+            return Path(place)
     return None
 
 
@@ -605,52 +609,52 @@ _TOWERS = {"vision_model.encoder.layers.": "visual.transformer.resblocks.",
 
 def _from_transformers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """open_clip's names for the tensors of a CLIPModel of the library transformers; InputError for other models."""
-    found, left = {}, []
+    tensors, left = {}, []
     for key, value in state.items():
         tower = next((start for start in _TOWERS if key.startswith(start)), "")
-        layer, _, part = key.removeprefix(tower).partition(".") if tower else ("", "", key)
-        module, _, leaf = part.rpartition(".")
+        layer, _, rest = key.removeprefix(tower).partition(".") if tower else ("", "", key)
+        module, _, leaf = rest.rpartition(".")
         if key.endswith("position_ids"):
             continue
         if key in _OUTER:
-            found[_OUTER[key]] = value.T if key.endswith("projection.weight") else value
+            tensors[_OUTER[key]] = value.T if key.endswith("projection.weight") else value
         elif not tower and module in _NORMS:
-            found[f"{_NORMS[module]}.{leaf}"] = value
+            tensors[f"{_NORMS[module]}.{leaf}"] = value
         elif tower and module in _BLOCK:
-            found[f"{_TOWERS[tower]}{layer}.{_BLOCK[module]}.{leaf}"] = value
+            tensors[f"{_TOWERS[tower]}{layer}.{_BLOCK[module]}.{leaf}"] = value
         elif tower and module == "self_attn.q_proj":  # of query, key and value open_clip makes one matrix
-            parts = [state.get(f"{tower}{layer}.self_attn.{one}_proj.{leaf}") for one in "qkv"]
-            if all(one is not None for one in parts):
-                found[f"{_TOWERS[tower]}{layer}.attn.in_proj_{leaf}"] = torch.cat(parts)
+            matrices = [state.get(f"{tower}{layer}.self_attn.{letter}_proj.{leaf}") for letter in "qkv"]
+            if all(letter is not None for letter in matrices):
+                tensors[f"{_TOWERS[tower]}{layer}.attn.in_proj_{leaf}"] = torch.cat(matrices)
         elif not (tower and module in ("self_attn.k_proj", "self_attn.v_proj")):
             left.append(key)
-    lacking = [key for key in _OUTER if _OUTER[key] not in found]
+    lacking = [key for key in _OUTER if _OUTER[key] not in tensors]
     if left or lacking:
         why = f"it lacks {lacking[0]}" if lacking else f"it holds {left[0]}"
         raise InputError(
             f"{path} is a file of the library transformers, but of no whole CLIPModel ({why}); fetch one with both "
             "towers, or open_clip's own file of these weights."
         )
-    return found
+    return tensors
 
 
-def _misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+def _misfit(state: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     """How weights differ from those of a model in names and shapes; empty where they fit."""
     shape = lambda value: " x ".join(map(str, value.shape)) or "a number"  # noqa: E731
-    lacking, more = [key for key in own if key not in state], [key for key in state if key not in own]
-    other = [key for key in own if key in state and own[key].shape != state[key].shape]
-    said = [f"{verb} {keys[0]}" + (f" and {len(keys) - 1} more tensors" if len(keys) > 1 else "")
+    lacking, more = [key for key in expected if key not in state], [key for key in state if key not in expected]
+    other = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    differences = [f"{verb} {keys[0]}" + (f" and {len(keys) - 1} more tensors" if len(keys) > 1 else "")
             for verb, keys in (("they lack", lacking), ("they hold besides", more)) if keys]  # fmt: skip
-    said += [f"{key} is {shape(state[key])}, it needs {shape(own[key])}" for key in other[:1]]
+    differences += [f"{key} is {shape(state[key])}, it needs {shape(expected[key])}" for key in other[:1]]
     if not state:
         return "there are no tensors by name in them"
-    return ", ".join(said)
+    return ", ".join(differences)
 
 
 @lru_cache(maxsize=1)
 def _demo_fingerprint() -> str:
     """The fingerprint of the demo's weights, without a model."""
-    return _digest(weight_files.read(DEMO_WEIGHTS))
+    return _digest(weight_files.read_tensors(DEMO_WEIGHTS))
 
 
 def _fingerprint(model: torch.nn.Module) -> str:

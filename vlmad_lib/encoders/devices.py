@@ -16,10 +16,10 @@ import joblib
 import torch
 from torch import Tensor
 
-from vlmad_lib import InputError, config
+from vlmad_lib import InputError
 
-TYPES = dict(zip(config.PRECISIONS, (torch.float32, torch.float32, torch.bfloat16, torch.float16), strict=True))
-"""By precision, the type of an image encoder's matrix products."""
+# By precision, the type of an image encoder's matrix products.
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU = torch.device("cpu")
 CPU_TOKENS = 2048  # tokens in one pass over windows on a CPU: what its caches hold
 MOST_TOKENS = 65536  # on an accelerator more tokens at once are no faster
@@ -41,7 +41,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = next(kind for kind in present if present[kind])
     if name not in present:
-        raise InputError(f"There is no device {name!r}; write one of {', '.join(config.DEVICES)}.")
+        raise InputError(f"There is no device {name!r}; write one of auto, {', '.join(present)}.")
     if not present[name]:
         have = ", ".join(kind for kind in present if present[kind])
         raise InputError(
@@ -164,8 +164,8 @@ def split_padded(rows: Tensor, size: int, pad: bool) -> Iterator[tuple[Tensor, i
     Without ``pad`` the last part is as long as it is. A matrix product of another shape may sum in another order, so
     that the last digits of a row would depend on how many others there are.
     """
-    for part in rows.split(size):
-        count = len(part)
+    for chunk in rows.split(size):
+        count = len(chunk)
         if pad and count < size:
-            part = torch.cat([part, part[:1].expand(size - count, *part.shape[1:])])
-        yield part, count
+            chunk = torch.cat([chunk, chunk[:1].expand(size - count, *chunk.shape[1:])])
+        yield chunk, count

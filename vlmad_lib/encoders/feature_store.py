@@ -7,7 +7,6 @@ encoded again.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from vlmad_lib import InputError, digests, files
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import devices
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 
 Encode = Callable[[Backbone, Tensor, Sequence[str]], dict[str, Tensor]]
 PIXELS = (Backbone.normalise, Backbone.standardise)
@@ -52,6 +51,7 @@ class Store:
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
+        self.folders = (self.folder,)
 
     def _folder(self, path: str) -> Path:
         """The folder of an image's arrays, named by the image's content."""
@@ -100,16 +100,15 @@ class Store:
 
     def _record_device(self) -> None:
         """Keep beside the features which devices encoded them."""
-        own, before = devices.describe_device(self.backbone.device), self.encoded_on()
-        if own not in before:
-            kept = json.dumps(sorted([*before, own]))
-            replace(self.folder / DEVICES, lambda file: file.write_text(kept, encoding="utf-8"))
+        device, before = devices.describe_device(self.backbone.device), self.encoded_on()
+        if device not in before:
+            files.write_json(self.folder / DEVICES, sorted([*before, device]))
 
     def encoded_on(self) -> list[str]:
         """The devices that encoded what is kept here, in words; none where that is not known."""
         try:
-            return [str(name) for name in json.loads((self.folder / DEVICES).read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError):
+            return list(map(str, files.read_json(self.folder / DEVICES)))
+        except (files.Damaged, TypeError):
             return []
 
     def _fill(self, todo: Sequence[str], names: Sequence[str], batch: int, bar: tqdm, wait: bool) -> list[str]:
@@ -134,17 +133,17 @@ class Store:
                             reading.append((path, claim, readers.submit(image_files.views, path, self.fit, self.size)))
                     if not reading:
                         break
-                    part = [reading[place] for place in range(min(batch, len(reading)))]
-                    asked = perf_counter()
-                    tiles = [future.result() for *_, future in part]
-                    waited += perf_counter() - asked
+                    batch_read = [reading[place] for place in range(min(batch, len(reading)))]
+                    started = perf_counter()
+                    tiles = [future.result() for *_, future in batch_read]
+                    waited += perf_counter() - started
                     batch = min(batch, self._fitting or batch)
-                    arrays = self._encode([path for path, *_ in part], tiles, names, batch)
-                    written = [writers.submit(replace, file, write) for file, write in arrays]
-                    writing.append(([reading.popleft()[1] for _ in part], written))
+                    arrays = self._encode([path for path, *_ in batch_read], tiles, names, batch)
+                    written = [writers.submit(replace_file, file, write) for file, write in arrays]
+                    writing.append(([reading.popleft()[1] for _ in batch_read], written))
                     while len(writing) > AHEAD:
                         _finish(*writing.popleft())
-                    bar.update(len(part))
+                    bar.update(len(batch_read))
                     if waited > (perf_counter() - began) / 2 and threads > 1:
                         bar.set_postfix_str(f"reading pictures by {threads} threads is the limit", refresh=False)
                 while writing:
@@ -166,14 +165,14 @@ class Store:
         pixels = np.concatenate(tiles)
         if self.channels == "bgr":
             pixels = pixels[..., ::-1]
-        found, fitting = encode_pixels(self.backbone.loaded, self.encode, pixels, names, batch, self.exact)
+        encoded, fitting = encode_pixels(self.backbone.loaded, self.encode, pixels, names, batch, self.exact)
         if fitting < batch:
             self._fitting = fitting
-        edges = np.cumsum([len(one) for one in tiles])[:-1]
+        edges = np.cumsum([len(views) for views in tiles])[:-1]
         files_of = {path: self._places(path, names) for path in paths}
         arrays = [
             (files_of[path][name], part if self.exact else _half(part))
-            for name, values in found.items()
+            for name, values in encoded.items()
             for path, part in zip(paths, np.split(values, edges), strict=True)
         ]
         return [(file, lambda to, part=part: files.write_array(to, part)) for file, part in arrays]
@@ -209,16 +208,16 @@ class Store:
         try:
             return files.read_array(file)
         except files.Damaged:
-            files.say(f"The kept features {file} were damaged; {path} is encoded again.")
+            files.warn(f"The kept features {file} were damaged; {path} is encoded again.")
             file.unlink(missing_ok=True)
             self.fill([path], [name])
             return files.read_array(file)
 
     def load(self, paths: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Tensor], np.ndarray]:
         """Arrays by name of a few images together, with one row per tile, and how many tiles each image has."""
-        found = list(self.each(paths, names))
-        counts = np.array([len(one[names[0]]) for one in found])
-        return {name: torch.cat([one[name] for one in found]) for name in names}, counts
+        arrays = list(self.each(paths, names))
+        counts = np.array([len(values[names[0]]) for values in arrays])
+        return {name: torch.cat([values[name] for values in arrays]) for name in names}, counts
 
 
 class Joint:
@@ -226,20 +225,20 @@ class Joint:
 
     def __init__(self, stores: dict[str, Store]):
         self.stores = dict(sorted(stores.items(), reverse=True))  # "" begins every name, so it is asked last
-        self.folder = tuple(store.folder for store in self.stores.values())
+        self.folder = self.folders = tuple(store.folder for store in self.stores.values())
 
     def _shared(self, names: Sequence[str]) -> list[tuple[str, Store, list[str]]]:
         """Each store that keeps some of the names, with what they begin with here and what it calls them itself."""
-        found: dict[str, list[str]] = {}
+        shares: dict[str, list[str]] = {}
         for name in names:
-            prefix = next(one for one in self.stores if name.startswith(one))
-            found.setdefault(prefix, []).append(name.removeprefix(prefix))
-        return [(prefix, self.stores[prefix], own) for prefix, own in found.items()]
+            prefix = next(start for start in self.stores if name.startswith(start))
+            shares.setdefault(prefix, []).append(name.removeprefix(prefix))
+        return [(prefix, self.stores[prefix], own_names) for prefix, own_names in shares.items()]
 
     def missing(self, paths: Iterable[str], names: Sequence[str]) -> list[str]:
         """The images that lack one of the arrays."""
         paths = list(paths)
-        lacking = {path for _, store, own in self._shared(names) for path in store.missing(paths, own)}
+        lacking = {path for _, store, own_names in self._shared(names) for path in store.missing(paths, own_names)}
         return [path for path in paths if path in lacking]
 
     def fill(
@@ -247,8 +246,8 @@ class Joint:
     ) -> int:
         """Encode the images that lack one of the arrays, each store its own; returns how many there were."""
         todo = self.missing(dict.fromkeys(paths), names)
-        for _, store, own in self._shared(names):
-            store.fill(todo, own, batch, progress)
+        for _, store, own_names in self._shared(names):
+            store.fill(todo, own_names, batch, progress)
         return len(todo)
 
     def encoded_on(self) -> list[str]:
@@ -258,9 +257,11 @@ class Joint:
     def each(self, paths: Iterable[str], names: Sequence[str], as_kept: bool = False) -> Iterator[dict[str, Tensor]]:
         """The arrays by name of one image after the other; InputError where stores have other tiles of it."""
         paths, shared = list(paths), self._shared(names)
-        for path, *found in zip(paths, *(store.each(paths, own, as_kept) for _, store, own in shared), strict=True):
-            pairs = zip(shared, found, strict=True)
-            values = {prefix + name: array for (prefix, *_), one in pairs for name, array in one.items()}
+        for path, *values_of_stores in zip(
+            paths, *(store.each(paths, own_names, as_kept) for _, store, own_names in shared), strict=True
+        ):
+            pairs = zip(shared, values_of_stores, strict=True)
+            values = {prefix + name: array for (prefix, *_), arrays in pairs for name, array in arrays.items()}
             if len({len(array) for array in values.values()}) > 1:
                 raise InputError(
                     f"{path} is not square, so its tiles are no whole image; set settings {{fit: squash}}."
@@ -270,7 +271,7 @@ class Joint:
     load = Store.load
 
 
-Kept = Store | Joint
+AnyStore = Store | Joint
 
 
 def encode_pixels(
@@ -284,17 +285,17 @@ def encode_pixels(
     """
     device = backbone.device
     if not devices.is_accelerator(device):
-        found = encode(backbone, backbone.normalise(pixels), names)
-        return {name: values.numpy() for name, values in found.items()}, batch
-    parts: list[dict[str, np.ndarray]] = []
+        arrays = encode(backbone, backbone.normalise(pixels), names)
+        return {name: values.numpy() for name, values in arrays.items()}, batch
+    chunks: list[dict[str, np.ndarray]] = []
     place = 0
     while place < len(pixels):
-        part = pixels[place : place + batch]
-        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), 0)])
+        chunk = pixels[place : place + batch]
+        filled = np.concatenate([chunk, np.repeat(chunk[:1], batch - len(chunk), 0)])
         try:
             with devices.multiply_in(backbone.precision, device):
-                found = encode(backbone, backbone.normalise(filled), names)
-            parts.append({name: _fetch(values[: len(part)], exact) for name, values in found.items()})
+                arrays = encode(backbone, backbone.normalise(filled), names)
+            chunks.append({name: _fetch(values[: len(chunk)], exact) for name, values in arrays.items()})
         except RuntimeError as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -306,8 +307,8 @@ def encode_pixels(
             batch = max(1, batch // 2)
             devices.release_memory(device)
             continue
-        place += len(part)
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}, batch
+        place += len(chunk)
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in names}, batch
 
 
 def _fetch(values: Tensor, exact: bool) -> np.ndarray:
@@ -335,11 +336,11 @@ def _half(values: np.ndarray) -> np.ndarray:
     return half if np.isfinite(half).all() else values  # a few networks have activations beyond fp16
 
 
-def kept(file: Path, compute: Callable[[], Tensor]) -> Tensor:
+def load_or_compute(file: Path, compute: Callable[[], Tensor]) -> Tensor:
     """A small tensor from its file, computed and kept where the file is missing or damaged."""
     try:
         return torch.from_numpy(files.read_array(file).copy())
     except files.Damaged:
         values = compute()
-        replace(file, lambda path: files.write_array(path, values.cpu().numpy()))
+        replace_file(file, lambda path: files.write_array(path, values.cpu().numpy()))
         return values

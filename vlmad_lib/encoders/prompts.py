@@ -25,19 +25,19 @@ def _lists() -> dict:
 
 
 def _choose(kind: str, key: str) -> dict | list:
-    known = _lists()[kind]
-    if key not in known:
-        raise InputError(f"There is no set of {kind} {key!r}; {FILE.name} has {', '.join(map(repr, known))}.")
-    return known[key]
+    names = _lists()[kind]
+    if key not in names:
+        raise InputError(f"There is no set of {kind} {key!r}; {FILE.name} has {', '.join(map(repr, names))}.")
+    return names[key]
 
 
 def templates(key: str = "22") -> list[str]:
     """The templates of a set; ``21`` is the list two public re-implementations have by mistake."""
-    found = _choose("templates", key)
-    if isinstance(found, list):
-        return found
-    base = [text for text in templates(found["like"]) if text not in found.get("without", [])]
-    return [text.rstrip(found.get("strip", "")) for text in base] + found.get("and", [])
+    template_list = _choose("templates", key)
+    if isinstance(template_list, list):
+        return template_list
+    base = [text for text in templates(template_list["like"]) if text not in template_list.get("without", [])]
+    return [text.rstrip(template_list.get("strip", "")) for text in base] + template_list.get("and", [])
 
 
 def refuse_unfit(texts: Sequence[str], setting: str) -> None:

@@ -48,8 +48,8 @@ def _bf16() -> bool:
         return False
 
 
+# What may follow a linear in the same pass, by its name in oneDNN, and the same in place.
 THEN = {"none": (lambda x: x,) * 2, "gelu": (F.gelu, torch.ops.aten.gelu_), "swish": (F.silu, torch.ops.aten.silu_)}
-"""What may follow a linear in the same pass, by its name in oneDNN, and the same in place."""
 
 
 class Linear:
@@ -65,9 +65,9 @@ class Linear:
         """(..., in) -> (..., out)."""
         x = x.to(self.weight.dtype)
         if not self.packed:
-            found = F.linear(x, self.weight, self.bias)
-            found = THEN[then][not found.requires_grad](found)  # in place where no gradient asks for what came in
-            return found if plus is None else found.add_(plus) if found.dtype == plus.dtype else plus + found
+            values = F.linear(x, self.weight, self.bias)
+            values = THEN[then][not values.requires_grad](values)  # in place where no gradient asks for what came in
+            return values if plus is None else values.add_(plus) if values.dtype == plus.dtype else plus + values
         linear, more = torch.ops.mkldnn._linear_pointwise, ([], "none" if then == "gelu" else "")
         if plus is None:
             return linear(x, self.weight, self.bias, then, *more)
@@ -159,5 +159,5 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return torch.cat(mixed, -2).transpose(1, 2).flatten(2)
 
 
+# The code whose change makes kept features stale.
 BLOCKS = (Linear, Block, attend, _scaled)
-"""The code whose change makes kept features stale."""

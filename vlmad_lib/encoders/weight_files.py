@@ -31,7 +31,7 @@ _TYPES = {"Float": torch.float32, "Double": torch.float64, "Half": torch.float16
           "Bool": torch.bool}  # fmt: skip
 
 
-def read(path: Path, noun: str = "weights file") -> dict[str, Any]:
+def read_tensors(path: Path, noun: str = "weights file") -> dict[str, Any]:
     """What a file holds: tensors by name, in dictionaries within it where it has them.
 
     Raises InputError with what is in the file's place and the remedy: a folder, a web page, a Git LFS pointer, a file
@@ -69,13 +69,13 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             with torch.serialization.safe_globals(_numbers()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, on pickles that it then refuses
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # an unpickler that meets garbage raises anything
             raise _Unfit(
                 f"it is a pickle that is damaged or holds more than plain tensors; {AGAIN}, or save its state dict as "
                 "safetensors"
             ) from None
-        return found if isinstance(found, dict) else {}
+        return content if isinstance(content, dict) else {}
     raise _Unfit(f"it is damaged, or of another kind than safetensors and PyTorch's files; {AGAIN}")
 
 
@@ -98,7 +98,7 @@ def _numbers() -> list:
     import numpy as np
 
     scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
-    kinds = [type(np.dtype(one)) for one in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+    kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 
 
@@ -111,7 +111,7 @@ def _safetensors(path: Path, length: int, size: int) -> dict[str, Tensor]:
     try:
         with path.open("rb") as stream:
             header = json.loads(stream.read(8 + length)[8:])
-        whole = 8 + length + max(one["data_offsets"][1] for key, one in header.items() if key != "__metadata__")
+        whole = 8 + length + max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
         if size < whole:
             raise _Unfit(f"it is cut off: {size:,} of {whole:,} bytes are there; {AGAIN}")
         return load_file(path)
@@ -129,23 +129,23 @@ def _archive(path: Path, size: int) -> dict[str, Any]:
             pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(pickles) != 1:
                 raise _Unfit("it is a zip archive of other things; unpack it and name the file of weights in it")
-            if sum(one.file_size for one in file.infolist()) > size:  # PyTorch never compresses
+            if sum(member.file_size for member in file.infolist()) > size:  # PyTorch never compresses
                 raise _Unfit("it is compressed as PyTorch's files never are; unpack it or fetch it again")
             folder = pickles[0].removesuffix("data.pkl")
             order = file.read(f"{folder}byteorder") if f"{folder}byteorder" in names else b"little"
             if order.strip() != b"little":
                 raise _Unfit("it was written on a machine of another byte order; save it as safetensors there")
-            found = _Plain(file, folder).load()
+            content = _Plain(file, folder).load()
     except zipfile.BadZipFile as error:
-        part = "a part of it is not what was written" if "CRC" in str(error) else "its end is missing"
-        raise _Unfit(f"it is cut off or damaged: {part}; {AGAIN}") from None
+        reason = "a part of it is not what was written" if "CRC" in str(error) else "its end is missing"
+        raise _Unfit(f"it is cut off or damaged: {reason}; {AGAIN}") from None
     except (_Unfit, OSError):
         raise
     except Exception:  # an unpickler that meets garbage raises anything
         raise _Unfit(f"it is damaged, or its content is not tensors by name; {AGAIN}") from None
-    if isinstance(found, _Inert):  # a module: of TorchScript, or one saved whole
-        found = dict(_named(found, ""))
-    return found if isinstance(found, dict) else {}
+    if isinstance(content, _Inert):  # a module: of TorchScript, or one saved whole
+        content = dict(_named(content, ""))
+    return content if isinstance(content, dict) else {}
 
 
 class _Inert:
@@ -178,8 +178,12 @@ class _Inert:
 def _named(module: _Inert, prefix: str):
     """The tensors of a module by name, those of modules within it included."""
     state = module.state if isinstance(module.state, dict) else {}
-    parts = [one for key in ("_parameters", "_buffers", "_modules") if isinstance(one := state.get(key), dict)]
-    for name, value in [pair for part in parts or [state] for pair in part.items()]:
+    dictionaries = [
+        value_by_name
+        for key in ("_parameters", "_buffers", "_modules")
+        if isinstance(value_by_name := state.get(key), dict)
+    ]
+    for name, value in [pair for entries in dictionaries or [state] for pair in entries.items()]:
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         elif isinstance(value, _Inert):
@@ -199,8 +203,8 @@ _BUILT = {
     ("torch._utils", "_rebuild_parameter"): lambda value, *_: value,
     ("torch._utils", "_rebuild_parameter_with_state"): lambda value, *_: value,
 }
+# All that a pickle may name; anything else is inert.
 _BUILT |= {("torch", f"{name}Storage"): kind for name, kind in _TYPES.items()}
-"""All that a pickle may name; anything else is inert."""
 
 
 class _Plain(pickle.Unpickler):
@@ -224,7 +228,7 @@ class _Plain(pickle.Unpickler):
 # ---------------------------------------------------------------- state dicts
 
 
-def state(content: dict[str, Any]) -> dict[str, Tensor]:
+def select_tensors(content: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors by name of a file's content: of the state dict in it, without what wrappers put before names."""
     for key in _NESTED:
         if isinstance(inside := content.get(key), _Inert):
@@ -232,8 +236,8 @@ def state(content: dict[str, Any]) -> dict[str, Tensor]:
         if isinstance(inside, dict) and any(isinstance(value, Tensor) for value in inside.values()):
             content = inside
             break
-    found = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     for prefix in _WRAPPERS * 2:  # one may wrap the other
-        if found and all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return found
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors

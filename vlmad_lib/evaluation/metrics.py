@@ -32,7 +32,7 @@ def ranking(normal: np.ndarray, anomalous: np.ndarray) -> dict[str, float]:
 
     All in [0, 1]; nan where a sample is empty.
     """
-    return dict(zip(("auroc", "ap", "f1_max"), pixel_ranking.of(normal, anomalous).ranking(), strict=True))
+    return dict(zip(("auroc", "ap", "f1_max"), pixel_ranking.rank_scores(normal, anomalous).ranking(), strict=True))
 
 
 def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -45,17 +45,17 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """
     labels, scores = np.asarray(labels), np.asarray(scores)
     normal, anomalous = scores[labels == 0], scores[labels == 1]
-    found = {f"image_{name}": value for name, value in ranking(normal, anomalous).items()}
-    found["image_pauroc"] = _partial_auroc(normal, anomalous)
+    values = {f"image_{name}": value for name, value in ranking(normal, anomalous).items()}
+    values["image_pauroc"] = _partial_auroc(normal, anomalous)
     rates = {"recall_at_1pct": 0.01, "recall_at_0_1pct": 0.001}
-    return found | {name: recall_at(normal, anomalous, rate) for name, rate in rates.items()}
+    return values | {name: recall_at(normal, anomalous, rate) for name, rate in rates.items()}
 
 
 def _partial_auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """The standardised partial AUROC; nan where a class is missing or ``PARTIAL`` less than one normal image."""
     if len(normal) * PARTIAL < 1 - 1e-9:
         return NAN
-    area, chance = PARTIAL * pixel_ranking.of(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
+    area, chance = PARTIAL * pixel_ranking.rank_scores(normal, anomalous).aupro(PARTIAL), PARTIAL**2 / 2
     return (1 + (area - chance) / (PARTIAL - chance)) / 2
 
 
@@ -78,7 +78,7 @@ def pixel_metrics(
 ) -> dict[str, float]:
     """Pixel metrics (``PIXEL``) of (map, mask) pairs, float32 and bool of one shape (H, W) each, read once.
 
-    A mask may be given as its ``pixel_ranking.regions``, which are found once for many maps.
+    A mask may be given as its ``pixel_ranking.find_regions``, which are found once for many maps.
 
     ``aupro``: mean overlap of the 8-connected regions against the false positive rate over all normal
     pixels, integrated exactly to ``fpr_limit`` and divided by it. ``aupro_200``: the same idea as the
@@ -90,15 +90,15 @@ def pixel_metrics(
     With ``bins`` scores of one bin count as tied: memory does not grow with the number of pairs, and the metrics of
     ``BOUNDS`` say how far each value can be from the exact one (0 without bins). ``aupro_200`` is then nan.
     """
-    parts = pixel_ranking.parts(pairs)
+    images = pixel_ranking.split_pixels(pairs)
     if bins:
-        found, rough = pixel_ranking.binned(parts, bins), NAN
+        levels, rough = pixel_ranking.count_in_bins(images, bins), NAN
     else:
-        found, rates, overlaps = pixel_ranking.exact(parts, 200 if coarse else 0)
-        rough = NAN if found.empty else _aupro_200(rates, overlaps)
-    aupimo, off = found.aupimo()
-    values = (*found.ranking(), found.aupro(fpr_limit), aupimo, rough)
-    bounds = (*(found.bounds(fpr_limit) if bins else [NAN if found.empty else 0.0] * 4), off)
+        levels, rates, overlaps = pixel_ranking.count_exactly(images, 200 if coarse else 0)
+        rough = NAN if levels.empty else _aupro_200(rates, overlaps)
+    aupimo, off = levels.aupimo()
+    values = (*levels.ranking(), levels.aupro(fpr_limit), aupimo, rough)
+    bounds = (*(levels.bounds(fpr_limit) if bins else [NAN if levels.empty else 0.0] * 4), off)
     return dict(zip((*PIXEL, *BOUNDS), (*values, *bounds), strict=True))
 
 
@@ -153,18 +153,18 @@ def framed_map(
     frame of 518, where AnomalyCLIP is evaluated; it scales with ``size``. ``seamless``, to be looked at and not to be
     measured: where boxes overlap one map passes into the next, so none begins or ends with a step.
     """
-    found = _framed(tiles, width, height, fit, size, seamless)
+    framed = _framed(tiles, width, height, fit, size, seamless)
     sigma = float(sigma or 0) * size / FRAME
-    return ndimage.gaussian_filter(found, sigma) if sigma else found
+    return ndimage.gaussian_filter(framed, sigma) if sigma else framed
 
 
 def _framed(tiles: np.ndarray, width: int, height: int, fit: str, size: int, seamless: bool) -> np.ndarray:
     columns, rows = image_files.frame(width, height, fit, size)
-    found = image_files.boxes(width, height, fit)
-    if len(found) == 1:
+    tile_boxes = image_files.boxes(width, height, fit)
+    if len(tile_boxes) == 1:
         return upsample(tiles[0], columns, rows)
     total, weights = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
-    for tile, (left, top, right, bottom) in zip(tiles, found, strict=True):
+    for tile, (left, top, right, bottom) in zip(tiles, tile_boxes, strict=True):
         x0, x1 = round(left * columns / width), round(right * columns / width)
         y0, y1 = round(top * rows / height), round(bottom * rows / height)
         weight = _taper(x0, x1, columns) * _taper(y0, y1, rows)[:, None] if seamless else np.float32(1)

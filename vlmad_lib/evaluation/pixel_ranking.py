@@ -59,11 +59,11 @@ class Levels:
         """AUROC, average precision and F1-max, ties as in scikit-learn; nan where a class is missing."""
         if self.empty:
             return NAN, NAN, NAN
-        found = self.hits.cumsum()
-        auroc = 1 - (self.hits * (self.above + self.through)).sum() / (2.0 * self.normal * found[-1])
-        ap = (self.hits * (found / (found + self.through))).sum() / found[-1]
+        hits_so_far = self.hits.cumsum()
+        auroc = 1 - (self.hits * (self.above + self.through)).sum() / (2.0 * self.normal * hits_so_far[-1])
+        ap = (self.hits * (hits_so_far / (hits_so_far + self.through))).sum() / hits_so_far[-1]
         # Recall only rises, and F1 is only best, at the score of an anomalous sample: those are the thresholds.
-        f1_max = (2 * found / (found + self.through + found[-1])).max()
+        f1_max = (2 * hits_so_far / (hits_so_far + self.through + hits_so_far[-1])).max()
         return float(auroc), float(ap), float(f1_max)
 
     def aupro(self, limit: float) -> float:
@@ -87,11 +87,11 @@ class Levels:
         low, high = SHARED
         if self.shared is None or not self.shared.weights.size or self.shared.step > low * (1 + 1e-9):
             return NAN, NAN
-        found = [
+        lengths = [
             np.log(high / np.clip(rates, low, high)) / np.log(high / low)
             for rates in (self.shared.through, self.shared.above)
         ]
-        value, most = (float((self.shared.weights * one).sum() / self.shared.weights.sum()) for one in found)
+        value, most = (float((self.shared.weights * length).sum() / self.shared.weights.sum()) for length in lengths)
         return min(1.0, value), max(0.0, most - value)
 
     def _area(self, lengths: np.ndarray, limit: float) -> float:
@@ -104,13 +104,13 @@ class Levels:
         """
         if self.empty:
             return NAN, NAN, NAN, NAN
-        found = self.hits.cumsum()
-        total, first = found[-1], found - self.hits + 1
+        hits_so_far = self.hits.cumsum()
+        total, first = hits_so_far[-1], hits_so_far - self.hits + 1
         auroc = (self.hits * (self.through - self.above)).sum() / (2.0 * self.normal * total)
         _, ap, f1_max = self.ranking()
-        ap_high = (self.hits * (found / (found + self.above))).sum() / total
+        ap_high = (self.hits * (hits_so_far / (hits_so_far + self.above))).sum() / total
         ap_low = (self.hits * (first / (first + self.through))).sum() / total
-        f1_high = (2 * found / (found + self.above + total)).max()
+        f1_high = (2 * hits_so_far / (hits_so_far + self.above + total)).max()
         aupro = self.aupro(limit)
         high, low = (self._area(np.maximum(limit - x / self.normal, 0), limit) for x in (self.above, self.through))
         return (
@@ -121,7 +121,7 @@ class Levels:
         )
 
 
-def of(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
+def rank_scores(normal: np.ndarray, anomalous: np.ndarray) -> Levels:
     """The levels of two samples of scores of any shape and type; each anomalous sample is a region of its own."""
     normal = np.sort(normal, axis=None)
     values, hits = np.unique(anomalous, return_counts=True)
@@ -155,7 +155,7 @@ class Regions(NamedTuple):
     normal: bool
 
 
-def regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
+def find_regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     """The 8-connected regions of a bool mask (H, W), found once where many maps meet it.
 
     ``normal``: whether the image is a normal one; by default one with an empty mask is.
@@ -167,27 +167,27 @@ def regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
 
 
-def parts(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
+def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 
     ValueError where the shapes differ or a score is not finite.
     """
     for scores, mask in pairs:
         scores = np.asarray(scores, np.float32)
-        found = mask if isinstance(mask, Regions) else regions(mask)
-        if scores.shape != found.shape:
-            raise ValueError(f"A map has shape {scores.shape}, its mask {found.shape}; give both the same frame.")
+        regions = mask if isinstance(mask, Regions) else find_regions(mask)
+        if scores.shape != regions.shape:
+            raise ValueError(f"A map has shape {scores.shape}, its mask {regions.shape}; give both the same frame.")
         low, high = scores.min(), scores.max()
         if not np.isfinite([low, high]).all():
             raise ValueError("A map holds a score that is no finite number; correct what made it.")
         scores = scores.ravel()
-        yield Part(scores, scores[found.place], found.weights, low, high, found.normal)
+        yield Part(scores, scores[regions.place], regions.weights, low, high, regions.normal)
 
 
 # ---------------------------------------------------------------- exact
 
 
-def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarray, np.ndarray]:
+def count_exactly(images: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarray, np.ndarray]:
     """The levels of all images; and the false positive rate and the mean overlap above so many even thresholds.
 
     The thresholds start at the lowest score; there are none where all scores are equal.
@@ -195,13 +195,13 @@ def exact(found: Iterable[Part], thresholds: int = 0) -> tuple[Levels, np.ndarra
     keys, anomalous, weights = [], [np.empty(0, np.float32)], [np.empty(0)]
     good, covered = [], [np.empty(0)]
     low, high = np.float32(np.inf), np.float32(-np.inf)
-    for part in found:
-        keys.append(_keys(part.scores))
-        good += [keys[-1]] if part.normal else []
-        anomalous.append(part.anomalous)
-        weights.append(part.weights)
-        covered.append(np.full(part.anomalous.size, 1 / max(part.anomalous.size, 1)))
-        low, high = min(low, part.low), max(high, part.high)
+    for image in images:
+        keys.append(_keys(image.scores))
+        good += [keys[-1]] if image.normal else []
+        anomalous.append(image.anomalous)
+        weights.append(image.weights)
+        covered.append(np.full(image.anomalous.size, 1 / max(image.anomalous.size, 1)))
+        low, high = min(low, image.low), max(high, image.high)
     values, place, hits = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
     weights = np.bincount(place, np.concatenate(weights), values.size)
     evenly = np.arange(low, high, (high - low) / np.float32(thresholds)) if thresholds and high > low else np.empty(0)
@@ -288,11 +288,11 @@ def _window(chunks: list[np.ndarray]) -> tuple[int, int]:
 # ---------------------------------------------------------------- binned
 
 
-def binned(found: Iterable[Part], bins: int) -> Levels:
+def count_in_bins(images: Iterable[Part], bins: int) -> Levels:
     """The levels of all images where scores of one bin count as tied; memory is that of one image and the bins."""
     table = Bins(bins)
-    for part in found:
-        table.add(part)
+    for image in images:
+        table.add(image)
     return table.levels()
 
 
@@ -310,19 +310,19 @@ class Bins:
         # all pixels, anomalous ones, what these are of their regions and of their masks, shares of normal images
         self.counts, self.good = np.zeros((5, size)), []
 
-    def add(self, part: Part) -> None:
+    def add(self, image: Part) -> None:
         """Count one image."""
-        self._cover(int(_bent(part.low)), int(_bent(part.high)))
-        pixels = np.bincount(self._places(part.scores), minlength=self.size)
-        places = self._places(part.anomalous)
+        self._cover(int(_bent(image.low)), int(_bent(image.high)))
+        pixels = np.bincount(self._places(image.scores), minlength=self.size)
+        places = self._places(image.anomalous)
         hits = np.bincount(places, minlength=self.size)
         self.counts[0] += pixels
         self.counts[1] += hits
-        self.counts[2] += np.bincount(places, part.weights, self.size)
-        self.counts[3] += hits / max(part.anomalous.size, 1)
-        if part.normal:
-            self.counts[4] += pixels / part.scores.size
-            self.good.append(part.scores.size)
+        self.counts[2] += np.bincount(places, image.weights, self.size)
+        self.counts[3] += hits / max(image.anomalous.size, 1)
+        if image.normal:
+            self.counts[4] += pixels / image.scores.size
+            self.good.append(image.scores.size)
 
     def _places(self, scores: np.ndarray) -> np.ndarray:
         return (_bent(scores) >> self.shift) - (self.low >> self.shift)

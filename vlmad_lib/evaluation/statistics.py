@@ -46,11 +46,11 @@ def _resampled(labels: np.ndarray, scores: np.ndarray, resamples: int, seed: int
         stream.multinomial(side.shape[1], np.full(side.shape[1], 1 / side.shape[1]), resamples).astype(np.float32)
         for side in (normal, anomalous)
     ]
-    found = []
+    sums = []
     for good, bad in zip(normal, anomalous, strict=True):
         wins = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
-        found.append(((counts[1] @ wins.astype(np.float32)) * counts[0]).sum(1))
-    return np.stack(found) / (normal.shape[1] * anomalous.shape[1])
+        sums.append(((counts[1] @ wins.astype(np.float32)) * counts[0]).sum(1))
+    return np.stack(sums) / (normal.shape[1] * anomalous.shape[1])
 
 
 def auroc_interval(
@@ -67,8 +67,8 @@ def auroc_interval(
         return float("nan"), float("nan")
     if n < FEW:
         return wilson(n * _auroc(labels, scores), n)
-    found = _resampled(labels, scores, resamples, seed).mean(0)
-    return _ends(found, n)
+    resampled = _resampled(labels, scores, resamples, seed).mean(0)
+    return _ends(resampled, n)
 
 
 def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -88,22 +88,22 @@ def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (below + upto) / 2 / len(normal)
 
 
-def _ends(found: np.ndarray, n: float) -> tuple[float, float]:
+def _ends(resampled: np.ndarray, n: float) -> tuple[float, float]:
     """The interval of resampled AUROCs; not narrower than Wilson's where nearly all of the n images agree."""
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    middle = found.mean()
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    middle = resampled.mean()
     if n * min(middle, 1 - middle) < RARE:
         least, most = wilson(np.clip(middle, 0, 1) * n, n)
         low, high = min(low, least), max(high, most)
     return float(low), float(high)
 
 
-def _combined(parts: list[tuple[float, float, float, int]]) -> tuple[float, float]:
+def _combined(estimates: list[tuple[float, float, float, int]]) -> tuple[float, float]:
     """Interval of the mean of independent figures: (figure, low, high, how many categories it stands for) each.
 
     Squared distances to the ends add up, each side for itself (Zou and Donner 2008); of one figure its own interval.
     """
-    figures, lows, highs, weights = np.array(parts).T
+    figures, lows, highs, weights = np.array(estimates).T
     weights = weights / weights.sum()
     mean = weights @ figures
     below, above = (np.sqrt(np.sum((weights * (figures - ends)) ** 2)) for ends in (lows, highs))
@@ -117,39 +117,39 @@ def macro_interval(scores: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
     interval speaks of other images of the same categories. Those with a class of fewer than ``FEW`` images have
     Wilson's interval each; of one category it is ``auroc_interval``.
     """
-    parts, means, smallest = [], [], 0
-    for number, (_, part) in enumerate(scores.groupby("category")):
-        runs = _runs(part)
-        labels = _labels(part, runs.index)
+    estimates, means, smallest = [], [], 0
+    for number, (_, rows) in enumerate(scores.groupby("category")):
+        runs = _runs(rows)
+        labels = _labels(rows, runs.index)
         n, values = np.bincount(labels, minlength=2).min(), runs.to_numpy().T
         if n == 0:
             continue
         if n < FEW:
             auroc = _auroc(labels, values)
-            parts.append((auroc, *wilson(n * auroc, n), 1))
+            estimates.append((auroc, *wilson(n * auroc, n), 1))
             continue
         means.append(_resampled(labels, values, resamples, seed + number).mean(0))
         smallest += n
     if means:
-        found = np.mean(means, axis=0)
-        parts.append((found.mean(), *_ends(found, smallest), len(means)))
-    return _combined(parts) if parts else (float("nan"), float("nan"))
+        resampled = np.mean(means, axis=0)
+        estimates.append((resampled.mean(), *_ends(resampled, smallest), len(means)))
+    return _combined(estimates) if estimates else (float("nan"), float("nan"))
 
 
-def _runs(part: pd.DataFrame) -> pd.DataFrame:
+def _runs(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores by image and reference draw, of the draws that scored every image."""
-    rows, images = pd.factorize(part.image, sort=True)
-    columns, seeds = pd.factorize(part.seed, sort=True)
-    found = np.full((len(images), len(seeds)), np.nan)
-    found[rows, columns] = part.score
-    return pd.DataFrame(found, images, seeds).dropna(axis=1)
+    rows, images = pd.factorize(scores.image, sort=True)
+    columns, seeds = pd.factorize(scores.seed, sort=True)
+    values = np.full((len(images), len(seeds)), np.nan)
+    values[rows, columns] = scores.score
+    return pd.DataFrame(values, images, seeds).dropna(axis=1)
 
 
-def _labels(part: pd.DataFrame, images: pd.Index) -> np.ndarray:
-    rows, known = pd.factorize(part.image)
-    found = np.zeros(len(known), int)
-    found[rows] = part.label
-    return found[known.get_indexer(images)]
+def _labels(scores: pd.DataFrame, images: pd.Index) -> np.ndarray:
+    rows, names = pd.factorize(scores.image)
+    labels = np.zeros(len(names), int)
+    labels[rows] = scores.label
+    return labels[names.get_indexer(images)]
 
 
 def macro_difference(
@@ -160,11 +160,11 @@ def macro_difference(
     Both are resampled alike, over the images that both scored. Categories with a class of fewer than ``FEW`` images
     have the interval of two Wilson intervals (Newcombe 1998). (nan, -1, 1) where no category can be compared.
     """
-    parts, drawn, plain, smallest = [], [], [], 0
-    for number, (category, part) in enumerate(first.groupby("category")):
-        sides = [_runs(part), _runs(second[second.category == category])]
+    estimates, drawn, plain, smallest = [], [], [], 0
+    for number, (category, rows) in enumerate(first.groupby("category")):
+        sides = [_runs(rows), _runs(second[second.category == category])]
         shared = sides[0].index.intersection(sides[1].index)
-        labels = _labels(part, shared)
+        labels = _labels(rows, shared)
         n = np.bincount(labels, minlength=2).min()
         if n == 0:
             continue
@@ -172,26 +172,26 @@ def macro_difference(
         aurocs = [_auroc(labels, side) for side in runs]
         plain.append(aurocs[0] - aurocs[1])
         if n < FEW:
-            parts.append((plain[-1], *_apart(aurocs, (n, n), level), 1))
+            estimates.append((plain[-1], *_apart(aurocs, (n, n), level), 1))
             continue
-        found = _resampled(labels, np.concatenate(runs), resamples, seed + number)
-        drawn.append(found[: len(runs[0])].mean(0) - found[len(runs[0]) :].mean(0))
+        resampled = _resampled(labels, np.concatenate(runs), resamples, seed + number)
+        drawn.append(resampled[: len(runs[0])].mean(0) - resampled[len(runs[0]) :].mean(0))
         smallest += n
     if not plain:
         return float("nan"), -1.0, 1.0
     if drawn:
-        found = np.mean(drawn, axis=0)
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        resampled = np.mean(drawn, axis=0)
+        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
         least = _blind(smallest, level) if low == high else 0.0
-        parts.append((found.mean(), low - least, high + least, len(drawn)))
-    low, high = _combined(parts)
+        estimates.append((resampled.mean(), low - least, high + least, len(drawn)))
+    low, high = _combined(estimates)
     return float(np.mean(plain)), max(-1.0, low), min(1.0, high)
 
 
 def _apart(aurocs: Sequence[float], counts: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
     """Interval of the first of two AUROCs less the second, from Wilson's of each with its count of images."""
     first, second = aurocs
-    ends = [wilson(one * n, n, level) for one, n in zip(aurocs, counts, strict=True)]
+    ends = [wilson(auroc * n, n, level) for auroc, n in zip(aurocs, counts, strict=True)]
     below = np.hypot(first - ends[0][0], ends[1][1] - second)
     above = np.hypot(ends[0][1] - first, second - ends[1][0])
     return first - second - below, first - second + above
@@ -406,16 +406,16 @@ def macro_delong(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """
     from scipy.stats import norm
 
-    parts = []
+    estimates = []
     for category, rows in first.groupby("category"):
         sides = [_runs(rows), _runs(second[second.category == category])]
         shared = sides[0].index.intersection(sides[1].index)
         labels = _labels(rows, shared)
         if labels.size and labels.min() != labels.max():
-            parts.append(_delong_variance(labels, *(side.loc[shared].to_numpy().T for side in sides)))
-    if not parts or min(n for *_, n in parts) < FEW:
+            estimates.append(_delong_variance(labels, *(side.loc[shared].to_numpy().T for side in sides)))
+    if not estimates or min(n for *_, n in estimates) < FEW:
         return 1.0
-    differences, variances, _ = np.array(parts).T
+    differences, variances, _ = np.array(estimates).T
     spread = np.sqrt(variances.sum())
     return float(2 * norm.sf(abs(differences.sum()) / spread)) if spread else 1.0
 
@@ -432,11 +432,11 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, level: float = LEVEL
     n = len(pairs)
     if n < 4 or np.ptp(pairs, axis=0).min() == 0:
         return float("nan"), -1.0, 1.0
-    found = float(spearmanr(*pairs.T).statistic)
-    z = np.arctanh(np.clip(found, -1 + 1 / n, 1 - 1 / n))  # a perfect order of n pairs is no certainty
-    half = norm.ppf((1 + level) / 2) * np.sqrt((1 + found**2 / 2) / (n - 3))
+    correlation = float(spearmanr(*pairs.T).statistic)
+    z = np.arctanh(np.clip(correlation, -1 + 1 / n, 1 - 1 / n))  # a perfect order of n pairs is no certainty
+    half = norm.ppf((1 + level) / 2) * np.sqrt((1 + correlation**2 / 2) / (n - 3))
     low, high = np.tanh(z - half), np.tanh(z + half)
-    return found, min(found, float(low)), max(found, float(high))
+    return correlation, min(correlation, float(low)), max(correlation, float(high))
 
 
 def holm(probabilities: list[float], level: float = 1 - LEVEL) -> list[bool]:

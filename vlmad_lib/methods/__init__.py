@@ -77,7 +77,7 @@ class Chosen:
 
     def store(
         self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False
-    ) -> feature_store.Kept:
+    ) -> feature_store.AnyStore:
         """The kept features of the method's encoder, or of those it reads."""
         code, found = self.module, {}
         sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
@@ -118,7 +118,9 @@ class Chosen:
         versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         code = *backbones.TEXT, *self.module.TEXT
         key = digests.digest(backbone.key, self.spec.method, words, digest, *code, versions)
-        return feature_store.kept(cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file))
+        return feature_store.load_or_compute(
+            cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file)
+        )
 
 
 def _plain(value: object) -> str:
@@ -135,13 +137,13 @@ def alone(spec: Method) -> Method:
 
 
 def locate_weights(spec: Method, download: bool = False) -> Path:
-    """``backbones.locate`` of a method's weights, read as the method reads them."""
-    return backbones.locate(spec.backbone, spec.weights, download, plain_gelu(spec))
+    """``backbones.locate_weights`` of a method's weights, read as the method reads them."""
+    return backbones.locate_weights(spec.backbone, spec.weights, download, plain_gelu(spec))
 
 
 def load_backbone(spec: Method, download: bool = False, device: str = "cpu") -> Backbone:
-    """``backbones.load`` of a method's backbone, read as the method reads it."""
-    return backbones.load(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
+    """``backbones.load_backbone`` of a method's backbone, read as the method reads it."""
+    return backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
 
 
 def plain_gelu(spec: Method) -> bool:

@@ -29,7 +29,7 @@ from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
 
 ZERO_SHOT = True
@@ -137,7 +137,7 @@ def write(
     state = {name: value.detach().cpu().clone() for name, value in learner.state_dict().items()}
     content = {"trainable_linearlayer": state, "trained_on": trained_on, "root": root, "fingerprint": fingerprint}
     content |= {"categories": list(categories), "activation": activation}
-    replace(path, lambda file: torch.save(content, file))
+    replace_file(path, lambda file: torch.save(content, file))
 
 
 def _parse(found: dict) -> dict[str, list[Tensor]]:

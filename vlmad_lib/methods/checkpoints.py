@@ -61,7 +61,7 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
     Plain tensors and text only, nothing in it is executed; InputError for any other file, and for values that are
     not finite.
     """
-    found = weight_files.read(path, f"{kind.title} checkpoint")
+    found = weight_files.read_tensors(path, f"{kind.title} checkpoint")
     try:
         parts = kind.parse(found)
         flat = [one for value in parts.values() for one in (value if isinstance(value, list) else [value])]

@@ -18,7 +18,7 @@ from vlmad_lib import PACKAGE, InputError
 from vlmad_lib.config import check_record
 from vlmad_lib.encoders import prompts
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 from vlmad_lib.methods import checkpoints, clip
 from vlmad_lib.methods.prompt_learner import PromptLearner, refuse_other_clip
 
@@ -56,7 +56,7 @@ def write(learner: Context, path: Path, trained_on: str, root: str = "", categor
     """Write a context under the names of CoOp's own checkpoints, with the data set it was trained on."""
     state = {"ctx": learner.context.detach()[0].cpu().clone(), "token_prefix": learner.prefix.cpu().clone()}
     content = {"state_dict": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
-    replace(path, lambda file: torch.save(content, file))
+    replace_file(path, lambda file: torch.save(content, file))
 
 
 def _parse(found: dict) -> dict[str, Tensor]:

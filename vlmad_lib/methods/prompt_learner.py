@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlmad_lib import PACKAGE, InputError, open_clip
 from vlmad_lib.encoders.backbones import Backbone, text_tower
-from vlmad_lib.files import replace
+from vlmad_lib.files import replace_file
 from vlmad_lib.methods import checkpoints
 
 DEMO = PACKAGE / "demo" / "anomalyclip-demo.pth"
@@ -124,7 +124,7 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", c
         state[f"compound_prompt_projections.{i}.weight"] = zero.expand(_DEAD, width)
         state[f"compound_prompt_projections.{i}.bias"] = zero.expand(_DEAD)
     content = {"prompt_learner": state, "trained_on": trained_on, "root": root, "categories": list(categories)}
-    replace(path, lambda file: torch.save(content, file))
+    replace_file(path, lambda file: torch.save(content, file))
 
 
 def _parse(found: dict) -> dict:

@@ -264,9 +264,9 @@ def train(
             places = list(dict.fromkeys([*places, devices.describe_device(backbone.device)]))
             kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
             kept = _fetch(kept | {"curve": curve, "devices": places})
-            files.replace(state, lambda path, kept=kept: torch.save(kept, path))
+            files.replace_file(state, lambda path, kept=kept: torch.save(kept, path))
     lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
-    files.replace(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
+    files.replace_file(out.with_suffix(".curve.jsonl"), lambda path: path.write_text(lines, encoding="utf-8"))
     # the demo's is drawn wherever it is wanted, under one name
     root = "" if profile.dataset == "demo" else str(profile.path(profile.root).resolve())
     origin = {
@@ -277,7 +277,7 @@ def train(
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
     text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count, places)
-    files.replace(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
+    files.replace_file(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve
 
 

@@ -12,14 +12,16 @@ import pandera.pandas as pa
 from vlmad_lib import InputError, config, tables
 from vlmad_lib.config import Profile
 from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.files import name_read_errors
 from vlmad_lib.methods import SETTINGS
 
+# What names a variant in both tables.
 KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
-"""What names a variant in both tables."""
 
 _text = pa.Column(str)
 _share = pa.Column(float, pa.Check.in_range(0, 1), nullable=True)
 _whole = pa.Column(int, pa.Check.ge(0))
+# The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie.
 SCORES = pa.DataFrameSchema(
     {
         **dict.fromkeys(["dataset", "category", "class_name", "defect", "labels", "image", "mask"], _text),
@@ -34,8 +36,9 @@ SCORES = pa.DataFrameSchema(
     strict=True,
     unique=["variant", "image"],
 )
-"""The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie."""
 
+# The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing.
+# ``pixel_auroc_bound`` and so on: how far the value can be from the exact one, 0 unless pixels were counted in bins.
 METRICS = pa.DataFrameSchema(
     {
         **dict.fromkeys(["dataset", "category", "group", *KEYS], pa.Column()),
@@ -45,10 +48,6 @@ METRICS = pa.DataFrameSchema(
     },
     strict=True,
 )
-"""The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing.
-
-``pixel_auroc_bound`` and so on: how far the value can be from the exact one, 0 unless pixels were counted in bins.
-"""
 SHARES = [name for name, column in METRICS.columns.items() if column.checks == _share.checks]
 
 
@@ -65,14 +64,15 @@ class Results:
 
     def maps(self, rows: pd.DataFrame) -> list[np.ndarray]:
         """The maps (tiles, h, w) of rows of the scores table: the anomaly scores of the patches."""
-        return [metrics.grid_maps(one) for one in self.kept(rows)]
+        return [metrics.grid_maps(kept_maps) for kept_maps in self.kept(rows)]
 
     def kept(self, rows: pd.DataFrame) -> list[np.ndarray]:
         """The maps of rows as units keep them, (tiles, h, w) or stacks (tiles, L + 1, h, w); see ``metrics``."""
         if "" in set(rows.map_file):
             raise InputError("These rows have scores but no maps; choose a method that has maps.")
-        files = {file: np.load(self.cache / file, mmap_mode="r", allow_pickle=False) for file in rows.map_file.unique()}
-        return [np.array(files[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
+        with name_read_errors(self.cache):
+            maps = {file: np.load(self.cache / file, "r", allow_pickle=False) for file in rows.map_file.unique()}
+            return [np.array(maps[row.map_file][row.map_row : row.map_row + row.tiles]) for row in rows.itertuples()]
 
     def framed(self, rows: pd.DataFrame, seamless: bool = False) -> list[np.ndarray]:
         """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at."""
@@ -90,18 +90,26 @@ class Results:
         """
         rows = []
         named = self.metrics.assign(name=tables.name_rows(self.metrics))
-        for name, part in named.groupby("name", sort=False):
-            means = part.groupby("category")[list(tables.TITLES)].mean().mean()
-            chosen = self.scores[self.scores.variant.isin(part.variant)]
+        for name, rows_of_name in named.groupby("name", sort=False):
+            means = rows_of_name.groupby("category")[list(tables.TITLES)].mean().mean()
+            chosen = self.scores[self.scores.variant.isin(rows_of_name.variant)]
             low, high = statistics.macro_interval(chosen)
-            draws = part.seed.nunique() if part.shots.iloc[0] else 0
-            known = part.dropna(subset="image_auroc") if part.image_auroc.notna().any() else part
-            images = chosen[chosen.category.isin(known.category)].image.nunique()
-            masked = part.dropna(subset="pixel_auroc").category.nunique()
-            counts = {"categories": known.category.nunique(), "pixel_categories": masked}
+            draws = rows_of_name.seed.nunique() if rows_of_name.shots.iloc[0] else 0
+            ranked = (
+                rows_of_name.dropna(subset="image_auroc") if rows_of_name.image_auroc.notna().any() else rows_of_name
+            )
+            images = chosen[chosen.category.isin(ranked.category)].image.nunique()
+            masked = rows_of_name.dropna(subset="pixel_auroc").category.nunique()
+            counts = {"categories": ranked.category.nunique(), "pixel_categories": masked}
             counts |= {"images": images, "draws": draws}
-            spread = statistics.format_category_interval(known.groupby("category").image_auroc.mean())
-            facts = {"method": part.method.iloc[0], "name": name, "low": low, "high": high, "over_categories": spread}
+            spread = statistics.format_category_interval(ranked.groupby("category").image_auroc.mean())
+            facts = {
+                "method": rows_of_name.method.iloc[0],
+                "name": name,
+                "low": low,
+                "high": high,
+                "over_categories": spread,
+            }
             rows.append({**facts, **means, **counts})
         return pd.DataFrame(rows)
 
@@ -114,9 +122,9 @@ class Results:
         """
         macro = self.macro() if macro is None else macro
         interval = "{} to {}"
-        known = macro[macro.pixel_categories > 0]
-        apart = (known.pixel_categories != known.categories).any()
-        found = pd.DataFrame(
+        masked = macro[macro.pixel_categories > 0]
+        apart = (masked.pixel_categories != masked.categories).any()
+        table = pd.DataFrame(
             {
                 "method": row.name,
                 "image AUROC": _number(row.image_auroc),
@@ -131,16 +139,16 @@ class Results:
             }
             for row in macro.itertuples(index=False)
         )
-        return found if apart else found.drop(columns="categories, pixel metrics")
+        return table if apart else table.drop(columns="categories, pixel metrics")
 
     def by_category(self) -> pd.DataFrame:
         """Image AUROC, pixel AUROC and AUPRO per category, method and shots, with the number of test images."""
-        found = tables.average_by_category(self.metrics, tables.MAIN)
+        table = tables.average_by_category(self.metrics, tables.MAIN)
         named = self.scores.assign(name=tables.name_rows(self.scores))
         images = named.groupby(["name", "category"]).image.nunique().rename("test images")
-        found = found.merge(images.reset_index(), on=["name", "category"])
-        found = found.rename(columns={"name": "method"} | tables.TITLES)
-        return found[["category", "group", "method", *found.columns[3:]]]
+        table = table.merge(images.reset_index(), on=["name", "category"])
+        table = table.rename(columns={"name": "method"} | tables.TITLES)
+        return table[["category", "group", "method", *table.columns[3:]]]
 
 
 def _number(value: float) -> str:

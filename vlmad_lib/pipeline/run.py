@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from uuid import uuid4
 
 import joblib
 import joblib.parallel
@@ -30,6 +31,7 @@ from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import METHODS, SETTINGS, Chosen, anomalyclip
 from vlmad_lib.pipeline import scoring, units, workload
+from vlmad_lib.pipeline.cache import NEEDS
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.scoring import Scorer
 from vlmad_lib.pipeline.units import Unit
@@ -39,6 +41,7 @@ from vlmad_lib.tables import TITLES
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 PART = 8  # images that a worker of this machine encodes before it takes others
 CLUSTER_PART = 64  # likewise on a cluster, whose workers may have accelerators that take many at once
+STRIPS = ": long strips: "  # by which a note on them is known
 TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
 
@@ -56,29 +59,29 @@ class Variant:
         return facts | {"variant": digests.digest(facts)[:10]}
 
 
-def variants(profile: Profile) -> list[list[Variant]]:
+def list_variants(profile: Profile) -> list[list[Variant]]:
     """The variants of each method; zero-shot and full-shot draw nothing and have one seed.
 
     A method that uses no references has its zero-shot variant, whatever shots the profile asks for; one that needs
     them has none, and is left out where the profile asks for zero-shot alone. InputError for wrong settings.
     """
-    found, named = [], [spec.name for spec in [*profile.methods, *profile.imports]]
-    for name in named:
-        if named.count(name) > 1:
+    planned, names = [], [spec.name for spec in [*profile.methods, *profile.imports]]
+    for name in names:
+        if names.count(name) > 1:
             raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
     for spec in profile.methods:
         chosen = methods.choose(spec, profile)
         counts = profile.shots if chosen.module.FEW_SHOT else [0]
         counts = [shots for shots in counts if shots or chosen.module.ZERO_SHOT]
         draws = [(shots, seed) for shots in counts for seed in (profile.seeds if 0 < shots < FULL else [0])]
-        found.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
-    return list(filter(None, found))
+        planned.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
+    return list(filter(None, planned))
 
 
 # ---------------------------------------------------------------- the run
 
 
-def index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
+def build_run_index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
     few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
     table, notes = datasets.build_index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
@@ -94,10 +97,10 @@ def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
         return []
     tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
     notes = []
-    for category, part in rows.groupby("category") if tiled else []:
-        longest, total = part.loc[part.tiles.idxmax()], f"{part.tiles.sum():,}"
+    for category, strips in rows.groupby("category") if tiled else []:
+        longest, total = strips.loc[strips.tiles.idxmax()], f"{strips.tiles.sum():,}"
         notes.append(
-            f"{category}: long strips: {len(part)} of {(table.category == category).sum()} pictures, such as "
+            f"{category}{STRIPS}{len(strips)} of {(table.category == category).sum()} pictures, such as "
             f"{Path(longest.image).name} with {longest.width}x{longest.height} pixels, which {', '.join(tiled)} cuts "
             f"into {longest.tiles} square tiles. Together they make {total} tiles, as much work as {total} square "
             "pictures; with the setting 'fit: squash' each is one."
@@ -112,40 +115,42 @@ def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = N
     takes.
     ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
     """
-    planned = variants(profile)
+    planned = list_variants(profile)
     if not planned and not profile.imports:
         if profile.methods:
             names = ", ".join(spec.name for spec in profile.methods)
             raise InputError(f"'shots' asks for no references, and without them {names} cannot run; add 1 to 'shots'.")
         raise InputError("The profile names no methods and no imports; add one of them.")
-    table, notes = index(profile) if table is None else (table, [])
+    table, notes = build_run_index(profile) if table is None else (table, _name_strips(profile, table))
     cache = profile.path(profile.cache)
     folder = cache / "runs" / _digest(profile, planned, table)
-    found = _kept(folder, cache)
-    if found is None:
-        _compute(profile, planned, table, notes, folder, progress, progress or announce)
-        found = _kept(folder, cache)
-    if found is None:
+    kept = _kept(folder, cache)
+    if kept is None:
+        with files.hold_lock(folder.with_name(f"{folder.name}-{uuid4().hex[:8]}")):  # ``cache.prune`` waits for it
+            _compute(profile, planned, table, notes, folder, progress, progress or announce)
+        kept = _kept(folder, cache)
+    if kept is None:
         raise InputError(f"What was just written to {folder} is damaged; check that disk, or set another 'cache'.")
-    return Results(profile, table, *found, cache)
+    return Results(profile, table, *kept, cache)
 
 
 def _kept(folder: Path, cache: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict] | None:
     """A run's tables and facts where they and all its maps are as they were written."""
-    if not files.whole(folder):
+    if not files.is_intact(folder):
         return None
-    scores, found = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
+    with files.name_read_errors(folder):
+        scores, measured = (pd.read_parquet(folder / f"{name}.parquet") for name in ("scores", "metrics"))
     units = {Path(file).parent for file in scores.map_file.unique() if file}
-    if not all([files.whole(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
+    if not all([files.is_intact(cache / unit) for unit in units]):  # all are looked at: each damaged one is said
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return scores, found, json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return scores, measured, files.read_json(folder / "run.json")
 
 
 def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame) -> str:
     """What decides a run's tables: parameters, images, masks, weight files, outside results and code."""
     weights = [path for spec in profile.methods for path in _network_files(spec)]
-    weights += [str(one.prompts.path) for one in _chosen(planned) if one.prompts]
+    weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(
         exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
@@ -194,18 +199,19 @@ def _compute(
             methods.locate_weights(spec, profile.download)
     started = time.perf_counter()
     of = dict(list(table.groupby("category", sort=False)))
-    found, jobs = _plan(here, planned, of)
+    all_units, jobs = _plan(here, planned, of)
     least = CLUSTER_PART if _on_cluster() else PART
     size = sys.maxsize if _on_accelerator(here) else max(least, profile.batch or 1)
     encoding = _encoding(here, planned, jobs, size)
     total = sum(len(paths) for *_, paths in encoding)
-    for note in _name_strips(profile, table) if total else []:
-        files.say(note)
+    for note in notes if total else []:
+        if STRIPS in note:
+            files.warn(note)
     if announce and total:
-        stores = ((one.store(here.path(here.cache), _backbone(one.spec, here), channels), names, paths)
-                  for one, _, channels, names, paths in encoding)  # fmt: skip
-        parts = workload.plan(stores, table)
-        tqdm.write(workload.announce(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
+        stores = ((chosen.store(here.path(here.cache), _backbone(chosen.spec, here), channels), names, paths)
+                  for chosen, _, channels, names, paths in encoding)  # fmt: skip
+        parts = workload.plan_encoding(stores, table)
+        tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         if _on_accelerator(here):  # one process feeds it
             for job in encoding:
@@ -217,16 +223,16 @@ def _compute(
     with tqdm(desc="score", **shown) as bar:
         _score_all(profile, jobs, bar, _on_accelerator(here))  # the units are on disk now
     remarks = list(notes)
-    outside = [(spec, part) for spec in profile.imports for part in of.values()]
-    for imported, said in _parallel(profile, _import, outside):
-        found += imported
-        remarks += said
-    if not found:
-        seen = f" ({remarks[-1].rstrip('.')})" if len(remarks) > len(notes) else ""
+    outside = [(spec, rows) for spec in profile.imports for rows in of.values()]
+    for imported, more in _parallel(profile, _import, outside):
+        all_units += imported
+        remarks += more
+    if not all_units:
+        last = f" ({remarks[-1].rstrip('.')})" if len(remarks) > len(notes) else ""
         raise InputError(
-            f"No outside result matches a test image{seen}; name them <category>, <defect>, <image file stem>."
+            f"No outside result matches a test image{last}; name them <category>, <defect>, <image file stem>."
         )
-    scores, measured, scored_on = units.gather(profile.path(profile.cache), found)
+    scores, measured, scored_on = units.gather_units(profile.path(profile.cache), all_units)
     remarks += (
         _one_class(measured)
         + _uncovered(profile, scores, list(of))
@@ -234,12 +240,12 @@ def _compute(
         + _in_bins(profile, measured)
     )
     used = [_backbone(spec, here) for spec in profile.methods]
-    remarks += [one.note for one in used if one.note] + _by_word(planned)
+    remarks += [backbone.note for backbone in used if backbone.note] + _by_word(planned)
     facts = {
         "warnings": _warnings(profile, planned, used),
         "notes": list(dict.fromkeys(remarks)),
-        "backbones": list({one.label: one.facts() for one in used}.values()),
-        "prompts": [_prompt_facts(one) for one in _chosen(planned) if one.prompts],
+        "backbones": list({backbone.label: backbone.facts() for backbone in used}.values()),
+        "prompts": [_prompt_facts(chosen) for chosen in _chosen(planned) if chosen.prompts],
         "data": datasets.count_images(table),
         "packages": digests.list_versions(digests.ENCODING_LIBRARIES + digests.MEASURING_LIBRARIES),
         "devices": {"encoding": _encoded_on(here, planned), "scoring": scored_on},
@@ -250,8 +256,25 @@ def _compute(
         scores.to_parquet(partial / "scores.parquet", index=False)
         measured.to_parquet(partial / "metrics.parquet", index=False)
         (partial / "run.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (partial / NEEDS).write_text(json.dumps(_list_needs(here, planned, all_units)), encoding="utf-8")
 
-    files.place(folder, fill)
+    files.write_folder(folder, fill)
+
+
+def _list_needs(profile: Profile, planned: list[list[Variant]], all_units: list[Unit]) -> dict:
+    """What a run needs of the cache, for ``cache.list_entries``: its units and the folders of its features."""
+    cache = profile.path(profile.cache)
+    stores = [
+        chosen.store(cache, _backbone(chosen.spec, profile), channels)
+        for chosen in _chosen(planned)
+        for channels in ("", "rgb")
+    ]
+    folders = {folder for store in stores for folder in store.folders}
+    return {
+        "title": profile.title,
+        "units": [str(unit.place.relative_to(cache)) for unit in all_units],
+        "features": sorted(str(folder.relative_to(cache)) for folder in folders),
+    }
 
 
 def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
@@ -289,17 +312,17 @@ def _on_accelerator(profile: Profile) -> bool:
 def _encoded_on(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     """The devices that encoded the features which a run reads, in words."""
     cache = profile.path(profile.cache)
-    stores = [one.store(cache, _backbone(one.spec, profile)) for one in _chosen(planned)]
+    stores = [chosen.store(cache, _backbone(chosen.spec, profile)) for chosen in _chosen(planned)]
     return sorted({name for store in stores for name in store.encoded_on()})
 
 
 def _one_class(measured: pd.DataFrame) -> list[str]:
     """Notes on categories of which no image AUROC can be had."""
     lacking = measured.drop_duplicates("category")
-    told = {"good": lacking.n_good == 0, "defective": lacking.n_defective == 0}
+    lacks = {"good": lacking.n_good == 0, "defective": lacking.n_defective == 0}
     return [
         f"{name}: no {kind} test images, so no image AUROC; the means leave it out."
-        for kind, none in told.items()
+        for kind, none in lacks.items()
         for name in lacking[none].category
     ]
 
@@ -323,10 +346,10 @@ def _uncovered(profile: Profile, scores: pd.DataFrame, categories: list[str]) ->
 def _by_word(planned: list[list[Variant]]) -> list[str]:
     """Notes on checkpoints of which only the profile says what they were trained on."""
     return [
-        f"{one.name}: that its {one.prompts.noun} in {one.prompts.path.name} were trained on {one.prompts.trained_on} "
-        "is the profile's word; neither the file nor the list of known SHA-256 says so."
-        for one in _chosen(planned)
-        if one.prompts and one.prompts.by_word
+        f"{chosen.name}: that its {chosen.prompts.noun} in {chosen.prompts.path.name} were trained on "
+        f"{chosen.prompts.trained_on} is the profile's word; neither the file nor the list of known SHA-256 says so."
+        for chosen in _chosen(planned)
+        if chosen.prompts and chosen.prompts.by_word
     ]
 
 
@@ -341,27 +364,28 @@ def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbon
     drawn = [
         f"{spec.name} runs on the demo's weights, which were trained on drawn pictures alone, so its numbers "
         "and decisions say nothing about these parts; name real weights."
-        for spec, one in zip(profile.methods, used, strict=True)
-        if profile.dataset != "demo" and one.is_demo
+        for spec, backbone in zip(profile.methods, used, strict=True)
+        if profile.dataset != "demo" and backbone.is_demo
     ]
     leaked = [
-        f"{one.name}: its {one.prompts.noun} were trained on the very data they are tested on "
-        f"({one.prompts.trained_on}), so its numbers are no zero-shot result and compare with nothing."
-        for one in _chosen(planned)
-        if one.prompts and one.prompts.leaked
+        f"{chosen.name}: its {chosen.prompts.noun} were trained on the very data they are tested on "
+        f"({chosen.prompts.trained_on}), so its numbers are no zero-shot result and compare with nothing."
+        for chosen in _chosen(planned)
+        if chosen.prompts and chosen.prompts.leaked
     ]
     copies = [
-        f"{one.name}: its {one.prompts.noun} were trained on {one.prompts.trained_on}, which has categories named "
-        f"{', '.join(one.prompts.alike)} too; if these images are copies of those, its numbers are no zero-shot result."
-        for one in _chosen(planned)
-        if one.prompts and one.prompts.alike
+        f"{chosen.name}: its {chosen.prompts.noun} were trained on {chosen.prompts.trained_on}, which has categories "
+        f"named {', '.join(chosen.prompts.alike)} too; if these images are copies of those, its numbers are no "
+        "zero-shot result."
+        for chosen in _chosen(planned)
+        if chosen.prompts and chosen.prompts.alike
     ]
-    return random + drawn + [one.warning for one in used if one.warning] + leaked + copies
+    return random + drawn + [backbone.warning for backbone in used if backbone.warning] + leaked + copies
 
 
 def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     """Notes on methods that leave the profile's references unused, or have no zero-shot result beside the others'."""
-    alone = [one.name for one in _chosen(planned) if any(profile.shots) and not one.module.FEW_SHOT]
+    alone = [chosen.name for chosen in _chosen(planned) if any(profile.shots) and not chosen.module.FEW_SHOT]
     lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].ZERO_SHOT]
     notes = [f"{name} uses no reference images: zero-shot only." for name in alone]
     return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
@@ -373,8 +397,8 @@ def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
     if profile.pixel_metrics == "exact" or bounds.isna().all():
         return []
     pairs = zip(metrics.COUNTED, metrics.BOUNDS, strict=True)
-    known = [(TITLES[name], bounds[bound]) for name, bound in pairs if bounds[bound] == bounds[bound]]
-    largest = ", ".join(f"{title} {most:.1e}" for title, most in known)
+    known_bounds = [(TITLES[name], bounds[bound]) for name, bound in pairs if bounds[bound] == bounds[bound]]
+    largest = ", ".join(f"{title} {most:.1e}" for title, most in known_bounds)
     return [f"Pixel metrics were counted in bins; no exact value differs by more than: {largest}."]
 
 
@@ -419,7 +443,7 @@ class View:
         return self.draw(self.features, self.text, self.chosen, self.grid)
 
 
-def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
+def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
     known = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(one for one in known if one.method == method)
@@ -442,7 +466,7 @@ def view(profile: Profile, row: pd.Series, spec: Method | None = None, method: s
 def _loaded(
     name: str, weights: str, precision: str, download: bool, plain_gelu: bool, device: str, _: tuple
 ) -> backbones.Backbone:
-    return backbones.load(name, weights, precision, download, plain_gelu, device)
+    return backbones.load_backbone(name, weights, precision, download, plain_gelu, device)
 
 
 def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
@@ -461,19 +485,17 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
     return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
 
 
-@lru_cache(maxsize=64)
-def _read_facts(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
+_read_facts = lru_cache(maxsize=64)(files.read_json)
 
 
 def _facts(file: Path, load: Callable[[], backbones.Backbone]) -> dict:
     """What is the same of a backbone on every device, from its file, which is written where there is none."""
     try:
         return _read_facts(file)
-    except (OSError, ValueError):
-        text = load().known().as_json()
-        files.replace(file, lambda path: path.write_text(text, encoding="utf-8"))
-        return json.loads(text)
+    except files.Damaged:
+        facts = json.loads(load().known().as_json())
+        files.write_json(file, facts)
+        return facts
 
 
 @dataclass(frozen=True)
@@ -492,25 +514,27 @@ def _plan(
 
     ``of``: the index by category.
     """
-    cache, found, jobs = profile.path(profile.cache), [], {}
-    on = {name: units.tested(datasets.select_tested(part), cache) for name, part in of.items()}
-    for wanted in planned:
-        chosen = wanted[0].chosen
+    cache, all_units, jobs = profile.path(profile.cache), [], {}
+    on = {name: units.describe_tested(datasets.select_tested(rows), cache) for name, rows in of.items()}
+    for method_variants in planned:
+        chosen = method_variants[0].chosen
         backbone = _backbone(chosen.spec, profile)
         places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
-        named = [one.columns(backbone) for one in wanted]
+        named = [variant.columns(backbone) for variant in method_variants]
         code = _code(chosen)
-        for category, part in of.items():
-            row = part.iloc[0]
+        for category, rows in of.items():
+            row = rows.iloc[0]
             words = chosen.module.wording(chosen.settings, row)
-            for one, columns in zip(wanted, named, strict=True):
-                drawn = list(chosen.references(part, category, one.shots, one.seed).image) if one.shots else []
-                unit = units.unit(profile, code, on[category], columns, drawn, [words, backbone.key])
-                found.append(unit)
-                if not files.whole(unit.place):
-                    jobs.setdefault((places, category), []).append(Job(one, row, unit))
+            for variant, columns in zip(method_variants, named, strict=True):
+                drawn = (
+                    list(chosen.references(rows, category, variant.shots, variant.seed).image) if variant.shots else []
+                )
+                unit = units.locate_unit(profile, code, on[category], columns, drawn, [words, backbone.key])
+                all_units.append(unit)
+                if not files.is_intact(unit.place):
+                    jobs.setdefault((places, category), []).append(Job(variant, row, unit))
     # backbone by backbone, not category by category: more of them than are held would be loaded again and again
-    return found, [part for together in jobs.values() for part in _parts(together)]
+    return all_units, [rows for together in jobs.values() for rows in _parts(together)]
 
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
@@ -531,14 +555,14 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
 
     Parts are smaller than categories: workers share them evenly, and how long they take can be told from the first.
     """
-    found, taken, cache = [], set(), profile.path(profile.cache)
+    encoding, taken, cache = [], set(), profile.path(profile.cache)
     shots = max((job.one.shots for together in jobs for job in together), default=0)
     for together in jobs:
         chosen = together[0].one.chosen
-        backbone, own = _backbone(chosen.spec, profile), chosen.settings.channels
+        backbone, channels_tested = _backbone(chosen.spec, profile), chosen.settings.channels
         tested = [path for job in together for path in job.unit.rows.image]
         drawn = [path for job in together for path in job.unit.references]
-        for channels, paths in ((own, tested), ("rgb", drawn)):
+        for channels, paths in ((channels_tested, tested), ("rgb", drawn)):
             store = chosen.store(cache, backbone, channels)
             names = _arrays(profile, planned, store, shots)
             # an image that another part encodes, with the arrays of both, is left to it
@@ -546,22 +570,22 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
             paths = store.missing(paths, names)
             taken |= {(store.folder, path) for path in paths}
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-            found += [(chosen, together[0].row, channels, names, part) for part in parts]
-    return found
+            encoding += [(chosen, together[0].row, channels, names, part) for part in parts]
+    return encoding
 
 
-def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.Kept, shots: int) -> list[str]:
+def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.AnyStore, shots: int) -> list[str]:
     """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
 
     References are read with their colours as they are, so with them a method may share a store of others.
     """
-    cache, found = profile.path(profile.cache), {}
+    cache, names = profile.path(profile.cache), {}
     for chosen in _chosen(planned):
         backbone, few = _backbone(chosen.spec, profile), shots if chosen.module.FEW_SHOT else 0
         for channels in ("", "rgb") if few else ("",):
             if chosen.store(cache, backbone, channels).folder == store.folder:
-                found |= dict.fromkeys(chosen.module.arrays(chosen.settings, few))
-    return list(found)
+                names |= dict.fromkeys(chosen.module.arrays(chosen.settings, few))
+    return list(names)
 
 
 def _encode(
@@ -607,7 +631,7 @@ def _measure(profile: Profile, scored: list[tuple] | None) -> bool:
     """Keep units with their scores, maps and metrics; False where there is nothing to keep yet."""
     masks: units.Masks = {}
     for unit, *values, device in scored or []:
-        units.write(profile, unit, *values, masks, device)
+        units.write_unit(profile, unit, *values, masks, device)
     return scored is not None
 
 
@@ -654,7 +678,7 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
             yield job.unit, *scorer.of(tested, draw), device
 
 
-def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.Kept) -> Scorer:
+def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.AnyStore) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
     one = group[0].one
     code, settings = one.chosen.module, one.chosen.settings
@@ -676,8 +700,8 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[U
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": digests.digest(facts)[:10]}
-    measured = units.tested(rows, profile.path(profile.cache))
-    unit = units.unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
-    if not files.whole(unit.place):
-        units.write(profile, unit, scores, maps, [1] * len(rows), {})
+    measured = units.describe_tested(rows, profile.path(profile.cache))
+    unit = units.locate_unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
+    if not files.is_intact(unit.place):
+        units.write_unit(profile, unit, scores, maps, [1] * len(rows), {})
     return [unit], notes

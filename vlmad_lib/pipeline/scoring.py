@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vlmad_lib.encoders import devices
-from vlmad_lib.methods import Chosen
+
+if TYPE_CHECKING:
+    from vlmad_lib.methods import Chosen
 
 
 class Scorer:
@@ -65,10 +67,10 @@ class Scorer:
 
     def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has."""
-        found = [[side[:, draw] for side in self.found[image]] for image in images]
-        scores = np.array([values.mean(0, dtype=np.float64) for values, _ in found])
+        results = [[side[:, draw] for side in self.found[image]] for image in images]
+        scores = np.array([values.mean(0, dtype=np.float64) for values, _ in results])
         scores = self.chosen.module.over_category(scores) if scores.ndim > 1 else scores
-        return scores, np.concatenate([maps for _, maps in found]), np.array([len(values) for values, _ in found])
+        return scores, np.concatenate([maps for _, maps in results]), np.array([len(values) for values, _ in results])
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:
@@ -76,6 +78,6 @@ def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:
     owner = np.repeat(np.arange(len(tiles)), tiles)
     number = np.concatenate([np.arange(count) for count in tiles])
     # in the order of the draw: what a method makes of its references may depend on it
-    own = np.concatenate([np.flatnonzero(owner == image) for image in draw])
-    same = number[own] == place
-    return own[same] if same.any() else own
+    rows = np.concatenate([np.flatnonzero(owner == image) for image in draw])
+    same = number[rows] == place
+    return rows[same] if same.any() else rows

@@ -21,8 +21,8 @@ from vlmad_lib.data import mask_files
 from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.pipeline.results import KEYS, METRICS, SCORES, SHARES
 
+# By image and fit, its mask at the evaluation frame; None where a defective image has none: no pixels to count.
 Masks = dict[tuple[str, str], pixel_ranking.Regions | None]
-"""By image and fit, its mask at the evaluation frame; None where a defective image has none: no pixels to count."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Tested:
     key: str
 
 
-def tested(rows: pd.DataFrame, cache: Path) -> Tested:
+def describe_tested(rows: pd.DataFrame, cache: Path) -> Tested:
     """Index rows with what identifies them, wherever their images and masks lie."""
     pixels = digests.digest_files([*rows.image, *rows["mask"]], cache)
     described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
@@ -55,7 +55,7 @@ class Unit:
         return self.tested.rows
 
 
-def unit(
+def locate_unit(
     profile: Profile, code: str, on: Tested, columns: dict[str, Any], references: Sequence[str] = (), more: Any = ""
 ) -> Unit:
     """The unit of a variant's columns on tested rows; ``code`` and ``more``: what else decides its numbers."""
@@ -66,21 +66,21 @@ def unit(
     return Unit(cache / "units" / key, on, columns, references)
 
 
-def write(
-    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks,
+def write_unit(
+    profile: Profile, unit: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks,
     device: str = "",
 ) -> None:  # fmt: skip
     """Keep a unit's image scores (N,), maps or stacks (sum of tiles, ...) and metrics, complete or not at all.
 
     ``masks`` are read once for all units that share the dictionary. ``device``, in words, computed the scores.
     """
-    rows = one.rows
-    named = {key: one.columns[key] for key in KEYS}
+    rows = unit.rows
+    named = {key: unit.columns[key] for key in KEYS}
     named |= {key: rows[key].iloc[0] for key in ("dataset", "category", "group")}
     kept = {
         "tiles": list(map(int, tiles)),
         "device": device,
-        "metrics": named | _measure(profile, one, scores, maps, tiles, masks),
+        "metrics": named | _measure(profile, unit, scores, maps, tiles, masks),
     }
 
     def fill(partial: Path) -> None:
@@ -89,63 +89,68 @@ def write(
             np.save(partial / "maps.npy", np.asarray(maps, np.float32), allow_pickle=False)
         (partial / "unit.json").write_text(json.dumps(kept), encoding="utf-8")
 
-    files.place(one.place, fill)
+    files.write_folder(unit.place, fill)
 
 
 def _measure(
-    profile: Profile, one: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks
+    profile: Profile, unit: Unit, scores: np.ndarray, maps: np.ndarray | None, tiles: Sequence[int], masks: Masks
 ) -> dict[str, float | int]:
     """Image and pixel metrics of one unit, and the counts they rest on."""
-    rows, labels, size, fit = one.rows, one.rows.label.to_numpy(), profile.evaluation_size, one.columns["fit"]
+    rows, labels, size, fit = unit.rows, unit.rows.label.to_numpy(), profile.evaluation_size, unit.columns["fit"]
     for row in rows.itertuples():
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
             mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else pixel_ranking.regions(mask, normal=not row.label)
+            masks[row.image, fit] = None if bare else pixel_ranking.find_regions(mask, normal=not row.label)
     inside = [masks[image, fit] for image in rows.image]
-    found = metrics.image_metrics(labels, scores)
-    found["image_auroc_low"], found["image_auroc_high"] = statistics.auroc_interval(labels, scores)
-    found |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
+    values = metrics.image_metrics(labels, scores)
+    values["image_auroc_low"], values["image_auroc_high"] = statistics.auroc_interval(labels, scores)
+    values |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
     if maps is not None:
-        parts = np.split(np.asarray(maps), np.cumsum(tiles)[:-1])
+        maps_by_image = np.split(np.asarray(maps), np.cumsum(tiles)[:-1])
         pairs = (
-            (metrics.framed_map(part, row.width, row.height, fit, size, one.columns["sigma"]), mask)
-            for row, part, mask in zip(rows.itertuples(), parts, inside, strict=True)
+            (metrics.framed_map(tile_maps, row.width, row.height, fit, size, unit.columns["sigma"]), mask)
+            for row, tile_maps, mask in zip(rows.itertuples(), maps_by_image, inside, strict=True)
             if mask is not None
         )
         bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
-        found |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
+        values |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
     lost = sum(bool(path) and not mask.place.size for path, mask in zip(rows["mask"], inside, strict=True))
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
     counts |= {"n_lost_masks": lost, "evaluation_size": size}
-    return found | {name: int(value) for name, value in counts.items()}
+    return values | {name: int(value) for name, value in counts.items()}
 
 
-def gather(cache: Path, found: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """The scores and metrics tables of units, checked against their schemas, and the devices that scored, in words.
 
     Outside results have no device.
     """
-    kept = [json.loads((one.place / "unit.json").read_text(encoding="utf-8")) for one in found]
-    tiles = [np.array(one["tiles"]) for one in kept]
-    whole = [one.columns | _files(cache, one) for one in found]  # a row a unit, then one for each of its images
-    columns = pd.DataFrame(whole).loc[np.repeat(np.arange(len(found)), list(map(len, tiles)))]
-    scores = pd.concat([one.rows for one in found], ignore_index=True)
+    kept = [files.read_json(unit.place / "unit.json") for unit in all_units]
+    tiles = [np.array(facts["tiles"]) for facts in kept]
+    whole = [unit.columns | _files(cache, unit) for unit in all_units]  # a row a unit, then one for each of its images
+    columns = pd.DataFrame(whole).loc[np.repeat(np.arange(len(all_units)), list(map(len, tiles)))]
+    scores = pd.concat([unit.rows for unit in all_units], ignore_index=True)
     scores = pd.concat([scores, columns.reset_index(drop=True)], axis=1).assign(
-        score=np.concatenate([np.load(one.place / "scores.npy", allow_pickle=False) for one in found]),
+        score=np.concatenate([_load_scores(unit.place / "scores.npy") for unit in all_units]),
         tiles=np.concatenate(tiles),
-        map_row=np.concatenate([one.cumsum() - one for one in tiles]),
+        map_row=np.concatenate([counts.cumsum() - counts for counts in tiles]),
     )
-    measured = pd.DataFrame([one["metrics"] for one in kept]).astype(dict.fromkeys(SHARES, float))
-    scored_on = sorted({one["device"] for one in kept if one["device"]})
+    measured = pd.DataFrame([facts["metrics"] for facts in kept]).astype(dict.fromkeys(SHARES, float))
+    scored_on = sorted({facts["device"] for facts in kept if facts["device"]})
     return SCORES.validate(scores), METRICS.validate(measured), scored_on
 
 
-def _files(cache: Path, one: Unit) -> dict[str, str]:
+def _load_scores(file: Path) -> np.ndarray:
+    with files.name_read_errors(file):
+        return np.load(file, allow_pickle=False)
+
+
+def _files(cache: Path, unit: Unit) -> dict[str, str]:
     """A unit's references and the file of its maps, empty where it has none."""
-    maps = one.place / "maps.npy"
+    maps = unit.place / "maps.npy"
     place = str(maps.relative_to(cache)) if maps.is_file() else ""
-    return {"references": ";".join(map(_short, one.references)), "map_file": place}
+    return {"references": ";".join(map(_short, unit.references)), "map_file": place}
 
 
 def _short(path: str) -> str:

@@ -23,58 +23,58 @@ from vlmad_lib import InputError, commands, methods
 from vlmad_lib.config import Method
 from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
-from vlmad_lib.encoders.feature_store import Joint, Kept, Store
+from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
 from vlmad_lib.methods import Chosen
 
+# The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
 REACHED = {"cpu": 0.8}
-"""The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows."""
 ELSEWHERE = 0.4  # on an accelerator, where what stands between the products weighs more; supposed, not measured
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 MORE_ROWS = 16  # times as many on an accelerator, which small products leave idle
+# By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it.
 BENCHMARKS = {"MVTec AD": (1024, 1024), "VisA": (1500, 1000)}
-"""By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it."""
 CORES = 16  # what a workstation has, beside this machine's own
 
 
 # ---------------------------------------------------------------- operations and sizes
 
 
-def count(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> tuple[float, int]:
+def count_operations(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> tuple[float, int]:
     """GFLOP to encode one square picture of ``size`` pixels into some arrays, and how many numbers they hold."""
-    network = backbones.skeleton(backbone)
+    network = backbones.build_skeleton(backbone)
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        found = encode(network, torch.empty(1, 3, size, size), names)
-    return counter.get_total_flops() / 1e9, sum(found[name].numel() for name in names)
+        arrays = encode(network, torch.empty(1, 3, size, size), names)
+    return counter.get_total_flops() / 1e9, sum(arrays[name].numel() for name in names)
 
 
-def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+def count_gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
     """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
     return _count_method(chosen, name, shots)[0]
 
 
 def _count_method(chosen: Chosen, name: str, shots: int) -> tuple[float, int]:
     code, settings = chosen.module, chosen.settings
-    size = code.side(settings, backbones.skeleton(name))
-    return count(code.encode, name, size, code.arrays(settings, shots))
+    size = code.side(settings, backbones.build_skeleton(name))
+    return count_operations(code.encode, name, size, code.arrays(settings, shots))
 
 
 # ---------------------------------------------------------------- the rate of matrix products
 
 
-def peak(
+def measure_peak(
     precision: str = "fp32", device: torch.device = devices.CPU, repeats: int = 5, shapes: Sequence[tuple] = SHAPES
 ) -> float:
     """GFLOP/s of the fastest large matrix product that PyTorch offers on a device: the measure of encoding there."""
-    tried = [product for shape in shapes for product in products(precision, *shape, device)]
+    tried = [product for shape in shapes for product in list_products(precision, *shape, device)]
     with devices.multiply_in(precision, device):
-        first = [work / clock(call, device) for work, call in tried]
+        first = [work / time_call(call, device) for work, call in tried]
         best = np.argsort(first)[-2:]  # all of them several times would take seconds
-        again = [tried[one][0] / clock(tried[one][1], device) for one in best for _ in range(repeats - 1)]
+        again = [tried[place][0] / time_call(tried[place][1], device) for place in best for _ in range(repeats - 1)]
     return max(first + again)
 
 
-def products(
+def list_products(
     precision: str, rows: int, inner: int, columns: int, device: torch.device = devices.CPU
 ) -> list[tuple[float, Callable]]:
     """A matrix product by each way that PyTorch offers there: its billions of operations, and what computes it."""
@@ -86,7 +86,7 @@ def products(
     return [(2 * rows * inner * columns / 1e9, partial(Linear(weight, bias, kind, packed), x)) for packed in ways]
 
 
-def clock(call: Callable, device: torch.device = devices.CPU) -> float:
+def time_call(call: Callable, device: torch.device = devices.CPU) -> float:
     """Seconds until a device has done what a call gives it."""
     devices.synchronise(device)
     began = time.perf_counter()
@@ -110,7 +110,7 @@ class Part:
     bytes: int  # that the arrays take on disk, but for the head of each file
 
 
-def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.DataFrame) -> list[Part]:
+def plan_encoding(wanted: Iterable[tuple[AnyStore, Sequence[str], Sequence[str]]], table: pd.DataFrame) -> list[Part]:
     """The work behind stores, each with the arrays and images asked of it; what is kept, or told twice, is left out.
 
     ``table``: an index that has the images, with ``width`` and ``height``.
@@ -118,24 +118,24 @@ def plan(wanted: Iterable[tuple[Kept, Sequence[str], Sequence[str]]], table: pd.
     shapes = {row.image: (row.width, row.height) for row in table.itertuples()}
     lacking: dict[tuple[Path, str], tuple[Store, dict]] = {}
     for kept, names, paths in wanted:
-        for _, store, own in kept._shared(names) if isinstance(kept, Joint) else [("", kept, names)]:
+        for _, store, own_names in kept._shared(names) if isinstance(kept, Joint) else [("", kept, names)]:
             for path in paths:
-                todo = {name: None for name in own if store.missing([path], [name])}
+                todo = {name: None for name in own_names if store.missing([path], [name])}
                 lacking.setdefault((store.folder, path), (store, {}))[1].update(todo)
     alike: dict[tuple, tuple[Store, list[str]]] = {}
     for (folder, path), (store, names) in lacking.items():
         if names:
             alike.setdefault((folder, tuple(sorted(names))), (store, []))[1].append(path)
-    found = []
+    planned = []
     for (_, names), (store, paths) in alike.items():
         views = sum(len(image_files.boxes(*shapes[path], store.fit)) for path in paths)
-        work, numbers = count(store.encode, store.backbone.name, store.size, names)
+        work, numbers = count_operations(store.encode, store.backbone.name, store.size, names)
         size = numbers * (4 if store.exact else 2)
-        found.append(Part(store, tuple(paths), views, work * views, size * views))
-    return found
+        planned.append(Part(store, tuple(paths), views, work * views, size * views))
+    return planned
 
 
-def announce(parts: list[Part], cache: Path, others: bool = False) -> str:
+def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> str:
     """A sentence on what is still to encode: images, operations, about how long here, and room on the cache's disk.
 
     It measures the rate of matrix products on the stores' device, about a second for each precision. ``others``:
@@ -144,7 +144,7 @@ def announce(parts: list[Part], cache: Path, others: bool = False) -> str:
     device = parts[0].store.backbone.device
     seconds, rates = 0.0, []
     for precision in dict.fromkeys(part.store.backbone.precision for part in parts):
-        rate = peak(precision, device, 2, SHAPES[1:2])
+        rate = measure_peak(precision, device, 2, SHAPES[1:2])
         rates.append(f"{_round(rate)} GFLOP/s in {precision}")
         work = sum(part.gflop for part in parts if part.store.backbone.precision == precision)
         seconds += work / (rate * _reached(device))
@@ -170,7 +170,7 @@ def _reached(device: torch.device) -> float:
 
 def _free_bytes(place: Path) -> int:
     """Bytes free on the disk where a folder is, or will be made."""
-    return shutil.disk_usage(next(one for one in (place, *place.parents) if one.exists())).free
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
 
 
 def _round(value: float) -> str:
@@ -196,7 +196,7 @@ def _duration(seconds: float) -> str:
 # ---------------------------------------------------------------- the benchmarks
 
 
-def estimate(
+def estimate_benchmarks(
     machines: dict[str, tuple[float, float]], kinds: Sequence[str] = ("winclip", "anomalyclip")
 ) -> pd.DataFrame:
     """What encoding MVTec AD and VisA by methods as published takes: a row a data set, its test images and all.
@@ -206,12 +206,15 @@ def estimate(
     """
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
     chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
-    costs = [(one, *_count_method(one, one.spec.backbone, int(one.module.FEW_SHOT))) for one in chosen]
+    costs = [(method, *_count_method(method, method.spec.backbone, int(method.module.FEW_SHOT))) for method in chosen]
     rows = []
     for name, shape in BENCHMARKS.items():
-        own = counts[counts.dataset == name]
-        for which, images in (("tested", own[own.split == "test"].n_images.sum()), ("all", own.n_images.sum())):
-            views = [images * len(image_files.boxes(*shape, one.settings.fit)) for one, *_ in costs]
+        counted = counts[counts.dataset == name]
+        for which, images in (
+            ("tested", counted[counted.split == "test"].n_images.sum()),
+            ("all", counted.n_images.sum()),
+        ):
+            views = [images * len(image_files.boxes(*shape, method.settings.fit)) for method, *_ in costs]
             work = sum(number * cost for number, (_, cost, _) in zip(views, costs, strict=True))
             size = sum(number * kept * 2 for number, (*_, kept) in zip(views, costs, strict=True))
             row = {"data set": name, "images": f"{images:,} ({which})", "work": _operations(work)}
@@ -220,22 +223,24 @@ def estimate(
     return pd.DataFrame(rows)
 
 
-def machines(peaks: dict[torch.device, dict[str, float]], told: float | None = None) -> dict[str, tuple[float, float]]:
+def list_machines(
+    peaks: dict[torch.device, dict[str, float]], stated: float | None = None
+) -> dict[str, tuple[float, float]]:
     """For ``estimate``: this CPU in fp32, the same with ``CORES``, an accelerator in bf16, and one told in TFLOP/s.
 
     ``peaks``: GFLOP/s by device and precision, the CPU's among them.
     """
-    found, cores = {}, torch.get_num_threads()
-    for device, rates in sorted(peaks.items(), key=lambda one: one[0].type != "cpu"):
+    machines, cores = {}, torch.get_num_threads()
+    for device, rates in sorted(peaks.items(), key=lambda pair: pair[0].type != "cpu"):
         if device.type == "cpu":
-            found[f"{cores} {'core' if cores == 1 else 'cores'}, measured"] = (rates["fp32"], REACHED["cpu"])
-            found[f"{CORES} cores, scaled, not measured"] = (rates["fp32"] / cores * CORES, REACHED["cpu"])
+            machines[f"{cores} {'core' if cores == 1 else 'cores'}, measured"] = (rates["fp32"], REACHED["cpu"])
+            machines[f"{CORES} cores, scaled, not measured"] = (rates["fp32"] / cores * CORES, REACHED["cpu"])
         else:
             precision = "bf16" if "bf16" in rates else max(rates, key=rates.get)
-            found[f"{devices.describe_device(device)} in {precision}, measured"] = (rates[precision], ELSEWHERE)
-    if told:
-        found[f"an accelerator of {told:g} TFLOP/s, as told"] = (told * 1e3, ELSEWHERE)
-    return found
+            machines[f"{devices.describe_device(device)} in {precision}, measured"] = (rates[precision], ELSEWHERE)
+    if stated:
+        machines[f"an accelerator of {stated:g} TFLOP/s, as told"] = (stated * 1e3, ELSEWHERE)
+    return machines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -249,10 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--gpu is {options.gpu}; give a number of TFLOP/s above 0.")
         shares = f"{REACHED['cpu']:.0%} of its matrix products on a CPU, {ELSEWHERE:.0%} elsewhere"
         print(f"WinCLIP and AnomalyCLIP as published, if encoding reaches {shares}; reading pictures is not in it.")
-        peaks = {devices.CPU: {"fp32": peak()}}
+        peaks = {devices.CPU: {"fp32": measure_peak()}}
         if (device := devices.choose_device()) != devices.CPU:
-            peaks[device] = {"bf16": peak("bf16", device)}
-        print(estimate(machines(peaks, options.gpu)).T.to_string(header=False))
+            peaks[device] = {"bf16": measure_peak("bf16", device)}
+        print(estimate_benchmarks(list_machines(peaks, options.gpu)).T.to_string(header=False))
         return 0
 
     return commands.run_command(work)

@@ -163,7 +163,7 @@ def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tup
                 raise InputError(f"{mask} seems to be a mask; move it out of {place}.")
             return category or _product(profile, folder), found
     try:
-        index, _ = run.index(profile.model_copy(update={"shots": [0]}))
+        index, _ = run.build_run_index(profile.model_copy(update={"shots": [0]}))
     except InputError as error:
         if category:
             raise
@@ -344,7 +344,7 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
             kept = f"{place + 1:05}-{re.sub(r'[^0-9A-Za-z_-]+', '_', Path(name).stem)[:60]}.jpg"
             picture = _beside(image, Image.fromarray(shown))
             how = {"format": "JPEG", "quality": 88, "comment": MADE}
-            files.replace(out / "overlays" / kept, lambda path, one=picture, how=how: one.save(path, **how))
+            files.replace_file(out / "overlays" / kept, lambda path, one=picture, how=how: one.save(path, **how))
             table.loc[place, "overlay"] = f"overlays/{kept}"
             if (limit := found.facts["pixel_threshold"]) is not None:
                 marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(
@@ -352,11 +352,11 @@ def write(found: Decisions, folder: Path, out: Path) -> None:
                 )
                 drawn = f"{kept.removesuffix('.jpg')}.png"
                 how = {"format": "PNG", "pnginfo": _comment()}
-                files.replace(out / "masks" / drawn, lambda path, one=marked, how=how: one.save(path, **how))
+                files.replace_file(out / "masks" / drawn, lambda path, one=marked, how=how: one.save(path, **how))
                 table.loc[place, "mask"] = f"masks/{drawn}"
-    files.replace(out / "decisions.csv", lambda path: table.to_csv(path, index=False))
+    files.replace_file(out / "decisions.csv", lambda path: table.to_csv(path, index=False))
     facts = json.dumps(found.facts, indent=1)
-    files.replace(out / "decisions.json", lambda path: path.write_text(facts + "\n", encoding="utf-8"))
+    files.replace_file(out / "decisions.json", lambda path: path.write_text(facts + "\n", encoding="utf-8"))
     _remove_earlier(out, {*table.overlay.dropna(), *table["mask"].dropna()})
 
 

@@ -8,7 +8,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from vlmad_lib import ROOT, commands
-from vlmad_lib.files import replace
 
 NOTEBOOKS = ROOT / "notebooks"
 ANSWER = "# your answer\n"
@@ -31,7 +30,7 @@ def write(folder: Path = NOTEBOOKS / "exercises") -> list[Path]:
     for source in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not (copy := folder / source.name).exists():
             text = nbformat.writes(learner_copy(nbformat.read(source, as_version=4)))
-            replace(copy, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            replace_file(copy, lambda path, text=text: path.write_text(text, encoding="utf-8"))
             written.append(copy)
     return written
 

@@ -208,7 +208,7 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     for settings the method cannot have.
     """
     profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
-    method, view = methods.choose(spec, profile), run.view(profile, row, spec)
+    method, view = methods.choose(spec, profile), run.view_image(profile, row, spec)
     settings, names = method.settings, method.module.arrays(method.settings, shots)
     reference_rows = method.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))

@@ -196,7 +196,7 @@ def write_index(report: Report) -> None:
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
     _render(report, "run.html.j2", "index.html", files=tables, yaml=profile)
     record = json.dumps(report.record(), indent=1, default=str)
-    files.replace(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
+    files.replace_file(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
 
 
 @lru_cache(maxsize=1)
@@ -227,7 +227,7 @@ def _render(report: Report, template: str, page: str, inner: BeautifulSoup | Non
     for node in soup("pre"):
         node["tabindex"] = "0"
     html = soup.decode(formatter=HTML5)
-    files.replace(report.folder / page, lambda path: path.write_text(html, encoding="utf-8"))
+    files.replace_file(report.folder / page, lambda path: path.write_text(html, encoding="utf-8"))
 
 
 def _duration(seconds: float) -> str:

@@ -300,7 +300,7 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
     output = folder / "notebooks" / notebook.path.name
     began = time.perf_counter()
     try:
-        with files.written(output):
+        with files.name_write_errors(output):
             notebook_runner.execute_notebook(notebook.path, output, notebook.parameters, ROOT / "notebooks")
         notebook.status = "ok"
     except Exception as error:  # whatever a kernel dies of must not stop the other notebooks
@@ -345,7 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _build_and_show(options: argparse.Namespace, command: str) -> int:
     """Build the report that a command line asks for and print where it lies; the exit code."""
     report = resolve(options.profile, options.pairs, options.out, command)
-    with files.written(report.out):
+    with files.name_write_errors(report.out):
         build(report, progress=sys.stderr.isatty())
     states = [notebook.status for notebook in report.notebooks]
     kinds = ["ok", "failed", *(["not run"] if "not run" in states else [])]

@@ -22,8 +22,8 @@ from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.demo.training.card import HELD_OUT, card, sample, scale_file, words_to_references
 from vlmad_lib.encoders import backbones, prompts
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.feature_store import replace
 from vlmad_lib.evaluation import metrics, pixel_ranking
+from vlmad_lib.files import replace_file
 from vlmad_lib.methods import winclip
 
 FACTORS = (1, 2, 4, 7, 10, 15, 20, 30)
@@ -53,7 +53,7 @@ def balance(kept: dict[str, tuple[dict[str, Tensor], np.ndarray]], text: dict[st
     for category, (arrays, masks) in kept.items():
         memory, tested = _split(arrays)
         masks = masks[POOL:]
-        labels, regions = masks.any((1, 2)), [pixel_ranking.regions(mask) for mask in masks]
+        labels, regions = masks.any((1, 2)), [pixel_ranking.find_regions(mask) for mask in masks]
         draws = [stream.permutation(POOL)[:shots] for shots in SHOTS for _ in range(DRAWS)]
         places = [torch.from_numpy(draw) for draw in draws]
         plain = winclip.settings()
@@ -98,7 +98,7 @@ def effect(net: Backbone, factor: int) -> pd.DataFrame:
             arrays, masks = encode(net, category, code, plain)
             memory, tested = _split(arrays)
             masks = masks[POOL:]
-            labels, regions = masks.any((1, 2)), [pixel_ranking.regions(mask) for mask in masks]
+            labels, regions = masks.any((1, 2)), [pixel_ranking.find_regions(mask) for mask in masks]
             row = pd.Series({"category": category, "class_name": CATEGORIES[category].class_name})
             text = code.text(net, code.wording(plain, row), file)
             for times in dict.fromkeys((1, factor)):
@@ -133,7 +133,7 @@ def _measured(labels: np.ndarray, regions: list, whole: Tensor, maps: Tensor, si
 
 def main() -> None:
     """The command line: measure, choose, write the config, the tables and the card."""
-    net, chosen = backbones.load("demo"), winclip.settings()
+    net, chosen = backbones.load_backbone("demo"), winclip.settings()
     kept = {category: encode(net, category, winclip, chosen) for category in HELD_OUT}
     words = {category: prompts.ensemble(CATEGORIES[category].class_name) for category in HELD_OUT}
     measured = balance(kept, {name: prompts.prototypes(net, *two) for name, two in words.items()}, net.grid)
@@ -147,10 +147,10 @@ def write(measured: pd.DataFrame, others: pd.DataFrame, factor: int) -> None:
     facts = {"weights": hashlib.sha256(weights.read_bytes()).hexdigest(), "factor": factor}
     facts |= {"pool": POOL, "good": GOOD, "bad": BAD, "draws": DRAWS}
     facts |= {"balance": measured.round(4).to_dict("list"), "effect": others.round(4).to_dict("list")}
-    replace(scale_file(weights), lambda path: path.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
+    replace_file(scale_file(weights), lambda path: path.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
     config = json.loads(backbones.DEMO_CONFIG.read_text(encoding="utf-8")) | {backbones.FACTOR: factor}
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in config.items())
-    replace(backbones.DEMO_CONFIG, lambda path: path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8"))
+    replace_file(backbones.DEMO_CONFIG, lambda path: path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8"))
     weights.with_suffix(".md").write_text(card(weights, hold_out=True), encoding="utf-8")
 
 

@@ -36,8 +36,8 @@ from vlmad_lib.demo.training.captions import CAPTIONS, caption_bank, learn_text,
 from vlmad_lib.demo.training.card import HELD_OUT, card, validate
 from vlmad_lib.demo.training.muon import Muon
 from vlmad_lib.encoders import backbones
-from vlmad_lib.encoders.feature_store import replace
 from vlmad_lib.encoders.vit_blocks import Block
+from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, winclip
 
 SIZE, GRID, PATCH, TAU = 240, 15, 16, 0.07
@@ -310,7 +310,7 @@ def losses(
 def build(seed: int) -> torch.nn.Module:
     """The untrained demo model."""
     torch.manual_seed(seed)
-    return backbones._build("demo", backbones.config("demo"))
+    return backbones._build("demo", backbones.read_config("demo"))
 
 
 def train(
@@ -327,7 +327,7 @@ def train(
     if not (folder / "text.pt").is_file():
         cosine = learn_text(model, categories, settings, progress)
         _note(folder, {"text": round(cosine, 4)})
-        replace(folder / "text.pt", lambda path: torch.save(model.state_dict(), path))
+        replace_file(folder / "text.pt", lambda path: torch.save(model.state_dict(), path))
     for part in (model, average):
         part.load_state_dict(torch.load(folder / "text.pt", weights_only=True))
     model.share_memory()
@@ -354,7 +354,7 @@ def train(
         if last or time.perf_counter() - saved > SAVE_SECONDS:
             state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
             state["optimisers"] = [one.state_dict() for one in optimisers]
-            replace(folder / "checkpoint.pt", lambda path, state=state: torch.save(state, path))
+            replace_file(folder / "checkpoint.pt", lambda path, state=state: torch.save(state, path))
             saved = time.perf_counter()
     team.close()
     return average.state_dict()
@@ -364,7 +364,7 @@ def _forget(curve: Path, began: int) -> None:
     """Drop the lines of steps that were lost with an interruption and are done again."""
     lines = curve.read_text(encoding="utf-8").splitlines()
     kept = [line + "\n" for line in lines if json.loads(line).get("step", 0) <= began]
-    replace(curve, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+    replace_file(curve, lambda path: path.write_text("".join(kept), encoding="utf-8"))
 
 
 def _note(folder: Path, line: dict) -> None:
@@ -486,7 +486,7 @@ def _update(model, average, optimisers, settings: Settings, step: int) -> None:
 def save(state: dict[str, Tensor], path: Path) -> None:
     """Write weights as fp16 safetensors."""
     half = {name: value.half().contiguous() for name, value in state.items()}
-    replace(path, lambda file: save_file(half, file))
+    replace_file(path, lambda file: save_file(half, file))
 
 
 def main() -> None:
