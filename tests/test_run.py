@@ -443,7 +443,7 @@ def test_tile_t_meets_tile_t_of_the_references():
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
     images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
-    scorer = scoring.Scorer(methods.Chosen(Method(), chosen), text, grid, (values, tiles))
+    scorer = scoring.Scorer(methods.ChosenMethod(Method(), chosen), text, grid, (values, tiles))
     for name, one in zip("ab", images, strict=True):
         scorer.add(name, one)
     scores, maps, counts = scorer.of("ab")

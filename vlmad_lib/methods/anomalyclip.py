@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import Method, Strict, check_record
+from vlmad_lib import InputError, config
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.vit_blocks import BLOCKS, attend
-from vlmad_lib.methods.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
+from vlmad_lib.encoders.vit_blocks import attend
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
+from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.methods.winclip import WHOLE, probability
 
-ZERO_SHOT = True
-FEW_SHOT = False
+ENCODER_VERSION = 1  # of ``encode`` and the learned prompts
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
 """Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""
 PLAIN = ("none", "raw")  # patch tokens of the original path
@@ -33,7 +32,7 @@ BOOST = 10.0  # of "diagonal_boost"; the study names no value
 HAND_WRITTEN = "object", "damaged object"
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What an ablation varies; the defaults are the published protocol.
 
     ``attention``: "vv" is the method; "qq" and "kk" are in the paper only; "none" is plain CLIP. "diagonal_boost" is
@@ -42,14 +41,14 @@ class Settings(Strict):
     "object"), or "object" (the hand-written "object" and "damaged object"; ``word`` stands for "damaged").
     """
 
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    image_size: ImageSize | None = None  # none: 37/24 of the backbone's own, 518 for 336
     layers: Annotated[list[int], Field(min_length=1)] | None = None  # from 1, maps summed; none: the last alone
     attention: Literal["vv", "qq", "kk", "none", "diagonal_boost"] = "vv"
     prompts: Literal["learned", "class", "object"] = "learned"
     word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
     deep: bool = True
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
+    temperature: Temperature = 0.07
+    sigma: Sigma = 4.0
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
@@ -59,20 +58,7 @@ class Settings(Strict):
         return self.prompts != "object"
 
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
-
-
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field or value."""
-    if preset not in PRESETS:
-        raise InputError(f"AnomalyCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
-    if chosen.learned and chosen.word != Settings().word:
-        raise InputError("AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it.")
-    return chosen
-
-
-def ablations(spec: Method, blocks: int) -> list[Method]:
+def ablations(spec: config.Method, blocks: int) -> list[config.Method]:
     """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
     quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
     changes = {
@@ -212,10 +198,6 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
     return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
 
 
-ENCODING = (encode, _place, _start, positions, quarter, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
-"""The code whose change makes kept features stale."""
-
-
 # ---------------------------------------------------------------- text side and score
 
 
@@ -232,10 +214,6 @@ def text(backbone: Backbone, words: list, checkpoint: Path | None) -> Tensor:
     if checkpoint is None:
         return backbone.encode_text(words)
     return read(backbone, checkpoint)[0](backbone, *words)
-
-
-TEXT = (text, PromptLearner, HAND_WRITTEN)
-"""The code whose change makes kept text features stale."""
 
 
 def score(
@@ -260,3 +238,31 @@ def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
     maps = _maps(features, text, chosen, grid)
     found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].cpu().numpy() for name, one in maps.items()}
     return found | ({"sum": sum(found.values())} if len(found) > 1 else {})
+
+
+class AnomalyCLIP(Method):
+    """AnomalyCLIP with learned or hand-written prompts."""
+
+    key = "anomalyclip"
+    Settings = Settings
+    checkpoint_kind = CHECKPOINT
+    encoder_version = ENCODER_VERSION
+    image_side = staticmethod(side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    read_checkpoint = staticmethod(read)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where learned prompts are given a word."""
+        if settings.learned and settings.word != Settings().word:
+            raise InputError(
+                "AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it."
+            )
+
+
+ANOMALYCLIP = AnomalyCLIP()
+settings = ANOMALYCLIP.settings

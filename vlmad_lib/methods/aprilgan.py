@@ -11,11 +11,9 @@ replacement, as that code does, and takes its class names. ``python -m vlmad_lib
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,22 +23,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import PACKAGE, InputError
-from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
-from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.files import replace
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Names, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = True
+ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 DEMO = PACKAGE / "demo" / "aprilgan-demo.pth"
-PLAIN_GELU = True
-"""The official code builds OpenAI's CLIP with plain GELU, though it was trained with QuickGELU; so does the default."""
 QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyclip.quarter``)
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """The defaults are the published protocol, with the class names and the draws of references of the other methods.
 
     ``layers``: blocks from 1, as many as the checkpoint projects; none: the ends of the four quarters of the depth.
@@ -51,34 +46,20 @@ class Settings(Strict):
     """
 
     learned: ClassVar[bool] = True
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    image_size: ImageSize | None = None  # none: 37/24 of the backbone's own, 518 for 336
     layers: Annotated[list[int], Field(min_length=1)] | None = None
     states: str = "broken"
     templates: str = "35"
-    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    names: Names = "cleaned"
     image_score: Literal["stretched", "fixed"] = "stretched"
     draws: Literal["distinct", "repeated"] = "distinct"
-    temperature: Annotated[float, Field(gt=0)] = 0.01  # CLIP's logit scale of 100
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    temperature: Temperature = 0.01  # CLIP's logit scale of 100
+    sigma: Sigma = 0.0
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
 
-PRESETS = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
-
-
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
-    if preset not in PRESETS:
-        raise InputError(f"APRIL-GAN has no preset {preset!r}; use {' or '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
-    prompts.ensemble("object", chosen.states, chosen.templates)
-    return chosen
-
-
 # ---------------------------------------------------------------- image side
-
-side = anomalyclip.side
 
 
 def layers(chosen: Settings) -> list[str]:
@@ -94,15 +75,6 @@ def arrays(chosen: Settings, shots: int = 0) -> list[str]:
 def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
     """AnomalyCLIP's arrays, positions resized as the official code does: bicubically, with antialias."""
     return anomalyclip.encode(backbone, images, wanted, "bicubic")
-
-
-ENCODING = (encode, *anomalyclip.ENCODING)
-"""The code whose change makes kept features stale."""
-
-
-def shares(chosen: Settings, backbone: Backbone) -> ModuleType:
-    """The module that keeps the features: AnomalyCLIP where no position is resized, the arrays then being the same."""
-    return anomalyclip if side(chosen, backbone) == backbone.image_size else sys.modules[__name__]
 
 
 # ---------------------------------------------------------------- what is learned
@@ -226,12 +198,6 @@ def text(backbone: Backbone, words: list, checkpoint: Path) -> Tensor:
     return prompts.prototypes(backbone, *words[:2])
 
 
-TEXT = (text, prompts.prototypes)
-"""The code whose change makes kept text features stale."""
-
-remember = winclip.remember
-
-
 def score(
     features: dict[str, Tensor],
     text: Tensor,
@@ -247,13 +213,13 @@ def score(
     one minus the cosine to the nearest reference token, wherever it lies, summed over layers; 0 without references.
     Scores are (N,), in [0, 1]: zero-shot the class token's P(anomalous), which never looks at the map. With references
     the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
-    leaves both, (N, 2), to ``over_category``.
+    leaves both, (N, 2), to ``score_category``.
     """
     whole = winclip.probability(features["image"], text, chosen.temperature)
     logits = _logits(features, text, chosen, grid, learned)
     near = torch.zeros_like(logits[:, 0])
     if references is not None:
-        references = remember(references, chosen, grid)
+        references = winclip.remember(references, chosen, grid)
         apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
         near = apart.unflatten(1, (grid, grid))
     stacks = torch.cat([logits, near[:, None]], 1)
@@ -267,7 +233,7 @@ def score(
     return (whole + largest / (2 * logits.shape[1])) / 2, stacks
 
 
-def over_category(scores: np.ndarray) -> np.ndarray:
+def score_category(scores: np.ndarray) -> np.ndarray:
     """Few-shot image scores (N,) of a category's images, from P(anomalous) and the map's maximum of each (N, 2).
 
     The mean of both, the maxima stretched to [0, 1] by the least and the greatest of them; 0 where all are equal.
@@ -291,3 +257,50 @@ def parts(
     names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
     found = {f"layer {name}": one.cpu().numpy() for name, one in zip(names, maps, strict=True)}
     return found | {"sum": sum(found.values())}
+
+
+class AprilGAN(Method):
+    """APRIL-GAN; its default backbone computes plain GELU, as the official code does though CLIP learned QuickGELU."""
+
+    key = "aprilgan"
+    Settings = Settings
+    presets: ClassVar = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
+    few_shot = True
+    plain_gelu = True
+    checkpoint_kind = CHECKPOINT
+    encoder_version = ENCODER_VERSION
+    image_side = staticmethod(anomalyclip.side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    read_checkpoint = staticmethod(read)
+    remember = staticmethod(winclip.remember)
+    score = staticmethod(score)
+    score_category = staticmethod(score_category)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError for an unknown set of prompts."""
+        prompts.ensemble("object", settings.states, settings.templates)
+
+    def draws_with_replacement(self, settings: Settings) -> bool:
+        """Whether references are drawn with replacement."""
+        return settings.draws == "repeated"
+
+    def without_category_context(self, settings: Settings) -> dict[str, Any]:
+        """The map's maximum is divided by its upper end, not stretched over the category."""
+        return {"image_score": "fixed"} if settings.image_score == "stretched" else {}
+
+    def feature_sources(self, settings: Settings, backbone: Backbone | Facts) -> dict[str, tuple[Method, Settings]]:
+        """AnomalyCLIP's where no position is resized: the arrays are the same then."""
+        same = anomalyclip.side(settings, backbone) == backbone.image_size
+        return {"": (anomalyclip.ANOMALYCLIP if same else self, settings)}
+
+    def load_learned(self, path: Path, digest: str, device: torch.device) -> dict[str, Any]:
+        """The projections of a checkpoint."""
+        return {"learned": learned(path, digest, device)}
+
+
+APRILGAN = AprilGAN()
+settings = APRILGAN.settings

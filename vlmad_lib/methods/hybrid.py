@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import isqrt
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,18 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import Strict, check_record
-from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalyclip, winclip
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = False
-CHECKPOINT = anomalyclip.CHECKPOINT
 LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """``local_weight``: the share of the V-V map in the fused one, fixed in advance; 0 is windows alone.
 
     ``image_score``: AnomalyCLIP's own, which never looks at a map, or the mean of it and the map's maximum, as in
@@ -38,12 +34,12 @@ class Settings(Strict):
     learned: ClassVar[bool] = True
     windows: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the windows' map
-    temperature: Annotated[float, Field(gt=0)] = 0.07  # of both maps and of the image score
+    temperature: Temperature = 0.07  # of both maps and of the image score
     local_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     fusion: Literal["mean", "harmonic"] = "mean"
     image_score: Literal["class_token", "with_map"] = "class_token"
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # of AnomalyCLIP's input, as there
-    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
+    image_size: ImageSize | None = None  # of AnomalyCLIP's input, as there
+    sigma: Sigma = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
     fit: Literal["squash", "tiles"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
@@ -60,19 +56,7 @@ class Settings(Strict):
         return anomalyclip.Settings(image_size=self.image_size, temperature=self.temperature, sigma=self.sigma)
 
 
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """The defaults with single fields changed; InputError names an unknown preset, field or value."""
-    if preset != "paper":
-        raise InputError(f"The hybrid has no preset {preset!r}; use paper.")
-    return check_record(Settings, overrides or {}, "Hybrid settings")
-
-
 # ---------------------------------------------------------------- image side: two encoders, each with its own store
-
-
-def sides(chosen: Settings) -> dict[str, tuple]:
-    """The methods whose kept arrays it reads and their settings, by what the arrays' names begin with here."""
-    return {LOCAL: (anomalyclip, chosen.local), "": (winclip, chosen.windowed)}
 
 
 def side(chosen: Settings, backbone: Backbone) -> int:
@@ -94,19 +78,7 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     return found | winclip.encode(backbone, small, [name for name in wanted if not name.startswith(LOCAL)])
 
 
-ENCODING = (*anomalyclip.ENCODING, *winclip.ENCODING)
-"""The code whose change makes kept features stale; each store knows its own part."""
-
-
-# ---------------------------------------------------------------- text side and score
-
-
-def wording(chosen: Settings, row: pd.Series) -> list:
-    """What decides the text features: AnomalyCLIP's, the same for every category."""
-    return anomalyclip.wording(chosen.local, row)
-
-
-text, TEXT = anomalyclip.text, anomalyclip.TEXT
+# ---------------------------------------------------------------- score
 
 
 def maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,3 +118,33 @@ def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
     _, wide, near = maps(features, text, chosen, grid)
     found = {"windows": wide, "V-V": near, "fused": fuse(wide, near, chosen.local_weight, chosen.fusion)}
     return {name: one[0].cpu().numpy() for name, one in found.items()}
+
+
+class Hybrid(Method):
+    """AnomalyCLIP's learned prompts on WinCLIP's windows."""
+
+    key = "hybrid"
+    Settings = Settings
+    checkpoint_kind = anomalyclip.CHECKPOINT
+    encoder_version = anomalyclip.ENCODER_VERSION  # of its text features; each store of arrays has its method's own
+    image_side = staticmethod(side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    encode_text = staticmethod(anomalyclip.text)
+    read_checkpoint = staticmethod(anomalyclip.read)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def feature_sources(
+        self, settings: Settings, backbone: Backbone | Facts
+    ) -> dict[str, tuple[Method, MethodSettings]]:
+        """The arrays that AnomalyCLIP and WinCLIP keep."""
+        return {LOCAL: (anomalyclip.ANOMALYCLIP, settings.local), "": (winclip.WINCLIP, settings.windowed)}
+
+    def prompt_wording(self, settings: Settings, row: pd.Series) -> list:
+        """AnomalyCLIP's wording, the same for every category."""
+        return anomalyclip.wording(settings.local, row)
+
+
+HYBRID = Hybrid()
+settings = HYBRID.settings

@@ -7,32 +7,28 @@ WinCLIP+'s own (cosine). Scores have no upper end: they rank, and are no probabi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import USUAL, Method, Strict, check_record
+from vlmad_lib import InputError, config
 from vlmad_lib.evaluation.metrics import FRAME
 from vlmad_lib.methods import winclip
+from vlmad_lib.methods.base import Method, MethodSettings, Sigma
 
 SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
 PROJECTED = 128  # dimensions in which a coreset is picked; points keep their distances there but for a few per cent
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What all of them share."""
 
-    learned: ClassVar[bool] = False
     patch_tokens: Literal["last", "last_ln_post", "penultimate"] = "last"
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    sigma: Sigma = 0.0
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb"] = "rgb"
 
@@ -48,7 +44,7 @@ class Euclidean(Settings):
     """
 
     normalise: bool = False
-    sigma: Annotated[float, Field(ge=0, le=518)] = SIGMA
+    sigma: Sigma = SIGMA
 
     def of(self, values: Tensor) -> Tensor:
         """(..., D) features as they are compared."""
@@ -254,67 +250,59 @@ def spade_score(
     return distances.mean(1), torch.stack(maps)
 
 
-# ---------------------------------------------------------------- the contract of ``methods``
+# ---------------------------------------------------------------- the methods
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """One of these methods as ``methods`` asks for it: no words, no zero-shot variant, WinCLIP's own features."""
+class MemoryBank(Method):
+    """A method without words or zero-shot variant, on the features that WinCLIP keeps."""
 
-    kind: str
-    Settings: type[Settings]
-    remember: Callable  # what ``score`` meets of the references, made of them once for all images
-    score: Callable
-    DRAWS: bool = False  # whether ``score`` takes several draws of references at once
+    zero_shot = False
+    few_shot = True
+    encoder_version = winclip.ENCODER_VERSION
+    encode = staticmethod(winclip.encode)
 
-    ZERO_SHOT: ClassVar[bool] = False
-    FEW_SHOT: ClassVar[bool] = True
-    ENCODING: ClassVar[tuple] = winclip.ENCODING
-    side: ClassVar[Callable] = staticmethod(winclip.side)
-
-    @property
-    def title(self) -> str:
-        """Its name in tables and messages."""
-        return USUAL[self.kind]["name"]
-
-    @property
-    def encode(self) -> Callable:
-        """WinCLIP's encoder, so that both share what is kept."""
-        return winclip.encode
-
-    def settings(self, preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-        """The defaults with single fields changed; InputError names an unknown preset, field or value."""
-        if preset != "paper":
-            raise InputError(f"{self.title} has no preset {preset!r}; use paper.")
-        chosen = check_record(self.Settings, overrides or {}, f"{self.title} settings")
-        chosen.arrays()
-        return chosen
-
-    def arrays(self, chosen: Settings, shots: int = 0) -> list[str]:
+    def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""
-        return chosen.arrays()
+        return settings.arrays()
 
-    def wording(self, chosen: Settings, row: Any) -> list:
-        """None: it reads no prompts."""
-        return []
-
-    def parts(self, features: dict[str, Tensor], text: None, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
-        """None: without references it has no map."""
-        return {}
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where nothing is left to compare."""
+        settings.arrays()
 
 
-METHODS = {
-    one.kind: one
-    for one in (
-        Embedding("association", Association, winclip.remember, association_score, DRAWS=True),
-        Embedding("patchcore", PatchCore, patchcore_memory, patchcore_score),
-        Embedding("padim", PaDiM, padim_memory, padim_score),
-        Embedding("spade", Spade, spade_memory, spade_score),
-    )
-}
+class AssociationMethod(MemoryBank):
+    """WinCLIP+ without its words."""
+
+    key, Settings = "association", Association
+    scores_draws_together = True
+    remember, score = staticmethod(winclip.remember), staticmethod(association_score)
 
 
-def twins(spec: Method) -> list[Method]:
+class PatchCoreMethod(MemoryBank):
+    """PatchCore on one layer of a ViT."""
+
+    key, Settings = "patchcore", PatchCore
+    remember, score = staticmethod(patchcore_memory), staticmethod(patchcore_score)
+
+
+class PaDiMMethod(MemoryBank):
+    """PaDiM on one layer of a ViT."""
+
+    key, Settings = "padim", PaDiM
+    remember, score = staticmethod(padim_memory), staticmethod(padim_score)
+
+
+class SpadeMethod(MemoryBank):
+    """SPADE on one layer of a ViT."""
+
+    key, Settings = "spade", Spade
+    remember, score = staticmethod(spade_memory), staticmethod(spade_score)
+
+
+METHODS = {method.key: method for method in (AssociationMethod(), PatchCoreMethod(), PaDiMMethod(), SpadeMethod())}
+
+
+def twins(spec: config.Method) -> list[config.Method]:
     """All of them on the backbone of a WinCLIP, with those of its settings that they share."""
     own = winclip.settings(spec.preset, spec.settings).model_dump()
     found = []
@@ -323,5 +311,5 @@ def twins(spec: Method) -> list[Method]:
             ["patch_tokens"] if own["patch_tokens"] != "none" else []
         )
         settings = {key: own[key] for key in shared if key in method.Settings.model_fields}
-        found.append(Method(method=name, settings=settings, **spec.network))
+        found.append(config.Method(method=name, settings=settings, **spec.network))
     return found

@@ -7,7 +7,8 @@ are a few matrix products on what it returns. Maps stay at the patch grid's own 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,39 +18,36 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import InputError
-from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone, cosine
-from vlmad_lib.encoders.vit_blocks import BLOCKS, Block
+from vlmad_lib.encoders.vit_blocks import Block
+from vlmad_lib.methods.base import Method, MethodSettings, Names, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = True
-DRAWS = True  # score takes several draws of references at once
+ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
 
 WHOLE = frozenset({"class", "image"})  # arrays of whole images, read off the class token
 PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "patch_penultimate", "none": None}
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What the public implementations of WinCLIP differ in; the defaults are the preset ``paper``."""
 
-    learned: ClassVar[bool] = False  # whether its prompts come from a checkpoint
     windows: list[Annotated[int, Field(ge=1)]] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the map
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Temperature = 0.07
     states: str = "all"  # a set of prompts.json, or "own": the two lists below, put into the templates like any state
     own_normal: list[str] = []
     own_anomalous: list[str] = []
     templates: str = "22"
-    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    names: Names = "cleaned"
     normalise_prompts: bool = True
     harmonic_of: Literal["anomaly", "normal"] = "anomaly"
     image_score: Literal["class_token", "map_max"] = "class_token"
     patch_tokens: Literal["last", "last_ln_post", "penultimate", "none"] = "last"
     window_association: Literal["harmonic", "mean"] = "harmonic"
     fusion: Literal["mean", "harmonic"] = "mean"
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of a Gaussian over maps, in pixels of a frame of 518
+    sigma: Sigma = 0.0
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb", "bgr"] = "rgb"  # bgr: the test images of the faulty preset, never the references
 
@@ -76,27 +74,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field or value."""
-    if preset not in PRESETS:
-        raise InputError(f"WinCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
-    if not chosen.windows and not chosen.full_image:
-        raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
-    own = {"own_normal": chosen.own_normal, "own_anomalous": chosen.own_anomalous}
-    if [bool(texts) for texts in own.values()] != [chosen.states == "own"] * 2:
-        raise InputError("WinCLIP settings: 'own_normal' and 'own_anomalous' go together with 'states: own'; give all.")
-    for name, texts in own.items():
-        prompts.refuse_unfit(texts, f"WinCLIP settings: '{name}'")
-    return chosen
-
-
 # ---------------------------------------------------------------- encode (section 4.2 of the paper)
-
-
-def side(chosen: Settings, backbone: Backbone) -> int:
-    """Side of the square input in pixels: the backbone's own."""
-    return backbone.image_size
 
 
 def arrays(chosen: Settings, shots: int = 0) -> list[str]:
@@ -179,10 +157,6 @@ def _embed(visual: nn.Module, class_token: Tensor) -> Tensor:
     return embedded if visual.proj is None else embedded @ visual.proj
 
 
-ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, devices.split_padded, *BLOCKS)
-"""The code whose change makes kept features stale."""
-
-
 # ---------------------------------------------------------------- text side (section 4.1)
 
 
@@ -193,13 +167,9 @@ def wording(chosen: Settings, row: pd.Series) -> list:
     return [*prompts.ensemble(prompts.named(chosen.names, row), states, chosen.templates), chosen.normalise_prompts]
 
 
-def text(backbone: Backbone, words: list, checkpoint: None = None) -> Tensor:
+def text(backbone: Backbone, words: list, checkpoint: Path | None = None) -> Tensor:
     """(2, D) prototypes of a wording, normal first."""
     return prompts.prototypes(backbone, *words)
-
-
-TEXT = (text, prompts.prototypes)
-"""The code whose change makes kept text features stale."""
 
 
 # ---------------------------------------------------------------- score
@@ -265,7 +235,7 @@ class Remembered(dict[str, Tensor]):
     """Arrays of references by name, their rows of length one: what ``remember`` returns."""
 
 
-def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> Remembered:
+def remember(references: dict[str, Tensor], chosen: MethodSettings, grid: int) -> Remembered:
     """The arrays of references that ``score`` compares with, their rows brought to length one, once for all images."""
     if isinstance(references, Remembered):
         return references
@@ -318,3 +288,37 @@ def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int
         found[f"{size}x{size} windows"] = zero_shot(features, text, one, grid)[1][0].cpu().numpy()
     whole, fused = zero_shot(features, text, chosen, grid)
     return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].cpu().numpy()}
+
+
+class WinCLIP(Method):
+    """WinCLIP without references, WinCLIP+ with them."""
+
+    key = "winclip"
+    Settings = Settings
+    presets = PRESETS
+    few_shot = True
+    scores_draws_together = True
+    encoder_version = ENCODER_VERSION
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    remember = staticmethod(remember)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where no scale is left, and for own prompts that are missing, unused or unfit."""
+        if not settings.windows and not settings.full_image:
+            raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
+        own = {"own_normal": settings.own_normal, "own_anomalous": settings.own_anomalous}
+        if [bool(texts) for texts in own.values()] != [settings.states == "own"] * 2:
+            raise InputError(
+                "WinCLIP settings: 'own_normal' and 'own_anomalous' go together with 'states: own'; give all."
+            )
+        for name, texts in own.items():
+            prompts.refuse_unfit(texts, f"WinCLIP settings: '{name}'")
+
+
+WINCLIP = WinCLIP()
+settings = WINCLIP.settings

@@ -25,7 +25,7 @@ from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
 from vlmad_lib.encoders.feature_store import Joint, Kept, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
-from vlmad_lib.methods import Chosen
+from vlmad_lib.methods import ChosenMethod
 
 REACHED = {"cpu": 0.8}
 """The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows."""
@@ -48,15 +48,15 @@ def count(encode: Callable, backbone: str, size: int, names: Sequence[str]) -> t
     return counter.get_total_flops() / 1e9, sum(found[name].numel() for name in names)
 
 
-def gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+def gflop(chosen: ChosenMethod, name: str, shots: int = 0) -> float:
     """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
     return _count_method(chosen, name, shots)[0]
 
 
-def _count_method(chosen: Chosen, name: str, shots: int) -> tuple[float, int]:
-    code, settings = chosen.module, chosen.settings
-    size = code.side(settings, backbones.skeleton(name))
-    return count(code.encode, name, size, code.arrays(settings, shots))
+def _count_method(chosen: ChosenMethod, name: str, shots: int) -> tuple[float, int]:
+    code, settings = chosen.method, chosen.settings
+    size = code.image_side(settings, backbones.skeleton(name))
+    return count(code.encode, name, size, code.array_names(settings, shots))
 
 
 # ---------------------------------------------------------------- the rate of matrix products
@@ -205,8 +205,8 @@ def estimate(
     of few-shot runs. Reading pictures and scores are not in it.
     """
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
-    chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
-    costs = [(one, *_count_method(one, one.spec.backbone, int(one.module.FEW_SHOT))) for one in chosen]
+    chosen = [ChosenMethod(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
+    costs = [(one, *_count_method(one, one.spec.backbone, int(one.method.few_shot))) for one in chosen]
     rows = []
     for name, shape in BENCHMARKS.items():
         own = counts[counts.dataset == name]

@@ -11,7 +11,7 @@ from typing import Any
 from vlmad_lib import PACKAGE
 from vlmad_lib.encoders import prompts
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import anomalyclip, prompt_training, winclip
+from vlmad_lib.methods import anomalyclip, objectives, winclip
 from vlmad_lib.methods.prompt_learner import PromptLearner
 
 
@@ -146,25 +146,25 @@ ANOMALYCLIP = [
     Formula(
         "Trained with: cross entropy of the image's chances against its label $y$",
         r"L_{CE} = -y \log s - (1 - y) \log (1 - s)",
-        prompt_training.cross_entropy,
+        objectives.cross_entropy,
         "return F.cross_entropy",
     ),
     Formula(
         "Focal loss, the mean over pixels of the chance $p_t$ given to what is true there",
         r"L_{focal} = -(1 - p_t)^2 \log p_t",
-        prompt_training.focal_loss,
+        objectives.focal_loss,
         "return -((1 - right)",
     ),
     Formula(
         "Dice loss of a map $m$ and a mask $M$, once for anomalous and once for normal",
         r"L_{Dice} = 1 - \frac{2 \sum_i m_i M_i + 1}{\sum_i m_i + \sum_i M_i + 1}",
-        prompt_training.dice_loss,
+        objectives.dice_loss,
         "return 1 - ((2",
     ),
     Formula(
         "All together",
         r"L = L_{CE} + 4 \left( L_{focal} + L_{Dice,a} + L_{Dice,n} \right)",
-        prompt_training.Loss.total.fget,
+        objectives.Loss.total.fget,
         "return self.cross_entropy + 4",
     ),
 ]

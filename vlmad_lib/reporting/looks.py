@@ -26,12 +26,12 @@ from vlmad_lib.reporting import figures
 def asked(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.ndarray]:
     """Score and map of a row of the scores table by another method, with the row's references, from kept features.
 
-    The map is (H, W) float32 at the evaluation frame; the score that of the image alone (``methods.alone``). InputError
+    The map is (H, W) float32 at the evaluation frame; the score that of the image alone. InputError
     for settings the method cannot have.
     """
-    profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
+    profile, shots, spec = results.profile, int(row.shots), methods.without_category_context(spec)
     chosen, seen = methods.choose(spec, profile), run.view(profile, row, spec)
-    settings, names = chosen.settings, chosen.module.arrays(chosen.settings, shots)
+    settings, names = chosen.settings, chosen.method.array_names(chosen.settings, shots)
     drawn = chosen.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (chosen.store(results.cache, seen.facts, channels) for channels in ("", "rgb"))
     references = memory.load(list(drawn.image), names) if shots else None
