@@ -347,7 +347,7 @@ def test_wrong_input_is_named(job, tmp_path):
     refused(lambda: job({"settings": OWN["settings"] | {"layers": [1, 1, 1, 9]}}), "there is no layer 9")
     refused(lambda: job({"settings": {"templates": "36"}}), "no set of templates '36'")
     refused(lambda: job({"settings": {"temprature": 1.0}}), "APRIL-GAN settings: unknown key 'temprature'")
-    refused(lambda: job({"preset": "study"}), "no preset 'study'; use paper or official")
+    refused(lambda: job({"preset": "study"}), "no preset 'study'; use paper, official")
 
 
 def test_it_is_not_tested_on_what_it_learned_from(job):

@@ -195,7 +195,7 @@ def test_a_profile_without_anything_to_train_is_refused(profile, tmp_path):
         train(PROMPTS, profile, tmp_path / "prompts.pth", method="Mine")
     hand = type(profile.methods[0])(**TINY, method="anomalyclip", settings={"prompts": "object"})
     with pytest.raises(InputError, match="nothing to learn"):
-        train(profile.model_copy(update={"methods": [hand]}), tmp_path / "prompts.pth")
+        train(PROMPTS, profile.model_copy(update={"methods": [hand]}), tmp_path / "prompts.pth")
 
 
 def test_the_command_line(profile, tmp_path, capsys):
