@@ -131,7 +131,7 @@ def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
         "patch_tokens_ln_post": (test["patch_ln_post"], EMBEDDING),
         "zero_shot_score": (zero_score, SCORE),
         "zero_shot_grid_map": (zero_map, SCORE),
-        "association_grid_map_2shot": (winclip.association(test, memory, chosen, net.grid), SCORE),
+        "association_grid_map_2shot": (winclip.associate(test, memory, chosen, net.grid), SCORE),
         "few_shot_grid_map": (few_map, SCORE),
         "few_shot_score": (few_score, SCORE),
     }

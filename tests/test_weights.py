@@ -437,7 +437,7 @@ def official(tiny_backbone, tmp_path):
         sums.write_text(f"# made up\nfile,sha256,trained_on\n{rows.format(digest)}\n")
         spec = Method(**TINY, method="coop", checkpoint=str(path), **more)
         profile = small_profile(tmp_path / "x", tmp_path / "c", dataset="mvtec", methods=[], checkpoints=str(sums))
-        return checkpoints.checkpoint(spec, profile, clip_baselines.CHECKPOINT)
+        return checkpoints.find_checkpoint(spec, profile, clip_baselines.CHECKPOINT)
 
     return check
 
@@ -473,12 +473,12 @@ def test_a_list_of_other_columns_is_named(tmp_path):
     for content in ("file;sha256;trained_on\na;b;c\n", "", "sha256\n"):
         (tmp_path / "sums.csv").write_text(content)
         with pytest.raises(InputError, match="sums.csv is no list of checkpoints.*columns file, sha256, trained_on"):
-            checkpoints.listed(profile)
+            checkpoints.read_list(profile)
 
 
 def test_the_projects_own_list_can_be_read(tmp_path):
     profile = small_profile(tmp_path / "x", tmp_path / "c")
-    assert checkpoints.LIST.is_file() and isinstance(checkpoints.listed(profile), dict)
+    assert checkpoints.LIST.is_file() and isinstance(checkpoints.read_list(profile), dict)
 
 
 # ---------------------------------------------------------------- what a run says

@@ -57,7 +57,7 @@ def balance(kept: dict[str, tuple[dict[str, Tensor], np.ndarray]], text: dict[st
         draws = [stream.permutation(POOL)[:shots] for shots in SHOTS for _ in range(DRAWS)]
         places = [torch.from_numpy(draw) for draw in draws]
         plain = winclip.settings()
-        far = torch.stack([winclip.association(one, memory, plain, grid, places) for one in _each(tested)])
+        far = torch.stack([winclip.associate(one, memory, plain, grid, places) for one in _each(tested)])
         normal = torch.from_numpy(~labels)
         references = float(far[normal][:, [len(draw) == max(SHOTS) for draw in draws]].std((0, 2, 3)).mean())
         for factor in FACTORS:

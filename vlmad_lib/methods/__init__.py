@@ -23,7 +23,7 @@ from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalyclip, aprilgan, clip_baselines, hybrid, memory_bank, winclip
 from vlmad_lib.methods.base import Method, MethodSettings
-from vlmad_lib.methods.checkpoints import Checkpoint, checkpoint
+from vlmad_lib.methods.checkpoints import Checkpoint, find_checkpoint
 
 
 class Registry(dict[str, Method]):
@@ -170,21 +170,21 @@ def settings(spec: config.Method) -> MethodSettings:
     A temperature, published or of the profile, is multiplied by the factor of the backbone
     (``backbones.temperature_factor``): here, for scores, training and the scores table alike.
     """
-    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    checked = METHODS[spec.method].settings(spec.preset, spec.settings)
     factor = backbones.temperature_factor(spec.backbone)
-    if factor == 1 or "temperature" not in type(chosen).model_fields:
-        return chosen
-    return chosen.model_copy(update={"temperature": chosen.temperature * factor})
+    if factor == 1 or "temperature" not in type(checked).model_fields:
+        return checked
+    return checked.model_copy(update={"temperature": checked.temperature * factor})
 
 
 def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
-    chosen = settings(spec)
-    if chosen.learned:
-        return ChosenMethod(spec, chosen, checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind))
+    checked = settings(spec)
+    if checked.learned:
+        return ChosenMethod(spec, checked, find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind))
     given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]
     if given:
         raise InputError(
             f"{spec.name}: {given[0]!r} belongs to learned prompts or projections, which it does not use; leave it out."
         )
-    return ChosenMethod(spec, chosen)
+    return ChosenMethod(spec, checked)

@@ -72,28 +72,28 @@ def ablations(spec: config.Method, blocks: int) -> list[config.Method]:
         "diagonal boost (not official)": {"attention": "diagonal_boost"},
     }
     unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
-    found = [spec]
+    variants = [spec]
     for name, change in changes.items():
-        more = unlearned if change.get("prompts") == "object" else {}
-        found.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | more))
-    return found
+        dropped = unlearned if change.get("prompts") == "object" else {}
+        variants.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | dropped))
+    return variants
 
 
 # ---------------------------------------------------------------- image side
 
 
-def side(chosen: Settings, backbone: Backbone) -> int:
+def side(settings: Settings, backbone: Backbone) -> int:
     """Side of the square input in pixels: whole patches, by default as many more than in training as officially."""
     patch = backbone.patch_size
-    size = chosen.image_size or round(backbone.grid * 37 / 24) * patch
+    size = settings.image_size or round(backbone.grid * 37 / 24) * patch
     if size % patch:
         raise InputError(f"Settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
     return size
 
 
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays of ``encode`` that a score needs."""
-    return ["class", *(f"{chosen.attention}_{layer}" for layer in chosen.layers or ["last"])]
+    return ["class", *(f"{settings.attention}_{layer}" for layer in settings.layers or ["last"])]
 
 
 def refined_from(layers: int) -> int:
@@ -124,7 +124,7 @@ def _start(visual: torch.nn.Module, images: Tensor, resize: str = "bilinear") ->
 
 
 @torch.inference_mode()
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
     """Features of normalised images (N, 3, S, S), fp32, none of them L2-normalised.
 
     ``class`` (N, D) is the class token of plain CLIP, projected without ``ln_post``; ``image`` with it, as CLIP has it.
@@ -135,9 +135,9 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: 
     ``resize``: how positions are (``positions``).
     """
     visual, blocks = backbone.visual, backbone.blocks
-    asked = {name: _place(name, len(blocks), backbone) for name in wanted if name not in WHOLE}
-    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in asked.values())
-    kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
+    places = {name: _place(name, len(blocks), backbone) for name in names if name not in WHOLE}
+    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in places.values())
+    kinds, start, arrays = {kind for kind, _ in places.values()}, refined_from(len(blocks)), {}
     original = _start(visual, images, resize)
     local = dict.fromkeys(kinds, original)
     for number, block in enumerate(blocks, 1):
@@ -147,15 +147,15 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: 
                 local[kind] = block.add(local[kind], mix(heads, kind))
         if number < len(blocks) or plain_to_end:
             original = block.finish(original, attend(*heads))
-        elif not WHOLE.isdisjoint(wanted):  # nobody reads the last patches of the original path
+        elif not WHOLE.isdisjoint(names):  # nobody reads the last patches of the original path
             original = block.finish(original[:, :1].contiguous(), attend(heads[0][:, :, :1], *heads[1:]))
         local |= {kind: original for kind in kinds if kind in PLAIN or number < start}
-        for name, (kind, layer) in asked.items():
+        for name, (kind, layer) in places.items():
             if layer == number:
                 patches = local[kind][:, 1:]
-                found[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
-    found["class"], found["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
-    return {name: found[name] for name in wanted}
+                arrays[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
+    arrays["class"], arrays["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
+    return {name: arrays[name] for name in names}
 
 
 def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
@@ -171,13 +171,13 @@ def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
 
 
 def mix(heads: list[Tensor], kind: str) -> Tensor:
-    """(N, L, width) a block's attention with chosen ones of its own queries, keys and values as query and key."""
+    """(N, L, width) a block's attention with settings ones of its own queries, keys and values as query and key."""
     query, key = ATTENTION[kind]
     mixed = attend(heads[query], heads[key], heads[2])
     if kind == "diagonal_boost":
         weights = (heads[query] @ heads[key].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
-        more = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
-        mixed = mixed + more.transpose(1, 2).flatten(2)
+        boosted = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
+        mixed = mixed + boosted.transpose(1, 2).flatten(2)
     return mixed
 
 
@@ -201,11 +201,11 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
 # ---------------------------------------------------------------- text side and score
 
 
-def wording(chosen: Settings, row: pd.Series) -> list:
+def wording(settings: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides backbone and checkpoint."""
-    if chosen.prompts == "object":
-        return [HAND_WRITTEN[0], f"{chosen.word} {HAND_WRITTEN[0]}"]
-    return [row.class_name if chosen.prompts == "class" else "object", chosen.deep]
+    if settings.prompts == "object":
+        return [HAND_WRITTEN[0], f"{settings.word} {HAND_WRITTEN[0]}"]
+    return [row.class_name if settings.prompts == "class" else "object", settings.deep]
 
 
 @torch.no_grad()
@@ -217,27 +217,30 @@ def text(backbone: Backbone, words: list, checkpoint: Path | None) -> Tensor:
 
 
 def score(
-    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, references: None = None
+    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, references: None = None
 ) -> tuple[Tensor, Tensor]:
     """P(anomalous) of whole images (N,) and maps (N, grid, grid), the sum over layers, not smoothed.
 
     The image score never looks at the map (appendix of the paper; the official code agrees).
     """
-    whole = probability(features["class"], text, chosen.temperature)
-    return whole, sum(_maps(features, text, chosen, grid).values())
+    whole = probability(features["class"], text, settings.temperature)
+    return whole, sum(_maps(features, text, settings, grid).values())
 
 
-def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, Tensor]:
+def _maps(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, Tensor]:
     """The map (N, grid, grid) in [0, 1] of every layer."""
-    names = arrays(chosen)[1:]
-    return {name: probability(features[name], text, chosen.temperature).unflatten(1, (grid, grid)) for name in names}
+    names = arrays(settings)[1:]
+    return {name: probability(features[name], text, settings.temperature).unflatten(1, (grid, grid)) for name in names}
 
 
-def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+def parts(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, np.ndarray]:
     """The map of every layer of the first image, and their sum where there are several, (grid, grid) each."""
-    maps = _maps(features, text, chosen, grid)
-    found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].cpu().numpy() for name, one in maps.items()}
-    return found | ({"sum": sum(found.values())} if len(found) > 1 else {})
+    maps = _maps(features, text, settings, grid)
+    layer_maps = {
+        f"{settings.attention}, layer {name.rpartition('_')[2]}": values[0].cpu().numpy()
+        for name, values in maps.items()
+    }
+    return layer_maps | ({"sum": sum(layer_maps.values())} if len(layer_maps) > 1 else {})
 
 
 class AnomalyCLIP(Method):

@@ -62,19 +62,19 @@ class Settings(MethodSettings):
 # ---------------------------------------------------------------- image side
 
 
-def layers(chosen: Settings) -> list[str]:
+def layers(settings: Settings) -> list[str]:
     """Names of the arrays whose tokens are projected, one a layer."""
-    return [f"raw_{layer}" for layer in chosen.layers or QUARTERS]
+    return [f"raw_{layer}" for layer in settings.layers or QUARTERS]
 
 
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays of ``encode`` that a score needs."""
-    return ["image", *dict.fromkeys(layers(chosen))]
+    return ["image", *dict.fromkeys(layers(settings))]
 
 
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
     """AnomalyCLIP's arrays, positions resized as the official code does: bicubically, with antialias."""
-    return anomalyclip.encode(backbone, images, wanted, "bicubic")
+    return anomalyclip.encode(backbone, images, names, "bicubic")
 
 
 # ---------------------------------------------------------------- what is learned
@@ -112,20 +112,20 @@ def write(
     replace(path, lambda file: torch.save(content, file))
 
 
-def _parse(found: dict) -> dict[str, list[Tensor]]:
-    state = found["trainable_linearlayer"]
+def _parse(content: dict) -> dict[str, list[Tensor]]:
+    state = content["trainable_linearlayer"]
     count = sum(name.endswith(".weight") for name in state)
-    parts = {part: [state[f"fc.{i}.{part}"].float() for i in range(count)] for part in ("weight", "bias")}
-    shapes = {weight.shape for weight in parts["weight"]} | {bias.shape for bias in parts["bias"]}
-    joint, width = parts["weight"][0].shape
+    tensors = {kind: [state[f"fc.{i}.{kind}"].float() for i in range(count)] for kind in ("weight", "bias")}
+    shapes = {weight.shape for weight in tensors["weight"]} | {bias.shape for bias in tensors["bias"]}
+    joint, width = tensors["weight"][0].shape
     if shapes != {(joint, width), (joint,)}:
         raise ValueError("layers of several shapes: those of a ResNet, which is no backbone here")
-    return parts
+    return tensors
 
 
 def _where(trained_on: str) -> str:
-    known = trained_on in ("mvtec", "visa")
-    return f"github.com/ByChelsea/VAND-APRIL-GAN as exps/pretrained/{trained_on}_pretrained.pth" if known else ""
+    published = trained_on in ("mvtec", "visa")
+    return f"github.com/ByChelsea/VAND-APRIL-GAN as exps/pretrained/{trained_on}_pretrained.pth" if published else ""
 
 
 CHECKPOINT = checkpoints.Kind(
@@ -142,12 +142,12 @@ CHECKPOINT = checkpoints.Kind(
 @lru_cache(maxsize=8)
 def learned(path: Path, digest: str, device: torch.device = devices.CPU) -> Projections:
     """The projections of a checkpoint of this digest, as ``score`` and ``parts`` read them, on a device."""
-    return _filled(checkpoints.read(path, CHECKPOINT)).to(device)
+    return _fill_projections(checkpoints.read(path, CHECKPOINT)).to(device)
 
 
-def _filled(found: dict) -> Projections:
-    learner = Projections(len(found["weight"]), *found["weight"][0].T.shape)
-    state = {f"fc.{i}.{part}": one for part in ("weight", "bias") for i, one in enumerate(found[part])}
+def _fill_projections(content: dict) -> Projections:
+    learner = Projections(len(content["weight"]), *content["weight"][0].T.shape)
+    state = {f"fc.{i}.{kind}": values for kind in ("weight", "bias") for i, values in enumerate(content[kind])}
     learner.load_state_dict(state)
     return learner.requires_grad_(False)
 
@@ -158,50 +158,54 @@ def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
     Raises InputError where they are of another CLIP: by its fingerprint and activation, or, as official files have
     none, its widths and the activation of the official code.
     """
-    found = checkpoints.read(path, CHECKPOINT)
-    learner, own = _filled(found), widths(backbone)
-    theirs = tuple(learner.fc[0].weight.T.shape)
-    if theirs != own or found["fingerprint"] not in ("", backbone.fingerprint):
-        why = f"they map {theirs[0]} numbers to {theirs[1]}, it has {own[0]} and {own[1]}" if theirs != own else ""
+    content = checkpoints.read(path, CHECKPOINT)
+    learner, expected = _fill_projections(content), widths(backbone)
+    actual = tuple(learner.fc[0].weight.T.shape)
+    if actual != expected or content["fingerprint"] not in ("", backbone.fingerprint):
+        reason = (
+            f"they map {actual[0]} numbers to {actual[1]}, it has {expected[0]} and {expected[1]}"
+            if actual != expected
+            else ""
+        )
         raise InputError(
-            f"The projections in {path} were not trained for {backbone.label} ({why or 'its weights are others'}); "
+            f"The projections in {path} were not trained for {backbone.label} ({reason or 'its weights are others'}); "
             "name the backbone they were trained on."
         )
-    official = "" if found["fingerprint"] else "GELU"
-    activation = found["activation"] or official  # older files of ours tell the fingerprint alone
+    official = "" if content["fingerprint"] else "GELU"
+    activation = content["activation"] or official  # older files of ours tell the fingerprint alone
     if activation not in ("", backbone.activation):
-        why = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
+        reason = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
         raise InputError(
-            f"The projections in {path} were trained on {activation} ({why}), {backbone.label} computes "
+            f"The projections in {path} were trained on {activation} ({reason}), {backbone.label} computes "
             f"{backbone.activation}; name the backbone of the same weights with {activation}, such as "
             f"ViT-L-14-336{'' if activation == 'GELU' else '-quickgelu'}."
         )
-    return learner.to(backbone.device), found["trained_on"]
+    return learner.to(backbone.device), content["trained_on"]
 
 
 # ---------------------------------------------------------------- text side and score
 
 
-def wording(chosen: Settings, row: pd.Series) -> list:
+def wording(settings: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides the backbone; and how many layers are projected."""
-    words = prompts.ensemble(prompts.named(chosen.names, row), chosen.states, chosen.templates)
-    return [*words, len(layers(chosen))]
+    ensemble = prompts.ensemble(prompts.named(settings.names, row), settings.states, settings.templates)
+    return [*ensemble, len(layers(settings))]
 
 
-def text(backbone: Backbone, words: list, checkpoint: Path) -> Tensor:
+def text(backbone: Backbone, ensemble: list, checkpoint: Path) -> Tensor:
     """(2, D) prototypes of a wording, normal first (section 2); refuses a checkpoint that does not fit."""
     learner, _ = read(backbone, checkpoint)
-    if len(learner.fc) != words[2]:
+    if len(learner.fc) != ensemble[2]:
         raise InputError(
-            f"{checkpoint} projects {len(learner.fc)} layers, the settings name {words[2]}; correct 'layers'."
+            f"{checkpoint} projects {len(learner.fc)} layers, the settings name {ensemble[2]}; correct 'layers'."
         )
-    return prompts.prototypes(backbone, *words[:2])
+    return prompts.prototypes(backbone, *ensemble[:2])
 
 
 def score(
     features: dict[str, Tensor],
     text: Tensor,
-    chosen: Settings,
+    settings: Settings,
     grid: int,
     references: dict[str, Tensor] | None = None,
     *,
@@ -215,20 +219,20 @@ def score(
     the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
     leaves both, (N, 2), to ``score_category``.
     """
-    whole = winclip.probability(features["image"], text, chosen.temperature)
-    logits = _logits(features, text, chosen, grid, learned)
+    whole = winclip.probability(features["image"], text, settings.temperature)
+    logits = _logits(features, text, settings, grid, learned)
     near = torch.zeros_like(logits[:, 0])
     if references is not None:
-        references = winclip.remember(references, chosen, grid)
-        apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
-        near = apart.unflatten(1, (grid, grid))
+        references = winclip.remember(references, settings, grid)
+        distances = sum(2 * winclip.distance(features[name], references[name]) for name in layers(settings))
+        near = distances.unflatten(1, (grid, grid))
     stacks = torch.cat([logits, near[:, None]], 1)
     if references is None:
         return whole, stacks
     frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
     # one by one: the enlarged stacks of many images would need gigabytes
-    largest = torch.cat([metrics.enlarge_stacks(one[None], *frame).amax((1, 2)) for one in stacks])
-    if chosen.image_score == "stretched":
+    largest = torch.cat([metrics.enlarge_stacks(stack[None], *frame).amax((1, 2)) for stack in stacks])
+    if settings.image_score == "stretched":
         return torch.stack([whole, largest], 1), stacks
     return (whole + largest / (2 * logits.shape[1])) / 2, stacks
 
@@ -242,21 +246,21 @@ def score_category(scores: np.ndarray) -> np.ndarray:
     return (whole + (largest - largest.min()) / (np.ptp(largest) or 1)) / 2
 
 
-def _logits(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> Tensor:
+def _logits(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, learned: Projections) -> Tensor:
     """(N, layers, grid, grid): the logit of each projected token, anomalous less normal."""
-    projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
-    near = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
-    return ((near[..., 1] - near[..., 0]) / chosen.temperature).unflatten(2, (grid, grid))
+    projected = [project(features[name]) for project, name in zip(learned.fc, layers(settings), strict=True)]
+    similarity = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
+    return ((similarity[..., 1] - similarity[..., 0]) / settings.temperature).unflatten(2, (grid, grid))
 
 
 def parts(
-    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, *, learned: Projections
+    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, *, learned: Projections
 ) -> dict[str, np.ndarray]:
     """The zero-shot map of every layer of the first image, and their sum, (grid, grid) each."""
-    maps = _logits(features, text, chosen, grid, learned)[0].sigmoid()
-    names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
-    found = {f"layer {name}": one.cpu().numpy() for name, one in zip(names, maps, strict=True)}
-    return found | {"sum": sum(found.values())}
+    maps = _logits(features, text, settings, grid, learned)[0].sigmoid()
+    names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(settings)]
+    layer_maps = {f"layer {name}": values.cpu().numpy() for name, values in zip(names, maps, strict=True)}
+    return layer_maps | {"sum": sum(layer_maps.values())}
 
 
 class AprilGAN(Method):

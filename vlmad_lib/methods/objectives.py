@@ -183,9 +183,11 @@ def _encode_rows(
 # ---------------------------------------------------------------- AnomalyCLIP
 
 
-def _terms(learner: PromptLearner, backbone: Backbone, chosen: anomalyclip.Settings, batch: Batch) -> dict[str, Tensor]:
-    text = _encode_rows(anomalyclip.ANOMALYCLIP, learner, backbone, chosen, batch.rows)
-    terms = prompt_loss(batch.arrays, text, batch.labels, batch.masks, batch.known, chosen.temperature)
+def _terms(
+    learner: PromptLearner, backbone: Backbone, settings: anomalyclip.Settings, batch: Batch
+) -> dict[str, Tensor]:
+    text = _encode_rows(anomalyclip.ANOMALYCLIP, learner, backbone, settings, batch.rows)
+    terms = prompt_loss(batch.arrays, text, batch.labels, batch.masks, batch.known, settings.temperature)
     return {name: getattr(terms, name) for name in TERMS}
 
 
@@ -194,7 +196,7 @@ PROMPTS = Task(
     plan=Plan(),
     objective="cross entropy + 4 (focal + Dice + Dice)",
     names=TERMS,
-    start=lambda backbone, chosen, seed: PromptLearner(backbone, seed),
+    start=lambda backbone, settings, seed: PromptLearner(backbone, seed),
     terms=_terms,
     write=lambda learner, out, origin, backbone: write(learner, out, **origin),
 )
@@ -204,10 +206,10 @@ PROMPTS = Task(
 
 
 def _coop_terms(
-    learner: clip_baselines.Context, backbone: Backbone, chosen: clip_baselines.CoOpSettings, batch: Batch
+    learner: clip_baselines.Context, backbone: Backbone, settings: clip_baselines.CoOpSettings, batch: Batch
 ) -> dict[str, Tensor]:
-    text = _encode_rows(clip_baselines.COOP, learner, backbone, chosen, batch.rows)
-    return {"total": cross_entropy(batch.arrays["image"], text, batch.labels, chosen.temperature)}
+    text = _encode_rows(clip_baselines.COOP, learner, backbone, settings, batch.rows)
+    return {"total": cross_entropy(batch.arrays["image"], text, batch.labels, settings.temperature)}
 
 
 COOP = Task(
@@ -215,7 +217,7 @@ COOP = Task(
     plan=Plan(epochs=50, batch=32, rate=2e-3),  # as in its paper, which has SGD with a cosine schedule
     objective="cross entropy of whole images",
     names=("total",),
-    start=lambda backbone, chosen, seed: clip_baselines.Context(backbone, seed),
+    start=lambda backbone, settings, seed: clip_baselines.Context(backbone, seed),
     terms=_coop_terms,
     write=lambda learner, out, origin, backbone: clip_baselines.write(learner, out, **origin),
 )
@@ -244,9 +246,9 @@ def projection_loss(
     return {"focal": focal, "dice": dice, "total": focal + dice}
 
 
-def _prototypes(backbone: Backbone, chosen: aprilgan.Settings, batch: Batch) -> Tensor:
+def _prototypes(backbone: Backbone, settings: aprilgan.Settings, batch: Batch) -> Tensor:
     """(B, 2, D) prototypes of every row."""
-    words = [aprilgan.wording(chosen, row)[:2] for _, row in batch.rows.iterrows()]
+    words = [aprilgan.wording(settings, row)[:2] for _, row in batch.rows.iterrows()]
     return torch.stack([_prototype(backbone, tuple(normal), tuple(anomalous)) for normal, anomalous in words])
 
 
@@ -257,15 +259,15 @@ def _prototype(backbone: Backbone, normal: tuple[str, ...], anomalous: tuple[str
 
 
 def _aprilgan_terms(
-    learner: aprilgan.Projections, backbone: Backbone, chosen: aprilgan.Settings, batch: Batch
+    learner: aprilgan.Projections, backbone: Backbone, settings: aprilgan.Settings, batch: Batch
 ) -> dict[str, Tensor]:
-    tokens = [batch.arrays[name] for name in aprilgan.layers(chosen)]
+    tokens = [batch.arrays[name] for name in aprilgan.layers(settings)]
     projected = [one(value) for one, value in zip(learner.fc, tokens, strict=True)]
-    return projection_loss(projected, _prototypes(backbone, chosen, batch), batch.masks, chosen.temperature)
+    return projection_loss(projected, _prototypes(backbone, settings, batch), batch.masks, settings.temperature)
 
 
-def _start_projections(backbone: Backbone, chosen: aprilgan.Settings, seed: int) -> aprilgan.Projections:
-    return aprilgan.Projections(len(aprilgan.layers(chosen)), *aprilgan.widths(backbone), seed).to(backbone.device)
+def _start_projections(backbone: Backbone, settings: aprilgan.Settings, seed: int) -> aprilgan.Projections:
+    return aprilgan.Projections(len(aprilgan.layers(settings)), *aprilgan.widths(backbone), seed).to(backbone.device)
 
 
 def _write_projections(learner: aprilgan.Projections, out: Path, origin: dict, backbone: Backbone) -> None:

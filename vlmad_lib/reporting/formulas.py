@@ -90,7 +90,7 @@ WINCLIP = [
     Formula(
         "The association map: mean over the $K$ window sizes, each spread like $m_k$, and the patch tokens",
         r"a(i) = \frac{1}{K + 1} \left( \sum_k a_k(i) + d(x_i) \right)",
-        winclip.association,
+        winclip.associate,
         "return torch.stack(maps).mean(0)",
     ),
     Formula("The map of WinCLIP+", r"m^+(i) = \frac{m(i) + a(i)}{2}", winclip.score, "fused = (fused + near) / 2"),
