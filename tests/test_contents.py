@@ -73,7 +73,7 @@ def test_a_move_or_a_touch_encodes_nothing_and_scores_nothing_again(tmp_path, mo
     root, moved = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "elsewhere" / "data"
     before = run.run(small_profile(root, tmp_path / "cache")).scores
     shutil.copytree(root, moved, copy_function=shutil.copyfile)
-    monkeypatch.setattr(winclip, "score", None)
+    monkeypatch.setattr(winclip.WINCLIP, "score", None)
     monkeypatch.setattr(feature_store.Store, "_encode", None)
     after = run.run(small_profile(moved, tmp_path / "cache"))
     assert (after.scores.score == before.score).all() and str(moved) in after.scores.image[0]
