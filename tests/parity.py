@@ -22,8 +22,8 @@ from PIL import Image
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import backbones, feature_store, prompts
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import anomalyclip, aprilgan, projection_training, winclip
-from vlmad_lib.methods.prompt_training import loss
+from vlmad_lib.methods import anomalyclip, aprilgan, objectives, winclip
+from vlmad_lib.methods.objectives import prompt_loss as loss
 
 EMBEDDING, SCORE, METRIC = 2e-5, 2e-6, 1e-9
 KEPT = ", kept as fp16"
@@ -91,8 +91,8 @@ def through_store(
         paths = [str(Path(folder) / f"{seed}.png") for seed in seeds]
         for seed, path in zip(seeds, paths, strict=True):
             Image.fromarray(image(seed)).save(path)
-        place = module.side(chosen, net), "squash", "rgb"
-        store = feature_store.Store(Path(folder) / "cache", net, module.encode, module.ENCODING, *place)
+        place = module.image_side(chosen, net), "squash", "rgb"
+        store = feature_store.Store(Path(folder) / "cache", net, module.encode, module.encoder_version, *place)
         store.fill(paths, names)
         return store.load(paths, names)[0]
 
@@ -110,7 +110,7 @@ def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
     )
     zero_score, zero_map = winclip.score(test, text, chosen, net.grid)
     few_score, few_map = winclip.score(test, text, chosen, net.grid, memory)
-    kept = through_store(winclip, chosen, net, [oracle["image_seed"] + shot for shot in range(3)], names)
+    kept = through_store(winclip.WINCLIP, chosen, net, [oracle["image_seed"] + shot for shot in range(3)], names)
     kept_test, kept_memory = (
         {name: value[part] for name, value in kept.items()} for part in (slice(1), slice(1, None))
     )
@@ -131,7 +131,7 @@ def winclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
         "patch_tokens_ln_post": (test["patch_ln_post"], EMBEDDING),
         "zero_shot_score": (zero_score, SCORE),
         "zero_shot_grid_map": (zero_map, SCORE),
-        "association_grid_map_2shot": (winclip.association(test, memory, chosen, net.grid), SCORE),
+        "association_grid_map_2shot": (winclip.associate(test, memory, chosen, net.grid), SCORE),
         "few_shot_grid_map": (few_map, SCORE),
         "few_shot_score": (few_score, SCORE),
     }
@@ -248,7 +248,7 @@ def anomalyclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]
     score, total = anomalyclip.score(first, raw, chosen, grid)
     found |= {"image_score": (score, SCORE), "map_last": (official_map(alone[1]), SCORE)}
     found["map_sum"] = (official_map(total), 4 * SCORE)
-    kept = through_store(anomalyclip, chosen, net, [parts.get("image", seed)], anomalyclip.arrays(chosen))
+    kept = through_store(anomalyclip.ANOMALYCLIP, chosen, net, [parts.get("image", seed)], anomalyclip.arrays(chosen))
     score, total = anomalyclip.score(kept, raw, chosen, grid)
     found |= {
         f"image_score{KEPT}": (score, HALF["anomalyclip"]),
@@ -321,7 +321,7 @@ def aprilgan_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
         found[f"patchprob_L{layer}"] = (winclip.probability(projected, text, chosen.temperature), 1e-5)
         found[f"distance_L{layer}"] = (2 * winclip.distance(tokens[:1], F.normalize(tokens[1:], dim=-1)), 1e-5)
     found |= _aprilgan_scores(exact, text, own, chosen, grid, 1e-5)
-    kept = through_store(aprilgan, chosen, net, [first, first + 1, first + 2], names)
+    kept = through_store(aprilgan.APRILGAN, chosen, net, [first, first + 1, first + 2], names)
     rough = _aprilgan_scores(kept, text, own, chosen, grid, HALF["aprilgan"])
     found |= {f"{name}{KEPT}": pair for name, pair in rough.items() if not name.startswith("map_L")}
     return found | _aprilgan_step(net, picture, own, text, chosen, parts.get("mask", seed))
@@ -353,7 +353,7 @@ def _aprilgan_step(
     batch = aprilgan.encode(net, torch.cat([picture, picture.flip(-1)]), aprilgan.layers(chosen))
     optimiser = torch.optim.Adam(own.parameters(), 1e-3, (0.5, 0.999))
     projected = [one(batch[name]) for one, name in zip(own.fc, aprilgan.layers(chosen), strict=True)]
-    terms = projection_training.loss(projected, text.expand(2, -1, -1), mask(seed))
+    terms = objectives.projection_loss(projected, text.expand(2, -1, -1), mask(seed))
     terms["total"].backward()
     found = {f"loss_{name}": (value.detach(), 1e-5) for name, value in terms.items()}
     found |= {f"grad.{name}": (value.grad.clone(), 1e-5) for name, value in own.named_parameters()}

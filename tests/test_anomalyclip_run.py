@@ -287,4 +287,6 @@ def test_methods_default_to_what_they_were_published_with():
     first, second = config.Method(), config.Method(method="anomalyclip")
     assert (first.name, first.backbone, first.weights) == ("WinCLIP", "ViT-B-16-plus-240", "laion400m_e31")
     assert (second.name, second.backbone, second.weights) == ("AnomalyCLIP", "ViT-L-14-336-quickgelu", "openai")
-    refused(lambda: config.load_profile("demo", {"methods": [{"method": "winklip"}]}), "methods.0.method", "'winklip'")
+    unknown = config.load_profile("demo", {"methods": [{"method": "winklip"}]})
+    refused(lambda: run.run(unknown), "no method 'winklip'", "choose one of winclip, anomalyclip")
+    refused(lambda: config.load_profile("demo", {"methods": [{"method": 5}]}), "methods.0.method", "valid string")

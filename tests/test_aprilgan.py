@@ -22,7 +22,8 @@ from vlmad_lib.encoders import feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, aprilgan, training
 from vlmad_lib.methods.aprilgan import Projections, score
-from vlmad_lib.methods.projection_training import APRILGAN, loss
+from vlmad_lib.methods.objectives import APRILGAN
+from vlmad_lib.methods.objectives import projection_loss as loss
 from vlmad_lib.methods.training import Plan, train
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import decide
@@ -101,10 +102,10 @@ def test_logits_are_enlarged_corner_on_corner_before_the_softmax():
 
 
 def test_maxima_are_stretched_over_a_categorys_images():
-    found = aprilgan.over_category(np.array([[0.2, 1.5], [0.6, 3.5], [0.9, 2.0]]))
+    found = aprilgan.score_category(np.array([[0.2, 1.5], [0.6, 3.5], [0.9, 2.0]]))
     np.testing.assert_allclose(found, [0.1, (0.6 + 1) / 2, (0.9 + 0.25) / 2])
     np.testing.assert_allclose(
-        aprilgan.over_category(np.array([[0.4, 2.0]])), [0.2]
+        aprilgan.score_category(np.array([[0.4, 2.0]])), [0.2]
     )  # of one image: nothing to stretch
 
 
@@ -175,7 +176,7 @@ def test_the_official_preset_takes_folder_names_and_draws_with_replacement():
     assert (chosen.names, chosen.draws, chosen.image_score) == ("folder", "repeated", "stretched")
     assert aprilgan.settings("official", {"names": "cleaned"}).names == "cleaned"
     table = pd.DataFrame({"image": list("abcdef"), "category": "nut", "split": "train", "label": 0})
-    own, other = (methods.Chosen(Method(**OWN), aprilgan.settings(preset)) for preset in ("official", "paper"))
+    own, other = (methods.ChosenMethod(Method(**OWN), aprilgan.settings(preset)) for preset in ("official", "paper"))
     drawn = [list(own.references(table, "nut", 4, seed).image) for seed in range(20)]
     assert any(len(set(names)) < 4 for names in drawn) and {len(names) for names in drawn} == {4}
     assert all(other.references(table, "nut", 4, seed).image.is_unique for seed in range(20))
@@ -301,8 +302,8 @@ def test_pictures_are_judged_one_by_one_on_a_fixed_scale(job, file):
     normal = thresholds.normal_scores(found, 1)
     assert set(normal.method) == {"WinCLIP"}
     [spec] = [one for one in found.profile.methods if one.method == "aprilgan"]
-    judged = methods.alone(spec)
-    assert judged.settings["image_score"] == "fixed" and methods.alone(judged) == judged
+    judged = methods.without_category_context(spec)
+    assert judged.settings["image_score"] == "fixed" and methods.without_category_context(judged) == judged
     again = job({"settings": judged.settings}, shots=[0, 1])
     some = again.index[again.index.label == 0].image
     part = run.run(again.profile, table=again.index[again.index.image.isin(some)])
@@ -346,7 +347,7 @@ def test_wrong_input_is_named(job, tmp_path):
     refused(lambda: job({"settings": OWN["settings"] | {"layers": [1, 1, 1, 9]}}), "there is no layer 9")
     refused(lambda: job({"settings": {"templates": "36"}}), "no set of templates '36'")
     refused(lambda: job({"settings": {"temprature": 1.0}}), "APRIL-GAN settings: unknown key 'temprature'")
-    refused(lambda: job({"preset": "study"}), "no preset 'study'; use paper or official")
+    refused(lambda: job({"preset": "study"}), "no preset 'study'; use paper, official")
 
 
 def test_it_is_not_tested_on_what_it_learned_from(job):
@@ -400,7 +401,7 @@ def test_one_step_is_adams_on_the_published_losses(profile, tmp_path, tiny_backb
     """All images in one batch: the written projections are the drawn ones less one step."""
     train(APRILGAN, profile, tmp_path / "one.pth", Plan(epochs=1, batch=100, seed=5))
     found, _ = aprilgan.read(tiny_backbone, tmp_path / "one.pth")
-    chosen = methods.Chosen(Method(**OWN), aprilgan.settings("paper", OWN["settings"]))
+    chosen = methods.ChosenMethod(Method(**OWN), aprilgan.settings("paper", OWN["settings"]))
     examples = training.examples(profile, chosen, tiny_backbone, Plan(), False, APRILGAN)
     batch = examples.batch(np.arange(8))
     learner = Projections(4, *aprilgan.widths(tiny_backbone), seed=5)
@@ -453,7 +454,7 @@ def test_kinds_are_drawn_before_pictures():
 
 
 def test_stitched_examples_are_drawn_anew_each_epoch_and_alike_each_time(profile, tmp_path, tiny_backbone):
-    chosen = methods.Chosen(Method(**OWN), aprilgan.settings("paper", OWN["settings"]))
+    chosen = methods.ChosenMethod(Method(**OWN), aprilgan.settings("paper", OWN["settings"]))
     plan = Plan(stitched=0.5)
     found = training.examples(profile, chosen, tiny_backbone, plan, False, APRILGAN)
     places = np.arange(len(found.table))
@@ -486,12 +487,12 @@ def test_the_command_line(profile, tmp_path, capsys):
     file, out = tmp_path / "mine.yml", tmp_path / "mine.pth"
     file.write_text(yaml.safe_dump(profile.model_dump()))
     command = [str(file), "--out", str(out), "--epochs", "1"]
-    assert training.main(APRILGAN, command) == 0 and out.is_file()
+    assert training.main(["aprilgan", *command]) == 0 and out.is_file()
     assert "1 epochs, loss" in capsys.readouterr().out
-    assert training.main(APRILGAN, [*command, "--official"]) == 2
+    assert training.main(["aprilgan", *command, "--official"]) == 2
     assert "trains on mvtec or visa; leave --official out for other data" in capsys.readouterr().err
     own = [str(file), "--out", str(tmp_path / "o.pth"), "--official", "-p", "dataset=mvtec"]
-    assert training.main(APRILGAN, own) == 0 and "3 epochs, loss" in capsys.readouterr().out
+    assert training.main(["aprilgan", *own]) == 0 and "3 epochs, loss" in capsys.readouterr().out
     assert "20% of the examples are four pictures" in (tmp_path / "o.md").read_text()
-    assert training.main(APRILGAN, [*command, "-p", "methods=[{}]"]) == 2
+    assert training.main(["aprilgan", *command, "-p", "methods=[{}]"]) == 2
     assert "no APRIL-GAN method; add one" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from vlmad_lib.analysis import relatives, wordings
 from vlmad_lib.config import Method
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import feature_store
-from vlmad_lib.methods import clip, coop, training
-from vlmad_lib.methods.prompt_training import COOP
+from vlmad_lib.methods import clip_baselines, training
+from vlmad_lib.methods.objectives import COOP
 from vlmad_lib.methods.training import Plan, train
 from vlmad_lib.pipeline import run
 
@@ -31,18 +31,22 @@ def test_scores_by_hand():
         "image": torch.tensor([[half, half]]),
         "none_last": torch.tensor([[[1.0, 0], [0, 2], [3, 3], [0.6, 0.8]]]),
     }
-    whole, maps = clip.score(features, torch.eye(2), clip.settings("paper", {"temperature": 0.2}), 2)
+    whole, maps = clip_baselines.CLIP.score(
+        features, torch.eye(2), clip_baselines.CLIP.settings("paper", {"temperature": 0.2}), 2
+    )
     assert whole.item() == pytest.approx(0.5)
     low, tilted = 1 / (1 + np.exp(5)), 1 / (1 + np.exp(-1))
     np.testing.assert_allclose(maps[0], [[low, 1 - low], [0.5, tilted]], rtol=1e-5)
 
 
 def test_prompts_of_the_baselines():
-    pair = clip.wording(clip.settings(), ROW)[:2]
+    pair = clip_baselines.CLIP.prompt_wording(clip_baselines.CLIP.settings(), ROW)[:2]
     assert pair == [["a photo of a normal metal nut."], ["a photo of an anomalous metal nut."]]
-    many = clip.wording(clip.settings("ac"), ROW)[:2]
+    many = clip_baselines.CLIP.prompt_wording(clip_baselines.CLIP.settings("ac"), ROW)[:2]
     assert [len(side) for side in many] == [154, 88]
-    words = clip.wording(clip.settings("paper", {"states": "words", "templates": "35", "names": "folder"}), ROW)[:2]
+    words = clip_baselines.CLIP.prompt_wording(
+        clip_baselines.CLIP.settings("paper", {"states": "words", "templates": "35", "names": "folder"}), ROW
+    )[:2]
     assert [len(side) for side in words] == [35, 35] and "a photo of a anomalous metal_nut." in words[1]
 
 
@@ -56,7 +60,7 @@ def test_prompts_of_the_baselines():
 )
 def test_wrong_settings_are_named(preset, settings, said):
     with pytest.raises(InputError, match=said):
-        clip.settings(preset, settings)
+        clip_baselines.CLIP.settings(preset, settings)
 
 
 # ---------------------------------------------------------------- CoOp
@@ -66,7 +70,7 @@ def test_one_context_stands_before_both_words(tiny_backbone):
     """The features are those of the text tower on prompts whose first sixteen embeddings are the context."""
     import open_clip
 
-    learner, model = coop.Context(tiny_backbone, seed=2), tiny_backbone.model
+    learner, model = clip_baselines.Context(tiny_backbone, seed=2), tiny_backbone.model
     assert learner.context.shape[:2] == (1, 16) and not len(learner.deep)
     found = learner(tiny_backbone, "metal nut")
     blanks = " ".join(["X"] * 16)
@@ -81,18 +85,18 @@ def test_one_context_stands_before_both_words(tiny_backbone):
 
 
 def test_files_are_written_read_and_refused(tmp_path, tiny_backbone):
-    path, learner = tmp_path / "coop.pth", coop.Context(tiny_backbone, seed=2)
-    coop.write(learner, path, "visa")
-    found, trained_on = coop.read(tiny_backbone, path)
+    path, learner = tmp_path / "coop.pth", clip_baselines.Context(tiny_backbone, seed=2)
+    clip_baselines.write(learner, path, "visa")
+    found, trained_on = clip_baselines.read(tiny_backbone, path)
     assert trained_on == "visa" and torch.equal(found.context, learner.context)
     good = torch.load(path, weights_only=True)
     for change in ({"ctx": torch.zeros(3)}, {"ctx": torch.full((16, 8), float("nan"))}, {"ctx": 3}):
         torch.save(good | {"state_dict": good["state_dict"] | change}, path)
         with pytest.raises(InputError, match="coop.pth is no CoOp checkpoint"):
-            coop.read(tiny_backbone, path)
+            clip_baselines.read(tiny_backbone, path)
     torch.save(good | {"state_dict": good["state_dict"] | {"token_prefix": learner.prefix + 1}}, path)
     with pytest.raises(InputError, match="prefix.*other CLIP weights"):
-        coop.read(tiny_backbone, path)
+        clip_baselines.read(tiny_backbone, path)
 
 
 @pytest.fixture
@@ -108,16 +112,16 @@ def test_kept_features_train_as_encoding_on_the_fly_does(own, tmp_path, tiny_bac
 
     def encode(store, paths, names):
         pixels = [tiny_backbone.normalise(image_files.views(path, "squash", 80)) for path in paths]
-        found = [coop.encode(tiny_backbone, one, names) for one in pixels]
+        found = [clip_baselines.COOP.encode(tiny_backbone, one, names) for one in pixels]
         return {name: torch.cat([one[name] for one in found]) for name in names}, np.ones(len(paths), int)
 
     monkeypatch.setattr(feature_store.Store, "load", encode)
     fresh = train(COOP, own, tmp_path / "fresh.pth", plan)
     assert [one["total"] for one in kept] == pytest.approx([one["total"] for one in fresh], abs=1e-5)
     assert fresh[-1]["total"] < fresh[0]["total"]
-    one, other = (coop.read(tiny_backbone, tmp_path / f"{name}.pth")[0] for name in ("kept", "fresh"))
+    one, other = (clip_baselines.read(tiny_backbone, tmp_path / f"{name}.pth")[0] for name in ("kept", "fresh"))
     torch.testing.assert_close(one.context, other.context, atol=1e-4, rtol=0)
-    assert not torch.equal(one.context, coop.Context(tiny_backbone, plan.seed).context)
+    assert not torch.equal(one.context, clip_baselines.Context(tiny_backbone, plan.seed).context)
 
 
 def test_whole_images_teach_without_masks(tmp_path):
@@ -144,7 +148,7 @@ def test_the_cross_entropy_is_that_of_the_image_score(own, tmp_path, tiny_backbo
 
 
 def test_they_appear_wherever_methods_do(mvtec, tmp_path, tiny_backbone):
-    coop.write(coop.Context(tiny_backbone), tmp_path / "coop.pth", "visa")
+    clip_baselines.write(clip_baselines.Context(tiny_backbone), tmp_path / "coop.pth", "visa")
     specs = [
         TINY | {"method": "clip"} | SIZE,
         TINY | {"method": "clip", "preset": "ac", "name": "CLIP-AC"} | SIZE,
@@ -198,4 +202,4 @@ def test_each_method_that_learns_is_trained_by_name(capsys, name):
 
 def test_a_training_that_cannot_be_says_why(capsys):
     assert main(["train", "padim"]) == main(["tain"]) == 2
-    assert training.main(COOP, ["nowhere", "--out", "x.pth"]) == 2
+    assert training.main(["coop", "nowhere", "--out", "x.pth"]) == 2

@@ -73,7 +73,7 @@ def test_a_move_or_a_touch_encodes_nothing_and_scores_nothing_again(tmp_path, mo
     root, moved = make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "elsewhere" / "data"
     before = run.run(small_profile(root, tmp_path / "cache")).scores
     shutil.copytree(root, moved, copy_function=shutil.copyfile)
-    monkeypatch.setattr(winclip, "score", None)
+    monkeypatch.setattr(winclip.WINCLIP, "score", None)
     monkeypatch.setattr(feature_store.Store, "_encode", None)
     after = run.run(small_profile(moved, tmp_path / "cache"))
     assert (after.scores.score == before.score).all() and str(moved) in after.scores.image[0]
@@ -144,20 +144,18 @@ def test_a_folder_in_the_place_of_a_file_is_called_one(tmp_path):
 
 
 METHOD = """
-import torch
-from vlmad_lib.methods.winclip import *  # noqa: F403
-from vlmad_lib.methods import winclip
+from vlmad_lib.methods.winclip import WinCLIP
 
 SIGN = {sign}  # {comment}
 
 
-def score(features, text, chosen, grid, references=None, draws=None):
-    "{comment}"
-    whole, anomaly_map = winclip.score(features, text, chosen, grid, references)
-    return SIGN * whole, anomaly_map
+class Turned(WinCLIP):
+    scores_draws_together = False
 
-
-DRAWS = False
+    def score(self, features, text, settings, grid, references=None):
+        "{comment}"
+        whole, anomaly_map = WinCLIP.score(features, text, settings, grid, references)
+        return SIGN * whole, anomaly_map
 """
 
 
@@ -172,7 +170,7 @@ def test_a_changed_method_in_a_module_of_any_name_is_scored_again(tmp_path, monk
         module.__file__ = str(file)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         exec(compile(file.read_text(), str(file), "exec"), module.__dict__)
-        monkeypatch.setitem(methods.METHODS, "winclip", module)
+        monkeypatch.setitem(methods.METHODS, "winclip", module.Turned())
         digests._digest_sources.cache_clear()
         return run.run(asked).metrics.image_auroc[0]
 

@@ -99,18 +99,18 @@ def test_a_method_encodes_and_scores_on_its_device(tiny_backbone, name, device, 
     projections = aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)).requires_grad_(False)
     with fakes.pretend(device):
         net = moved(tiny_backbone, device, precision)
-        side = module.side(chosen, net)
+        side = module.image_side(chosen, net)
         pixels = torch.empty(3, side, side, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-        arrays = module.encode(net, net.standardise(pixels.float() / 255), module.arrays(chosen, 2))
+        arrays = module.encode(net, net.standardise(pixels.float() / 255), module.array_names(chosen, 2))
         text = torch.empty(2, joint, device=device)
         more = {"learned": fakes.move_to_fake(projections, device)} if name == "aprilgan" else {}
         one, two = ({key: value[rows] for key, value in arrays.items()} for rows in (slice(1), slice(1, 3)))
         fixed = one, text, chosen, side // net.patch_size
-        found = [module.score(*fixed, None, **more)] if module.ZERO_SHOT else []
-        if module.FEW_SHOT:
+        found = [module.score(*fixed, None, **more)] if module.zero_shot else []
+        if module.few_shot:
             memory = module.remember(two, chosen, fixed[-1])
             found.append(module.score(*fixed, memory, **more))
-        if getattr(module, "DRAWS", False):
+        if module.scores_draws_together:
             found.append(module.score(*fixed, memory, [torch.tensor([0, 1]), torch.tensor([1])]))
         everything = [*arrays.values(), *(part for pair in found for part in pair)]
         # MPS has no float64, so PaDiM's memory and scores are the CPU's there
@@ -165,7 +165,9 @@ NAMES = ["class", "window_2", "window_3", "patch"]
 
 def fill(folder, backbone, paths, batch=None, encode=winclip.encode) -> dict[str, torch.Tensor]:
     """The arrays of pictures from a store of their own."""
-    store = feature_store.Store(folder, backbone, encode, winclip.ENCODING, backbone.image_size, "tiles", "rgb", True)
+    store = feature_store.Store(
+        folder, backbone, encode, winclip.ENCODER_VERSION, backbone.image_size, "tiles", "rgb", True
+    )
     assert store.fill(paths, NAMES, batch) == len(paths)
     assert store.missing(paths, NAMES) == []
     return store.load(paths, NAMES)[0]
@@ -206,7 +208,7 @@ def test_too_little_memory_halves_the_batch(tiny_backbone, pictures, tmp_path, a
 
     found = fill(tmp_path / "small", tiny_backbone, pictures, 8, encode)
     assert sizes[:3] == [8, 4, 2] and set(sizes[3:]) == {2}
-    place = (winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
+    place = (winclip.ENCODER_VERSION, tiny_backbone.image_size, "squash", "rgb")
     store = feature_store.Store(tmp_path / "again", tiny_backbone, encode, *place)
     sizes.clear()
     store.fill(pictures[:4], NAMES, 4)
@@ -253,7 +255,7 @@ def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):
             done[number].append(len(images))
             return winclip.encode(backbone, images, names)
 
-        place = (winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
+        place = (winclip.ENCODER_VERSION, tiny_backbone.image_size, "squash", "rgb")
         encode.__module__ = winclip.__name__  # they keep the same features
         store = feature_store.Store(tmp_path / "cache", tiny_backbone, encode, *place)
         store.fill(pictures, NAMES)
@@ -266,7 +268,7 @@ def test_two_stores_share_the_work(tiny_backbone, pictures, tmp_path):
 
 
 def test_what_another_process_claims_and_leaves_undone_is_done_here(tiny_backbone, pictures, tmp_path):
-    place = (winclip.encode, winclip.ENCODING, tiny_backbone.image_size, "squash", "rgb")
+    place = (winclip.encode, winclip.ENCODER_VERSION, tiny_backbone.image_size, "squash", "rgb")
     store = feature_store.Store(tmp_path / "cache", tiny_backbone, *place)
     claim = files.Claim(store._folder(pictures[0]))
     assert claim.take() and not files.Claim(store._folder(pictures[0])).take()

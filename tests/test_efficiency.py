@@ -86,7 +86,7 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     assert found["share"] == pytest.approx(found["rate"] / 100)
     assert found["memory"] > 50 or np.isnan(found["memory"])
     features = run.view_image(profile, rows.iloc[0]).features
-    names = methods.choose(profile.methods[0], profile).module.arrays(methods.winclip.settings(), 1)
+    names = methods.choose(profile.methods[0], profile).method.array_names(methods.winclip.settings(), 1)
     assert found["disk"] >= sum(features[name].numel() * 2 for name in names if name in features) / 1e3
     table = efficiency.cost_table(pd.DataFrame([found]))
     assert "n = 4" in table["encode, ms per image"].iloc[0] and float(table["GFLOP per image"].iloc[0]) >= 0

@@ -70,7 +70,7 @@ def test_fp32_features_are_those_of_the_cpu(reference, exact):
         for results in (reference, exact):
             chosen = methods.choose(spec, results.profile)
             store = chosen.store(results.cache, run._backbone(spec, results.profile))
-            names = chosen.module.arrays(chosen.settings, 2 if chosen.module.FEW_SHOT else 0)
+            names = chosen.method.array_names(chosen.settings, 2 if chosen.method.few_shot else 0)
             pair.append(store.load(images, names)[0])
         for name, values in pair[0].items():
             assert (1 - F.cosine_similarity(values, pair[1][name], dim=-1)).max() < COSINE, (spec.name, name)

@@ -112,7 +112,7 @@ def test_it_reads_what_both_methods_keep_and_encodes_nothing(mvtec, tmp_path, pr
     for spec in (prompted[0], words):
         chosen = methods.choose(spec, profile)
         store = chosen.store(profile.path(profile.cache), backbone)
-        store.fill(list(table.image), chosen.module.arrays(chosen.settings))
+        store.fill(list(table.image), chosen.method.array_names(chosen.settings))
     joint = methods.choose(prompted[1], profile).store(profile.path(profile.cache), backbone)
     assert joint.missing(list(table.image), hybrid.arrays(hybrid.Settings())) == []
     monkeypatch.setattr(feature_store.Store, "_encode", None)

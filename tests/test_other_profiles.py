@@ -13,7 +13,7 @@ from conftest import TINY, make_mvtec, paint, write_profile
 
 from vlmad_lib import ROOT, config
 from vlmad_lib.data import datasets
-from vlmad_lib.methods import aprilgan, coop
+from vlmad_lib.methods import aprilgan, clip_baselines
 
 NOTEBOOKS = config.load_profile("demo").notebooks
 
@@ -100,7 +100,7 @@ def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, m
     """APRIL-GAN, CoOp and CLIP alone: each breakdown shows them by name, and 09 varies their prompts."""
     make_mvtec(tmp_path / "data")
     aprilgan.write(aprilgan.Projections(4, *aprilgan.widths(tiny_backbone)), tmp_path / "a.pth", "visa")
-    coop.write(coop.Context(tiny_backbone), tmp_path / "c.pth", "visa")
+    clip_baselines.write(clip_baselines.Context(tiny_backbone), tmp_path / "c.pth", "visa")
     monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", unrendered)
     small = {"image_size": 80}
     specs = [

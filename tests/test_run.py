@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
     calls = {"n": 0}
     target, name, stop = {
         "encode": (feature_store.Store, "_encode", 4),
-        "score": (winclip, "score", 3),
+        "score": (winclip.WINCLIP, "score", 3),
         "write": (units, "_measure", 3),
         "gather": (units, "gather_units", 1),
     }[place]
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, done, monkeypatc
 
 
 def test_a_second_run_computes_nothing(done, monkeypatch):
-    for target, name in [(feature_store.Store, "_encode"), (winclip, "score"), (run, "_compute")]:
+    for target, name in [(feature_store.Store, "_encode"), (winclip.WINCLIP, "score"), (run, "_compute")]:
         monkeypatch.setattr(target, name, lambda *_: pytest.fail("computed again"))
     same(run.run(done.profile).scores, done.scores)
 
@@ -181,7 +181,7 @@ def test_methods_that_share_a_store_encode_an_image_once(tmp_path, monkeypatch):
     chosen = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache", methods=[*alike, other])
     seen = []
     encode = winclip.encode
-    monkeypatch.setattr(winclip, "encode", lambda *asked: seen.append(sorted(asked[2])) or encode(*asked))
+    monkeypatch.setattr(winclip.WINCLIP, "encode", lambda *asked: seen.append(sorted(asked[2])) or encode(*asked))
     monkeypatch.setattr(digests, "digest", _plain_digest(digests.digest))
     scores = run.run(chosen.model_copy(update={"shots": [0]})).scores
     together = ["class", "window_1", "window_2", "window_3"]
@@ -443,7 +443,7 @@ def test_tile_t_meets_tile_t_of_the_references():
     text = torch.randn(2, 8)
     chosen = winclip.settings("paper", {"windows": [1]})
     images = [{name: array[start : start + 2] for name, array in values.items()} for start in (0, 2)]
-    scorer = scoring.Scorer(methods.Chosen(Method(), chosen), text, grid, (values, tiles))
+    scorer = scoring.Scorer(methods.ChosenMethod(Method(), chosen), text, grid, (values, tiles))
     for name, one in zip("ab", images, strict=True):
         scorer.add(name, one)
     scores, maps, counts = scorer.of("ab")

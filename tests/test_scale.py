@@ -70,7 +70,7 @@ def test_the_readmes_run_on_a_cluster_equals_a_serial_run(tmp_path, address, mon
     lines = lines.replace("tcp://scheduler:8786", address).replace('"mvtec"', repr(str(tmp_path / "tiny.yml")))
     found = {}
     with monkeypatch.context() as patch:
-        for target, name in ((run, "_score"), (feature_store.Store, "fill"), (winclip, "score")):
+        for target, name in ((run, "_score"), (feature_store.Store, "fill"), (winclip.WINCLIP, "score")):
             patch.setattr(target, name, _elsewhere(getattr(target, name)))
         exec(lines, found)
     serial = run.run(profile.model_copy(update={"cache": str(tmp_path / "serial")}))

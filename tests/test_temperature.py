@@ -18,7 +18,7 @@ from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.demo.training import card, temperature
 from vlmad_lib.encoders import backbones
 from vlmad_lib.encoders.backbones import cosine
-from vlmad_lib.methods import METHODS, Chosen, coop, prompt_training, training, winclip
+from vlmad_lib.methods import METHODS, ChosenMethod, clip_baselines, objectives, training, winclip
 from vlmad_lib.pipeline import run
 
 PUBLISHED = {"winclip": 0.07, "anomalyclip": 0.07, "hybrid": 0.07, "aprilgan": 0.01, "coop": 0.01, "clip": 0.01}
@@ -57,7 +57,7 @@ def test_a_wrong_factor_is_named(scaled, value):
 
 def test_every_method_that_divides_by_a_temperature_has_the_factor(scaled):
     known = {name for name, module in METHODS.items() if "temperature" in module.Settings.model_fields}
-    assert known == set(PUBLISHED) == {name for name, module in METHODS.items() if module.ZERO_SHOT}
+    assert known == set(PUBLISHED) == {name for name, module in METHODS.items() if module.zero_shot}
     for name, expected in PUBLISHED.items():
         plain, wide = (
             methods.settings(Method(**TINY | {"method": name, "backbone": one})) for one in (TINY["backbone"], scaled)
@@ -83,7 +83,7 @@ def test_probability_is_the_sigmoid_of_the_difference_by_the_product(scaled, tin
         for backbone, factor in ((scaled, 3), (TINY["backbone"], 1)):
             spec = Method(**TINY | {"method": name, "backbone": backbone})
             spec = spec.model_copy(update={"settings": {"windows": []}}) if name == "winclip" else spec
-            chosen = Chosen(spec, methods.settings(spec))
+            chosen = ChosenMethod(spec, methods.settings(spec))
             whole, maps = chosen.score(features, text, chosen.settings, 5)
             cosines = cosine(features[array], text)
             right = torch.sigmoid((cosines[:, 1] - cosines[:, 0]) / (factor * PUBLISHED[name]))
@@ -113,13 +113,13 @@ def test_the_table_shows_the_temperature_that_was_used(scaled, tmp_path):
 
 def test_training_learns_at_the_multiplied_temperature(scaled, tmp_path):
     profile = small_profile(tmp_path, tmp_path, methods=[TINY | {"method": "coop", "backbone": scaled}])
-    assert training._method(prompt_training.COOP, profile, "").settings == coop.Settings(temperature=0.03)
+    assert training._method(objectives.COOP, profile, "").settings == clip_baselines.CoOpSettings(temperature=0.03)
     features = {"class": torch.eye(2), "vv_last": torch.eye(2)[None].expand(2, -1, -1).repeat(1, 2, 1)}
     text, labels, masks = torch.eye(2), torch.tensor([0, 1]), torch.zeros(2, 4, 4)
-    wide = prompt_training.loss(features, text, labels, masks, temperature=0.5)
+    wide = objectives.prompt_loss(features, text, labels, masks, temperature=0.5)
     assert wide.cross_entropy.item() == pytest.approx(np.log1p(np.exp(-2)))  # cosines 1 and 0, by a half
-    plain = prompt_training.loss(features, text, labels, masks)
-    assert plain.total == prompt_training.loss(features, text, labels, masks, temperature=0.07).total != wide.total
+    plain = objectives.prompt_loss(features, text, labels, masks)
+    assert plain.total == objectives.prompt_loss(features, text, labels, masks, temperature=0.07).total != wide.total
 
 
 def test_a_config_that_changes_is_in_the_key_of_a_run():

@@ -19,8 +19,7 @@ from vlmad_lib import InputError, files, methods
 from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.methods import aprilgan, prompt_learner, training
-from vlmad_lib.methods.projection_training import APRILGAN, _prototype
-from vlmad_lib.methods.prompt_training import COOP, PROMPTS
+from vlmad_lib.methods.objectives import APRILGAN, COOP, PROMPTS, _prototype
 from vlmad_lib.methods.training import Batch, Plan, Task, train
 
 DEVICES = ["cpu", "cuda", "mps"]
@@ -57,11 +56,11 @@ def profile(folder: Path, task: Task, **changes):
     return small_profile(folder / "data", folder / "cache", methods=[method], shots=[0], **changes)
 
 
-def case(folder: Path, net: backbones.Backbone, name: str) -> tuple[Task, methods.Chosen, torch.nn.Module, Batch]:
+def case(folder: Path, net: backbones.Backbone, name: str) -> tuple[Task, methods.ChosenMethod, torch.nn.Module, Batch]:
     """A task with its settings, a learner and a batch of four pictures, one of which has no mask."""
     task, settings = CASES[name]
     spec = Method(**TINY | {"method": task.method, "settings": settings})
-    chosen = methods.Chosen(spec, methods.settings(spec))
+    chosen = methods.ChosenMethod(spec, methods.settings(spec))
     found = training.examples(profile(folder, task), chosen, net, Plan(), False, task)
     batch = found.batch(np.array([0, 5, 9, 14]))
     assert batch.labels.tolist() == [0, 1, 0, 1] and batch.known == [True] * 4
@@ -71,7 +70,9 @@ def case(folder: Path, net: backbones.Backbone, name: str) -> tuple[Task, method
     return task, chosen, learner, batch
 
 
-def step(task: Task, chosen: methods.Chosen, learner: torch.nn.Module, net: backbones.Backbone, batch: Batch) -> None:
+def step(
+    task: Task, chosen: methods.ChosenMethod, learner: torch.nn.Module, net: backbones.Backbone, batch: Batch
+) -> None:
     """One step of training; gradients are made where this build of PyTorch cannot compute them on a fake device."""
     optimiser = torch.optim.Adam(learner.parameters(), 1e-3, (0.5, 0.999))
     terms = task.terms(learner, net, chosen.settings, batch)
@@ -168,7 +169,7 @@ def test_what_stays_behind_is_seen(folder, net, name, left, device, words):
 def found(folder: Path, net: backbones.Backbone) -> training.Examples:
     """Sixteen pictures whose features are kept."""
     task, spec = PROMPTS, Method(**TINY | {"method": "anomalyclip"})
-    chosen = methods.Chosen(spec, methods.settings(spec))
+    chosen = methods.ChosenMethod(spec, methods.settings(spec))
     return training.examples(profile(folder, task), chosen, net, Plan(), False, task)
 
 
@@ -232,7 +233,7 @@ def test_stitched_pictures_stand_where_they_were_drawn(folder, tiny_backbone):
     """Drawn and decoded ahead, encoded as they are alone; the other examples stay as they were."""
     task, settings = CASES["aprilgan"]
     spec = Method(**TINY | {"method": task.method, "settings": settings})
-    chosen, plan = methods.Chosen(spec, methods.settings(spec)), Plan(stitched=0.5)
+    chosen, plan = methods.ChosenMethod(spec, methods.settings(spec)), Plan(stitched=0.5)
     examples = training.examples(profile(folder, task), chosen, tiny_backbone, plan, False, task)
     (batch,) = examples.each([np.arange(8)], plan, 3)
     alone = examples.batch(np.arange(8))
@@ -243,7 +244,7 @@ def test_stitched_pictures_stand_where_they_were_drawn(folder, tiny_backbone):
         if number in batch.sheets:
             pixels, cover = batch.sheets[number]
             images = tiny_backbone.normalise(pixels[None])
-            expected, mask = chosen.module.encode(tiny_backbone, images, ["raw_1"])["raw_1"][0], torch.from_numpy(cover)
+            expected, mask = chosen.method.encode(tiny_backbone, images, ["raw_1"])["raw_1"][0], torch.from_numpy(cover)
         assert torch.equal(batch.arrays["raw_1"][number], expected) and torch.equal(batch.masks[number], mask.float())
 
 

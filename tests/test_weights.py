@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from vlmad_lib import InputError, methods
 from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones, weight_files
-from vlmad_lib.methods import aprilgan, checkpoints, coop
+from vlmad_lib.methods import aprilgan, checkpoints, clip_baselines
 from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner
 from vlmad_lib.pipeline import run
 
@@ -359,7 +359,7 @@ TOWERS = {
 
 
 @pytest.mark.parametrize("which", TOWERS)
-@pytest.mark.parametrize("learner", [PromptLearner, coop.Context])
+@pytest.mark.parametrize("learner", [PromptLearner, clip_baselines.Context])
 def test_prompts_are_learned_on_every_text_tower(tmp_path, which, learner):
     """Where the context is the embedding of the placeholders, the features are those of the plain text."""
     backbone = backbones.load_backbone(config(tmp_path, **TOWERS[which]), "random:4")
@@ -392,12 +392,12 @@ def test_text_towers_without_room_for_prompts_are_refused(tmp_path, changes, sai
 
 def test_coops_files_as_the_official_code_leaves_them(tiny_backbone, tmp_path):
     """In fp16, with a row of the prefix for every class or without it, and what the optimiser had."""
-    learner, path = coop.Context(tiny_backbone, seed=2), tmp_path / "model.pth.tar-50"
+    learner, path = clip_baselines.Context(tiny_backbone, seed=2), tmp_path / "model.pth.tar-50"
     state = {"ctx": learner.context.detach()[0].half()}
     rows = {"token_prefix": learner.prefix[:1].expand(5, -1, -1).half(), "token_suffix": torch.zeros(5, 60, 64).half()}
     for more in ({}, rows):
         torch.save({"state_dict": state | more, "epoch": 50, "val_result": np.float64(0.7)}, path)
-        found, trained_on = coop.read(tiny_backbone, path)
+        found, trained_on = clip_baselines.read(tiny_backbone, path)
         torch.testing.assert_close(found.context[0], state["ctx"].float())
         assert trained_on == ""
     for change, said in (
@@ -407,7 +407,7 @@ def test_coops_files_as_the_official_code_leaves_them(tiny_backbone, tmp_path):
     ):
         torch.save({"state_dict": state | change}, path)
         with pytest.raises(InputError, match=said):
-            coop.read(tiny_backbone, path)
+            clip_baselines.read(tiny_backbone, path)
 
 
 def test_projections_belong_to_an_activation(tiny_backbone, tmp_path):
@@ -432,14 +432,14 @@ def test_projections_belong_to_an_activation(tiny_backbone, tmp_path):
 def official(tiny_backbone, tmp_path):
     """A checkpoint that does not say what it was trained on, its SHA-256, and a profile that names both."""
     path, sums = tmp_path / "epoch_15.pth", tmp_path / "sums.csv"
-    coop.write(coop.Context(tiny_backbone), path, "")
+    clip_baselines.write(clip_baselines.Context(tiny_backbone), path, "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def check(rows: str, **more) -> checkpoints.Checkpoint:
         sums.write_text(f"# made up\nfile,sha256,trained_on\n{rows.format(digest)}\n")
         spec = Method(**TINY, method="coop", checkpoint=str(path), **more)
         profile = small_profile(tmp_path / "x", tmp_path / "c", dataset="mvtec", methods=[], checkpoints=str(sums))
-        return checkpoints.checkpoint(spec, profile, coop.CHECKPOINT)
+        return checkpoints.find_checkpoint(spec, profile, clip_baselines.CHECKPOINT)
 
     return check
 
@@ -475,12 +475,12 @@ def test_a_list_of_other_columns_is_named(tmp_path):
     for content in ("file;sha256;trained_on\na;b;c\n", "", "sha256\n"):
         (tmp_path / "sums.csv").write_text(content)
         with pytest.raises(InputError, match="sums.csv is no list of checkpoints.*columns file, sha256, trained_on"):
-            checkpoints.listed(profile)
+            checkpoints.read_list(profile)
 
 
 def test_the_projects_own_list_can_be_read(tmp_path):
     profile = small_profile(tmp_path / "x", tmp_path / "c")
-    assert checkpoints.LIST.is_file() and isinstance(checkpoints.listed(profile), dict)
+    assert checkpoints.LIST.is_file() and isinstance(checkpoints.read_list(profile), dict)
 
 
 # ---------------------------------------------------------------- what a run says
@@ -498,7 +498,7 @@ def test_a_run_says_whose_weights_and_whose_word_it_takes(tiny_backbone, tmp_pat
     assert not [one for one in run._warnings(drawn, [], [demo]) if "drawn pictures" in one]
     assert not [one for one in run._warnings(own, [], [tiny_backbone]) if "drawn pictures" in one]
     kept = checkpoints.Checkpoint(tmp_path / "c.pth", "0" * 64, "visa", False, "prompts", by_word=True)
-    chosen = methods.Chosen(spec, coop.settings(), kept)
+    chosen = methods.ChosenMethod(spec, clip_baselines.COOP.settings(), kept)
     [word] = run._by_word([[run.Variant(chosen, 0, 0)]])
     assert "c.pth were trained on visa is the profile's word" in word
     silent = replace(chosen, prompts=replace(kept, by_word=False))

@@ -210,21 +210,21 @@ def test_association_by_hand_and_its_range():
     features = {"window_1": torch.stack([aligned(1.0), aligned(0.0), aligned(-1.0), aligned(0.6)])[None]}
     memory = {"window_1": aligned(1.0)[None, None]}
     chosen = winclip.settings("paper", {"windows": [1], "patch_tokens": "none"})
-    found = winclip.association(features, memory, chosen, 2)
+    found = winclip.associate(features, memory, chosen, 2)
     torch.testing.assert_close(found, torch.tensor([[[1e-6, 0.5], [1.0, 0.2]]]), atol=2e-6, rtol=0)
 
 
 def test_a_reference_compared_with_itself_is_normal(demo_backbone, pictures):
     chosen = winclip.settings()
     found = winclip.encode(demo_backbone, pictures, winclip.arrays(chosen, 1))
-    assert winclip.association(found, found, chosen, 15).max() < 1e-5
+    assert winclip.associate(found, found, chosen, 15).max() < 1e-5
 
 
 def test_more_references_never_raise_the_association(demo_backbone, pictures):
     chosen = winclip.settings()
     found = winclip.encode(demo_backbone, pictures, winclip.arrays(chosen, 1))
     test, one, two = ({name: array[rows] for name, array in found.items()} for rows in ([0], [1], [1, 2]))
-    assert (winclip.association(test, two, chosen, 15) <= winclip.association(test, one, chosen, 15) + 1e-6).all()
+    assert (winclip.associate(test, two, chosen, 15) <= winclip.associate(test, one, chosen, 15) + 1e-6).all()
 
 
 def test_zero_shot_image_score_ignores_temperature_in_rank_and_the_map(demo_backbone, pictures):
@@ -296,7 +296,7 @@ def test_references_need_something_to_be_met_by():
         winclip.arrays(chosen, 1)
 
 
-@pytest.mark.parametrize("kind", [name for name, one in methods.METHODS.items() if getattr(one, "DRAWS", False)])
+@pytest.mark.parametrize("kind", [name for name, one in methods.METHODS.items() if one.scores_draws_together])
 def test_draws_together_are_each_draw_alone(kind):
     """Bit for bit: an image's score must not depend on which other draws are computed with it."""
     generator, method = torch.Generator().manual_seed(1), methods.METHODS[kind]

@@ -18,7 +18,7 @@ HEAD = 512  # bytes of a kept file besides its numbers, at most
 
 def counted(kind: str, overrides: dict | None = None, shots: int = 0) -> float:
     spec = Method(method=kind)
-    chosen = methods.Chosen(spec, methods.METHODS[kind].settings("paper", overrides))
+    chosen = methods.ChosenMethod(spec, methods.METHODS[kind].settings("paper", overrides))
     return workload.count_gflop(chosen, spec.backbone, shots)
 
 

@@ -100,10 +100,7 @@ class Method(Strict):
     that data all the same, marked as such.
     """
 
-    method: Literal[
-        *("winclip", "anomalyclip", "aprilgan", "coop", "clip", "hybrid"),
-        *("association", "patchcore", "padim", "spade"),
-    ] = "winclip"
+    method: str = "winclip"  # a key of the registry of methods
     name: str
     backbone: str
     weights: str
@@ -120,8 +117,8 @@ class Method(Strict):
         """Name, backbone and weights default to what each method was published with."""
         if not isinstance(values, dict):
             return values
-        method = values.get("method", "winclip")
-        return USUAL.get(method if isinstance(method, str) else "", USUAL["winclip"]) | values
+        method = str(values.get("method", "winclip"))
+        return USUAL.get(method, USUAL["winclip"] | {"name": method}) | values
 
     @property
     def network(self) -> dict[str, str]:

@@ -58,9 +58,9 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
     slow = wanted = None
     for precision, before in peaks.items():
         one = spec(kind, device, precision, **changes)
-        chosen = methods.Chosen(one, methods.settings(one))
-        backbone, code = methods.load_backbone(one, device=device.type), chosen.module
-        side, names = code.side(chosen.settings, backbone), code.arrays(chosen.settings)
+        chosen = methods.ChosenMethod(one, methods.settings(one))
+        backbone, code = methods.load_backbone(one, device=device.type), chosen.method
+        side, names = code.image_side(chosen.settings, backbone), code.array_names(chosen.settings)
         batch = 1 if device.type == "cpu" else devices.plan_images(device, backbone.width, chosen.grid(backbone) ** 2)
         pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
         name, work = f"{one.name} on {one.backbone}, {side} px", workload.count_gflop(chosen, one.backbone)
@@ -89,7 +89,7 @@ def encoder(kind: str, device: torch.device, peaks: dict[str, float], **changes)
         rows.append(row(f"{told}, difference", encode.apart(first, wanted), most=1e-3 if precision == "fp32" else None))
         if device.type == "cpu":
             usual = spec(kind, device, precision, backbone=Method(method=kind).backbone)
-            whole = workload.count_gflop(methods.Chosen(usual, methods.settings(usual)), usual.backbone)
+            whole = workload.count_gflop(methods.ChosenMethod(usual, methods.settings(usual)), usual.backbone)
             rows.append(
                 row(f"{one.name} as published: scaled by its {whole:.0f} GFLOP", rate * work / whole, "images/s")
             )

@@ -98,9 +98,9 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], precisions: l
     code = methods.METHODS[kind]
     settings = code.settings()
     backbone = backbones.load_backbone(spec.backbone, spec.weights)
-    size, names = code.side(settings, backbone), code.arrays(settings)
+    size, names = code.image_side(settings, backbone), code.array_names(settings)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    work = workload.count_gflop(methods.Chosen(spec, settings), spec.backbone)
+    work = workload.count_gflop(methods.ChosenMethod(spec, settings), spec.backbone)
     rows, slow = [row(f"{spec.name}: arithmetic of an image", work, "GFLOP")], {}
     rates = {precision: [sustained(precision)] for precision in precisions}
     for name, way in plain.items():

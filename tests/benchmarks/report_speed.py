@@ -55,9 +55,9 @@ def kept(folder: Path, specs: list[config.Method]) -> list[dict]:
         settings = small_profile(folder, folder / f"kept {spec.name}", methods=[spec.model_dump()])
         chosen, backbone = methods.choose(settings.methods[0], settings), run._backbone(spec, settings)
         paint(folder / "one.png", 0, (240, 240))
-        for shots in (0, 1) if chosen.module.FEW_SHOT else (0,):
+        for shots in (0, 1) if chosen.method.few_shot else (0,):
             store = chosen.store(settings.path(settings.cache), backbone)
-            store.fill([str(folder / "one.png")], chosen.module.arrays(chosen.settings, shots))
+            store.fill([str(folder / "one.png")], chosen.method.array_names(chosen.settings, shots))
             size = sum(file.stat().st_size for file in store.folder.rglob("*.npy"))
             name = f"{spec.name}, {'with' if shots else 'without'} references: kept features of an image"
             rows.append(row(name, size / 1000, "kB"))

@@ -87,7 +87,7 @@ def measure() -> list[dict]:
         profile = profile.model_copy(update={"methods": [spec]})
         table, _ = run.build_run_index(profile)
         chosen, backbone = methods.choose(spec, profile), run._backbone(spec, profile)
-        usual = chosen.module.arrays(chosen.settings, 4)
+        usual = chosen.method.array_names(chosen.settings, 4)
         timed = list(table.image[:ENCODED])
         store = chosen.store(folder / "timed", backbone)
         store.fill(timed[:1], usual)
@@ -123,7 +123,7 @@ def _texts(profile: Profile, backbone) -> None:
     table, _ = run.build_run_index(profile)
     for spec in profile.methods:
         chosen = methods.choose(spec, profile)
-        chosen.text(profile.path(profile.cache), backbone, chosen.module.wording(chosen.settings, table.iloc[0]))
+        chosen.text(profile.path(profile.cache), backbone, chosen.method.prompt_wording(chosen.settings, table.iloc[0]))
 
 
 if __name__ == "__main__":

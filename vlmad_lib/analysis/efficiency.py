@@ -19,7 +19,7 @@ from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.encoders.vit_blocks import packs
 from vlmad_lib.evaluation import metrics, statistics
-from vlmad_lib.methods import Chosen
+from vlmad_lib.methods import ChosenMethod
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
 from vlmad_lib.tables import format_count
@@ -65,11 +65,11 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
     seconds and, unlike a timing, does not change with what else the machine does.
     """
     chosen, versions = methods.choose(spec, profile), (torch.__version__, pd.__version__)
-    arrays, size = chosen.module.arrays(chosen.settings), chosen.module.side(chosen.settings, backbone)
+    arrays, size = chosen.method.array_names(chosen.settings), chosen.method.image_side(chosen.settings, backbone)
     place = torch.get_num_threads()
     if backbone.device.type != "cpu":
         place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
-    key = digests.digest(backbone.key, arrays, size, *chosen.module.ENCODING, versions, place)
+    key = digests.digest(backbone.key, arrays, size, chosen.method.encoder_version, versions, place)
     file = profile.path(profile.cache) / "memory" / f"{key}.npy"
     return float(feature_store.load_or_compute(file, lambda: _peak(profile, spec, image, backbone.device.type)))
 
@@ -86,10 +86,10 @@ def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tens
 
 def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
     chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
-    pixels = image_files.views(image, chosen.settings.fit, chosen.module.side(chosen.settings, backbone))[:1]
+    pixels = image_files.views(image, chosen.settings.fit, chosen.method.image_side(chosen.settings, backbone))[:1]
     pixels = pixels.repeat(_images_at_once(profile, chosen, backbone), 0)
     with devices.multiply_in(spec.precision, backbone.device):
-        chosen.module.encode(backbone, backbone.normalise(pixels), chosen.module.arrays(chosen.settings))
+        chosen.method.encode(backbone, backbone.normalise(pixels), chosen.method.array_names(chosen.settings))
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     if device == "mps":
@@ -101,7 +101,7 @@ def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> flo
         return float("nan")
 
 
-def _images_at_once(profile: Profile, chosen: Chosen, backbone: Backbone) -> int:
+def _images_at_once(profile: Profile, chosen: ChosenMethod, backbone: Backbone) -> int:
     """Images that are encoded together to time them: on a CPU one, elsewhere as many as a run would take."""
     if backbone.device.type == "cpu":
         return 1
@@ -123,13 +123,13 @@ def measure(
     ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
     """
     chosen = methods.choose(spec, profile)
-    code, settings = chosen.module, chosen.settings
+    code, settings = chosen.method, chosen.settings
     device = device or devices.choose_device(profile.device)
     backbone = methods.load_backbone(spec, device=device.type)
-    size, grid = code.side(settings, backbone), chosen.grid(backbone)
+    size, grid = code.image_side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
-    shots = max([int(not code.ZERO_SHOT), *few]) if code.FEW_SHOT else 0
-    names, together = code.arrays(settings, shots), _images_at_once(profile, chosen, backbone)
+    shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
+    names, together = code.array_names(settings, shots), _images_at_once(profile, chosen, backbone)
     pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
     packing = time_call(lambda: backbone.blocks, device)
@@ -144,15 +144,15 @@ def measure(
     if device.type != "cpu":
         encode(0)  # the first call of a GPU loads what computes
     spent = [time_call(lambda at=at: encode(at), device) / together for at in order]
-    words = code.wording(settings, rows.iloc[0])
+    words = code.prompt_wording(settings, rows.iloc[0])
     file = chosen.prompts.path if chosen.prompts else None
     texts: list[torch.Tensor | None] = [None]
-    writing = time_call(lambda: texts.__setitem__(0, code.text(backbone, words, file)), device) if words else 0.0
+    writing = time_call(lambda: texts.__setitem__(0, code.encode_text(backbone, words, file)), device) if words else 0.0
     text = texts[0] if texts[0] is None else texts[0].to(device)
     references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
     references = code.remember(references, settings, grid) if shots else None
     maps = [chosen.score(one, text, settings, grid, references)[1].cpu() for one in arrays]
-    bare = arrays if code.ZERO_SHOT else []
+    bare = arrays if code.zero_shot else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [np.repeat(one.numpy(), len(image_files.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
     sigma = getattr(settings, "sigma", 0)
@@ -195,11 +195,11 @@ def measure(
     }
 
 
-def _learned(chosen: Chosen, backbone: Backbone) -> float:
+def _learned(chosen: ChosenMethod, backbone: Backbone) -> float:
     """Millions of learned parameters in the checkpoint."""
     if chosen.prompts is None:
         return 0.0
-    learner, _ = chosen.module.read(backbone, chosen.prompts.path)
+    learner, _ = chosen.method.read_checkpoint(backbone, chosen.prompts.path)
     return sum(value.numel() for value in learner.parameters()) / 1e6
 
 
@@ -248,10 +248,10 @@ def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
     rows = []
     for kind in dict.fromkeys(kinds):
         spec, code = Method(method=kind), methods.METHODS[kind]
-        chosen = Chosen(spec, code.settings())
+        chosen = ChosenMethod(spec, code.settings())
         work, size = (
             count_gflop(chosen, spec.backbone),
-            code.side(chosen.settings, backbones.build_skeleton(spec.backbone)),
+            code.image_side(chosen.settings, backbones.build_skeleton(spec.backbone)),
         )
         least = {f"least s per image, {name}": f"{work / value:.1f}" for name, value in peaks.items()}
         row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}

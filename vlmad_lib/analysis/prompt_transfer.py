@@ -398,11 +398,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train_shipped() -> int:
-    from vlmad_lib.methods import prompt_training
+    from vlmad_lib.methods import objectives, training
 
     for group, categories in TRAINED.items():
         profile = config.load_profile("demo_auxiliary", {"categories": categories})
         for seed in SEEDS:
-            plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
-            prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
+            plan = objectives.Plan(epochs=EPOCHS, seed=seed)
+            training.train(objectives.PROMPTS, profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
     return 0

@@ -97,7 +97,7 @@ def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.
         encoder = *spec.network.values(), methods.METHODS[spec.method].encode
         costs.append(efficiency.measure(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
         peaks.setdefault(encoder, costs[-1].get("memory"))
-        if costs[-1]["shots"] and methods.METHODS[spec.method].ZERO_SHOT:
+        if costs[-1]["shots"] and methods.METHODS[spec.method].zero_shot:
             costs.append(costs[-1] | {"shots": 0, "score": costs[-1]["bare"]})
     return pd.DataFrame(costs)
 

@@ -232,7 +232,7 @@ def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | Non
     chosen = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
-    able = [spec for spec in chosen.methods if not shots or methods.alone(spec) == spec]
+    able = [spec for spec in chosen.methods if not shots or methods.without_category_context(spec) == spec]
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}

@@ -47,7 +47,7 @@ MEASURES = ("image_auroc", "pixel_auroc")
 
 def worded(profile: Profile) -> list[Method]:
     """The methods of a profile that read words."""
-    return [spec for spec in profile.methods if methods.METHODS[spec.method].ZERO_SHOT]
+    return [spec for spec in profile.methods if methods.METHODS[spec.method].zero_shot]
 
 
 def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
@@ -106,7 +106,7 @@ def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.
     rows = []
     for spec in some:
         chosen = methods.choose(spec, profile)
-        words = chosen.module.wording(chosen.settings, row)
+        words = chosen.method.prompt_wording(chosen.settings, row)
         text = F.normalize(chosen.text(profile.path(profile.cache), backbone, words), dim=-1)
         written = isinstance(words[0], list) or not chosen.settings.learned
         sides = words[:2] if written else ["learned", "learned"]
@@ -137,7 +137,7 @@ def unread(some: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[s
 
 def _texts(spec: Method, row: pd.Series) -> list[str]:
     """All prompts of a method for an index row; of learned ones the words behind what is learned."""
-    words = methods.METHODS[spec.method].wording(methods.settings(spec), row)
+    words = methods.METHODS[spec.method].prompt_wording(methods.settings(spec), row)
     sides = [[one] if isinstance(one, str) else one for one in words if isinstance(one, (str, list))]
     return [text for side in sides for text in side]
 

@@ -272,10 +272,6 @@ def text_tower(model: torch.nn.Module) -> TextTower:
     return TextTower(*(getattr(own, name) for name in shared), pool, own.context_length)
 
 
-# The code whose change makes kept text features stale, whatever the method.
-TEXT = (Backbone.encode_text, Backbone._text, TextTower, text_tower)
-
-
 def _tokenizer(backbone: Backbone):
     if backbone.name in open_clip.list_models():
         return open_clip.get_tokenizer(backbone.name)

@@ -37,17 +37,17 @@ class Store:
     """The kept features of one encoder on one backbone and one way to fit images to its input."""
 
     def __init__(
-        self, cache: Path, backbone: Backbone | Facts, encode: Encode, code: Iterable,
+        self, cache: Path, backbone: Backbone | Facts, encode: Encode, version: int,
         size: int, fit: str, channels: str, exact: bool = False,
     ):  # fmt: skip
-        """``size`` is the side of the input in pixels; ``exact`` keeps fp32, for training."""
+        """``version``: the encoder's; ``size``: the side of the input in pixels; ``exact`` keeps fp32, for training."""
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
         self._fitting: int | None = None  # images that the device's memory was found to hold at once
         versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
         steps = digests.digest(
-            *code, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
+            version, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"

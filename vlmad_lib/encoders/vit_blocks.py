@@ -157,7 +157,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query, keys, value = (query * query.shape[-1] ** -0.5).contiguous(), key.mT.contiguous(), value.contiguous()
     mixed = [(part @ keys).softmax(-1) @ value for part in query.split(ROWS, -2)]
     return torch.cat(mixed, -2).transpose(1, 2).flatten(2)
-
-
-# The code whose change makes kept features stale.
-BLOCKS = (Linear, Block, attend, _scaled)

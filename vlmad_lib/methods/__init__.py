@@ -1,18 +1,12 @@
-"""The methods by name, and what a run asks of each of them: the one place that knows which there are.
+"""The registry of methods, and a method of a profile with its checked settings and checkpoint.
 
-A method is a module, or an object, with ``Settings``, ``settings``, ``ZERO_SHOT``, ``FEW_SHOT`` (whether it runs
-without references, and with them); ``side``, ``arrays``, ``encode``, ``ENCODING`` for images; ``wording`` and, unless
-that is empty, ``text``, ``TEXT`` for prompts; ``remember`` for references, called once for all images; ``score`` and
-``parts`` for what is read off all, with ``DRAWS`` where ``score`` can share work between draws of references, and
-``over_category`` where an image's score takes those of its category. One that
-learns has ``CHECKPOINT``, and ``learned`` where ``score`` and ``parts`` read more of its checkpoint than text. One that
-reads what others keep names them as ``sides`` and encodes with them. One whose official code computes plain GELU
-on weights trained with QuickGELU says so by ``PLAIN_GELU``.
+A new method is one file with a subclass of ``base.Method`` and one line in ``METHODS``.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,38 +16,58 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from vlmad_lib import InputError, digests
-from vlmad_lib.config import Method, Profile, Strict
+from vlmad_lib import InputError, config, digests
+from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.methods import anomalyclip, aprilgan, clip, coop, hybrid, memory_bank, winclip
-from vlmad_lib.methods.checkpoints import Checkpoint, checkpoint
+from vlmad_lib.methods import anomalyclip, aprilgan, clip_baselines, hybrid, memory_bank, winclip
+from vlmad_lib.methods.base import Method, MethodSettings
+from vlmad_lib.methods.checkpoints import Checkpoint, find_checkpoint
 
-METHODS = {"winclip": winclip, "anomalyclip": anomalyclip, "aprilgan": aprilgan, "coop": coop, "clip": clip}
-METHODS |= {"hybrid": hybrid, **memory_bank.METHODS}
+
+class Registry(dict[str, Method]):
+    """Methods by their names in profiles; InputError for an unknown name."""
+
+    def __init__(self, methods: Iterable[Method]):
+        super().__init__({method.key: method for method in methods})
+
+    def __missing__(self, key: str) -> Method:
+        raise InputError(f"There is no method {key!r}; choose one of {', '.join(self)}.")
+
+
+METHODS = Registry(
+    [
+        winclip.WINCLIP,
+        anomalyclip.ANOMALYCLIP,
+        aprilgan.APRILGAN,
+        clip_baselines.COOP,
+        clip_baselines.CLIP,
+        hybrid.HYBRID,
+        *memory_bank.METHODS.values(),
+    ]
+)
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
 """The settings of all methods, in the order of their columns in the scores table."""
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenMethod:
     """A method of a profile with its checked settings and the file of what it learned, prompts or projections."""
 
-    spec: Method
-    settings: Strict
+    spec: config.Method
+    settings: MethodSettings
     prompts: Checkpoint | None = None
 
     @property
-    def module(self) -> ModuleType | memory_bank.Embedding:
-        """The code of the method."""
+    def method(self) -> Method:
+        """What it computes."""
         return METHODS[self.spec.method]
 
     @property
     def source(self) -> ModuleType:
         """The module that holds the code of the method."""
-        code = self.module
-        return code if isinstance(code, ModuleType) else sys.modules[code.score.__module__]
+        return sys.modules[type(self.method).__module__]
 
     @property
     def name(self) -> str:
@@ -66,60 +80,61 @@ class Chosen:
         facts = {
             "method": self.name,
             "backbone": backbone.label,
-            "weights": "+".join(one[:12] for one in weights),
+            "weights": "+".join(digest[:12] for digest in weights),
             "preset": self.spec.preset,
         }
         return facts | dict.fromkeys(SETTINGS, "") | {k: _plain(v) for k, v in self.settings.model_dump().items()}
 
     def grid(self, backbone: Backbone | Facts) -> int:
         """Cells of the map along one side."""
-        return self.module.side(self.settings, backbone) // backbone.patch_size
+        return self.method.image_side(self.settings, backbone) // backbone.patch_size
 
     def store(
         self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False
     ) -> feature_store.AnyStore:
         """The kept features of the method's encoder, or of those it reads."""
-        code, found = self.module, {}
-        sides = code.sides(self.settings) if hasattr(code, "sides") else {"": (code, self.settings)}
-        for prefix, (one, chosen) in sides.items():
-            place = (one.side(chosen, backbone), chosen.fit, channels or chosen.channels, exact)
-            owner = one.shares(chosen, backbone) if hasattr(one, "shares") else one  # who keeps the same arrays
-            found[prefix] = feature_store.Store(cache, backbone, owner.encode, owner.ENCODING, *place)
-        return feature_store.Joint(found) if len(found) > 1 else found[""]
+        stores = {}
+        for prefix, (method, settings) in self.method.feature_sources(self.settings, backbone).items():
+            place = method.image_side(settings, backbone), settings.fit, channels or settings.channels, exact
+            stores[prefix] = feature_store.Store(cache, backbone, method.encode, method.encoder_version, *place)
+        return feature_store.Joint(stores) if len(stores) > 1 else stores[""]
 
     def references(self, table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
         """The reference images of a draw, rows of an index: the same for all methods but one that draws otherwise."""
-        return datasets.draw_references(table, category, shots, seed, getattr(self.settings, "draws", "") == "repeated")
+        repeated = self.method.draws_with_replacement(self.settings)
+        return datasets.draw_references(table, category, shots, seed, repeated)
 
-    def score(self, features: dict[str, Tensor], *more: Any) -> tuple[Tensor, Tensor]:
-        """The module's ``score``, with what it reads of the checkpoint besides text."""
-        return self.module.score(features, *more, **self._learned(features))
+    def score(self, features: dict[str, Tensor], *more: Any) -> tuple[Tensor, Tensor | None]:
+        """The method's ``score``, with what it reads of the checkpoint besides text."""
+        return self.method.score(features, *more, **self._load_learned(features))
 
-    def parts(self, features: dict[str, Tensor], *more: Any) -> dict[str, np.ndarray]:
-        """The module's ``parts``, likewise."""
-        return self.module.parts(features, *more, **self._learned(features))
+    def partial_maps(self, features: dict[str, Tensor], *more: Any) -> dict[str, np.ndarray]:
+        """The method's ``partial_maps``, likewise."""
+        return self.method.partial_maps(features, *more, **self._load_learned(features))
 
-    def _learned(self, features: dict[str, Tensor]) -> dict[str, Any]:
-        load = getattr(self.module, "learned", None)
+    def _load_learned(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        if self.prompts is None:
+            return {}
         device = next(iter(features.values())).device
-        return {"learned": load(self.prompts.path, self.prompts.digest, device)} if load else {}
+        return self.method.load_learned(self.prompts.path, self.prompts.digest, device)
 
     def names_product(self, row: pd.Series) -> bool:
         """Whether its prompts for an index row change with what the product is called."""
         other = row.copy()
         other["class_name"] = f"other {row.class_name}"
-        return self.module.wording(self.settings, row) != self.module.wording(self.settings, other)
+        wording = self.method.prompt_wording
+        return wording(self.settings, row) != wording(self.settings, other)
 
-    def text(self, cache: Path, backbone: Backbone | Facts, words: list) -> Tensor | None:
+    def text(self, cache: Path, backbone: Backbone | Facts, wording: list) -> Tensor | None:
         """(2, D) text features of a wording, kept by wording, backbone and prompts; none of an empty one."""
-        if not words:
+        if not wording:
             return None
         digest, file = (self.prompts.digest, self.prompts.path) if self.prompts else ("", None)
         versions = digests.list_versions(digests.ENCODING_LIBRARIES)
-        code = *backbones.TEXT, *self.module.TEXT
-        key = digests.digest(backbone.key, self.spec.method, words, digest, *code, versions)
+        key = digests.digest(backbone.key, self.spec.method, wording, digest, self.method.encoder_version, versions)
+        encode = self.method.encode_text
         return feature_store.load_or_compute(
-            cache / "text" / f"{key}.npy", lambda: self.module.text(backbone.loaded, words, file)
+            cache / "text" / f"{key}.npy", lambda: encode(backbone.loaded, wording, file)
         )
 
 
@@ -129,49 +144,49 @@ def _plain(value: object) -> str:
     return "default" if value is None else str(value)
 
 
-def alone(spec: Method) -> Method:
+def without_category_context(spec: config.Method) -> config.Method:
     """A method as it judges pictures one by one: no score of it depends on what else is in the category."""
-    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
-    fixed = {"image_score": "fixed"} if getattr(chosen, "image_score", "") == "stretched" else {}
-    return spec.model_copy(update={"settings": spec.settings | fixed})
+    method = METHODS[spec.method]
+    changes = method.without_category_context(method.settings(spec.preset, spec.settings))
+    return spec.model_copy(update={"settings": spec.settings | changes})
 
 
-def locate_weights(spec: Method, download: bool = False) -> Path:
+def locate_weights(spec: config.Method, download: bool = False) -> Path:
     """``backbones.locate_weights`` of a method's weights, read as the method reads them."""
     return backbones.locate_weights(spec.backbone, spec.weights, download, plain_gelu(spec))
 
 
-def load_backbone(spec: Method, download: bool = False, device: str = "cpu") -> Backbone:
+def load_backbone(spec: config.Method, download: bool = False, device: str = "cpu") -> Backbone:
     """``backbones.load_backbone`` of a method's backbone, read as the method reads it."""
     return backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
 
 
-def plain_gelu(spec: Method) -> bool:
+def plain_gelu(spec: config.Method) -> bool:
     """Whether a method's official code reads weights trained with QuickGELU by plain GELU."""
-    return getattr(METHODS[spec.method], "PLAIN_GELU", False)
+    return METHODS[spec.method].plain_gelu
 
 
-def settings(spec: Method) -> Strict:
+def settings(spec: config.Method) -> MethodSettings:
     """The checked settings that a method of a profile runs with; InputError says what is wrong.
 
     A temperature, published or of the profile, is multiplied by the factor of the backbone
     (``backbones.temperature_factor``): here, for scores, training and the scores table alike.
     """
-    chosen = METHODS[spec.method].settings(spec.preset, spec.settings)
+    checked = METHODS[spec.method].settings(spec.preset, spec.settings)
     factor = backbones.temperature_factor(spec.backbone)
-    if factor == 1 or "temperature" not in type(chosen).model_fields:
-        return chosen
-    return chosen.model_copy(update={"temperature": chosen.temperature * factor})
+    if factor == 1 or "temperature" not in type(checked).model_fields:
+        return checked
+    return checked.model_copy(update={"temperature": checked.temperature * factor})
 
 
-def choose(spec: Method, profile: Profile) -> Chosen:
+def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
-    chosen = settings(spec)
-    if chosen.learned:
-        return Chosen(spec, chosen, checkpoint(spec, profile, METHODS[spec.method].CHECKPOINT))
+    checked = settings(spec)
+    if checked.learned:
+        return ChosenMethod(spec, checked, find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind))
     given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]
     if given:
         raise InputError(
             f"{spec.name}: {given[0]!r} belongs to learned prompts or projections, which it does not use; leave it out."
         )
-    return Chosen(spec, chosen)
+    return ChosenMethod(spec, checked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import Method, Strict, check_record
+from vlmad_lib import InputError, config
 from vlmad_lib.encoders.backbones import Backbone
-from vlmad_lib.encoders.vit_blocks import BLOCKS, attend
-from vlmad_lib.methods.prompt_learner import CHECKPOINT, DEMO, PromptLearner, read, write  # noqa: F401  (for others)
+from vlmad_lib.encoders.vit_blocks import attend
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
+from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.methods.winclip import WHOLE, probability
 
-ZERO_SHOT = True
-FEW_SHOT = False
+ENCODER_VERSION = 1  # of ``encode`` and the learned prompts
 ATTENTION = {"vv": (2, 2), "qq": (0, 0), "kk": (1, 1), "diagonal_boost": (0, 1)}
 """Which of query, key and value stand in for query and key in the local path (section 3.3 of the paper)."""
 PLAIN = ("none", "raw")  # patch tokens of the original path
@@ -33,7 +32,7 @@ BOOST = 10.0  # of "diagonal_boost"; the study names no value
 HAND_WRITTEN = "object", "damaged object"
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What an ablation varies; the defaults are the published protocol.
 
     ``attention``: "vv" is the method; "qq" and "kk" are in the paper only; "none" is plain CLIP. "diagonal_boost" is
@@ -42,14 +41,14 @@ class Settings(Strict):
     "object"), or "object" (the hand-written "object" and "damaged object"; ``word`` stands for "damaged").
     """
 
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    image_size: ImageSize | None = None  # none: 37/24 of the backbone's own, 518 for 336
     layers: Annotated[list[int], Field(min_length=1)] | None = None  # from 1, maps summed; none: the last alone
     attention: Literal["vv", "qq", "kk", "none", "diagonal_boost"] = "vv"
     prompts: Literal["learned", "class", "object"] = "learned"
     word: Annotated[str, Field(min_length=1)] = "damaged"  # of the hand-written prompts alone
     deep: bool = True
-    temperature: Annotated[float, Field(gt=0)] = 0.07
-    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # of the Gaussian over maps, in pixels of a frame of 518
+    temperature: Temperature = 0.07
+    sigma: Sigma = 4.0
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
@@ -59,20 +58,7 @@ class Settings(Strict):
         return self.prompts != "object"
 
 
-PRESETS: dict[str, dict[str, Any]] = {"paper": {}}
-
-
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field or value."""
-    if preset not in PRESETS:
-        raise InputError(f"AnomalyCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "AnomalyCLIP settings")
-    if chosen.learned and chosen.word != Settings().word:
-        raise InputError("AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it.")
-    return chosen
-
-
-def ablations(spec: Method, blocks: int) -> list[Method]:
+def ablations(spec: config.Method, blocks: int) -> list[config.Method]:
     """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
     quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
     changes = {
@@ -86,28 +72,28 @@ def ablations(spec: Method, blocks: int) -> list[Method]:
         "diagonal boost (not official)": {"attention": "diagonal_boost"},
     }
     unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
-    found = [spec]
+    variants = [spec]
     for name, change in changes.items():
-        more = unlearned if change.get("prompts") == "object" else {}
-        found.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | more))
-    return found
+        dropped = unlearned if change.get("prompts") == "object" else {}
+        variants.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | dropped))
+    return variants
 
 
 # ---------------------------------------------------------------- image side
 
 
-def side(chosen: Settings, backbone: Backbone) -> int:
+def side(settings: Settings, backbone: Backbone) -> int:
     """Side of the square input in pixels: whole patches, by default as many more than in training as officially."""
     patch = backbone.patch_size
-    size = chosen.image_size or round(backbone.grid * 37 / 24) * patch
+    size = settings.image_size or round(backbone.grid * 37 / 24) * patch
     if size % patch:
         raise InputError(f"Settings: 'image_size' {size} is no multiple of the patches of {patch} pixels.")
     return size
 
 
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays of ``encode`` that a score needs."""
-    return ["class", *(f"{chosen.attention}_{layer}" for layer in chosen.layers or ["last"])]
+    return ["class", *(f"{settings.attention}_{layer}" for layer in settings.layers or ["last"])]
 
 
 def refined_from(layers: int) -> int:
@@ -138,7 +124,7 @@ def _start(visual: torch.nn.Module, images: Tensor, resize: str = "bilinear") ->
 
 
 @torch.inference_mode()
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str], resize: str = "bilinear") -> dict[str, Tensor]:
     """Features of normalised images (N, 3, S, S), fp32, none of them L2-normalised.
 
     ``class`` (N, D) is the class token of plain CLIP, projected without ``ln_post``; ``image`` with it, as CLIP has it.
@@ -149,9 +135,9 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: 
     ``resize``: how positions are (``positions``).
     """
     visual, blocks = backbone.visual, backbone.blocks
-    asked = {name: _place(name, len(blocks), backbone) for name in wanted if name not in WHOLE}
-    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in asked.values())
-    kinds, start, found = {kind for kind, _ in asked.values()}, refined_from(len(blocks)), {}
+    places = {name: _place(name, len(blocks), backbone) for name in names if name not in WHOLE}
+    plain_to_end = any(kind in PLAIN and layer == len(blocks) for kind, layer in places.values())
+    kinds, start, arrays = {kind for kind, _ in places.values()}, refined_from(len(blocks)), {}
     original = _start(visual, images, resize)
     local = dict.fromkeys(kinds, original)
     for number, block in enumerate(blocks, 1):
@@ -161,15 +147,15 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str], resize: 
                 local[kind] = block.add(local[kind], mix(heads, kind))
         if number < len(blocks) or plain_to_end:
             original = block.finish(original, attend(*heads))
-        elif not WHOLE.isdisjoint(wanted):  # nobody reads the last patches of the original path
+        elif not WHOLE.isdisjoint(names):  # nobody reads the last patches of the original path
             original = block.finish(original[:, :1].contiguous(), attend(heads[0][:, :, :1], *heads[1:]))
         local |= {kind: original for kind in kinds if kind in PLAIN or number < start}
-        for name, (kind, layer) in asked.items():
+        for name, (kind, layer) in places.items():
             if layer == number:
                 patches = local[kind][:, 1:]
-                found[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
-    found["class"], found["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
-    return {name: found[name] for name in wanted}
+                arrays[name] = patches if kind == "raw" else visual.ln_post(patches) @ visual.proj
+    arrays["class"], arrays["image"] = original[:, 0] @ visual.proj, visual.ln_post(original[:, 0]) @ visual.proj
+    return {name: arrays[name] for name in names}
 
 
 def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
@@ -185,13 +171,13 @@ def _place(name: str, blocks: int, backbone: Backbone) -> tuple[str, int]:
 
 
 def mix(heads: list[Tensor], kind: str) -> Tensor:
-    """(N, L, width) a block's attention with chosen ones of its own queries, keys and values as query and key."""
+    """(N, L, width) a block's attention with settings ones of its own queries, keys and values as query and key."""
     query, key = ATTENTION[kind]
     mixed = attend(heads[query], heads[key], heads[2])
     if kind == "diagonal_boost":
         weights = (heads[query] @ heads[key].mT / heads[0].shape[-1] ** 0.5).softmax(-1)
-        more = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
-        mixed = mixed + more.transpose(1, 2).flatten(2)
+        boosted = (BOOST - 1) * weights.diagonal(dim1=-2, dim2=-1)[..., None] * heads[2]
+        mixed = mixed + boosted.transpose(1, 2).flatten(2)
     return mixed
 
 
@@ -212,18 +198,14 @@ def attention(backbone: Backbone, images: Tensor, kind: str, cell: tuple[int, in
     return weights.mean(1)[:, 1:, 0].unflatten(1, (grid, grid))
 
 
-ENCODING = (encode, _place, _start, positions, quarter, refined_from, mix, ATTENTION, BOOST, *BLOCKS)
-"""The code whose change makes kept features stale."""
-
-
 # ---------------------------------------------------------------- text side and score
 
 
-def wording(chosen: Settings, row: pd.Series) -> list:
+def wording(settings: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides backbone and checkpoint."""
-    if chosen.prompts == "object":
-        return [HAND_WRITTEN[0], f"{chosen.word} {HAND_WRITTEN[0]}"]
-    return [row.class_name if chosen.prompts == "class" else "object", chosen.deep]
+    if settings.prompts == "object":
+        return [HAND_WRITTEN[0], f"{settings.word} {HAND_WRITTEN[0]}"]
+    return [row.class_name if settings.prompts == "class" else "object", settings.deep]
 
 
 @torch.no_grad()
@@ -234,29 +216,56 @@ def text(backbone: Backbone, words: list, checkpoint: Path | None) -> Tensor:
     return read(backbone, checkpoint)[0](backbone, *words)
 
 
-TEXT = (text, PromptLearner, HAND_WRITTEN)
-"""The code whose change makes kept text features stale."""
-
-
 def score(
-    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, references: None = None
+    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, references: None = None
 ) -> tuple[Tensor, Tensor]:
     """P(anomalous) of whole images (N,) and maps (N, grid, grid), the sum over layers, not smoothed.
 
     The image score never looks at the map (appendix of the paper; the official code agrees).
     """
-    whole = probability(features["class"], text, chosen.temperature)
-    return whole, sum(_maps(features, text, chosen, grid).values())
+    whole = probability(features["class"], text, settings.temperature)
+    return whole, sum(_maps(features, text, settings, grid).values())
 
 
-def _maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, Tensor]:
+def _maps(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, Tensor]:
     """The map (N, grid, grid) in [0, 1] of every layer."""
-    names = arrays(chosen)[1:]
-    return {name: probability(features[name], text, chosen.temperature).unflatten(1, (grid, grid)) for name in names}
+    names = arrays(settings)[1:]
+    return {name: probability(features[name], text, settings.temperature).unflatten(1, (grid, grid)) for name in names}
 
 
-def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+def parts(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, np.ndarray]:
     """The map of every layer of the first image, and their sum where there are several, (grid, grid) each."""
-    maps = _maps(features, text, chosen, grid)
-    found = {f"{chosen.attention}, layer {name.rpartition('_')[2]}": one[0].cpu().numpy() for name, one in maps.items()}
-    return found | ({"sum": sum(found.values())} if len(found) > 1 else {})
+    maps = _maps(features, text, settings, grid)
+    layer_maps = {
+        f"{settings.attention}, layer {name.rpartition('_')[2]}": values[0].cpu().numpy()
+        for name, values in maps.items()
+    }
+    return layer_maps | ({"sum": sum(layer_maps.values())} if len(layer_maps) > 1 else {})
+
+
+class AnomalyCLIP(Method):
+    """AnomalyCLIP with learned or hand-written prompts."""
+
+    key = "anomalyclip"
+    Settings = Settings
+    checkpoint_kind = CHECKPOINT
+    encoder_version = ENCODER_VERSION
+    image_side = staticmethod(side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    read_checkpoint = staticmethod(read)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where learned prompts are given a word."""
+        if settings.learned and settings.word != Settings().word:
+            raise InputError(
+                "AnomalyCLIP settings: 'word' belongs to hand-written prompts; set 'prompts: object' with it."
+            )
+
+
+ANOMALYCLIP = AnomalyCLIP()
+settings = ANOMALYCLIP.settings

@@ -11,11 +11,9 @@ replacement, as that code does, and takes its class names. ``python -m vlmad_lib
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,22 +23,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import PACKAGE, InputError
-from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
-from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Names, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = True
+ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 DEMO = PACKAGE / "demo" / "aprilgan-demo.pth"
-PLAIN_GELU = True
-"""The official code builds OpenAI's CLIP with plain GELU, though it was trained with QuickGELU; so does the default."""
 QUARTERS = ("q1", "q2", "q3", "q4")  # blocks 6, 12, 18 and 24 of 24 (``anomalyclip.quarter``)
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """The defaults are the published protocol, with the class names and the draws of references of the other methods.
 
     ``layers``: blocks from 1, as many as the checkpoint projects; none: the ends of the four quarters of the depth.
@@ -51,58 +46,35 @@ class Settings(Strict):
     """
 
     learned: ClassVar[bool] = True
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # none: 37/24 of the backbone's own, 518 for 336
+    image_size: ImageSize | None = None  # none: 37/24 of the backbone's own, 518 for 336
     layers: Annotated[list[int], Field(min_length=1)] | None = None
     states: str = "broken"
     templates: str = "35"
-    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    names: Names = "cleaned"
     image_score: Literal["stretched", "fixed"] = "stretched"
     draws: Literal["distinct", "repeated"] = "distinct"
-    temperature: Annotated[float, Field(gt=0)] = 0.01  # CLIP's logit scale of 100
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    temperature: Temperature = 0.01  # CLIP's logit scale of 100
+    sigma: Sigma = 0.0
     fit: Literal["squash"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
 
-PRESETS = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
-
-
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field, value or set of prompts."""
-    if preset not in PRESETS:
-        raise InputError(f"APRIL-GAN has no preset {preset!r}; use {' or '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "APRIL-GAN settings")
-    prompts.ensemble("object", chosen.states, chosen.templates)
-    return chosen
-
-
 # ---------------------------------------------------------------- image side
 
-side = anomalyclip.side
 
-
-def layers(chosen: Settings) -> list[str]:
+def layers(settings: Settings) -> list[str]:
     """Names of the arrays whose tokens are projected, one a layer."""
-    return [f"raw_{layer}" for layer in chosen.layers or QUARTERS]
+    return [f"raw_{layer}" for layer in settings.layers or QUARTERS]
 
 
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays of ``encode`` that a score needs."""
-    return ["image", *dict.fromkeys(layers(chosen))]
+    return ["image", *dict.fromkeys(layers(settings))]
 
 
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
     """AnomalyCLIP's arrays, positions resized as the official code does: bicubically, with antialias."""
-    return anomalyclip.encode(backbone, images, wanted, "bicubic")
-
-
-ENCODING = (encode, *anomalyclip.ENCODING)
-"""The code whose change makes kept features stale."""
-
-
-def shares(chosen: Settings, backbone: Backbone) -> ModuleType:
-    """The module that keeps the features: AnomalyCLIP where no position is resized, the arrays then being the same."""
-    return anomalyclip if side(chosen, backbone) == backbone.image_size else sys.modules[__name__]
+    return anomalyclip.encode(backbone, images, names, "bicubic")
 
 
 # ---------------------------------------------------------------- what is learned
@@ -140,20 +112,20 @@ def write(
     replace_file(path, lambda file: torch.save(content, file))
 
 
-def _parse(found: dict) -> dict[str, list[Tensor]]:
-    state = found["trainable_linearlayer"]
+def _parse(content: dict) -> dict[str, list[Tensor]]:
+    state = content["trainable_linearlayer"]
     count = sum(name.endswith(".weight") for name in state)
-    parts = {part: [state[f"fc.{i}.{part}"].float() for i in range(count)] for part in ("weight", "bias")}
-    shapes = {weight.shape for weight in parts["weight"]} | {bias.shape for bias in parts["bias"]}
-    joint, width = parts["weight"][0].shape
+    tensors = {kind: [state[f"fc.{i}.{kind}"].float() for i in range(count)] for kind in ("weight", "bias")}
+    shapes = {weight.shape for weight in tensors["weight"]} | {bias.shape for bias in tensors["bias"]}
+    joint, width = tensors["weight"][0].shape
     if shapes != {(joint, width), (joint,)}:
         raise ValueError("layers of several shapes: those of a ResNet, which is no backbone here")
-    return parts
+    return tensors
 
 
 def _where(trained_on: str) -> str:
-    known = trained_on in ("mvtec", "visa")
-    return f"github.com/ByChelsea/VAND-APRIL-GAN as exps/pretrained/{trained_on}_pretrained.pth" if known else ""
+    published = trained_on in ("mvtec", "visa")
+    return f"github.com/ByChelsea/VAND-APRIL-GAN as exps/pretrained/{trained_on}_pretrained.pth" if published else ""
 
 
 CHECKPOINT = checkpoints.Kind(
@@ -170,12 +142,12 @@ CHECKPOINT = checkpoints.Kind(
 @lru_cache(maxsize=8)
 def learned(path: Path, digest: str, device: torch.device = devices.CPU) -> Projections:
     """The projections of a checkpoint of this digest, as ``score`` and ``parts`` read them, on a device."""
-    return _filled(checkpoints.read(path, CHECKPOINT)).to(device)
+    return _fill_projections(checkpoints.read(path, CHECKPOINT)).to(device)
 
 
-def _filled(found: dict) -> Projections:
-    learner = Projections(len(found["weight"]), *found["weight"][0].T.shape)
-    state = {f"fc.{i}.{part}": one for part in ("weight", "bias") for i, one in enumerate(found[part])}
+def _fill_projections(content: dict) -> Projections:
+    learner = Projections(len(content["weight"]), *content["weight"][0].T.shape)
+    state = {f"fc.{i}.{kind}": values for kind in ("weight", "bias") for i, values in enumerate(content[kind])}
     learner.load_state_dict(state)
     return learner.requires_grad_(False)
 
@@ -186,56 +158,54 @@ def read(backbone: Backbone, path: Path) -> tuple[Projections, str]:
     Raises InputError where they are of another CLIP: by its fingerprint and activation, or, as official files have
     none, its widths and the activation of the official code.
     """
-    found = checkpoints.read(path, CHECKPOINT)
-    learner, own = _filled(found), widths(backbone)
-    theirs = tuple(learner.fc[0].weight.T.shape)
-    if theirs != own or found["fingerprint"] not in ("", backbone.fingerprint):
-        why = f"they map {theirs[0]} numbers to {theirs[1]}, it has {own[0]} and {own[1]}" if theirs != own else ""
+    content = checkpoints.read(path, CHECKPOINT)
+    learner, expected = _fill_projections(content), widths(backbone)
+    actual = tuple(learner.fc[0].weight.T.shape)
+    if actual != expected or content["fingerprint"] not in ("", backbone.fingerprint):
+        reason = (
+            f"they map {actual[0]} numbers to {actual[1]}, it has {expected[0]} and {expected[1]}"
+            if actual != expected
+            else ""
+        )
         raise InputError(
-            f"The projections in {path} were not trained for {backbone.label} ({why or 'its weights are others'}); "
+            f"The projections in {path} were not trained for {backbone.label} ({reason or 'its weights are others'}); "
             "name the backbone they were trained on."
         )
-    official = "" if found["fingerprint"] else "GELU"
-    activation = found["activation"] or official  # older files of ours tell the fingerprint alone
+    official = "" if content["fingerprint"] else "GELU"
+    activation = content["activation"] or official  # older files of ours tell the fingerprint alone
     if activation not in ("", backbone.activation):
-        why = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
+        reason = "the official code computes it, whatever CLIP was trained with" if official else "they say so"
         raise InputError(
-            f"The projections in {path} were trained on {activation} ({why}), {backbone.label} computes "
+            f"The projections in {path} were trained on {activation} ({reason}), {backbone.label} computes "
             f"{backbone.activation}; name the backbone of the same weights with {activation}, such as "
             f"ViT-L-14-336{'' if activation == 'GELU' else '-quickgelu'}."
         )
-    return learner.to(backbone.device), found["trained_on"]
+    return learner.to(backbone.device), content["trained_on"]
 
 
 # ---------------------------------------------------------------- text side and score
 
 
-def wording(chosen: Settings, row: pd.Series) -> list:
+def wording(settings: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides the backbone; and how many layers are projected."""
-    words = prompts.ensemble(prompts.named(chosen.names, row), chosen.states, chosen.templates)
-    return [*words, len(layers(chosen))]
+    ensemble = prompts.ensemble(prompts.named(settings.names, row), settings.states, settings.templates)
+    return [*ensemble, len(layers(settings))]
 
 
-def text(backbone: Backbone, words: list, checkpoint: Path) -> Tensor:
+def text(backbone: Backbone, ensemble: list, checkpoint: Path) -> Tensor:
     """(2, D) prototypes of a wording, normal first (section 2); refuses a checkpoint that does not fit."""
     learner, _ = read(backbone, checkpoint)
-    if len(learner.fc) != words[2]:
+    if len(learner.fc) != ensemble[2]:
         raise InputError(
-            f"{checkpoint} projects {len(learner.fc)} layers, the settings name {words[2]}; correct 'layers'."
+            f"{checkpoint} projects {len(learner.fc)} layers, the settings name {ensemble[2]}; correct 'layers'."
         )
-    return prompts.prototypes(backbone, *words[:2])
-
-
-TEXT = (text, prompts.prototypes)
-"""The code whose change makes kept text features stale."""
-
-remember = winclip.remember
+    return prompts.prototypes(backbone, *ensemble[:2])
 
 
 def score(
     features: dict[str, Tensor],
     text: Tensor,
-    chosen: Settings,
+    settings: Settings,
     grid: int,
     references: dict[str, Tensor] | None = None,
     *,
@@ -247,27 +217,27 @@ def score(
     one minus the cosine to the nearest reference token, wherever it lies, summed over layers; 0 without references.
     Scores are (N,), in [0, 1]: zero-shot the class token's P(anomalous), which never looks at the map. With references
     the mean of that and of the map's maximum, which ``fixed`` divides by twice the layers, its upper end; ``stretched``
-    leaves both, (N, 2), to ``over_category``.
+    leaves both, (N, 2), to ``score_category``.
     """
-    whole = winclip.probability(features["image"], text, chosen.temperature)
-    logits = _logits(features, text, chosen, grid, learned)
+    whole = winclip.probability(features["image"], text, settings.temperature)
+    logits = _logits(features, text, settings, grid, learned)
     near = torch.zeros_like(logits[:, 0])
     if references is not None:
-        references = remember(references, chosen, grid)
-        apart = sum(2 * winclip.distance(features[name], references[name]) for name in layers(chosen))
-        near = apart.unflatten(1, (grid, grid))
+        references = winclip.remember(references, settings, grid)
+        distances = sum(2 * winclip.distance(features[name], references[name]) for name in layers(settings))
+        near = distances.unflatten(1, (grid, grid))
     stacks = torch.cat([logits, near[:, None]], 1)
     if references is None:
         return whole, stacks
     frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
     # one by one: the enlarged stacks of many images would need gigabytes
-    largest = torch.cat([metrics.enlarge_stacks(one[None], *frame).amax((1, 2)) for one in stacks])
-    if chosen.image_score == "stretched":
+    largest = torch.cat([metrics.enlarge_stacks(stack[None], *frame).amax((1, 2)) for stack in stacks])
+    if settings.image_score == "stretched":
         return torch.stack([whole, largest], 1), stacks
     return (whole + largest / (2 * logits.shape[1])) / 2, stacks
 
 
-def over_category(scores: np.ndarray) -> np.ndarray:
+def score_category(scores: np.ndarray) -> np.ndarray:
     """Few-shot image scores (N,) of a category's images, from P(anomalous) and the map's maximum of each (N, 2).
 
     The mean of both, the maxima stretched to [0, 1] by the least and the greatest of them; 0 where all are equal.
@@ -276,18 +246,65 @@ def over_category(scores: np.ndarray) -> np.ndarray:
     return (whole + (largest - largest.min()) / (np.ptp(largest) or 1)) / 2
 
 
-def _logits(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, learned: Projections) -> Tensor:
+def _logits(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, learned: Projections) -> Tensor:
     """(N, layers, grid, grid): the logit of each projected token, anomalous less normal."""
-    projected = [one(features[name]) for one, name in zip(learned.fc, layers(chosen), strict=True)]
-    near = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
-    return ((near[..., 1] - near[..., 0]) / chosen.temperature).unflatten(2, (grid, grid))
+    projected = [project(features[name]) for project, name in zip(learned.fc, layers(settings), strict=True)]
+    similarity = torch.stack([winclip.cosine(tokens, text) for tokens in projected], 1)  # (N, layers, patches, 2)
+    return ((similarity[..., 1] - similarity[..., 0]) / settings.temperature).unflatten(2, (grid, grid))
 
 
 def parts(
-    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, *, learned: Projections
+    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, *, learned: Projections
 ) -> dict[str, np.ndarray]:
     """The zero-shot map of every layer of the first image, and their sum, (grid, grid) each."""
-    maps = _logits(features, text, chosen, grid, learned)[0].sigmoid()
-    names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(chosen)]
-    found = {f"layer {name}": one.cpu().numpy() for name, one in zip(names, maps, strict=True)}
-    return found | {"sum": sum(found.values())}
+    maps = _logits(features, text, settings, grid, learned)[0].sigmoid()
+    names = [name.removeprefix("raw_").replace("q", "of quarter ") for name in layers(settings)]
+    layer_maps = {f"layer {name}": values.cpu().numpy() for name, values in zip(names, maps, strict=True)}
+    return layer_maps | {"sum": sum(layer_maps.values())}
+
+
+class AprilGAN(Method):
+    """APRIL-GAN; its default backbone computes plain GELU, as the official code does though CLIP learned QuickGELU."""
+
+    key = "aprilgan"
+    Settings = Settings
+    presets: ClassVar = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
+    few_shot = True
+    plain_gelu = True
+    checkpoint_kind = CHECKPOINT
+    encoder_version = ENCODER_VERSION
+    image_side = staticmethod(anomalyclip.side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    read_checkpoint = staticmethod(read)
+    remember = staticmethod(winclip.remember)
+    score = staticmethod(score)
+    score_category = staticmethod(score_category)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError for an unknown set of prompts."""
+        prompts.ensemble("object", settings.states, settings.templates)
+
+    def draws_with_replacement(self, settings: Settings) -> bool:
+        """Whether references are drawn with replacement."""
+        return settings.draws == "repeated"
+
+    def without_category_context(self, settings: Settings) -> dict[str, Any]:
+        """The map's maximum is divided by its upper end, not stretched over the category."""
+        return {"image_score": "fixed"} if settings.image_score == "stretched" else {}
+
+    def feature_sources(self, settings: Settings, backbone: Backbone | Facts) -> dict[str, tuple[Method, Settings]]:
+        """AnomalyCLIP's where no position is resized: the arrays are the same then."""
+        same = anomalyclip.side(settings, backbone) == backbone.image_size
+        return {"": (anomalyclip.ANOMALYCLIP if same else self, settings)}
+
+    def load_learned(self, path: Path, digest: str, device: torch.device) -> dict[str, Any]:
+        """The projections of a checkpoint."""
+        return {"learned": learned(path, digest, device)}
+
+
+APRILGAN = AprilGAN()
+settings = APRILGAN.settings

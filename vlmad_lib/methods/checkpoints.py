@@ -61,13 +61,13 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
     Plain tensors and text only, nothing in it is executed; InputError for any other file, and for values that are
     not finite.
     """
-    found = weight_files.read_tensors(path, f"{kind.title} checkpoint")
+    content = weight_files.read_tensors(path, f"{kind.title} checkpoint")
     try:
-        parts = kind.parse(found)
-        flat = [one for value in parts.values() for one in (value if isinstance(value, list) else [value])]
-        whole = all(bool(torch.isfinite(one).all()) for one in flat)
+        tensors = kind.parse(content)
+        flat = [tensor for value in tensors.values() for tensor in (value if isinstance(value, list) else [value])]
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in flat)
     except KeyError as error:
-        held = ", ".join(map(str, list(found)[:3])) or "nothing by name"
+        held = ", ".join(map(str, list(content)[:3])) or "nothing by name"
         raise _refusal(
             path, kind, f"it lacks {error.args[0]!r} and holds {held}; name the file of this method"
         ) from None
@@ -75,13 +75,13 @@ def read(path: Path, kind: Kind) -> dict[str, Any]:
         raise _refusal(path, kind, f"{error}; name another file") from None
     except Exception:  # whatever stands in the place of tensors raises anything
         raise _refusal(path, kind, "its tensors are not those of one; fetch it again") from None
-    if not whole:
+    if not finite:
         raise _refusal(path, kind, "it holds values that are not finite; fetch it again, or train it again")
-    said = {key: found.get(key, "") for key in SAID}
-    named = found.get("categories", [])
-    known = isinstance(named, list) and all(isinstance(name, str) for name in named)
-    said = {key: value if isinstance(value, str) else "" for key, value in said.items()}
-    return parts | said | {"categories": named if known else []}
+    facts = {key: content.get(key, "") for key in SAID}
+    categories = content.get("categories", [])
+    are_names = isinstance(categories, list) and all(isinstance(name, str) for name in categories)
+    facts = {key: value if isinstance(value, str) else "" for key, value in facts.items()}
+    return tensors | facts | {"categories": categories if are_names else []}
 
 
 def _refusal(path: Path, kind: Kind, reason: str) -> InputError:
@@ -91,7 +91,7 @@ def _refusal(path: Path, kind: Kind, reason: str) -> InputError:
 # ---------------------------------------------------------------- leakage
 
 
-def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
+def find_checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     """The checkpoint a method of a profile names, checked before anything is computed.
 
     Raises InputError for none, a missing or broken file, one that does not say what it was trained on (nor the
@@ -102,10 +102,13 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     path = kind.demo if spec.checkpoint == "demo" else profile.path(spec.checkpoint)
     if not path.exists():
         raise InputError(_missing(path, spec, kind))
-    content = digests.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
-    found, digest = _kept(path, content, kind)
-    own, given = datasets.normalise_dataset_name(found["trained_on"]), datasets.normalise_dataset_name(spec.trained_on)
-    source = listed(profile)
+    file_digest = digests.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
+    content, digest = _read_once(path, file_digest, kind)
+    own, given = (
+        datasets.normalise_dataset_name(content["trained_on"]),
+        datasets.normalise_dataset_name(spec.trained_on),
+    )
+    source = read_list(profile)
     official = source.get(digest, "")
     for name, word in ((given, "the profile"), (own, "the file")):
         if official and name and name != official:
@@ -121,13 +124,13 @@ def checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
             f"{spec.name}: {path} does not say which data set its {kind.noun} were trained on, and its SHA-256 is not "
             f"in {_list(profile)}; set 'trained_on' of the method, such as visa or mvtec."
         )
-    leaked = datasets.overlaps_training_data(origin, found["root"], profile, found["categories"])
+    leaked = datasets.overlaps_training_data(origin, content["root"], profile, content["categories"])
     if leaked and not spec.force_leak:
         raise InputError(
             f"{spec.name}: the {kind.noun} in {path} were trained on {origin}, the data they would be tested "
             f"on; use {kind.noun} of another data set, or set 'force_leak: true' to get results marked LEAKED."
         )
-    alike = () if leaked else tuple(datasets.find_same_categories(origin, found["categories"], profile))
+    alike = () if leaked else tuple(datasets.find_same_categories(origin, content["categories"], profile))
     return Checkpoint(path, digest, origin, leaked, kind.noun, alike, by_word=not (official or own))
 
 
@@ -135,12 +138,12 @@ def _list(profile: Profile) -> Path:
     return profile.path(profile.checkpoints) if profile.checkpoints else LIST
 
 
-def listed(profile: Profile) -> dict[str, str]:
+def read_list(profile: Profile) -> dict[str, str]:
     """What checkpoints were trained on by their SHA-256, as the profile's list or the project's own says.
 
     Rows without a SHA-256 are left out. InputError for a list that cannot be read, and for two answers on one file.
     """
-    path, found = _list(profile), {}
+    path, origins = _list(profile), {}
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", index_col=False)
         rows = list(
@@ -155,13 +158,13 @@ def listed(profile: Profile) -> dict[str, str]:
     for digest, origin in rows:
         if digest and not re.fullmatch("[0-9a-f]{64}", digest):
             raise InputError(f"{path}: {digest!r} is no SHA-256; write 64 hexadecimal digits, or leave it empty.")
-        if digest and (not origin or found.setdefault(digest, origin) != origin):
+        if digest and (not origin or origins.setdefault(digest, origin) != origin):
             raise InputError(f"{path}: {digest} must have one 'trained_on'; correct its rows.")
-    return found
+    return origins
 
 
 @lru_cache(maxsize=8)
-def _kept(path: Path, _: str, kind: Kind) -> tuple[dict, str]:
+def _read_once(path: Path, _: str, kind: Kind) -> tuple[dict, str]:
     return read(path, kind), hashlib.sha256(path.read_bytes()).hexdigest()
 
 

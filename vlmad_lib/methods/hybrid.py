@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import isqrt
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,18 +17,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import Strict, check_record
-from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalyclip, winclip
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = False
-CHECKPOINT = anomalyclip.CHECKPOINT
 LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """``local_weight``: the share of the V-V map in the fused one, fixed in advance; 0 is windows alone.
 
     ``image_score``: AnomalyCLIP's own, which never looks at a map, or the mean of it and the map's maximum, as in
@@ -38,12 +34,12 @@ class Settings(Strict):
     learned: ClassVar[bool] = True
     windows: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the windows' map
-    temperature: Annotated[float, Field(gt=0)] = 0.07  # of both maps and of the image score
+    temperature: Temperature = 0.07  # of both maps and of the image score
     local_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     fusion: Literal["mean", "harmonic"] = "mean"
     image_score: Literal["class_token", "with_map"] = "class_token"
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None  # of AnomalyCLIP's input, as there
-    sigma: Annotated[float, Field(ge=0, le=518)] = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
+    image_size: ImageSize | None = None  # of AnomalyCLIP's input, as there
+    sigma: Sigma = 4.0  # as AnomalyCLIP's, so that smoothing tells no two maps apart
     fit: Literal["squash", "tiles"] = "squash"
     channels: Literal["rgb"] = "rgb"
 
@@ -60,89 +56,99 @@ class Settings(Strict):
         return anomalyclip.Settings(image_size=self.image_size, temperature=self.temperature, sigma=self.sigma)
 
 
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """The defaults with single fields changed; InputError names an unknown preset, field or value."""
-    if preset != "paper":
-        raise InputError(f"The hybrid has no preset {preset!r}; use paper.")
-    return check_record(Settings, overrides or {}, "Hybrid settings")
-
-
 # ---------------------------------------------------------------- image side: two encoders, each with its own store
 
 
-def sides(chosen: Settings) -> dict[str, tuple]:
-    """The methods whose kept arrays it reads and their settings, by what the arrays' names begin with here."""
-    return {LOCAL: (anomalyclip, chosen.local), "": (winclip, chosen.windowed)}
-
-
-def side(chosen: Settings, backbone: Backbone) -> int:
+def side(settings: Settings, backbone: Backbone) -> int:
     """Side of the larger input in pixels: AnomalyCLIP's, whose grid the maps have."""
-    return anomalyclip.side(chosen.local, backbone)
+    return anomalyclip.side(settings.local, backbone)
 
 
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays a score needs."""
-    local = [LOCAL + name for name in anomalyclip.arrays(chosen.local)]
-    return [*local, *(f"window_{size}" for size in chosen.windows)]
+    local = [LOCAL + name for name in anomalyclip.arrays(settings.local)]
+    return [*local, *(f"window_{size}" for size in settings.windows)]
 
 
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
     """The arrays of normalised images (N, 3, S, S) at ``side``, by both encoders; only costs are measured by it."""
-    local = [name.removeprefix(LOCAL) for name in wanted if name.startswith(LOCAL)]
-    found = {LOCAL + name: values for name, values in anomalyclip.encode(backbone, images, local).items()}
+    local = [name.removeprefix(LOCAL) for name in names if name.startswith(LOCAL)]
+    arrays = {LOCAL + name: values for name, values in anomalyclip.encode(backbone, images, local).items()}
     small = F.interpolate(images, (backbone.image_size,) * 2, mode="bilinear", antialias=True)
-    return found | winclip.encode(backbone, small, [name for name in wanted if not name.startswith(LOCAL)])
+    return arrays | winclip.encode(backbone, small, [name for name in names if not name.startswith(LOCAL)])
 
 
-ENCODING = (*anomalyclip.ENCODING, *winclip.ENCODING)
-"""The code whose change makes kept features stale; each store knows its own part."""
+# ---------------------------------------------------------------- score
 
 
-# ---------------------------------------------------------------- text side and score
-
-
-def wording(chosen: Settings, row: pd.Series) -> list:
-    """What decides the text features: AnomalyCLIP's, the same for every category."""
-    return anomalyclip.wording(chosen.local, row)
-
-
-text, TEXT = anomalyclip.text, anomalyclip.TEXT
-
-
-def maps(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+def maps(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     """P(anomalous) of whole images (N,), the map of windows and the V-V map (N, grid, grid), all in [0, 1].
 
     The whole image is AnomalyCLIP's class token, which the prompts were trained on, also as a scale of the windows.
     """
     local = {name.removeprefix(LOCAL): values for name, values in features.items() if name.startswith(LOCAL)}
-    whole, near = anomalyclip.score(local, text, chosen.local, grid)
-    size = chosen.windows[0]
-    own = isqrt(features[f"window_{size}"].shape[1]) + size - 1  # tokens along the side of the windows' input
-    _, wide = winclip.zero_shot(features | {"class": local["class"]}, text, chosen.windowed, own)
-    if own != grid:
-        wide = F.interpolate(wide[:, None], (grid, grid), mode="bilinear", align_corners=False)[:, 0]
-    return whole, wide, near
+    whole, local_map = anomalyclip.score(local, text, settings.local, grid)
+    size = settings.windows[0]
+    window_grid = isqrt(features[f"window_{size}"].shape[1]) + size - 1  # tokens along the side of the windows' input
+    _, window_map = winclip.zero_shot(features | {"class": local["class"]}, text, settings.windowed, window_grid)
+    if window_grid != grid:
+        window_map = F.interpolate(window_map[:, None], (grid, grid), mode="bilinear", align_corners=False)[:, 0]
+    return whole, window_map, local_map
 
 
 def score(
-    features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int, references: None = None
+    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, references: None = None
 ) -> tuple[Tensor, Tensor]:
     """Image scores (N,) and fused maps (N, grid, grid), both in [0, 1]."""
-    whole, wide, near = maps(features, text, chosen, grid)
-    fused = fuse(wide, near, chosen.local_weight, chosen.fusion)
-    return (whole + fused.amax((1, 2))) / 2 if chosen.image_score == "with_map" else whole, fused
+    whole, window_map, local_map = maps(features, text, settings, grid)
+    fused = fuse(window_map, local_map, settings.local_weight, settings.fusion)
+    return (whole + fused.amax((1, 2))) / 2 if settings.image_score == "with_map" else whole, fused
 
 
-def fuse(wide: Tensor, near: Tensor, weight: float, fusion: str) -> Tensor:
+def fuse(window_map: Tensor, local_map: Tensor, weight: float, fusion: str) -> Tensor:
     """The arithmetic or harmonic mean of two maps, the second with this weight and the first with the rest."""
     if fusion == "mean":
-        return (1 - weight) * wide + weight * near
-    wide, near = (one.clamp_min(winclip.SMALLEST) for one in (wide, near))
-    return 1 / ((1 - weight) / wide + weight / near)
+        return (1 - weight) * window_map + weight * local_map
+    window_map, local_map = (values.clamp_min(winclip.SMALLEST) for values in (window_map, local_map))
+    return 1 / ((1 - weight) / window_map + weight / local_map)
 
 
-def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+def parts(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, np.ndarray]:
     """The maps of windows and of V-V of the first image, and their fusion, (grid, grid) each, by name."""
-    _, wide, near = maps(features, text, chosen, grid)
-    found = {"windows": wide, "V-V": near, "fused": fuse(wide, near, chosen.local_weight, chosen.fusion)}
-    return {name: one[0].cpu().numpy() for name, one in found.items()}
+    _, window_map, local_map = maps(features, text, settings, grid)
+    partial = {
+        "windows": window_map,
+        "V-V": local_map,
+        "fused": fuse(window_map, local_map, settings.local_weight, settings.fusion),
+    }
+    return {name: values[0].cpu().numpy() for name, values in partial.items()}
+
+
+class Hybrid(Method):
+    """AnomalyCLIP's learned prompts on WinCLIP's windows."""
+
+    key = "hybrid"
+    Settings = Settings
+    checkpoint_kind = anomalyclip.CHECKPOINT
+    encoder_version = anomalyclip.ENCODER_VERSION  # of its text features; each store of arrays has its method's own
+    image_side = staticmethod(side)
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    encode_text = staticmethod(anomalyclip.text)
+    read_checkpoint = staticmethod(anomalyclip.read)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def feature_sources(
+        self, settings: Settings, backbone: Backbone | Facts
+    ) -> dict[str, tuple[Method, MethodSettings]]:
+        """The arrays that AnomalyCLIP and WinCLIP keep."""
+        return {LOCAL: (anomalyclip.ANOMALYCLIP, settings.local), "": (winclip.WINCLIP, settings.windowed)}
+
+    def prompt_wording(self, settings: Settings, row: pd.Series) -> list:
+        """AnomalyCLIP's wording, the same for every category."""
+        return anomalyclip.wording(settings.local, row)
+
+
+HYBRID = Hybrid()
+settings = HYBRID.settings

@@ -7,32 +7,28 @@ WinCLIP+'s own (cosine). Scores have no upper end: they rank, and are no probabi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError
-from vlmad_lib.config import USUAL, Method, Strict, check_record
+from vlmad_lib import InputError, config
 from vlmad_lib.evaluation.metrics import FRAME
 from vlmad_lib.methods import winclip
+from vlmad_lib.methods.base import Method, MethodSettings, Sigma
 
 SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
 PROJECTED = 128  # dimensions in which a coreset is picked; points keep their distances there but for a few per cent
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What all of them share."""
 
-    learned: ClassVar[bool] = False
     patch_tokens: Literal["last", "last_ln_post", "penultimate"] = "last"
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of the Gaussian over maps, in pixels of a frame of 518
+    sigma: Sigma = 0.0
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb"] = "rgb"
 
@@ -48,7 +44,7 @@ class Euclidean(Settings):
     """
 
     normalise: bool = False
-    sigma: Annotated[float, Field(ge=0, le=518)] = SIGMA
+    sigma: Sigma = SIGMA
 
     def of(self, values: Tensor) -> Tensor:
         """(..., D) features as they are compared."""
@@ -72,16 +68,16 @@ class Association(Settings):
     def arrays(self) -> list[str]:
         """Names of the kept arrays that a score needs."""
         patches = winclip.PATCHES[self.patch_tokens]
-        found = [*(f"window_{size}" for size in self.windows), *([patches] if patches else [])]
-        if not found:
+        names = [*(f"window_{size}" for size in self.windows), *([patches] if patches else [])]
+        if not names:
             raise InputError("Association settings: 'windows' is empty and 'patch_tokens' is none; keep one of them.")
-        return found
+        return names
 
 
 def association_score(
     features: dict[str, Tensor],
     text: None,
-    chosen: Association,
+    settings: Association,
     grid: int,
     references: dict[str, Tensor],
     draws: list[Tensor] | None = None,
@@ -90,8 +86,8 @@ def association_score(
 
     With ``draws``, each the places of some references, a single image is scored by each of them.
     """
-    found = winclip.association(features, references, chosen, grid, draws)
-    return found.amax((1, 2)), found
+    maps = winclip.associate(features, references, settings, grid, draws)
+    return maps.amax((1, 2)), maps
 
 
 # ---------------------------------------------------------------- PatchCore (Roth et al., CVPR 2022)
@@ -139,23 +135,23 @@ def coreset(points: Tensor, count: int, seed: int = 0) -> Tensor:
     return torch.cat(picked)
 
 
-def patchcore_memory(references: dict[str, Tensor], chosen: PatchCore, grid: int) -> Tensor:
+def patchcore_memory(references: dict[str, Tensor], settings: PatchCore, grid: int) -> Tensor:
     """(M, D) locally aware patches of all references, or a coreset of them."""
-    found = pooled(chosen.patches(references), grid, chosen.neighbourhood)
-    few, found = len(found) <= chosen.coreset_above, found.flatten(0, 1)
-    count = len(found) if few else max(1, round(chosen.coreset * len(found)))
-    return found if count == len(found) else found[coreset(found, count, chosen.random_seed)]
+    patches = pooled(settings.patches(references), grid, settings.neighbourhood)
+    few, patches = len(patches) <= settings.coreset_above, patches.flatten(0, 1)
+    count = len(patches) if few else max(1, round(settings.coreset * len(patches)))
+    return patches if count == len(patches) else patches[coreset(patches, count, settings.random_seed)]
 
 
 def patchcore_score(
-    features: dict[str, Tensor], text: None, chosen: PatchCore, grid: int, memory: Tensor
+    features: dict[str, Tensor], text: None, settings: PatchCore, grid: int, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid): the distance of each patch to the memory, its maximum reweighted."""
     scores, maps = [], []
-    for patches in pooled(chosen.patches(features), grid, chosen.neighbourhood):
+    for patches in pooled(settings.patches(features), grid, settings.neighbourhood):
         distances, nearest = torch.cdist(patches, memory).min(1)
         strangest = distances.argmax()[None]
-        scores.append(reweighted(patches[strangest][0], nearest[strangest], memory, chosen.reweighted_by))
+        scores.append(reweighted(patches[strangest][0], nearest[strangest], memory, settings.reweighted_by))
         maps.append(distances.unflatten(0, (grid, grid)))
     return torch.stack(scores), torch.stack(maps)
 
@@ -197,24 +193,24 @@ class PaDiM(Euclidean):
         return (tokens.cpu() if tokens.device.type == "mps" else tokens).double()
 
 
-def padim_memory(references: dict[str, Tensor], chosen: PaDiM, grid: int) -> tuple[Tensor, Tensor]:
+def padim_memory(references: dict[str, Tensor], settings: PaDiM, grid: int) -> tuple[Tensor, Tensor]:
     """Mean (P, d) and Cholesky factor of the covariance (P, d, d) of the references at each position (equation 1)."""
-    values = chosen.subset(chosen.patches(references)).transpose(0, 1)
+    values = settings.subset(settings.patches(references)).transpose(0, 1)
     mean = values.mean(1)
     apart = values - mean[:, None]
     covariance = apart.mT @ apart / max(1, values.shape[1] - 1)
-    more = chosen.regularisation * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+    more = settings.regularisation * torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
     return mean, torch.linalg.cholesky(covariance + more)
 
 
 def padim_score(
-    features: dict[str, Tensor], text: None, chosen: PaDiM, grid: int, memory: tuple[Tensor, Tensor]
+    features: dict[str, Tensor], text: None, settings: PaDiM, grid: int, memory: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid): the Mahalanobis distance at each position, and its maximum (equation 2)."""
     mean, factor = memory
-    apart = (chosen.subset(chosen.patches(features)) - mean).permute(1, 2, 0)
-    found = torch.linalg.solve_triangular(factor, apart, upper=False).norm(dim=1).T.float()
-    return found.amax(1), found.unflatten(1, (grid, grid))
+    apart = (settings.subset(settings.patches(features)) - mean).permute(1, 2, 0)
+    distances = torch.linalg.solve_triangular(factor, apart, upper=False).norm(dim=1).T.float()
+    return distances.amax(1), distances.unflatten(1, (grid, grid))
 
 
 # ---------------------------------------------------------------- SPADE (Cohen and Hoshen, arXiv 2005.02357)
@@ -231,97 +227,89 @@ class Spade(Euclidean):
         return ["class", *super().arrays()]
 
 
-def spade_memory(references: dict[str, Tensor], chosen: Spade, grid: int) -> tuple[Tensor, Tensor]:
+def spade_memory(references: dict[str, Tensor], settings: Spade, grid: int) -> tuple[Tensor, Tensor]:
     """Whole-image embeddings (K, D) and patches (K, P, width) of the references."""
-    return chosen.of(references["class"]), chosen.patches(references)
+    return settings.of(references["class"]), settings.patches(references)
 
 
 def spade_score(
-    features: dict[str, Tensor], text: None, chosen: Spade, grid: int, memory: tuple[Tensor, Tensor]
+    features: dict[str, Tensor], text: None, settings: Spade, grid: int, memory: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,): mean distance to the nearest reference images; maps (N, grid, grid): to their nearest patches.
 
     The image score never looks at the map.
     """
     images, patches = memory
-    count = min(chosen.nearest_images, len(images))
-    distances, nearest = torch.cdist(chosen.of(features["class"]), images).topk(count, largest=False)
+    count = min(settings.nearest_images, len(images))
+    distances, nearest = torch.cdist(settings.of(features["class"]), images).topk(count, largest=False)
     maps = []
-    for own, which in zip(chosen.patches(features), nearest, strict=True):
+    for own, which in zip(settings.patches(features), nearest, strict=True):
         gallery = patches[which].flatten(0, 1)
-        close = torch.cdist(own, gallery).topk(min(chosen.nearest_patches, len(gallery)), largest=False).values
+        close = torch.cdist(own, gallery).topk(min(settings.nearest_patches, len(gallery)), largest=False).values
         maps.append(close.mean(1).unflatten(0, (grid, grid)))
     return distances.mean(1), torch.stack(maps)
 
 
-# ---------------------------------------------------------------- the contract of ``methods``
+# ---------------------------------------------------------------- the methods
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """One of these methods as ``methods`` asks for it: no words, no zero-shot variant, WinCLIP's own features."""
+class MemoryBank(Method):
+    """A method without words or zero-shot variant, on the features that WinCLIP keeps."""
 
-    kind: str
-    Settings: type[Settings]
-    remember: Callable  # what ``score`` meets of the references, made of them once for all images
-    score: Callable
-    DRAWS: bool = False  # whether ``score`` takes several draws of references at once
+    zero_shot = False
+    few_shot = True
+    encoder_version = winclip.ENCODER_VERSION
+    encode = staticmethod(winclip.encode)
 
-    ZERO_SHOT: ClassVar[bool] = False
-    FEW_SHOT: ClassVar[bool] = True
-    ENCODING: ClassVar[tuple] = winclip.ENCODING
-    side: ClassVar[Callable] = staticmethod(winclip.side)
-
-    @property
-    def title(self) -> str:
-        """Its name in tables and messages."""
-        return USUAL[self.kind]["name"]
-
-    @property
-    def encode(self) -> Callable:
-        """WinCLIP's encoder, so that both share what is kept."""
-        return winclip.encode
-
-    def settings(self, preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-        """The defaults with single fields changed; InputError names an unknown preset, field or value."""
-        if preset != "paper":
-            raise InputError(f"{self.title} has no preset {preset!r}; use paper.")
-        chosen = check_record(self.Settings, overrides or {}, f"{self.title} settings")
-        chosen.arrays()
-        return chosen
-
-    def arrays(self, chosen: Settings, shots: int = 0) -> list[str]:
+    def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""
-        return chosen.arrays()
+        return settings.arrays()
 
-    def wording(self, chosen: Settings, row: Any) -> list:
-        """None: it reads no prompts."""
-        return []
-
-    def parts(self, features: dict[str, Tensor], text: None, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
-        """None: without references it has no map."""
-        return {}
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where nothing is left to compare."""
+        settings.arrays()
 
 
-METHODS = {
-    one.kind: one
-    for one in (
-        Embedding("association", Association, winclip.remember, association_score, DRAWS=True),
-        Embedding("patchcore", PatchCore, patchcore_memory, patchcore_score),
-        Embedding("padim", PaDiM, padim_memory, padim_score),
-        Embedding("spade", Spade, spade_memory, spade_score),
-    )
-}
+class AssociationMethod(MemoryBank):
+    """WinCLIP+ without its words."""
+
+    key, Settings = "association", Association
+    scores_draws_together = True
+    remember, score = staticmethod(winclip.remember), staticmethod(association_score)
 
 
-def twins(spec: Method) -> list[Method]:
+class PatchCoreMethod(MemoryBank):
+    """PatchCore on one layer of a ViT."""
+
+    key, Settings = "patchcore", PatchCore
+    remember, score = staticmethod(patchcore_memory), staticmethod(patchcore_score)
+
+
+class PaDiMMethod(MemoryBank):
+    """PaDiM on one layer of a ViT."""
+
+    key, Settings = "padim", PaDiM
+    remember, score = staticmethod(padim_memory), staticmethod(padim_score)
+
+
+class SpadeMethod(MemoryBank):
+    """SPADE on one layer of a ViT."""
+
+    key, Settings = "spade", Spade
+    remember, score = staticmethod(spade_memory), staticmethod(spade_score)
+
+
+METHODS = {method.key: method for method in (AssociationMethod(), PatchCoreMethod(), PaDiMMethod(), SpadeMethod())}
+
+
+def twins(spec: config.Method) -> list[config.Method]:
     """All of them on the backbone of a WinCLIP, with those of its settings that they share."""
-    own = winclip.settings(spec.preset, spec.settings).model_dump()
-    found = []
+    winclip_settings = winclip.settings(spec.preset, spec.settings).model_dump()
+    variants = []
     for name, method in METHODS.items():
         shared = ["fit", "sigma", "windows", "window_association"] + (
-            ["patch_tokens"] if own["patch_tokens"] != "none" else []
+            ["patch_tokens"] if winclip_settings["patch_tokens"] != "none" else []
         )
-        settings = {key: own[key] for key in shared if key in method.Settings.model_fields}
-        found.append(Method(method=name, settings=settings, **spec.network))
-    return found
+        settings = {key: winclip_settings[key] for key in shared if key in method.Settings.model_fields}
+        variants.append(config.Method(method=name, settings=settings, **spec.network))
+    return variants

@@ -83,7 +83,7 @@ def _rows(
     Tokens are on the CPU and embeddings on the backbone's device.
     """
     blanks, tower = " ".join(["X"] * context), text_tower(backbone.model)
-    texts = tuple(f"{blanks} {one.format(name)}" for one in words)
+    texts = tuple(f"{blanks} {ending.format(name)}" for ending in words)
     if max(_tokenise(texts, 256)[1]) >= tower.context_length:
         raise InputError(
             f"The text tower of {backbone.name} reads {tower.context_length} tokens, too few for {context} learned "
@@ -111,7 +111,7 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", c
     """
     state, width = OrderedDict(), learner.context.shape[-1]
     context, prefix, suffix, tokens = (
-        one.detach().cpu() for one in (learner.context, learner.prefix, learner.suffix, learner.tokens)
+        rows.detach().cpu() for rows in (learner.context, learner.prefix, learner.suffix, learner.tokens)
     )
     for row, sign in enumerate(("pos", "neg")):
         state[f"ctx_{sign}"] = context[row].clone()[None, None]
@@ -127,9 +127,9 @@ def write(learner: PromptLearner, path: Path, trained_on: str, root: str = "", c
     replace_file(path, lambda file: torch.save(content, file))
 
 
-def _parse(found: dict) -> dict:
+def _parse(content: dict) -> dict:
     """The tensors of a checkpoint by name, ``deep`` a list of them."""
-    state = found["prompt_learner"]
+    state = content["prompt_learner"]
     deep = [state[f"compound_prompts_text.{i}"] for i in range(sum("prompts_text" in name for name in state))]
     names = ("ctx", "token_prefix", "token_suffix", "tokenized_prompts")
     parts = {name: torch.cat([state[f"{name}_{sign}"][0] for sign in ("pos", "neg")]) for name in names}
@@ -171,17 +171,17 @@ def read(backbone: Backbone, path: Path) -> tuple[PromptLearner, str]:
     The dead ``compound_prompt_projections`` are ignored. Raises InputError for a file that is none, and where prefix
     or suffix are not the token embeddings of the loaded CLIP, which means other CLIP weights.
     """
-    found = checkpoints.read(path, CHECKPOINT)
-    context, deep = found["ctx"], found["deep"]
+    content = checkpoints.read(path, CHECKPOINT)
+    context, deep = content["ctx"], content["deep"]
     learner = PromptLearner(backbone, 0, context.shape[1], len(deep) + 1, len(deep[0]) if deep else 4)
     for name in ("prefix", "suffix"):
-        refuse_other_clip(backbone, path, name, getattr(learner, name), found[f"token_{name}"])
+        refuse_other_clip(backbone, path, name, getattr(learner, name), content[f"token_{name}"])
     same_shape = len(deep) == len(learner.deep) and context.shape == learner.context.shape
     same_shape &= all(own.shape == theirs.shape for own, theirs in zip(learner.deep, deep, strict=False))
-    if not same_shape or not torch.equal(found["tokenized_prompts"].long(), learner.tokens.cpu()):
+    if not same_shape or not torch.equal(content["tokenized_prompts"].long(), learner.tokens.cpu()):
         raise InputError(f"The prompts in {path} are not those of AnomalyCLIP, or have too many layers for this CLIP.")
     with torch.no_grad():
         learner.context.copy_(context)
         for own, theirs in zip(learner.deep, deep, strict=True):
             own.copy_(theirs)
-    return learner, found["trained_on"]
+    return learner, content["trained_on"]

@@ -1,8 +1,8 @@
 """Training what a method learns on kept features: the image encoder is frozen and runs once an image.
 
 Data are a profile's test images, normal and anomalous, which must not be those the method is judged on later. What is
-learned and by which objective is a ``Task``: ``prompt_training`` and ``projection_training`` have them. Steps are
-computed on the profile's device, while threads read what the next ones see.
+learned and by which objective is a ``Task`` (module ``objectives``). Steps are computed on the profile's device, while
+threads read what the next ones see. The command is ``python -m vlmad_lib train METHOD PROFILE --out FILE``.
 """
 
 from __future__ import annotations
@@ -12,101 +12,27 @@ import hashlib
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, commands, config, digests, files, methods
-from vlmad_lib.config import USUAL, Profile, Strict
+from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets, image_files, mask_files
 from vlmad_lib.encoders import backbones, devices, feature_store
-from vlmad_lib.methods import METHODS, Chosen, checkpoints, settings
+from vlmad_lib.methods import ChosenMethod, settings
+from vlmad_lib.methods.objectives import TASKS, Batch, Plan, Task
 
 AHEAD = 2  # batches that are read while a step computes
-
-
-class Plan(Strict):
-    """What decides a training besides its profile; the defaults are those of AnomalyCLIP's official code."""
-
-    epochs: Annotated[int, Field(ge=1)] = 15
-    batch: Annotated[int, Field(ge=1)] = 8
-    rate: Annotated[float, Field(gt=0)] = 1e-3
-    seed: Annotated[int, Field(ge=0)] = 111
-    stitched: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of examples that are four pictures of a category as one
-    exact: bool = True  # features kept as fp32; fp16 halves their size and shares them with a run that scores
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a step sees: rows of the index, kept arrays, masks (B, side, side), and which of them are known (B,).
-
-    ``sheets`` are stitched pictures that still have to be encoded, with their masks, by the place they take.
-    """
-
-    rows: pd.DataFrame
-    arrays: dict[str, Tensor]
-    masks: Tensor
-    known: list[bool]
-    sheets: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-
-    @property
-    def labels(self) -> Tensor:
-        """(B,) in {0, 1}, where the masks are."""
-        return torch.from_numpy(self.rows.label.to_numpy(copy=True)).to(self.masks.device)
-
-    def pinned(self) -> Batch:
-        """The same in memory that an NVIDIA GPU copies from by itself."""
-        return self._each(Tensor.pin_memory)
-
-    def to(self, device: torch.device) -> Batch:
-        """The same with its tensors on a device."""
-        return self._each(lambda value: value.to(device, non_blocking=device.type == "cuda"))
-
-    def _each(self, do: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, arrays={name: do(value) for name, value in self.arrays.items()}, masks=do(self.masks))
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one method learns.
-
-    ``start`` makes the learner of a backbone, settings and seed; ``terms`` are the objective's by name, the last being
-    the ``total``, of learner, backbone, settings and batch; ``write`` takes learner, path, what the file says of the
-    data (name, folder, categories) and backbone. ``masks``: whether images without a mask teach nothing. ``code``: what
-    the objective depends on. ``official``: the changes of the plan by which the official code trains on a data set.
-    """
-
-    method: str
-    plan: Plan
-    objective: str
-    names: tuple[str, ...]
-    start: Callable
-    terms: Callable
-    write: Callable
-    code: tuple
-    masks: bool = False
-    official: dict[str, dict] | None = None
-
-    @property
-    def title(self) -> str:
-        """The method's name."""
-        return USUAL[self.method]["name"]
-
-    @property
-    def kind(self) -> checkpoints.Kind:
-        """What its files are."""
-        return METHODS[self.method].CHECKPOINT
 
 
 # ---------------------------------------------------------------- examples
@@ -159,7 +85,7 @@ class Examples:
 
 
 def examples(
-    profile: Profile, chosen: Chosen, backbone: backbones.Backbone, plan: Plan, progress: bool, task: Task
+    profile: Profile, chosen: ChosenMethod, backbone: backbones.Backbone, plan: Plan, progress: bool, task: Task
 ) -> Examples:
     """Every test image of a profile that teaches anything, encoded where its features are not kept yet."""
     table = datasets.select_tested(datasets.build_index(profile.model_copy(update={"shots": [0]}))[0])
@@ -175,7 +101,7 @@ def examples(
             raise InputError(f"{place} has no masks; {noun} are learned from them: add ground_truth/<defect>/.")
     table = table.reset_index(drop=True)
     store = chosen.store(profile.path(profile.cache), backbone, exact=plan.exact)
-    names = chosen.module.arrays(chosen.settings)
+    names = chosen.method.array_names(chosen.settings)
     store.fill(list(table.image), names, profile.batch, progress)
     masks = {
         row.image: np.packbits(mask_files.framed_mask(row.mask, row.width, row.height, store.fit, store.size))
@@ -202,11 +128,11 @@ def _stitch(
     return found
 
 
-def _encode_sheets(batch: Batch, found: Examples, chosen: Chosen) -> None:
+def _encode_sheets(batch: Batch, found: Examples, chosen: ChosenMethod) -> None:
     """Put a batch's stitched pictures in the place of its examples; each is seen once, so its features are not kept."""
     for number, (pixels, mask) in batch.sheets.items():
         backbone = found.store.backbone.loaded
-        values, _ = feature_store.encode_pixels(backbone, chosen.module.encode, pixels[None], found.names, 1)
+        values, _ = feature_store.encode_pixels(backbone, chosen.method.encode, pixels[None], found.names, 1)
         for name, value in values.items():
             batch.arrays[name][number] = torch.from_numpy(value[0])
         batch.masks[number] = torch.from_numpy(mask)
@@ -302,11 +228,11 @@ The whole curve is in `{curve}`.
 
 
 def _card(
-    task: Task, out: Path, profile: Profile, chosen: Chosen, backbone: backbones.Backbone, table: pd.DataFrame,
+    task: Task, out: Path, profile: Profile, chosen: ChosenMethod, backbone: backbones.Backbone, table: pd.DataFrame,
     plan: Plan, curve: list, numbers: int, places: list[str],
 ) -> str:  # fmt: skip
     """The model card of what was written."""
-    size = {"image_size": chosen.module.side(chosen.settings, backbone)}
+    size = {"image_size": chosen.method.image_side(chosen.settings, backbone)}
     values = chosen.settings.model_dump(exclude_none=True) | size
     return CARD.format(
         **plan.model_dump(),
@@ -335,20 +261,20 @@ def _card(
     )
 
 
-def _method(task: Task, profile: Profile, name: str) -> Chosen:
+def _method(task: Task, profile: Profile, name: str) -> ChosenMethod:
     """The method to train; its checkpoint need not exist."""
     known = [spec for spec in profile.methods if spec.method == task.method and name in ("", spec.name)]
     if not known:
         called = f" named {name!r}" if name else ""
         raise InputError(f"The profile has no {task.title} method{called}; add one, with its backbone and weights.")
-    chosen = Chosen(known[0], settings(known[0]))
+    chosen = ChosenMethod(known[0], settings(known[0]))
     if not chosen.settings.learned:
         raise InputError(f"{known[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")
     return chosen
 
 
 def _epoch(
-    task: Task, found: Examples, backbone: backbones.Backbone, chosen: Chosen, learner: nn.Module,
+    task: Task, found: Examples, backbone: backbones.Backbone, chosen: ChosenMethod, learner: nn.Module,
     optimiser: torch.optim.Optimizer, plan: Plan, epoch: int, bar: tqdm,
 ) -> dict[str, float]:  # fmt: skip
     """One pass over all images in an order that depends on seed and epoch alone; means of the loss terms."""
@@ -371,13 +297,13 @@ def _epoch(
     return {name: value / len(order) for name, value in sums.items()}
 
 
-def _key(task: Task, chosen: Chosen, backbone: backbones.Backbone, found: Examples, plan: Plan) -> str:
+def _key(task: Task, chosen: ChosenMethod, backbone: backbones.Backbone, found: Examples, plan: Plan) -> str:
     """What a training must share with the one it goes on from: all but the number of epochs."""
     paths = [*found.table.image, *found.table["mask"]]
     pixels = digests.digest_files(paths, found.store.cache)
     facts = chosen.settings.model_dump(), plan.model_dump(exclude={"epochs"}), found.table.to_csv(index=False)
-    code = _epoch, _stitch, _encode_sheets, _four, _sheet, *task.code
-    return digests.digest(backbone.key, str(found.store.folder.name), facts, pixels, *code)
+    code = digests.digest_code(sys.modules[__name__])
+    return digests.digest(backbone.key, str(found.store.folder.name), facts, pixels, task.method, code)
 
 
 def _fetch(kept: dict | list | Tensor) -> dict | list | Tensor:
@@ -413,8 +339,12 @@ def _official(task: Task, chosen: Profile) -> dict:
     return found
 
 
-def main(task: Task, arguments: list[str] | None = None) -> int:
-    """The command line; 0 done, 2 wrong input, 3 a fault of vlmad, 130 interrupted."""
+def main(arguments: list[str]) -> int:
+    """The command line, a method's name first; 0 done, 2 wrong input, 3 a fault of vlmad, 130 interrupted."""
+    task = TASKS.get(arguments[0]) if arguments else None
+    if task is None:
+        print(f"python -m vlmad_lib train METHOD ...: METHOD is one of {', '.join(TASKS)}.", file=sys.stderr)
+        return 2
     noun = task.kind.noun
     command = argparse.ArgumentParser(prog=task.kind.command, description=f"Train {noun} of {task.title}.")
     command.add_argument("profile", help="a profile in reports/, or the path of a YAML file; its test images are used")
@@ -429,7 +359,7 @@ def main(task: Task, arguments: list[str] | None = None) -> int:
     command.add_argument("--half", action="store_true", help="keep features as fp16: half the disk, nearly the same")
     command.add_argument("--method", default="", help="name of the method to train, where the profile has several")
     command.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="override a key")
-    options = command.parse_args(arguments)
+    options = command.parse_args(arguments[1:])
     interrupted = "interrupted: the same command goes on after the last whole epoch"
     return commands.run_command(lambda: _train_and_show(task, options, keys), interrupted)
 

@@ -1,13 +1,14 @@
 """WinCLIP and WinCLIP+ (Jeong et al., CVPR 2023): windows of tokens, harmonic maps, normal references.
 
-``encode`` costs seconds and needs only image and backbone; ``zero_shot``, ``association`` and ``score``
+``encode`` costs seconds and needs only image and backbone; ``zero_shot``, ``associate`` and ``score``
 are a few matrix products on what it returns. Maps stay at the patch grid's own size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,39 +18,36 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlmad_lib import InputError
-from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone, cosine
-from vlmad_lib.encoders.vit_blocks import BLOCKS, Block
+from vlmad_lib.encoders.vit_blocks import Block
+from vlmad_lib.methods.base import Method, MethodSettings, Names, Sigma, Temperature
 
-ZERO_SHOT = True
-FEW_SHOT = True
-DRAWS = True  # score takes several draws of references at once
+ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
 
 WHOLE = frozenset({"class", "image"})  # arrays of whole images, read off the class token
 PATCHES = {"last": "patch", "last_ln_post": "patch_ln_post", "penultimate": "patch_penultimate", "none": None}
 
 
-class Settings(Strict):
+class Settings(MethodSettings):
     """What the public implementations of WinCLIP differ in; the defaults are the preset ``paper``."""
 
-    learned: ClassVar[bool] = False  # whether its prompts come from a checkpoint
     windows: list[Annotated[int, Field(ge=1)]] = [2, 3]
     full_image: bool = True  # the whole image is one more scale of the map
-    temperature: Annotated[float, Field(gt=0)] = 0.07
+    temperature: Temperature = 0.07
     states: str = "all"  # a set of prompts.json, or "own": the two lists below, put into the templates like any state
     own_normal: list[str] = []
     own_anomalous: list[str] = []
     templates: str = "22"
-    names: Literal["cleaned", "folder", "object"] = "cleaned"
+    names: Names = "cleaned"
     normalise_prompts: bool = True
     harmonic_of: Literal["anomaly", "normal"] = "anomaly"
     image_score: Literal["class_token", "map_max"] = "class_token"
     patch_tokens: Literal["last", "last_ln_post", "penultimate", "none"] = "last"
     window_association: Literal["harmonic", "mean"] = "harmonic"
     fusion: Literal["mean", "harmonic"] = "mean"
-    sigma: Annotated[float, Field(ge=0, le=518)] = 0.0  # of a Gaussian over maps, in pixels of a frame of 518
+    sigma: Sigma = 0.0
     fit: Literal["tiles", "squash"] = "tiles"
     channels: Literal["rgb", "bgr"] = "rgb"  # bgr: the test images of the faulty preset, never the references
 
@@ -76,34 +74,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings(preset: str = "paper", overrides: dict[str, Any] | None = None) -> Settings:
-    """A preset with single fields changed; InputError names an unknown preset, field or value."""
-    if preset not in PRESETS:
-        raise InputError(f"WinCLIP has no preset {preset!r}; use {', '.join(PRESETS)}.")
-    chosen = check_record(Settings, PRESETS[preset] | (overrides or {}), "WinCLIP settings")
-    if not chosen.windows and not chosen.full_image:
-        raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
-    own = {"own_normal": chosen.own_normal, "own_anomalous": chosen.own_anomalous}
-    if [bool(texts) for texts in own.values()] != [chosen.states == "own"] * 2:
-        raise InputError("WinCLIP settings: 'own_normal' and 'own_anomalous' go together with 'states: own'; give all.")
-    for name, texts in own.items():
-        prompts.refuse_unfit(texts, f"WinCLIP settings: '{name}'")
-    return chosen
-
-
 # ---------------------------------------------------------------- encode (section 4.2 of the paper)
 
 
-def side(chosen: Settings, backbone: Backbone) -> int:
-    """Side of the square input in pixels: the backbone's own."""
-    return backbone.image_size
-
-
-def arrays(chosen: Settings, shots: int = 0) -> list[str]:
+def arrays(settings: Settings, shots: int = 0) -> list[str]:
     """Names of the arrays of ``encode`` that a score needs; InputError where references have none to be met by."""
-    needed = ["class", *(f"window_{size}" for size in chosen.windows)]
-    patches = PATCHES[chosen.patch_tokens]
-    if shots and not chosen.windows and not patches:
+    needed = ["class", *(f"window_{size}" for size in settings.windows)]
+    patches = PATCHES[settings.patch_tokens]
+    if shots and not settings.windows and not patches:
         raise InputError("WinCLIP settings: 'windows' is empty and 'patch_tokens' is none; references need one.")
     return needed + ([patches] if shots and patches else [])
 
@@ -116,7 +94,7 @@ def window_tokens(grid: int, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
     """Features of normalised images (N, 3, H, W), fp32, none of them L2-normalised.
 
     ``class`` (N, D) is the whole image's embedding, ``window_k`` (N, n_k, D) those of all windows of k x k
@@ -127,26 +105,26 @@ def encode(backbone: Backbone, images: Tensor, wanted: Collection[str]) -> dict[
     visual, blocks = backbone.visual, backbone.blocks
     tokens = visual._embeds(images)  # class token first, all positions added, after ln_pre
     projected = blocks[0].project(tokens)  # by the first block, which is the same for a token in every window
-    found = _full_image(visual, blocks, tokens, projected, wanted)
-    for name in wanted:
+    arrays = _full_image(visual, blocks, tokens, projected, names)
+    for name in names:
         if name.startswith("window_"):
             members = window_tokens(backbone.grid, int(name.removeprefix("window_")))
-            found[name] = _windows(backbone, tokens, projected, members)
-    return {name: found[name].float() for name in wanted}
+            arrays[name] = _windows(backbone, tokens, projected, members)
+    return {name: arrays[name].float() for name in names}
 
 
 def _full_image(
-    visual: nn.Module, blocks: list[Block], tokens: Tensor, projected: Tensor, wanted: Collection[str]
+    visual: nn.Module, blocks: list[Block], tokens: Tensor, projected: Tensor, names: Collection[str]
 ) -> dict[str, Tensor]:
-    asked = [name for name in wanted if not name.startswith("window_")]
-    if not asked:
+    whole_names = [name for name in names if not name.startswith("window_")]
+    if not whole_names:
         return {}
     before = _before_last(blocks, tokens, projected)
-    found = {"patch_penultimate": before[:, 1:]}
-    if {"patch", "patch_ln_post"}.isdisjoint(asked):
-        return found | {"class": _embed(visual, blocks[-1].class_token(before))}
+    arrays = {"patch_penultimate": before[:, 1:]}
+    if {"patch", "patch_ln_post"}.isdisjoint(whole_names):
+        return arrays | {"class": _embed(visual, blocks[-1].class_token(before))}
     last = blocks[-1](before)
-    return found | {
+    return arrays | {
         "class": _embed(visual, last[:, 0]),
         "patch": last[:, 1:],
         "patch_ln_post": visual.ln_post(last[:, 1:]),
@@ -160,11 +138,11 @@ def _windows(backbone: Backbone, tokens: Tensor, projected: Tensor, members: Ten
     images, length = tokens.shape[:2]
     rows = (torch.arange(images, device=tokens.device)[:, None, None] * length + members).flatten(0, 1)
     tokens, projected = tokens.flatten(0, 1), projected.flatten(0, 1)
-    size, found = max(1, backbone.window_tokens_at_once // members.shape[1]), []
-    for part, count in devices.split_padded(rows, size, devices.is_accelerator(backbone.device)):
-        before = _before_last(blocks, tokens[part], projected[part])
-        found.append(_embed(visual, blocks[-1].class_token(before))[:count])
-    return torch.cat(found).unflatten(0, (images, -1))
+    size, embeddings = max(1, backbone.window_tokens_at_once // members.shape[1]), []
+    for chunk, count in devices.split_padded(rows, size, devices.is_accelerator(backbone.device)):
+        before = _before_last(blocks, tokens[chunk], projected[chunk])
+        embeddings.append(_embed(visual, blocks[-1].class_token(before))[:count])
+    return torch.cat(embeddings).unflatten(0, (images, -1))
 
 
 def _before_last(blocks: list[Block], tokens: Tensor, projected: Tensor) -> Tensor:
@@ -179,27 +157,22 @@ def _embed(visual: nn.Module, class_token: Tensor) -> Tensor:
     return embedded if visual.proj is None else embedded @ visual.proj
 
 
-ENCODING = (encode, _full_image, _windows, _before_last, _embed, window_tokens, devices.split_padded, *BLOCKS)
-"""The code whose change makes kept features stale."""
-
-
 # ---------------------------------------------------------------- text side (section 4.1)
 
 
-def wording(chosen: Settings, row: pd.Series) -> list:
+def wording(settings: Settings, row: pd.Series) -> list:
     """What decides the text features of an index row, besides the backbone: prompts, and how they are averaged."""
-    own = {"normal": chosen.own_normal, "anomalous": chosen.own_anomalous}
-    states = own if chosen.states == "own" else chosen.states
-    return [*prompts.ensemble(prompts.named(chosen.names, row), states, chosen.templates), chosen.normalise_prompts]
+    own = {"normal": settings.own_normal, "anomalous": settings.own_anomalous}
+    states = own if settings.states == "own" else settings.states
+    return [
+        *prompts.ensemble(prompts.named(settings.names, row), states, settings.templates),
+        settings.normalise_prompts,
+    ]
 
 
-def text(backbone: Backbone, words: list, checkpoint: None = None) -> Tensor:
+def text(backbone: Backbone, words: list, checkpoint: Path | None = None) -> Tensor:
     """(2, D) prototypes of a wording, normal first."""
     return prompts.prototypes(backbone, *words)
-
-
-TEXT = (text, prompts.prototypes)
-"""The code whose change makes kept text features stale."""
 
 
 # ---------------------------------------------------------------- score
@@ -222,27 +195,28 @@ def spread(scores: Tensor, grid: int, size: int, mean: str = "harmonic") -> Tens
 
 
 def fuse(maps: list[Tensor]) -> Tensor:
-    """Harmonic mean of maps of one shape."""
-    return len(maps) / sum(1 / one.clamp_min(SMALLEST) for one in maps)
+    """Harmonic mean of maps of anomaly_map shape."""
+    return len(maps) / sum(1 / anomaly_map.clamp_min(SMALLEST) for anomaly_map in maps)
 
 
-def zero_shot(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> tuple[Tensor, Tensor]:
+def zero_shot(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> tuple[Tensor, Tensor]:
     """P(anomalous) of the whole images (N,), and the language-driven maps (N, grid, grid) in [0, 1]."""
-    inverted = chosen.harmonic_of == "normal"
+    inverted = settings.harmonic_of == "normal"
     if inverted:
         text = text.flip(0)
-    whole = probability(features["class"], text, chosen.temperature)
+    whole = probability(features["class"], text, settings.temperature)
     maps = [
-        spread(probability(features[f"window_{size}"], text, chosen.temperature), grid, size) for size in chosen.windows
+        spread(probability(features[f"window_{size}"], text, settings.temperature), grid, size)
+        for size in settings.windows
     ]
-    if chosen.full_image:
+    if settings.full_image:
         maps.append(whole[:, None, None].expand(-1, grid, grid))
     fused = fuse(maps)
     return (1 - whole, 1 - fused) if inverted else (whole, fused)
 
 
-def association(
-    features: dict[str, Tensor], references: dict[str, Tensor], chosen: Settings, grid: int, draws: list | None = None
+def associate(
+    features: dict[str, Tensor], references: dict[str, Tensor], settings: Settings, grid: int, draws: list | None = None
 ) -> Tensor:
     """(N, grid, grid) in [0, 1]: distance to the nearest reference token, mean over scales (equations 2-4).
 
@@ -250,12 +224,12 @@ def association(
     wherever they lie. ``references`` are best what ``remember`` made of them, once for all images. With ``draws``, see
     ``score``, one map a draw.
     """
-    maps, references = [], remember(references, chosen, grid)
-    for size in chosen.windows:
+    maps, references = [], remember(references, settings, grid)
+    for size in settings.windows:
         name = f"window_{size}"
         far = distance(features[name], references[name], draws)
-        maps.append(spread(far, grid, size, chosen.window_association))
-    patches = PATCHES[chosen.patch_tokens]
+        maps.append(spread(far, grid, size, settings.window_association))
+    patches = PATCHES[settings.patch_tokens]
     if patches:
         maps.append(distance(features[patches], references[patches], draws).unflatten(1, (grid, grid)))
     return torch.stack(maps).mean(0)
@@ -265,7 +239,7 @@ class Remembered(dict[str, Tensor]):
     """Arrays of references by name, their rows of length one: what ``remember`` returns."""
 
 
-def remember(references: dict[str, Tensor], chosen: Strict, grid: int) -> Remembered:
+def remember(references: dict[str, Tensor], settings: MethodSettings, grid: int) -> Remembered:
     """The arrays of references that ``score`` compares with, their rows brought to length one, once for all images."""
     if isinstance(references, Remembered):
         return references
@@ -280,17 +254,19 @@ def distance(features: Tensor, memory: Tensor, draws: list[Tensor] | None = None
     image: (draws, n).
     """
     # one by one: all products at once would need gigabytes, and their last digits depend on how many there are
-    near = [torch.stack([(one @ rows.T).amax(1) for rows in memory]) for one in F.normalize(features.float(), dim=-1)]
+    near = [
+        torch.stack([(image @ rows.T).amax(1) for rows in memory]) for image in F.normalize(features.float(), dim=-1)
+    ]
     if draws is not None:
         near = [near[0][draw] for draw in draws]
-    nearest = torch.stack([one.amax(0) for one in near])
+    nearest = torch.stack([similarity.amax(0) for similarity in near])
     return (1 - nearest) / 2
 
 
 def score(
     features: dict[str, Tensor],
     text: Tensor,
-    chosen: Settings,
+    settings: Settings,
     grid: int,
     references: dict[str, Tensor] | None = None,
     draws: list[Tensor] | None = None,
@@ -301,20 +277,54 @@ def score(
     references it is the mean of that and of the largest association, the map the mean of both maps.
     With ``draws``, each the places of some references, a single image is scored by each of them.
     """
-    whole, fused = zero_shot(features, text, chosen, grid)
+    whole, fused = zero_shot(features, text, settings, grid)
     if references is not None:
-        near = association(features, references, chosen, grid, draws)
+        near = associate(features, references, settings, grid, draws)
         whole = (whole + near.amax((1, 2))) / 2
-        fused = (fused + near) / 2 if chosen.fusion == "mean" else fuse([fused, near]) / 2
-    return (fused.amax((1, 2)) if chosen.image_score == "map_max" else whole), fused
+        fused = (fused + near) / 2 if settings.fusion == "mean" else fuse([fused, near]) / 2
+    return (fused.amax((1, 2)) if settings.image_score == "map_max" else whole), fused
 
 
-def parts(features: dict[str, Tensor], text: Tensor, chosen: Settings, grid: int) -> dict[str, np.ndarray]:
+def parts(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, np.ndarray]:
     """The zero-shot map of every scale of the first image and their fusion, (grid, grid) each, by name."""
-    alone = chosen.model_copy(update={"full_image": False})
-    found = {}
-    for size in chosen.windows:
-        one = alone.model_copy(update={"windows": [size]})
-        found[f"{size}x{size} windows"] = zero_shot(features, text, one, grid)[1][0].cpu().numpy()
-    whole, fused = zero_shot(features, text, chosen, grid)
-    return found | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].cpu().numpy()}
+    without_image = settings.model_copy(update={"full_image": False})
+    maps = {}
+    for size in settings.windows:
+        scale = without_image.model_copy(update={"windows": [size]})
+        maps[f"{size}x{size} windows"] = zero_shot(features, text, scale, grid)[1][0].cpu().numpy()
+    whole, fused = zero_shot(features, text, settings, grid)
+    return maps | {"whole image": np.full((grid, grid), float(whole[0])), "fused": fused[0].cpu().numpy()}
+
+
+class WinCLIP(Method):
+    """WinCLIP without references, WinCLIP+ with them."""
+
+    key = "winclip"
+    Settings = Settings
+    presets = PRESETS
+    few_shot = True
+    scores_draws_together = True
+    encoder_version = ENCODER_VERSION
+    array_names = staticmethod(arrays)
+    encode = staticmethod(encode)
+    prompt_wording = staticmethod(wording)
+    encode_text = staticmethod(text)
+    remember = staticmethod(remember)
+    score = staticmethod(score)
+    partial_maps = staticmethod(parts)
+
+    def refuse_contradictions(self, settings: Settings) -> None:
+        """Raise InputError where no scale is left, and for own prompts that are missing, unused or unfit."""
+        if not settings.windows and not settings.full_image:
+            raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")
+        own = {"own_normal": settings.own_normal, "own_anomalous": settings.own_anomalous}
+        if [bool(texts) for texts in own.values()] != [settings.states == "own"] * 2:
+            raise InputError(
+                "WinCLIP settings: 'own_normal' and 'own_anomalous' go together with 'states: own'; give all."
+            )
+        for name, texts in own.items():
+            prompts.refuse_unfit(texts, f"WinCLIP settings: '{name}'")
+
+
+WINCLIP = WinCLIP()
+settings = WINCLIP.settings

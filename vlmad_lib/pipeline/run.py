@@ -29,7 +29,7 @@ from vlmad_lib.config import FULL, Import, Method, Profile, Strict, load_profile
 from vlmad_lib.data import datasets, external_results, image_files
 from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import METHODS, SETTINGS, Chosen, anomalyclip
+from vlmad_lib.methods import METHODS, SETTINGS, ChosenMethod, anomalyclip
 from vlmad_lib.pipeline import scoring, units, workload
 from vlmad_lib.pipeline.cache import NEEDS
 from vlmad_lib.pipeline.results import Results
@@ -49,7 +49,7 @@ TOGETHER = 64  # references of the units that are computed together: those of al
 class Variant:
     """One method with all parameters fixed."""
 
-    chosen: Chosen
+    chosen: ChosenMethod
     shots: int
     seed: int
 
@@ -71,8 +71,8 @@ def list_variants(profile: Profile) -> list[list[Variant]]:
             raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
     for spec in profile.methods:
         chosen = methods.choose(spec, profile)
-        counts = profile.shots if chosen.module.FEW_SHOT else [0]
-        counts = [shots for shots in counts if shots or chosen.module.ZERO_SHOT]
+        counts = profile.shots if chosen.method.few_shot else [0]
+        counts = [shots for shots in counts if shots or chosen.method.zero_shot]
         draws = [(shots, seed) for shots in counts for seed in (profile.seeds if 0 < shots < FULL else [0])]
         planned.append([Variant(chosen, shots, seed) for shots, seed in dict.fromkeys(draws)])
     return list(filter(None, planned))
@@ -83,7 +83,7 @@ def list_variants(profile: Profile) -> list[list[Variant]]:
 
 def build_run_index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
-    few_shot = any(METHODS[spec.method].FEW_SHOT for spec in profile.methods)
+    few_shot = any(METHODS[spec.method].few_shot for spec in profile.methods)
     table, notes = datasets.build_index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
     return table, notes + _name_strips(profile, table)
 
@@ -159,7 +159,7 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
 
 
-def _chosen(planned: list[list[Variant]]) -> list[Chosen]:
+def _chosen(planned: list[list[Variant]]) -> list[ChosenMethod]:
     return [one[0].chosen for one in planned if one]
 
 
@@ -179,7 +179,7 @@ def _files(path: Path) -> list[str]:
     return [str(path)] if path.is_file() else sorted(str(file) for file in path.rglob("*") if file.is_file())
 
 
-def _code(*chosen: Chosen) -> str:
+def _code(*chosen: ChosenMethod) -> str:
     """What computes the units of some methods, or, with none, those of outside results; features depend on less."""
     code = digests.digest_code(
         units, scoring, external_results, sys.modules[__name__], *(method.source for method in chosen)
@@ -385,8 +385,8 @@ def _warnings(profile: Profile, planned: list[list[Variant]], used: list[backbon
 
 def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     """Notes on methods that leave the profile's references unused, or have no zero-shot result beside the others'."""
-    alone = [chosen.name for chosen in _chosen(planned) if any(profile.shots) and not chosen.module.FEW_SHOT]
-    lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].ZERO_SHOT]
+    alone = [chosen.name for chosen in _chosen(planned) if any(profile.shots) and not chosen.method.few_shot]
+    lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].zero_shot]
     notes = [f"{name} uses no reference images: zero-shot only." for name in alone]
     return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
 
@@ -402,7 +402,7 @@ def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
     return [f"Pixel metrics were counted in bins; no exact value differs by more than: {largest}."]
 
 
-def _prompt_facts(chosen: Chosen) -> dict:
+def _prompt_facts(chosen: ChosenMethod) -> dict:
     """What a report says of learned prompts, ready for JSON."""
     prompts = chosen.prompts
     return {"method": chosen.name, "checkpoint": prompts.path.name, "sha256": prompts.digest,
@@ -449,13 +449,13 @@ def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, met
     spec = spec or next(one for one in known if one.method == method)
     chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
     backbone = _backbone(spec, profile)
-    store, names = chosen.store(cache, backbone), chosen.module.arrays(chosen.settings)
+    store, names = chosen.store(cache, backbone), chosen.method.array_names(chosen.settings)
     store.fill([row.image], names)
     values, _ = store.load([row.image], names)
-    text = chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))
+    text = chosen.text(cache, backbone, chosen.method.prompt_wording(chosen.settings, row))
     first = {name: array[:1] for name, array in values.items()}
     place = chosen.prompts.path if chosen.prompts else None
-    seen = chosen.grid(backbone), first, text, row.image, chosen.parts
+    seen = chosen.grid(backbone), first, text, row.image, chosen.partial_maps
     return View(backbone, spec.method, chosen.settings, *seen, place)
 
 
@@ -524,7 +524,7 @@ def _plan(
         code = _code(chosen)
         for category, rows in of.items():
             row = rows.iloc[0]
-            words = chosen.module.wording(chosen.settings, row)
+            words = chosen.method.prompt_wording(chosen.settings, row)
             for variant, columns in zip(method_variants, named, strict=True):
                 drawn = (
                     list(chosen.references(rows, category, variant.shots, variant.seed).image) if variant.shots else []
@@ -581,20 +581,20 @@ def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store
     """
     cache, names = profile.path(profile.cache), {}
     for chosen in _chosen(planned):
-        backbone, few = _backbone(chosen.spec, profile), shots if chosen.module.FEW_SHOT else 0
+        backbone, few = _backbone(chosen.spec, profile), shots if chosen.method.few_shot else 0
         for channels in ("", "rgb") if few else ("",):
             if chosen.store(cache, backbone, channels).folder == store.folder:
-                names |= dict.fromkeys(chosen.module.arrays(chosen.settings, few))
+                names |= dict.fromkeys(chosen.method.array_names(chosen.settings, few))
     return list(names)
 
 
 def _encode(
-    profile: Profile, chosen: Chosen, row: pd.Series, channels: str, names: list[str], paths: list[str],
+    profile: Profile, chosen: ChosenMethod, row: pd.Series, channels: str, names: list[str], paths: list[str],
     bar: tqdm | None = None,
 ) -> int:  # fmt: skip
     """Encode images for a method; returns how many."""
     cache, backbone = profile.path(profile.cache), _backbone(chosen.spec, profile)
-    chosen.text(cache, backbone, chosen.module.wording(chosen.settings, row))  # unfit prompts are refused first
+    chosen.text(cache, backbone, chosen.method.prompt_wording(chosen.settings, row))  # unfit prompts are refused first
     chosen.store(cache, backbone, channels).fill(paths, names, profile.batch, bar or False)
     return len(paths)
 
@@ -666,7 +666,7 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
         alike.setdefault((job.one.chosen.name, job.one.shots > 0), []).append(job)
     scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
     tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
-    used = [job.one.chosen.module.arrays(job.one.chosen.settings, job.one.shots) for job in jobs]
+    used = [job.one.chosen.method.array_names(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
     for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True):
         values = {name: array.to(backbone.device).float() for name, array in values.items()}  # once for all scorers
@@ -681,13 +681,13 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
 def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.AnyStore) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
     one = group[0].one
-    code, settings = one.chosen.module, one.chosen.settings
-    text = one.chosen.text(cache, backbone, code.wording(settings, group[0].row))
+    code, settings = one.chosen.method, one.chosen.settings
+    text = one.chosen.text(cache, backbone, code.prompt_wording(settings, group[0].row))
     if not one.shots:
         return Scorer(one.chosen, text, one.chosen.grid(backbone), device=backbone.device)
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
-    references = memory.load(list(drawn), code.arrays(settings, one.shots))
+    references = memory.load(list(drawn), code.array_names(settings, one.shots))
     return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws, backbone.device)
 
 

@@ -11,7 +11,7 @@ import torch
 from vlmad_lib.encoders import devices
 
 if TYPE_CHECKING:
-    from vlmad_lib.methods import Chosen
+    from vlmad_lib.methods import ChosenMethod
 
 
 class Scorer:
@@ -24,7 +24,7 @@ class Scorer:
     """
 
     def __init__(
-        self, chosen: Chosen, text: torch.Tensor | None, grid: int, references: tuple | None = None,
+        self, chosen: ChosenMethod, text: torch.Tensor | None, grid: int, references: tuple | None = None,
         draws: list[list[int]] | None = None, device: torch.device = devices.CPU,
     ):  # fmt: skip
         """``device``: where scores are computed; what is passed in may be anywhere."""
@@ -43,8 +43,11 @@ class Scorer:
             fixed = tile, self.text, self.chosen.settings, self.grid
             with devices.multiply_in("fp32", self.device):
                 parts = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
-            found.append([torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True)])
-        self.found[image] = [np.stack(side) for side in zip(*found, strict=True)]
+            scores, maps = zip(*parts, strict=True)
+            maps = None if maps[0] is None else torch.cat(maps).cpu().numpy()
+            found.append((torch.cat(scores).cpu().numpy(), maps))
+        scores, maps = zip(*found, strict=True)
+        self.found[image] = np.stack(scores), None if maps[0] is None else np.stack(maps)
 
     def _memories(self, place: int) -> list[tuple]:
         """What ``score`` meets of the references at a tile: for all draws at once, or draw by draw."""
@@ -53,7 +56,7 @@ class Scorer:
         if place not in self.memories:
             arrays, tiles = self.references
             draws = [_of_tile(tiles, draw, place) for draw in self.draws]
-            if getattr(self.chosen.module, "DRAWS", False):
+            if self.chosen.method.scores_draws_together:
                 rows = np.unique(np.concatenate(draws))
                 draws = [torch.from_numpy(np.searchsorted(rows, draw)) for draw in draws]
                 self.memories[place] = [(self._remembered(arrays, rows), draws)]
@@ -63,14 +66,18 @@ class Scorer:
 
     def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
         some = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
-        return self.chosen.module.remember(some, self.chosen.settings, self.grid)
+        return self.chosen.method.remember(some, self.chosen.settings, self.grid)
 
-    def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has."""
-        results = [[side[:, draw] for side in self.found[image]] for image in images]
-        scores = np.array([values.mean(0, dtype=np.float64) for values, _ in results])
-        scores = self.chosen.module.over_category(scores) if scores.ndim > 1 else scores
-        return scores, np.concatenate([maps for _, maps in results]), np.array([len(values) for values, _ in results])
+    def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has.
+
+        Maps are None where the method has none.
+        """
+        found = [self.found[image] for image in images]
+        scores = np.array([values[:, draw].mean(0, dtype=np.float64) for values, _ in found])
+        scores = self.chosen.method.score_category(scores) if scores.ndim > 1 else scores
+        maps = None if found[0][1] is None else np.concatenate([maps[:, draw] for _, maps in found])
+        return scores, maps, np.array([len(values) for values, _ in found])
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:

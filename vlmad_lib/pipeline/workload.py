@@ -25,7 +25,6 @@ from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
 from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
-from vlmad_lib.methods import Chosen
 
 # The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
 REACHED = {"cpu": 0.8}
@@ -48,15 +47,15 @@ def count_operations(encode: Callable, backbone: str, size: int, names: Sequence
     return counter.get_total_flops() / 1e9, sum(arrays[name].numel() for name in names)
 
 
-def count_gflop(chosen: Chosen, name: str, shots: int = 0) -> float:
+def count_gflop(chosen: ChosenMethod, name: str, shots: int = 0) -> float:
     """Billions of floating point operations to encode one image, as our code does it; counted, not run."""
     return _count_method(chosen, name, shots)[0]
 
 
-def _count_method(chosen: Chosen, name: str, shots: int) -> tuple[float, int]:
-    code, settings = chosen.module, chosen.settings
-    size = code.side(settings, backbones.build_skeleton(name))
-    return count_operations(code.encode, name, size, code.arrays(settings, shots))
+def _count_method(chosen: ChosenMethod, name: str, shots: int) -> tuple[float, int]:
+    code, settings = chosen.method, chosen.settings
+    size = code.image_side(settings, backbones.build_skeleton(name))
+    return count_operations(code.encode, name, size, code.array_names(settings, shots))
 
 
 # ---------------------------------------------------------------- the rate of matrix products
@@ -205,8 +204,8 @@ def estimate_benchmarks(
     of few-shot runs. Reading pictures and scores are not in it.
     """
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv")
-    chosen = [Chosen(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
-    costs = [(method, *_count_method(method, method.spec.backbone, int(method.module.FEW_SHOT))) for method in chosen]
+    chosen = [ChosenMethod(Method(method=kind), methods.METHODS[kind].settings()) for kind in kinds]
+    costs = [(method, *_count_method(method, method.spec.backbone, int(method.method.few_shot))) for method in chosen]
     rows = []
     for name, shape in BENCHMARKS.items():
         counted = counts[counts.dataset == name]

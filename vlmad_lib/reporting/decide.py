@@ -72,9 +72,9 @@ def decide(
 
     Pictures that cannot be read are listed with the reason; where the normal pictures are too few for alpha, all are
     ``undecided`` but have their scores. InputError where there is no picture, or no normal one. Each picture is scored
-    by itself (``methods.alone``), whatever else is in the folder.
+    by itself (``methods.without_category_context``), whatever else is in the folder.
     """
-    spec = methods.alone(_method(profile, method))
+    spec = methods.without_category_context(_method(profile, method))
     thresholds.rank(1, alpha)  # a wrong one is refused before anything is read
     image_files.require_folder(folder, "correct its path")
     _refuse_misnamed(folder)
@@ -232,8 +232,8 @@ def _fault(image: Path) -> str:
 def _shots(normal: int, profile: Profile, spec: Method, alpha: float) -> int:
     """The most references of the profile's ``shots`` that leave enough normal pictures, or parts, for a threshold."""
     module = METHODS[spec.method]
-    counts = sorted(shots for shots in profile.shots if shots < FULL and (shots if module.FEW_SHOT else not shots))
-    counts = [0, *counts] if module.ZERO_SHOT else counts
+    counts = sorted(shots for shots in profile.shots if shots < FULL and (shots if module.few_shot else not shots))
+    counts = [0, *counts] if module.zero_shot else counts
     able = [shots for shots in counts if thresholds.rank(normal - shots, alpha) <= normal - shots]
     if not counts or (not able and counts[0] >= normal):
         raise InputError(f"{spec.name} needs references: give more than {normal} normal pictures, or 1 in 'shots'.")

@@ -8,6 +8,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from vlmad_lib import ROOT, commands
+from vlmad_lib.files import replace_file
 
 NOTEBOOKS = ROOT / "notebooks"
 ANSWER = "# your answer\n"

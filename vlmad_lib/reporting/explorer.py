@@ -204,12 +204,12 @@ def _shown(wanted: bool) -> str | None:
 def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[float, np.ndarray]:
     """Score and map of a row of the scores table by another method, with the row's references, from kept features.
 
-    The map is (H, W) float32 at the evaluation frame; the score that of the image alone (``methods.alone``). InputError
-    for settings the method cannot have.
+    The map is (H, W) float32 at the evaluation frame; the score that of the image alone
+    (``methods.without_category_context``). InputError for settings the method cannot have.
     """
-    profile, shots, spec = results.profile, int(row.shots), methods.alone(spec)
+    profile, shots, spec = results.profile, int(row.shots), methods.without_category_context(spec)
     method, view = methods.choose(spec, profile), run.view_image(profile, row, spec)
-    settings, names = method.settings, method.module.arrays(method.settings, shots)
+    settings, names = method.settings, method.method.array_names(method.settings, shots)
     reference_rows = method.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))
     references = memory.load(list(reference_rows.image), names) if shots else None

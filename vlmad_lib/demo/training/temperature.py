@@ -20,7 +20,7 @@ from vlmad_lib import methods
 from vlmad_lib.config import Method
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.demo.training.card import HELD_OUT, card, sample, scale_file, words_to_references
-from vlmad_lib.encoders import backbones, prompts
+from vlmad_lib.encoders import backbones, devices, prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.evaluation import metrics, pixel_ranking
 from vlmad_lib.files import replace_file
@@ -37,7 +37,7 @@ LEARNED = ("anomalyclip", "coop", "aprilgan")
 def encode(net: Backbone, category: str, code, chosen) -> tuple[dict[str, Tensor], np.ndarray]:
     """A method's arrays of a category's fresh scenes, ``POOL`` normal ones first, and all masks."""
     images, masks = sample(category, SEED, POOL + GOOD, BAD)
-    names = code.arrays(chosen, max(SHOTS))
+    names = code.array_names(chosen, max(SHOTS))
     parts = [code.encode(net, net.normalise(images[i : i + 1]), names) for i in range(len(images))]
     return {name: torch.cat([part[name] for part in parts]) for name in names}, masks
 
@@ -57,7 +57,7 @@ def balance(kept: dict[str, tuple[dict[str, Tensor], np.ndarray]], text: dict[st
         draws = [stream.permutation(POOL)[:shots] for shots in SHOTS for _ in range(DRAWS)]
         places = [torch.from_numpy(draw) for draw in draws]
         plain = winclip.settings()
-        far = torch.stack([winclip.association(one, memory, plain, grid, places) for one in _each(tested)])
+        far = torch.stack([winclip.associate(one, memory, plain, grid, places) for one in _each(tested)])
         normal = torch.from_numpy(~labels)
         references = float(far[normal][:, [len(draw) == max(SHOTS) for draw in draws]].std((0, 2, 3)).mean())
         for factor in FACTORS:
@@ -92,18 +92,18 @@ def effect(net: Backbone, factor: int) -> pd.DataFrame:
     for spec in specs:
         code = methods.METHODS[spec.method]
         plain = code.settings(spec.preset, spec.settings)
-        file = code.CHECKPOINT.demo if spec.checkpoint else None
-        more = {"learned": code.learned(file, "")} if hasattr(code, "learned") else {}
+        file = code.checkpoint_kind.demo if spec.checkpoint else None
+        more = code.load_learned(file, "", devices.CPU) if spec.checkpoint else {}
         for category in HELD_OUT:
             arrays, masks = encode(net, category, code, plain)
             memory, tested = _split(arrays)
             masks = masks[POOL:]
             labels, regions = masks.any((1, 2)), [pixel_ranking.find_regions(mask) for mask in masks]
             row = pd.Series({"category": category, "class_name": CATEGORIES[category].class_name})
-            text = code.text(net, code.wording(plain, row), file)
+            text = code.encode_text(net, code.prompt_wording(plain, row), file)
             for times in dict.fromkeys((1, factor)):
                 chosen = plain.model_copy(update={"temperature": plain.temperature * times})
-                for shots in (0, max(SHOTS)) if code.FEW_SHOT else (0,):
+                for shots in (0, max(SHOTS)) if code.few_shot else (0,):
                     few = {name: value[:shots] for name, value in memory.items()} if shots else None
                     found = [code.score(one, text, chosen, net.grid, few, **more) for one in _each(tested)]
                     whole, maps = (torch.cat(side) for side in zip(*found, strict=True))

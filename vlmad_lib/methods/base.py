@@ -1,0 +1,147 @@
+"""What a method is: the one class that every method derives from, and the settings they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vlmad_lib import InputError, config
+from vlmad_lib.config import Strict, check_record
+from vlmad_lib.encoders.backbones import Backbone, Facts
+from vlmad_lib.methods.checkpoints import Kind
+
+ImageSize = Annotated[int, Field(ge=16, le=4096)]  # pixels along the side of an input
+Temperature = Annotated[float, Field(gt=0)]
+Sigma = Annotated[float, Field(ge=0, le=518)]  # of the Gaussian over maps, in pixels of a frame of 518
+Names = Literal["cleaned", "folder", "object"]  # what prompts call the product
+
+
+class MethodSettings(Strict):
+    """The settings of a method; every one has ``sigma``, ``fit`` and ``channels`` besides its own."""
+
+    learned: ClassVar[bool] = False  # whether the method reads a checkpoint; a property where that depends on settings
+
+
+class Settings(MethodSettings):
+    """The three settings that every method has."""
+
+    sigma: Sigma = 0.0
+    fit: Literal["tiles", "squash"] = "tiles"
+    channels: Literal["rgb"] = "rgb"
+
+
+class Method(ABC):
+    """A method of anomaly detection: what it needs of images, prompts and references, and how it scores.
+
+    A subclass states its facts as class attributes and implements ``array_names``, ``encode`` and ``score``; a method
+    that reads prompts, references or a checkpoint overrides those members too. An instance has no state: everything
+    that varies is in ``settings``.
+    """
+
+    key: ClassVar[str]  # its name in profiles
+    Settings: ClassVar[type[MethodSettings]] = Settings
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"paper": {}}  # named changes of the default settings
+    zero_shot: ClassVar[bool] = True  # whether it runs without reference images
+    few_shot: ClassVar[bool] = False  # whether it uses reference images
+    plain_gelu: ClassVar[bool] = False  # whether its official code computes plain GELU on weights of QuickGELU
+    scores_draws_together: ClassVar[bool] = False  # whether ``score`` takes ``draws``, several draws at once
+    checkpoint_kind: ClassVar[Kind | None] = None  # the files of what it learns
+    encoder_version: ClassVar[int] = 1
+    """Raised with every change of what ``encode`` or ``encode_text`` returns, so that kept features are not reused."""
+
+    @property
+    def title(self) -> str:
+        """Its usual name in tables and messages."""
+        return config.USUAL.get(self.key, {"name": self.key})["name"]
+
+    def settings(self, preset: str = "paper", overrides: dict[str, Any] | None = None) -> MethodSettings:
+        """A preset with single fields changed; InputError names an unknown preset, field or value."""
+        if preset not in self.presets:
+            raise InputError(f"{self.title} has no preset {preset!r}; use {', '.join(self.presets)}.")
+        values = self.presets[preset] | (overrides or {})
+        checked = check_record(self.Settings, values, f"{self.title} settings")
+        self.refuse_contradictions(checked)
+        return checked
+
+    def refuse_contradictions(self, settings: Any) -> None:
+        """Raise InputError for settings that do not go together; by default all do."""
+        return
+
+    def draws_with_replacement(self, settings: Any) -> bool:
+        """Whether references are drawn with replacement."""
+        return False
+
+    def without_category_context(self, settings: Any) -> dict[str, Any]:
+        """Changes of the settings by which the score of an image depends on no other image of its category."""
+        return {}
+
+    # ---------------------------------------------------------------- images
+
+    def image_side(self, settings: Any, backbone: Backbone | Facts) -> int:
+        """The side of the square input in pixels, by default the backbone's own."""
+        return backbone.image_size
+
+    @abstractmethod
+    def array_names(self, settings: Any, shots: int = 0) -> list[str]:
+        """Names of the arrays of ``encode`` that a score needs, with ``shots`` references or without them."""
+
+    @abstractmethod
+    def encode(self, backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """The named arrays, a row an image and fp32, of normalised images (N, 3, side, side)."""
+
+    def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, Any]]:
+        """The methods whose kept arrays it reads, with their settings, by what the arrays' names begin with here."""
+        return {"": (self, settings)}
+
+    # ---------------------------------------------------------------- prompts
+
+    def prompt_wording(self, settings: Any, row: pd.Series) -> list:
+        """What decides the text features of an index row besides backbone and checkpoint; empty: it reads none."""
+        return []
+
+    def encode_text(self, backbone: Backbone, wording: list, checkpoint: Path | None = None) -> Tensor:
+        """(2, D) text features of a wording, normal first."""
+        raise NotImplementedError(f"{self.title} reads no prompts")
+
+    # ---------------------------------------------------------------- what is learned
+
+    def read_checkpoint(self, backbone: Backbone, path: Path) -> tuple[nn.Module, str]:
+        """What was learned and the data set it was trained on; InputError where it does not fit the backbone."""
+        raise NotImplementedError(f"{self.title} learns nothing")
+
+    def load_learned(self, path: Path, digest: str, device: torch.device) -> dict[str, Any]:
+        """What ``score`` and ``partial_maps`` read of a checkpoint besides text, as their keyword arguments."""
+        return {}
+
+    # ---------------------------------------------------------------- scores
+
+    def remember(self, references: dict[str, Tensor], settings: Any, grid: int) -> Any:
+        """What ``score`` compares with: made of the arrays of the references once for all images."""
+        return references
+
+    @abstractmethod
+    def score(
+        self, features: dict[str, Tensor], text: Tensor | None, settings: Any, grid: int, references: Any = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Image scores (N,), higher for anomalous, and maps (N, grid, grid), or None where the method has none.
+
+        ``references`` are what ``remember`` returned. Scores (N, k) are completed by ``score_category``.
+        """
+
+    def score_category(self, values: np.ndarray) -> np.ndarray:
+        """Scores (N,) of all images of a category, from what ``score`` left of each as (N, k)."""
+        raise NotImplementedError(f"{self.title} scores every image by itself")
+
+    def partial_maps(
+        self, features: dict[str, Tensor], text: Tensor, settings: Any, grid: int
+    ) -> dict[str, np.ndarray]:
+        """The zero-shot maps that the first image's map is made of, and it, (grid, grid) each, by name."""
+        return {}
