@@ -272,18 +272,19 @@ def compare_steps(metrics: pd.DataFrame, keys: Sequence[str] = ("method",), over
     """Gain from each number of references to the next, by ``keys``, paired over reference draws or over categories.
 
     Over draws (seeds), macro means over categories unless ``category`` is a key; zero-shot and full-shot draw nothing
-    and are the same for every draw. Over categories, each the mean of its draws. Columns: the keys, fewer, more and
-    ``COLUMNS``; image and pixel AUROC.
+    and are the same for every draw. Over categories, each the mean of its draws. Columns: the keys, step (such as
+    "0 to 1"), fewer, more and ``COLUMNS``; image and pixel AUROC.
     """
     unit, columns = {"draws": "seed", "categories": "category"}[over], ["image_auroc", "pixel_auroc"]
     cells, frames = metrics.groupby([*keys, "shots", unit], sort=False)[columns].mean(), []
     for key, values in cells.groupby(list(keys), sort=False):
         values = values.droplevel(list(keys))
         for fewer, more in pairwise(sorted(values.index.unique("shots"))):
-            facts = dict(zip(keys, key, strict=True)) | {"fewer": fewer, "more": more}
+            step = f"{tables.format_shots(fewer)} to {tables.format_shots(more)}"
+            facts = dict(zip(keys, key, strict=True)) | {"step": step, "fewer": fewer, "more": more}
             frames.append(pair_differences(values.loc[more], values.loc[fewer], over, **facts))
     if not frames:
-        return pd.DataFrame(columns=[*keys, "fewer", "more", *COLUMNS])
+        return pd.DataFrame(columns=[*keys, "step", "fewer", "more", *COLUMNS])
     return pd.concat(frames, ignore_index=True)
 
 

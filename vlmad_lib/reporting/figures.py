@@ -395,7 +395,7 @@ GROUPS = dict(zip(config.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
 def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
     """Macro mean AUROC against the window size, a line a group with 95 % intervals over its categories (n).
 
-    ``table`` as made by ``sweeps.window_table``; ``own`` has the image and pixel AUROC of the method's own fusion.
+    ``table`` as made by ``variants.tabulate_window_sizes``; ``own`` has the AUROCs of the method's own fusion.
     """
     known = table.dropna(subset="auroc")
     panels = {name: part for name, part in known.groupby("measure", sort=False) if name != "image, class token"}
@@ -428,7 +428,7 @@ def _line(axes: plt.Axes, rows: pd.DataFrame, name: str, shift: float) -> None:
 def best_sizes(table: pd.DataFrame) -> Figure:
     """Category by window size: mean pixel AUROC inside an image, the best framed, those not told from it dotted.
 
-    ``table`` as made by ``sweeps.best_sizes``.
+    ``table`` as made by ``variants.find_best_sizes``.
     """
     columns = [name for name in table if name.startswith("k = ")]
     values = table[columns].to_numpy(float)
