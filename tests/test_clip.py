@@ -9,7 +9,7 @@ from conftest import TINY, make_mvtec, paint, small_profile
 
 from vlmad_lib import InputError, config
 from vlmad_lib.__main__ import main
-from vlmad_lib.analysis import relatives, wordings
+from vlmad_lib.analysis import prompt_variants, variants
 from vlmad_lib.config import Method
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import feature_store
@@ -166,29 +166,35 @@ def test_they_appear_wherever_methods_do(mvtec, tmp_path, tiny_backbone):
 
 def test_prompts_are_varied_where_a_method_has_any(mvtec, tmp_path, tiny_backbone):
     plain = Method(**TINY, method="clip")
-    names = [spec.name for spec in wordings.variants(plain, "a {}", "a bad {}")]
+    names = [spec.name for spec in prompt_variants.list_prompt_variants(plain, "a {}", "a bad {}")]
     assert names[0] == "CLIP" and "CLIP, full ensemble" in names and "CLIP, temperature 0.2" in names
     assert not [name for name in names if "own pair" in name]  # it has no such setting
-    assert wordings.variants(Method(**TINY, method="coop", checkpoint="x.pth"))[1:] == [
-        one for one in wordings.variants(Method(**TINY, method="coop", checkpoint="x.pth")) if "," in one.name
+    assert prompt_variants.list_prompt_variants(Method(**TINY, method="coop", checkpoint="x.pth"))[1:] == [
+        one
+        for one in prompt_variants.list_prompt_variants(Method(**TINY, method="coop", checkpoint="x.pth"))
+        if "," in one.name
     ]
 
 
 def test_relatives_stand_on_the_backbone_of_an_anomalyclip():
     demo = config.load_profile("demo")
     spec = next(one for one in demo.methods if one.method == "anomalyclip")
-    found = relatives.relatives(spec, demo)
+    found = variants.list_relatives(spec, demo)
     assert [one.name for one in found] == ["CLIP", "CLIP-AC", "CoOp", "APRIL-GAN"]
     assert {(one.backbone, one.settings["image_size"]) for one in found} == {("demo", 240)}
-    assert relatives.lacking(found) == ""
+    assert variants.name_missing_relatives(found) == ""
     other = spec.model_copy(update={"checkpoint": "mine.pth", "settings": {}})
-    found = relatives.relatives(other, demo)
+    found = variants.list_relatives(other, demo)
     assert [one.name for one in found] == ["CLIP", "CLIP-AC"]
-    assert relatives.lacking(found).startswith("CoOp and APRIL-GAN: left out")
+    assert variants.name_missing_relatives(found).startswith("CoOp and APRIL-GAN: left out")
     own = Method(method="coop", backbone="demo", weights="demo", checkpoint="c.pth", name="Ours")
-    found = relatives.relatives(other, demo.model_copy(update={"methods": [own]}))
-    assert [one.name for one in found] == ["CLIP", "CLIP-AC", "Ours"] and "APRIL-GAN: left" in relatives.lacking(found)
-    found = relatives.relatives(spec, demo.model_copy(update={"methods": [own]}))
+    found = variants.list_relatives(other, demo.model_copy(update={"methods": [own]}))
+    assert [one.name for one in found] == [
+        "CLIP",
+        "CLIP-AC",
+        "Ours",
+    ] and "APRIL-GAN: left" in variants.name_missing_relatives(found)
+    found = variants.list_relatives(spec, demo.model_copy(update={"methods": [own]}))
     assert {one.settings["image_size"] for one in found} == {240}  # the profile's own ones too
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY, make_mvtec, paint, small_profile
 
 from vlmad_lib import InputError
-from vlmad_lib.analysis import thresholds, wordings
+from vlmad_lib.analysis import prompt_variants, thresholds
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import explorer
 
@@ -80,8 +80,8 @@ def test_words_and_windows_change_the_map_on_one_scale(results):
 
 def test_own_words_are_the_ones_of_the_sweep(results):
     spec = results.profile.methods[0]
-    swept = wordings.variants(spec, "a {}", "a bad {}")[-1]
-    assert wordings.own(spec, "a {}", "a bad {}").settings == swept.settings
+    swept = prompt_variants.list_prompt_variants(spec, "a {}", "a bad {}")[-1]
+    assert prompt_variants.set_own_prompts(spec, "a {}", "a bad {}").settings == swept.settings
 
 
 def test_threshold_counts_what_the_table_has(results):

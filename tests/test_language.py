@@ -8,12 +8,13 @@ import pytest
 from conftest import TINY, small_profile
 
 from vlmad_lib import InputError, tables
-from vlmad_lib.analysis import comparison, draws, language
+from vlmad_lib.analysis import comparison, variants
 from vlmad_lib.config import FULL, Method, check_record
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import memory_bank
 
-MEASURES = language.MEASURES
+MEASURES = tables.MAIN
+KEYS = ["shots", "against", "group", "over"]
 
 
 def table(values: dict[tuple[str, int], list[list[float]]]) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def row(found: pd.DataFrame, shots: int, over: str, group: str = "all") -> pd.Se
 
 
 def test_differences_are_paired_over_categories_and_over_draws():
-    found = language.differences(METRICS, "words")
+    found = comparison.compare_with_others(METRICS, "words")
     by_category = row(found, 1, "categories")
     apart = np.array([0.25, 0.15, 0.15, 0.1])
     assert by_category[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart))
@@ -65,67 +66,43 @@ def test_differences_are_paired_over_categories_and_over_draws():
 
 
 def test_words_alone_are_set_against_every_number_of_references():
-    found = language.differences(METRICS, "words", alone=True)
+    found = comparison.compare_with_others(METRICS, "words", own_shots=0)
     assert row(found, 1, "categories").difference == pytest.approx(0.65 - 0.6625)
     assert row(found, FULL, "categories").difference == pytest.approx(0.65 - 0.9)
     # zero-shot draws nothing, so each draw of references meets the same value
     assert row(found, 1, "draws").n == 2
 
 
-def test_sentences_say_what_is_decided_and_what_is_not():
-    found, alone = (language.differences(METRICS, "words", alone=one) for one in (False, True))
-    told = language.findings(found, alone, "words", "none").splitlines()
-    assert "for other products, over n = 4 categories, image AUROC +0.163 (+0.062 to +0.263), words help" in told[0]
-    assert (
-        "with other references of these products, over n = 2 draws" in told[0]
-        and "full-shot" in told[1]
-        and "not decided" in told[1]
-    )
-    worse = METRICS.assign(method=METRICS.method.map({"words": "none", "none": "words"}))
-    worse = worse[worse.shots == 1]
-    alone = language.differences(METRICS, "words", alone=True)
-    assert "words cost" in language.findings(language.differences(worse, "words"), alone, "words", "none")
-    assert told[-2].startswith("- Words alone less all references alone (none): for other products, over n = 4")
-    assert "references ahead" in told[-2] and "For a new product the intervals over categories decide" in told[-1]
-
-
-def test_comparisons_with_other_methods_are_counted():
-    found = language.differences(METRICS[METRICS.shots == 1], "words")
-    told = language.findings(found, found.iloc[:0], "words", "another")
-    assert "higher in 3 (none, image AUROC +0.163" in told and "lower in 0" in told
-    assert "not decided in 0 of n = 3 comparisons over 4 categories" in told
-
-
 def test_without_values_nothing_is_claimed():
     empty = METRICS.assign(**dict.fromkeys(MEASURES, float("nan")))
-    found = language.differences(empty, "words")
-    assert language.findings(found, found, "words", "none") == tables.NO_AUROC
-    assert set(language.difference_table(found)["image_auroc"]) == {"none"}
-    assert language.difference_table(found.iloc[:0]).empty
+    differences = comparison.compare_with_others(empty, "words")
+    wide = comparison.pivot_differences(differences, KEYS)
+    assert set(wide["image_auroc"]) == {"none"} and comparison.pivot_differences(differences.iloc[:0], KEYS).empty
 
 
 def test_the_table_has_a_row_a_comparison():
-    found = language.differences(METRICS, "words")
-    shown = language.difference_table(found)
+    found = comparison.compare_with_others(METRICS, "words")
+    shown = comparison.pivot_differences(found, KEYS)
     assert len(shown) == len(found) / 3
     assert shown.image_auroc[0].endswith(comparison.verdict(found.low[0], found.high[0]))
 
 
 def test_the_plan_runs_all_methods_on_the_same_draws(mvtec, tmp_path):
     profile = small_profile(mvtec, tmp_path, shots=[0, 1, 2, 3, "full"], seeds=[4, 5, 6])
-    assert language.counts(profile, full=False) == [1, 3] and language.counts(profile, full=True) == [1, 3, "full"]
-    assert language.counts(small_profile(mvtec, tmp_path, shots=[0]), full=True) == []
+    assert variants.choose_reference_counts(profile, full=False) == [1, 3]
+    assert variants.choose_reference_counts(profile, full=True) == [1, 3, "full"]
+    assert variants.choose_reference_counts(small_profile(mvtec, tmp_path, shots=[0]), full=True) == []
     spec = check_record(Method, TINY, "test")
-    plan = language.plan(profile, spec, [1, "full"], 2, ["plate"])
+    plan = variants.plan_without_words(profile, spec, [1, "full"], 2, ["plate"])
     assert plan.shots == [0, 1, FULL] and plan.seeds == [4, 5] and plan.categories == ["plate"]
     assert [one.method for one in plan.methods] == ["winclip", "association", "patchcore", "padim", "spade"]
     assert {one.settings["sigma"] for one in plan.methods} == {memory_bank.SIGMA}  # smoothed with smoothed
     with pytest.raises(InputError, match="shots of notebook 18: key 'shots.1' has the value 'few'"):
-        language.plan(profile, spec, ["few"], 0, [])
+        variants.plan_without_words(profile, spec, ["few"], 0, [])
 
 
 def test_steps_to_all_references_are_paired_with_every_draw():
-    found = draws.steps(METRICS[METRICS.method == "words"])
+    found = comparison.compare_steps(METRICS[METRICS.method == "words"])
     last = found[(found.more == FULL) & (found.measure == "image_auroc")].iloc[0]
-    assert last.n == 2 and last.gain == pytest.approx(0.9 - 0.825)
-    assert "1 to all" in set(draws.step_table(found).step)
+    assert last.n == 2 and last.difference == pytest.approx(0.9 - 0.825)
+    assert "1 to all" in set(found.step)

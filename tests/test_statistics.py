@@ -316,8 +316,9 @@ def test_differences_are_paired_over_categories():
     expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)  # both comparisons with the base together
     assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
     told = comparison.describe_comparison(comparison.compare_with_base(table, "base"), "base").splitlines()
-    assert told[1].endswith("lower.") and told[2].endswith("not decided.") and "for all 2 together" in told[1]
-    assert "n = 3" in told[1] and "0.800 (n = 3 categories)" in told[0]
+    assert "**Lower**: worse -0.097" in told[1] and told[1].endswith("for all 2 together.")
+    assert told[2].startswith("- **Not decided**: 1 of n = 2")
+    assert "0.800 (n = 3 categories)" in told[0]
 
 
 # ---------------------------------------------------------------- subsets, differences, ranks

@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from sklearn.metrics import roc_auc_score
 
 from vlmad_lib import InputError, tables
-from vlmad_lib.analysis import comparison, draws, sweeps, wordings
+from vlmad_lib.analysis import comparison, prompt_variants, published, variants
 from vlmad_lib.config import Method
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import winclip
@@ -44,35 +44,29 @@ def test_differences_stay_within_what_an_auroc_can_be():
 
 
 def test_the_study_is_quoted_as_printed():
-    assert sweeps.claim("text 5.2.2", "carpet@size3") == "0.89"
-    assert sweeps.claim("Table 1", "hazelnut", "image_auroc") == "0.904"  # WinCLIP's, not AnomalyCLIP's
+    assert published.quote_study("text 5.2.2", "carpet@size3") == "0.89"
+    assert published.quote_study("Table 1", "hazelnut", "image_auroc") == "0.904"  # WinCLIP's, not AnomalyCLIP's
 
 
 # ------------------------------------------------------------ window sizes
 
 
 def test_sizes_beyond_the_grid_are_said():
-    assert sweeps.fitting([3, 1, 3, 6, 0], 5) == ([3, 1], "Left out: sizes 6, 0 do not fit the 5 x 5 tokens.")
-    assert sweeps.fitting([1, 5], 5) == ([1, 5], "")
+    assert variants.keep_fitting_sizes([3, 1, 3, 6, 0], 5) == (
+        [3, 1],
+        "Left out: sizes 6, 0 do not fit the 5 x 5 tokens.",
+    )
+    assert variants.keep_fitting_sizes([1, 5], 5) == ([1, 5], "")
     with pytest.raises(InputError, match="choose 1 to 5"):
-        sweeps.fitting([7], 5)
-
-
-def test_costs_by_hand():
-    found = sweeps.window_costs(15, [2, 3, 7], [2, 3]).set_index("tokens per side")
-    assert found["windows per image"].tolist() == [196, 169, 81]
-    assert found["tokens per image"].tolist() == [196 * 5, 169 * 10, 81 * 50]
-    assert found["of a usual image"][7] == pytest.approx(4050 / (226 + 980 + 1690))
-    told = sweeps.cost_findings(found.reset_index(), [2, 3], 40)
-    assert "The 1 size that the run lacks would encode 1.4 times its tokens, for 40 images" in told
+        variants.keep_fitting_sizes([7], 5)
 
 
 def test_window_variants_change_the_size_alone():
-    base, alone, whole = sweeps.window_variants(SPEC, [4])
-    assert base is SPEC and sweeps.of_sizes(SPEC, [1, 4]).settings == {"windows": [1, 4]}
+    base, alone, whole = variants.list_window_variants(SPEC, [4])
+    assert base is SPEC and variants.set_window_sizes(SPEC, [1, 4]).settings == {"windows": [1, 4]}
     assert alone.settings == {"windows": [4], "full_image": False, "image_score": "map_max"}
     assert whole.settings == {"windows": [4], "full_image": True, "image_score": "class_token"}
-    assert sweeps.window_variants(SPEC, [4], shots=1)[1].settings == alone.settings | {"patch_tokens": "none"}
+    assert variants.list_window_variants(SPEC, [4], shots=1)[1].settings == alone.settings | {"patch_tokens": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +74,12 @@ def swept(tmp_path_factory):
     """Two sizes on a tiny backbone, one image of 4 x 4 masks at a time."""
     folder = tmp_path_factory.mktemp("swept")
     profile = small_profile(make_mvtec(folder / "data"), folder / "cache", shots=[0])
-    return run.run(profile.model_copy(update={"methods": sweeps.window_variants(SPEC, [2, 3])}))
+    return run.run(profile.model_copy(update={"methods": variants.list_window_variants(SPEC, [2, 3])}))
 
 
 def test_only_the_maximum_of_the_map_depends_on_the_size(swept):
-    table = sweeps.window_table(swept, "WinCLIP")
-    assert len(table) == len(sweeps.MEASURES) * 2 * 2 and set(table.k) == {2, 3}
+    table = variants.tabulate_window_sizes(swept, "WinCLIP")
+    assert len(table) == len(variants.MEASURES) * 2 * 2 and set(table.k) == {2, 3}
     token = table[table.measure == "image, class token"].groupby("category").auroc
     assert (token.nunique() == 1).all()
     row = table[(table.measure == "image, maximum of the map") & (table.k == 3) & (table.category == "cloth")].iloc[0]
@@ -95,27 +89,27 @@ def test_only_the_maximum_of_the_map_depends_on_the_size(swept):
 
 
 def test_pixels_inside_an_image(swept):
-    images = sweeps.by_image(swept, "WinCLIP")
+    images = variants.average_inside_images(swept, "WinCLIP")
     assert len(images) == 2 * 4 * 2  # categories, anomalous images, sizes
     row = images.iloc[3]
     one = swept.scores[(swept.scores.image == row.image) & (swept.scores.method == f"{row.k} x {row.k}, windows alone")]
     mask = np.zeros((60, 60), bool)
     mask[20:40, 10:40] = True  # what conftest.paint draws
     assert row.auroc == pytest.approx(roc_auc_score(mask.ravel(), swept.framed(one)[0].ravel()))
-    assert sweeps.best_sizes(images).images.tolist() == [4, 4]
+    assert variants.find_best_sizes(images).images.tolist() == [4, 4]
 
 
 def test_the_best_column_and_what_cannot_be_told_from_it():
     noise = np.array([0.01, -0.01, 0.02, -0.02, 0.01, -0.01])
     values = pd.DataFrame({1: 0.5 + noise, 2: 0.901 + noise / 2, 3: 0.9 - noise})
-    assert sweeps.best(values) == (2, [2, 3])
-    assert sweeps.best(values.assign(**{"3": values[3] + 0.5}).drop(columns=3)) == ("3", ["3"])
-    assert sweeps.best(values[:1])[1] == [1, 2, 3]  # one image tells nothing apart
+    assert variants.find_best_column(values) == (2, [2, 3])
+    assert variants.find_best_column(values.assign(**{"3": values[3] + 0.5}).drop(columns=3)) == ("3", ["3"])
+    assert variants.find_best_column(values[:1])[1] == [1, 2, 3]  # one image tells nothing apart
     # 3 pairs: a difference at 5 % is not enough, one at 5 % / 3 is
     apart = np.array([0.05, 0.03, 0.0, 0.06, 0.0, 0.05])
     assert 0.05 / 3 < ttest_1samp(apart, 0).pvalue < 0.05
     close = pd.DataFrame({1: 0.9 - apart, 2: [0.9] * 6, 3: [0.1 + 0.1 * (i % 2) for i in range(6)]})
-    assert sweeps.best(close) == (2, [1, 2])
+    assert variants.find_best_column(close) == (2, [1, 2])
 
 
 def windows(values: dict[str, tuple[str, list[float]]], measure: str = "pixel, with the whole image") -> pd.DataFrame:
@@ -133,80 +127,24 @@ def compared(base: list[float], **others: list[float]) -> pd.DataFrame:
     return comparison.compare_with_base(pd.DataFrame(rows), "WinCLIP")
 
 
-def test_group_means_of_sizes():
-    table = windows({"linen": ("texture", [0.4, 0.8]), "cork": ("texture", [0.6, 0.8]), "gear": ("rigid", [0.9, 0.2])})
-    found = sweeps.by_size(table).set_index("group")
-    assert list(found.index) == ["texture", "rigid", "all"] and found.n.tolist() == [2, 1, 3]
-    assert found["k = 1"].tolist() == pytest.approx([0.5, 0.9, 1.9 / 3])
-
-
-def test_window_findings_follow_the_data():
-    good = {"a": ("texture", [0.5, 0.81, 0.7]), "b": ("texture", [0.51, 0.8, 0.7]), "c": ("texture", [0.5, 0.79, 0.72])}
-    bad = {"a": ("rigid", [0.9, 0.6, 0.61]), "b": ("rigid", [0.91, 0.62, 0.6]), "c": ("rigid", [0.9, 0.6, 0.62])}
-    own = [0.7, 0.71, 0.7]
-    one = compared(own, **{"2 x 2, with the whole image": [0.81, 0.8, 0.79]})
-    other = compared([0.95, 0.96, 0.949], **{"1 x 1, with the whole image": [0.9, 0.91, 0.9]})
-    empty = pd.DataFrame()
-    told = [
-        sweeps.window_findings(windows(*args), empty, *more, "WinCLIP")
-        for args, more in (([good], [one]), ([bad], [other]))
-    ]
-    assert "k = 2 with 0.800: +0.097" in told[0] and "n = 3, better: k = 2 may replace it" in told[0]
-    assert "k = 1 with 0.903: -0.050" in told[1] and "n = 3, worse: keep the fusion" in told[1]
-    assert "holds at 95 % for all 1 variants together, of which this one was picked by these data" in told[0]
-    assert (
-        "**texture** (n = 3): best k = 2 by pixel AUROC with the whole image (0.800), told from all others" in told[0]
-    )
-    assert "**rigid** (n = 3): best k = 1" in told[1]
-
-
 def test_claims_of_the_study_are_tested():
     measure = "pixel, windows alone"
     poor = windows({str(i): ("texture", [0.5 + i / 100, 0.7, 0.9, 0.9, 0.9, 0.7, 0.7]) for i in range(4)}, measure)
     fine = windows({str(i): ("texture", [0.9 + i / 100, 0.9, 0.6, 0.6, 0.6, 0.7, 0.7]) for i in range(4)}, measure)
-    told = ["\n".join(sweeps._claim_lines(table)) for table in (poor, fine)]
-    assert "k = 1 is poor (it has 0.55 on average)" in told[0] and told[0].count("n = 4: agrees") == 2
-    assert told[1].count("n = 4: contradicts it") == 2
+    told = [variants.describe_size_claims(table) for table in (poor, fine)]
+    assert "k = 1 is poor (it has 0.55 on average)" in told[0] and told[0].count("n = 4 categories: agrees") == 2
+    assert told[1].count("n = 4 categories: contradicts it") == 2
     assert "structural" not in told[0]  # no rigid category, nothing to say
-    args = (
-        pd.DataFrame(),
-        compared([0.5] * 4, **{f"{k} x {k}, windows alone": [0.6] * 4 for k in range(1, 8)}),
-        "WinCLIP",
-    )
-    assert "The study" in sweeps.window_findings(poor, *args)
-    assert "The study" not in sweeps.window_findings(poor, *args, shots=1)
 
 
 def test_a_claim_that_other_sizes_outdo_is_not_simply_agreed_with():
     measure = "pixel, windows alone"
     low = windows({str(i): ("texture", [0.6 + i / 100, 0.9, 0.9, 0.9, 0.9, 0.5, 0.55]) for i in range(4)}, measure)
-    told = "\n".join(sweeps._claim_lines(low))
-    assert "n = 4: agrees on average, yet k = 6, 7 are lower still." in told
+    told = variants.describe_size_claims(low)
+    assert "n = 4 categories: agrees on average, yet k = 6, 7 are lower still." in told
     assert "textures do best with 3 to 5" in told and told.count("yet") == 1  # k = 2 is no higher than they are
     high = windows({str(i): ("texture", [0.1, 0.95 + i / 100, 0.9, 0.9, 0.9, 0.1, 0.1]) for i in range(4)}, measure)
-    assert "n = 4: agrees on average, yet k = 2 is higher still." in "\n".join(sweeps._claim_lines(high))
-
-
-def test_an_image_score_that_no_size_moves_is_said_without_a_number():
-    token, top = [0.8, 0.8, 0.8], [0.8, 0.9, 0.7]
-    told = []
-    for values in (token, top):
-        table = windows({"a": ("texture", values)}, "image, class token")
-        told.append(sweeps._image_lines({name: part.pivot(index="category", columns="k", values="auroc")
-                                         for name, part in table.groupby("measure")})[0])  # fmt: skip
-    assert "does not depend on the window size (macro mean 0.800, n = 1)" in told[0] and "by up to" not in told[0]
-    assert "moves with the window size, by up to 0.200 in a category (macro" in told[1]
-
-
-def test_a_size_without_any_auroc_is_said():
-    table = windows({"a": ("unknown", [np.nan, np.nan])})
-    assert sweeps.window_findings(table, pd.DataFrame(), pd.DataFrame(), "WinCLIP") == tables.NO_AUROC
-
-
-def test_what_one_image_says():
-    row = pd.Series({"category": "gear", "defect": "rust"})
-    maps = {"1x1 windows": np.array([0.0, 1.0]), "2x2 windows": np.array([0.4, 0.6]), "fused": np.zeros(2)}
-    assert "0.500 with 1x1 windows and 0.100 with 2x2 windows" in sweeps.example_findings(maps, row)
+    assert "n = 4 categories: agrees on average, yet k = 2 is higher still." in variants.describe_size_claims(high)
 
 
 # ------------------------------------------------------------ reference draws
@@ -233,84 +171,65 @@ FALLING = {0: [[0.8, 0.8]], 1: [[0.7, 0.6], [0.7, 0.62], [0.71, 0.6]], 2: [[0.7,
 
 
 def test_steps_are_paired_over_draws():
-    found = draws.steps(shots(RISING))
+    found = comparison.compare_steps(shots(RISING))
     first = found[(found.more == 1) & (found.measure == "image_auroc")].iloc[0]
-    assert (first.gain, first.low, first.high) == pytest.approx(statistics.paired([0.2, 0.21, 0.205]))
+    assert (first.difference, first.low, first.high) == pytest.approx(statistics.paired([0.2, 0.21, 0.205]))
     later = found[(found.more == 2) & (found.measure == "image_auroc")].iloc[0]
-    assert later.gain == pytest.approx(0.005) and (later.low, later.high) == (-1, 1)  # no spread, no interval
+    assert later.difference == pytest.approx(0.005) and (later.low, later.high) == (-1, 1)  # no spread, no interval
     assert found.n.tolist() == [3] * 4
-    own = draws.steps(shots(RISING), ("method", "category"))
+    own = comparison.compare_steps(shots(RISING), ("method", "category"))
     gear = own[(own.category == "gear") & (own.more == 1) & (own.measure == "image_auroc")].iloc[0]
-    assert (gear.gain, gear.low, gear.high) == pytest.approx(statistics.paired([0.2, 0.22, 0.21]))
+    assert (gear.difference, gear.low, gear.high) == pytest.approx(statistics.paired([0.2, 0.22, 0.21]))
 
 
 def test_steps_over_categories_average_the_draws():
-    found = draws.steps_over_categories(shots(RISING))
+    found = comparison.compare_steps(shots(RISING), over="categories")
     first = found[(found.more == 1) & (found.measure == "image_auroc")].iloc[0]
     expected = statistics.paired([0.21, 0.2])
-    assert (first.gain, first.low, first.high) == pytest.approx((expected[0], expected[1], expected[2]))
+    assert (first.difference, first.low, first.high) == pytest.approx((expected[0], expected[1], expected[2]))
     assert first.n == 2
 
 
-def test_step_table_has_a_row_for_each_step():
-    found = draws.step_table(draws.steps(shots(RISING)))
-    assert found.step.tolist() == ["0 to 1", "1 to 2"] and found.n.tolist() == ["3", "3"]
+def test_the_pivot_of_steps_has_a_row_for_each_step():
+    table = comparison.pivot_differences(comparison.compare_steps(shots(RISING)), ["method", "step"])
+    assert table.step.tolist() == ["0 to 1", "1 to 2"] and table.n.tolist() == ["3", "3"]
     bare = shots(RISING)
     bare.loc[bare.seed == 0, "pixel_auroc"] = np.nan
-    assert draws.step_table(draws.steps(bare[bare.shots > 0])).n.tolist() == ["3 and 2"]
-    assert found["image AUROC"][0].startswith("+0.205 (+0.19") and found["image AUROC"][0].endswith("higher")
+    steps = comparison.compare_steps(bare[bare.shots > 0])
+    assert comparison.pivot_differences(steps, ["method", "step"]).n.tolist() == ["3 and 2"]
+    assert table["image_auroc"][0].startswith("+0.205 (+0.19") and table["image_auroc"][0].endswith("higher")
 
 
-def test_draw_findings_follow_the_data():
-    rising, falling = (draws.draw_findings(shots(values)) for values in (RISING, FALLING))
-    assert "0 to 1 shots +0.205" in rising and "n = 3 draws: higher); 1 to 2 shots +0.005" in rising
-    assert "gains diminish" in rising and "gains diminish" not in falling
-    assert "0 to 1 shots -0.145" in falling and "n = 3 draws: lower" in falling
-    assert "The draw matters most for gear: 0.020 between the best and the worst of 3 draws of 1" in rising
-    assert "for linen: 0.020" in falling
-    assert "for other products +0.141 to +0.269, n = 2 categories: higher; with other references of these" in rising
-    assert "For a new product the intervals over categories decide" in rising
-    nothing = shots({0: [[0.5, 0.6]]})
-    assert "no other number of references was run" in draws.draw_findings(nothing)
-    assert draws.draw_findings(nothing.assign(image_auroc=np.nan)) == tables.NO_AUROC
+def test_the_first_step_is_set_against_the_mean_of_the_later_ones():
+    row = comparison.compare_first_step(shots(RISING), "WinCLIP", "image_auroc").iloc[0]
+    expected = statistics.paired([0.195, 0.205, 0.2])
+    assert (row.difference, row.low, row.high, row.n) == pytest.approx((*expected, 3), abs=1e-9)
+    assert comparison.compare_first_step(shots({0: [[0.5, 0.6]]}), "WinCLIP", "image_auroc").empty
 
 
-def test_methods_without_references_are_left_out():
-    table = pd.concat([shots(RISING), shots({0: [[0.5, 0.5]]}).assign(method="AnomalyCLIP")])
-    assert set(draws.drawing(table).method) == {"WinCLIP"}
-    assert set(draws.drawing(table[table.method == "AnomalyCLIP"]).method) == {"AnomalyCLIP"}
-    means = draws.over_draws(table).set_index(["method", "shots"])
+def test_means_over_draws():
+    means = tables.average_over_draws(shots(RISING)).set_index(["method", "shots"])
     assert means.loc[("WinCLIP", 1), "draws"] == 3
     assert means.loc[("WinCLIP", 1), "image AUROC, deviation"] == pytest.approx(np.std([0.75, 0.76, 0.755], ddof=1))
-
-
-def test_extreme_draws_and_their_references():
-    row = draws.extreme_draws(shots(RISING)).iloc[0]
-    assert (row.category, row["best seed"], row["worst seed"]) == ("gear", 1, 0) and row["range"] == pytest.approx(0.02)
-    assert draws.extreme_draws(shots({0: [[0.5, 0.5]], 1: [[0.6, 0.6]]})).empty
-    scores = pd.DataFrame(
-        {"category": "gear", "shots": 2, "seed": [0, 1], "references": ["a/b/1.png;a/b/2.png", "a/b/3.png"]}
-    )
-    assert draws.drawn(scores, 2).iloc[0].tolist() == ["gear", "1.png, 2.png", "3.png"]
 
 
 def test_claims_of_one_reference():
     names = ("hazelnut", "bottle", "grid")
     values = {0: [[0.9, 0.9, 0.5]], 1: [[0.95, 0.8, 0.75], [0.96, 0.81, 0.74], [0.95, 0.8, 0.76]]}
-    found = draws.shot_claims(shots(values, "MVTec AD", names)).set_index("category")
+    found = published.check_shot_claims(shots(values, "MVTec AD", names)).set_index("category")
     assert found["by its own table"].to_dict() == dict.fromkeys(found.index, "possible") | {"hazelnut": "impossible"}
     assert found.room["hazelnut"] == pytest.approx(1 - 0.904)
     assert found.verdict.to_dict() == {
         "average": "none", "capsule": "none", "grid": "agrees", "hazelnut": "contradicted",
         "bottle": "agrees", "screw": "none",
     }  # fmt: skip
-    every = [name for name in sweeps.study("Table 1")["item"].unique() if name != "mean"]
+    every = [name for name in published.read_study_table("Table 1")["item"].unique() if name != "mean"]
     gained = {0: [[0.5] * 15], 1: [[0.6] * 15, [0.61] * 15, [0.6] * 15]}
-    whole = draws.shot_claims(shots(gained, "MVTec AD", tuple(every))).set_index("category")
+    whole = published.check_shot_claims(shots(gained, "MVTec AD", tuple(every))).set_index("category")
     assert len(every) == 15 and whole.verdict["average"] == "contradicted"
-    other = draws.shot_claims(shots(RISING))
+    other = published.check_shot_claims(shots(RISING))
     assert set(other.verdict) == {"none"} and set(other.here) == {"no comparison: the data are demo"}
-    told = [draws.claim_findings(one) for one in (found.reset_index(), other)]
+    told = [published.describe_shot_claims(one) for one in (found.reset_index(), other)]
     assert "1 cannot be true by its own table: hazelnut (room for 0.096)" in told[0]
     assert "On these data (n = 3)" in told[0] and "grid agrees" in told[0]
     assert "Here, no comparison: the data are demo." in told[1]
@@ -320,42 +239,44 @@ def test_claims_of_one_reference():
 
 
 def test_wordings_change_one_part_and_repeat_none():
-    found = wordings.variants(SPEC, "a {} in order", "a broken {}")
+    found = prompt_variants.list_prompt_variants(SPEC, "a {} in order", "a broken {}")
     chosen = [winclip.settings(one.preset, one.settings) for one in found]
     assert found[0] is SPEC and len({str(one) for one in chosen}) == len(found)
     names = [one.name.removeprefix("WinCLIP, ") for one in found]
     assert not {"full ensemble", "22 templates", "cleaned names", "temperature 0.07"} & set(names)  # it has those
     assert chosen[names.index("one pair")].templates == "none" and chosen[-1].own_anomalous == ["a broken {}"]
-    assert "own pair" not in [one.name for one in wordings.variants(SPEC)]
-    accurate = [one.name for one in wordings.variants(SPEC.model_copy(update={"preset": "accurate"}))]
+    assert "own pair" not in [one.name for one in prompt_variants.list_prompt_variants(SPEC)]
+    accurate = [
+        one.name for one in prompt_variants.list_prompt_variants(SPEC.model_copy(update={"preset": "accurate"}))
+    ]
     assert "WinCLIP, 22 templates" in accurate and "WinCLIP, 21 templates" not in accurate
     own = SPEC.model_copy(update={"settings": chosen[-1].model_dump(include={"states", "own_normal", "own_anomalous"})})
-    assert "WinCLIP, full ensemble" in [one.name for one in wordings.variants(own)]
+    assert "WinCLIP, full ensemble" in [one.name for one in prompt_variants.list_prompt_variants(own)]
     with pytest.raises(InputError, match="'' is no prompt"):
-        wordings.variants(SPEC, "a {}")
+        prompt_variants.list_prompt_variants(SPEC, "a {}")
 
 
 def test_words_of_anomalyclip_need_no_checkpoint():
     spec = Method.model_validate({"method": "anomalyclip", "checkpoint": "demo", "force_leak": True})
-    found = wordings.variants(spec)
-    assert [one.settings["word"] for one in found[1:]] == list(wordings.WORDS)
+    found = prompt_variants.list_prompt_variants(spec)
+    assert [one.settings["word"] for one in found[1:]] == list(prompt_variants.WORDS)
     assert not any(one.checkpoint or one.force_leak for one in found[1:])
 
 
 def test_what_is_asked(tiny_backbone, tmp_path):
     profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache")
     row = pd.Series({"class_name": "plate", "category": "plate"})
-    some = wordings.variants(SPEC, "a {}", "a {}")
-    found = wordings.asked(some, profile, tiny_backbone, row).set_index("variant")
+    some = prompt_variants.list_prompt_variants(SPEC, "a {}", "a {}")
+    found = prompt_variants.tabulate_prompts(some, profile, tiny_backbone, row).set_index("variant")
     assert found.loc["WinCLIP", ["normal", "anomalous"]].tolist() == [154, 88]
     assert found.loc["WinCLIP, one pair", "an anomalous one"] == "damaged plate"
     assert found.loc["WinCLIP, own pair", "cosine"] == pytest.approx(1)  # twice the same words
-    told = wordings.cosine_findings(found.reset_index())
+    told = prompt_variants.describe_cosines(found.reset_index())
     assert "1.000 (WinCLIP, own pair), n = 11 variants" in told and "results say little: " in told
-    alike = wordings.state_cosines(tiny_backbone, "plate", ["a {}", ""])
+    alike = prompt_variants.compare_states(tiny_backbone, "plate", ["a {}", ""])
     assert alike.shape == (12, 12) and np.diag(alike) == pytest.approx(1) and alike.index[-1] == "a plate"
     with pytest.raises(InputError, match="own prompts: 'a {thing}' is no prompt"):
-        wordings.state_cosines(tiny_backbone, "plate", ["a {thing}"])
+        prompt_variants.compare_states(tiny_backbone, "plate", ["a {thing}"])
 
 
 def worded(**values: list[float]) -> pd.DataFrame:
@@ -374,13 +295,13 @@ def test_wordings_are_paired_over_categories_within_a_family():
     leaked = [SPEC.model_copy(update={"name": "A"}), SPEC.model_copy(update={"name": "A, word"})]
     values = {"WinCLIP": [0.9, 0.8, 0.7], "WinCLIP, one": [0.8, 0.71, 0.6], "WinCLIP, two": [0.9, 0.7, 0.8]}
     values |= {"A LEAKED": [0.5, 0.5, 0.5], "A, word": [0.9, 0.1, 0.5]}  # tables call leaked prompts so
-    found = wordings.differences(worded(**values), [FAMILY, leaked])
+    found = prompt_variants.compare_prompts(worded(**values), [FAMILY, leaked])
     image = found[found.measure == "image_auroc"].set_index(["base", "variant"])
     assert list(image.index)[1:4] == [("WinCLIP", "one"), ("WinCLIP", "two"), ("A LEAKED", "A LEAKED")]
     expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)
     assert tuple(image.loc[("WinCLIP", "one"), ["difference", "low", "high"]]) == pytest.approx(expected)
     assert np.isnan(image.difference.iloc[0]) and image.loc[("A LEAKED", "word"), "low"] > -1.0
-    table = wordings.difference_table(found).set_index("variant")
+    table = prompt_variants.show_prompt_differences(found).set_index("variant")
     assert (
         table.loc["two", "image AUROC"] == pytest.approx(0.8)
         and table.loc["WinCLIP", "image AUROC, difference"] == "none"
@@ -390,25 +311,28 @@ def test_wordings_are_paired_over_categories_within_a_family():
 def test_wording_findings_follow_the_data():
     lower = worded(**{"WinCLIP": [0.9, 0.8, 0.7], "WinCLIP, one": [0.8, 0.71, 0.6], "WinCLIP, two": [0.9, 0.7, 0.8]})
     higher = worded(**{"WinCLIP": [0.5, 0.5, 0.5], "WinCLIP, one": [0.8, 0.81, 0.8], "WinCLIP, two": [0.5, 0.5, 0.5]})
-    told = [wordings.findings(wordings.differences(one, [FAMILY])) for one in (lower, higher)]
+    told = [
+        prompt_variants.describe_prompt_differences(prompt_variants.compare_prompts(one, [FAMILY]))
+        for one in (lower, higher)
+    ]
     assert "image AUROC 0.800 (n = 3): none is higher; lower with one -0.097" in told[0]
     assert "higher with one +0.303" in told[1] and "none is lower; not decided for 1 of 2" in told[1]
-    assert wordings.findings(wordings.differences(lower.assign(image_auroc=np.nan, pixel_auroc=np.nan), [FAMILY])) == (
-        tables.NO_AUROC
-    )
+    assert prompt_variants.describe_prompt_differences(
+        prompt_variants.compare_prompts(lower.assign(image_auroc=np.nan, pixel_auroc=np.nan), [FAMILY])
+    ) == (tables.NO_AUROC)
 
 
 def test_temperature_is_judged_by_the_data():
     same = worded(**{"WinCLIP": [0.9, 0.8], "WinCLIP, temperature 0.2": [0.9, 0.8]})
     moved = worded(**{"WinCLIP": [0.9, 0.8], "WinCLIP, temperature 0.2": [0.9, 0.5]})
     assert "does not depend on the temperature: no category moves by more than 0.0000 over 2" in (
-        wordings.temperature_findings(same)
+        prompt_variants.describe_temperatures(same)
     )
-    told = wordings.temperature_findings(moved)
+    told = prompt_variants.describe_temperatures(moved)
     assert (
         "the image AUROC depends on the temperature: no category moves by more than 0.3000" in told and "0.150" in told
     )
-    assert wordings.temperature_findings(worded(WinCLIP=[0.9])) == ""
+    assert prompt_variants.describe_temperatures(worded(WinCLIP=[0.9])) == ""
 
 
 # ------------------------------------------------------------ figures
@@ -434,7 +358,9 @@ def test_figures_show_what_the_tables_say():
 
 def test_some_categories_of_each_group():
     table = pd.DataFrame({"category": list("abcdef"), "group": ["texture"] * 3 + ["rigid"] * 2 + ["flexible"]})
-    assert sweeps.some(table, 2) == ["a", "b", "d", "e", "f"] and sweeps.some(table, 0) == list("abcdef")
+    assert variants.choose_categories(table, 2) == ["a", "b", "d", "e", "f"] and variants.choose_categories(
+        table, 0
+    ) == list("abcdef")
 
 
 @pytest.mark.parametrize("dataset", ["demo", "mvtec"])
@@ -444,7 +370,7 @@ def test_a_sweep_is_small_on_the_demo_data_alone(dataset):
     index = pd.DataFrame(rows, columns=["category", "group", "split", "defect", "label"])
     index["image"] = index.index.astype(str)
     results = SimpleNamespace(index=index, profile=SimpleNamespace(dataset=dataset))
-    categories, table = sweeps.part(results, 1, 2)
+    categories, table = variants.choose_sweep_data(results, 1, 2)
     if dataset == "demo":
         assert categories == ["a"] and sorted(table.label[table.split == "test"]) == [0, 1]
         assert (table.split == "train").sum() == 1

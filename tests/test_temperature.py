@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 
 from vlmad_lib import InputError, methods
-from vlmad_lib.analysis import by_category, draws, published, wordings
+from vlmad_lib.analysis import by_category, prompt_variants, published
 from vlmad_lib.config import Method
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.demo.training import card, temperature
@@ -206,15 +206,17 @@ def test_words_that_the_demo_never_read_are_known(demo, tiny_backbone):
 def test_variants_of_unread_words_are_left_out(demo, tiny_backbone):
     row = pd.Series({"class_name": "gear", "category": "gear"})
     spec = Method(method="anomalyclip", name="A", backbone="demo", weights="demo", settings={"image_size": 240})
-    family = wordings.variants(spec)
-    brought = wordings.unread(family, demo, row)
+    family = prompt_variants.list_prompt_variants(spec)
+    brought = prompt_variants.find_unread_words(family, demo, row)
     assert brought == {f"A, word: {word}": [word] for word in ("defective", "flawed", "anomalous", "faulty")}
-    assert wordings.unread(family, tiny_backbone, row) == {}
-    told = wordings.unread_findings(brought)
+    assert prompt_variants.find_unread_words(family, tiny_backbone, row) == {}
+    told = prompt_variants.describe_unread_words(brought)
     assert told.startswith("- **Left out**") and "A, word: flawed (flawed)" in told and "damaged" not in told
-    own = wordings.variants(Method(backbone="demo", weights="demo", name="W"), "a zzz {}", "a {} with damage")
-    assert wordings.unread(own, demo, row) == {"W, own pair": ["zzz"]}
-    assert wordings.unread_findings({}) == ""
+    own = prompt_variants.list_prompt_variants(
+        Method(backbone="demo", weights="demo", name="W"), "a zzz {}", "a {} with damage"
+    )
+    assert prompt_variants.find_unread_words(own, demo, row) == {"W, own pair": ["zzz"]}
+    assert prompt_variants.describe_unread_words({}) == ""
 
 
 # ------------------------------------------------------------ what is said, and the published figures beside
@@ -241,14 +243,14 @@ def test_gains_from_references_stand_beside_the_papers():
     rows = [("WinCLIP", name, 0, 0, image, 0.8) for name, image in (("a", 0.6), ("b", 0.8))]
     rows += [("WinCLIP", name, 4, seed, 0.75 + 0.01 * seed, 0.85 + 0.001 * seed) for name in "ab" for seed in range(3)]
     table = pd.DataFrame(rows, columns=["method", "category", "shots", "seed", "image_auroc", "pixel_auroc"])
-    found = draws.beside_published(table).set_index("measure")
+    found = published.compare_shot_gains(table).set_index("measure")
     assert list(found.shots) == [4, 4] and list(found.n) == [3, 3]
     assert found.published.tolist() == pytest.approx([0.952 - 0.9181, 0.962 - 0.8512])
-    assert found.gain.tolist() == pytest.approx([0.06, 0.051])
-    told = draws.beside_published_findings(found.reset_index())
+    assert found.difference.tolist() == pytest.approx([0.06, 0.051])
+    told = published.describe_shot_gains(found.reset_index())
     assert "**image AUROC, 4-shot less zero-shot**: +0.034 in WinCLIP's paper" in told
-    assert "+0.060 (+0.035 to +0.085) over n = 3 draws, for other references of these products: references" in told
+    assert "+0.060 (+0.035 to +0.085), n = 3 draws: references help" in told
     assert "a larger gain than there." in told
     assert "+0.111 in WinCLIP's paper" in told and "a smaller gain than there" in told
-    assert draws.beside_published(table[table.shots > 0]).empty
-    assert draws.beside_published_findings(draws.beside_published(table[table.shots > 0])) == ""
+    assert published.compare_shot_gains(table[table.shots > 0]).empty
+    assert published.describe_shot_gains(published.compare_shot_gains(table[table.shots > 0])) == ""

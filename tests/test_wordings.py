@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from vlmad_lib.analysis import wordings
+from vlmad_lib.analysis import prompt_variants
 
 
 def test_a_difference_that_prints_as_nothing_is_not_told():
@@ -14,5 +14,5 @@ def test_a_difference_that_prints_as_nothing_is_not_told():
         {"variant": "less", "difference": 0.0004, "low": 0.0003, "high": 0.0005},
         {"variant": "more", "difference": 0.01, "low": 0.005, "high": 0.015},
     ]
-    told = wordings.findings(pd.DataFrame([base | row for row in rows]))
+    told = prompt_variants.describe_prompt_differences(pd.DataFrame([base | row for row in rows]))
     assert "higher with more +0.010" in told and "less" not in told and "not decided for 1 of 2" in told

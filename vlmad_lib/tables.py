@@ -184,3 +184,11 @@ def select_first_draw(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """The rows of a scores table at a number of shots, of each method's first reference draw."""
     chosen = scores[scores.shots == shots]
     return chosen[chosen.seed == chosen.groupby("method").seed.transform("min")]
+
+
+def average_over_draws(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Macro means by method and shots over reference draws, with their standard deviations over *n* draws."""
+    draws = metrics.groupby(["method", "shots", "seed"], sort=False)[MAIN].mean()
+    grouped = draws.groupby(["method", "shots"], sort=False)
+    deviations = grouped[MAIN].std(ddof=1).rename(columns=TITLES).rename(columns="{}, deviation".format)
+    return pd.concat([grouped.size().rename("draws"), grouped.mean(), deviations], axis=1).reset_index()

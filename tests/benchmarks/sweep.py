@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import paint, small_profile
 
 from vlmad_lib import methods
-from vlmad_lib.analysis import sweeps, wordings
+from vlmad_lib.analysis import prompt_variants, variants
 from vlmad_lib.config import Method, Profile
 from vlmad_lib.methods import winclip
 from vlmad_lib.pipeline import run
@@ -64,14 +64,14 @@ pretended.__module__ = winclip.encode.__module__  # kept where the run looks for
 
 def runs(profile: Profile, spec: Method) -> dict[str, dict]:
     """The grid, one part varied at a time as in the study: what each part changes in the profile."""
-    windows = sweeps.window_variants(spec, range(1, 8))[1:]
-    words = [one for one in wordings.variants(spec) if "temperature" not in one.name]
+    windows = variants.list_window_variants(spec, range(1, 8))[1:]
+    words = [one for one in prompt_variants.list_prompt_variants(spec) if "temperature" not in one.name]
     return {
         "0, 1, 2, 4 shots x 5 draws": {"shots": [0, 1, 2, 4], "seeds": [0, 1, 2, 3, 4]},
         f"k = 1 to 7, {len(windows)} variants": {"methods": windows},
         f"{len(words)} prompt sets": {"methods": words},
         "k = 1 to 7, 4 shots x 5 draws": {
-            "methods": sweeps.window_variants(spec, range(1, 8), 4)[1:],
+            "methods": variants.list_window_variants(spec, range(1, 8), 4)[1:],
             "shots": [4],
             "seeds": [0, 1, 2, 3, 4],
         },

@@ -1,18 +1,26 @@
-"""Paired differences between methods: computed, corrected for their number, formatted and put into sentences."""
+"""Paired differences between methods: computed, corrected for their number, tabulated and put into words in one place.
+
+A table of differences is long, one row a pair and measure, with the columns ``COLUMNS`` (others may stand before them).
+"""
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import tables
+from vlmad_lib import config, tables
 from vlmad_lib.evaluation import statistics
+
+COLUMNS = ["measure", "over", "difference", "low", "high", "n"]
+# A difference whose digits print as zero says nothing, however narrow its interval.
+NOTHING = 0.0005
 
 
 def verdict(low: float, high: float) -> str:
-    """``higher``, ``lower`` or ``not decided``: what an interval of a difference says."""
+    """``higher``, ``lower`` or ``not decided``: what the interval of a difference says."""
     return "higher" if low > 0 else "lower" if high < 0 else "not decided"
 
 
@@ -29,37 +37,126 @@ def format_difference(mean: float, low: float, high: float) -> str:
     return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
+def describe_difference(row, higher: str = "higher", lower: str = "lower") -> str:
+    """A row of a table of differences in words: ``+0.012 (-0.003 to +0.027), n = 12 categories: not decided``.
+
+    ``higher`` and ``lower`` are what an interval above or below zero means for the two sides.
+    """
+    words = {"higher": higher, "lower": lower, "not decided": "not decided"}
+    count = tables.format_counts(pd.Series([row.n]), row.over)
+    return f"{format_difference(row.difference, row.low, row.high)}, n = {count}: {words[verdict(row.low, row.high)]}"
+
+
+def pair_differences(
+    after: pd.DataFrame, before: pd.DataFrame, over: str, comparisons: int = 1, **facts: object
+) -> pd.DataFrame:
+    """The mean of ``after`` less ``before`` by measure, with its interval over paired units.
+
+    Args:
+        after: One row a unit (its index), one column a measure. A side with a single row stands for every unit.
+        before: The other side, likewise.
+        over: What the units are: a key of ``tables.SINGULAR``.
+        comparisons: The intervals hold at 95 % for so many comparisons together (Bonferroni).
+        facts: Columns that stand before ``COLUMNS``, the same in each row.
+
+    Returns:
+        One row a measure: the facts and ``COLUMNS``; *n* counts the units that have both sides.
+    """
+    if len(after) == 1 or len(before) == 1:
+        sides = [side.iloc[0] if len(side) == 1 else side for side in (after, before)]
+        differences = sides[0] - sides[1] if len(before) == 1 else -(sides[1] - sides[0])
+        differences = differences.to_frame().T if isinstance(differences, pd.Series) else differences
+    else:
+        differences = after - before
+    rows = []
+    for measure in after.columns:
+        values = differences[measure].dropna()
+        mean, low, high = statistics.difference(values, statistics.together(max(comparisons, 1)))
+        ends = {"difference": mean, "low": low, "high": high, "n": len(values)}
+        rows.append(facts | {"measure": measure, "over": over} | ends)
+    return pd.DataFrame(rows, columns=[*facts, *COLUMNS])
+
+
+def pivot_differences(differences: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """A table of differences for people: a row for each of ``keys``, the measures side by side.
+
+    A cell reads ``+0.012 (-0.003 to +0.027), not decided``; *n* is that of each measure where they differ.
+    """
+    measures = list(dict.fromkeys(differences.measure))
+    if differences.empty:
+        return pd.DataFrame(columns=[*keys, "n", *measures])
+    cells = [
+        f"{format_difference(row.difference, row.low, row.high)}, {verdict(row.low, row.high)}"
+        for row in differences.itertuples()
+    ]
+    cells = pd.Series(cells, differences.index).where(differences.difference.notna(), "none")
+    wide = differences.assign(cell=cells).pivot(index=keys, columns="measure", values="cell")[measures]
+    counts = differences.groupby(keys, sort=False).n.agg(tables.format_each_count)
+    wide = wide.reindex(counts.index)
+    wide.insert(0, "n", counts)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def describe_together(count: int) -> str:
+    """What an interval holds for: ``, 95 % for all 12 together``; empty for one comparison."""
+    return f", 95 % for all {count} together" if count > 1 else ""
+
+
+# ---------------------------------------------------------------- methods against one of them, over categories
+
+
 def compare_with_base(metrics: pd.DataFrame, base: str, column: str = "pixel_auroc") -> pd.DataFrame:
     """Macro means by method, and the paired difference of ``column`` to the method ``base`` over *n* categories.
 
-    ``low`` and ``high`` are the ends of its interval (``statistics.difference``), at 95 % for all methods together
-    (Bonferroni); nan for the base itself.
+    ``low`` and ``high`` are the ends of its interval, at 95 % for all methods together (Bonferroni); nan for the base
+    itself.
     """
     cells = metrics.groupby(["method", "category"], sort=False)[tables.MAIN].mean()
-    level, rows = statistics.together(max(metrics.method.nunique() - 1, 1)), []
-    for method, part in cells.groupby("method", sort=False):
-        row = {"method": method, "n": int(part[column].count())} | part.mean().to_dict()
+    others, rows = max(metrics.method.nunique() - 1, 1), []
+    for method, values in cells.groupby("method", sort=False):
+        row = {"method": method, "n": int(values[column].count())} | values.mean().to_dict()
         if method != base:
-            apart = (part.loc[method][column] - cells.loc[base][column]).dropna()
-            found = statistics.difference(apart, level)
-            row |= dict(zip(("difference", "low", "high"), found, strict=True), n=len(apart))
+            sides = (cells.loc[name][[column]] for name in (method, base))
+            row |= pair_differences(*sides, "categories", others).iloc[0][["difference", "low", "high", "n"]].to_dict()
         rows.append(row)
     return pd.DataFrame(rows, columns=["method", "n", *tables.MAIN, "difference", "low", "high"])
 
 
 def describe_comparison(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
-    """Which changes of ``against`` cost or gain, and which the categories cannot decide, as a Markdown list."""
+    """What ``compare_with_base`` decides, as a Markdown list of at most four lines.
+
+    The base, then the methods that are higher, those that are lower, and how many are not decided.
+    """
     reference, others = compared.set_index("method").loc[base], compared[compared.method != base]
-    lines = [
-        f"- **{base}**: {tables.TITLES[column]} {reference[column]:.3f} (n = "
-        f"{tables.format_categories(int(reference.n))})."
+    count = tables.format_categories(int(reference.n))
+    lines = [f"- **{base}**: {tables.TITLES[column]} {reference[column]:.3f} (n = {count})."]
+    return "\n".join(lines + list_decided(others, "method"))
+
+
+def list_decided(differences: pd.DataFrame, name: str, higher: str = "Higher", lower: str = "Lower") -> list[str]:
+    """Lines of a Markdown list: the rows of a table of differences that are decided, and how many are not.
+
+    ``name`` is the column that names a row. A difference that prints as zero counts as not decided.
+    """
+    known = differences.dropna(subset="difference")
+    verdicts = [
+        verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided" for row in known.itertuples()
     ]
-    together = f", 95 % for all {len(others)} together" if len(others) > 1 else ""
-    for row in others.itertuples():
-        verdict = "lower" if row.high < 0 else "higher" if row.low > 0 else "not decided"
-        interval = f"{row.low:+.3f} to {row.high:+.3f}{together}, n = {row.n}"
-        lines.append(f"- **{row.method}**: {getattr(row, column):.3f}, {row.difference:+.3f} ({interval}): {verdict}.")
-    return "\n".join(lines)
+    lines, together = [], describe_together(len(known))
+    for kind, word in {"higher": higher, "lower": lower}.items():
+        rows = known[np.array(verdicts, object) == kind].sort_values("difference", key=abs, ascending=False)
+        if len(rows):
+            named = [
+                f"{row[name]} {format_difference(row.difference, row.low, row.high)}" for _, row in rows.iterrows()
+            ]
+            lines.append(f"- **{word}**: {', '.join(named)}{together}.")
+    undecided = verdicts.count("not decided")
+    if undecided:
+        lines.append(f"- **Not decided**: {undecided} of n = {len(known)} differences{together}.")
+    return lines
+
+
+# ---------------------------------------------------------------- every two methods
 
 
 def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
@@ -72,18 +169,18 @@ def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.Data
     rows, tests, chosen = [], [], tables.select_first_draw(scores, shots)
     pairs = list(combinations(dict.fromkeys(chosen.method), 2))
     level = statistics.together(max(len(pairs), 1))
-    for one, other in pairs:
-        first, second = (chosen[chosen.method == name] for name in (one, other))
+    for method, against in pairs:
+        first, second = (chosen[chosen.method == name] for name in (method, against))
         shared = first.merge(second[["image", "score"]], on="image", suffixes=("", "_other"))
-        both = shared.groupby("category").filter(lambda part: part.label.nunique() == 2)
+        both = shared.groupby("category").filter(lambda images: images.label.nunique() == 2)
         tests.append(
             [
-                statistics.delong(part.label.to_numpy(), part.score.to_numpy(), part.score_other.to_numpy())
-                for _, part in both.groupby("category")
+                statistics.delong(images.label.to_numpy(), images.score.to_numpy(), images.score_other.to_numpy())
+                for _, images in both.groupby("category")
             ]
         )
         ends = statistics.macro_difference(first, second, statistics.resamples_at(level), level=level)
-        rows.append({"method": one, "against": other} | dict(zip(("difference", "low", "high"), ends, strict=True)))
+        rows.append({"method": method, "against": against} | dict(zip(COLUMNS[2:5], ends, strict=True)))
     decided = iter(statistics.holm([p for pair in tests for *_, p in pair]))
     for row, pair in zip(rows, tests, strict=True):
         signs = [difference * next(decided) for difference, *_ in pair]
@@ -97,46 +194,111 @@ def compare_pixels_of_all_pairs(metrics: pd.DataFrame, shots: int = 0) -> pd.Dat
 
     Intervals hold at 95 % for all pairs and both measures together (Bonferroni); nan where one category has values.
     """
-    rows, chosen = [], metrics[metrics.shots == shots]
-    cells = chosen.groupby(["method", "category"], sort=False)[tables.MAIN[1:]].mean()
-    pairs = list(combinations(dict.fromkeys(chosen.method), 2))
-    level = statistics.together(max(len(pairs) * len(tables.MAIN[1:]), 1))
-    for one, other in pairs:
-        for column in tables.MAIN[1:]:
-            values = (cells.loc[one][column] - cells.loc[other][column]).dropna()
-            ends = statistics.difference(values, level) if len(values) > 1 else (values.mean(), np.nan, np.nan)
-            facts = {"method": one, "against": other, "metric": column}
-            rows.append(facts | dict(zip(("difference", "low", "high"), ends, strict=True)) | {"n": len(values)})
-    table = pd.DataFrame(rows, columns=["method", "against", "metric", "difference", "low", "high", "n"])
-    return table[table.n > 0].astype({"n": int})
+    chosen, measures = metrics[metrics.shots == shots], tables.MAIN[1:]
+    cells = chosen.groupby(["method", "category"], sort=False)[measures].mean()
+    pairs, frames = list(combinations(dict.fromkeys(chosen.method), 2)), []
+    for method, against in pairs:
+        sides = (cells.loc[name] for name in (method, against))
+        frames.append(
+            pair_differences(*sides, "categories", len(pairs) * len(measures), method=method, against=against)
+        )
+    if not frames:
+        return pd.DataFrame(columns=["method", "against", "metric", "difference", "low", "high", "n"])
+    rows = pd.concat(frames, ignore_index=True).rename(columns={"measure": "metric"}).drop(columns="over")
+    rows.loc[rows.n < 2, ["low", "high"]] = np.nan
+    return rows[rows.n > 0].astype({"n": int})
 
 
-def describe_pixel_pairs(found: pd.DataFrame) -> str:
+def describe_pixel_pairs(compared: pd.DataFrame) -> str:
     """Which of two methods localises better, as a Markdown list; empty with one method, or without masks."""
-    together = f", 95 % for all {len(found)} together" if len(found) > 1 else ""
-    lines = []
-    for row in found.itertuples():
-        known = f" ({row.low:+.3f} to {row.high:+.3f}{together}), {_verdict(row)}"
-        known = known if row.n > 1 else " (notebook 17 compares one product picture by picture)"
+    together, lines = describe_together(len(compared)), []
+    for row in compared.itertuples():
+        interval = f" ({row.low:+.3f} to {row.high:+.3f}{together}), {_name_winner(row)}"
+        interval = interval if row.n > 1 else " (notebook 17 compares one product picture by picture)"
         lines.append(
-            f"- **{row.method}** against **{row.against}**, {tables.TITLES[row.metric]}: {row.difference:+.3f}{known}; "
-            f"n = {tables.format_categories(row.n)}."
+            f"- **{row.method}** against **{row.against}**, {tables.TITLES[row.metric]}: "
+            f"{row.difference:+.3f}{interval}; n = {tables.format_categories(row.n)}."
         )
     return "\n".join(lines)
 
 
-def _verdict(row) -> str:
-    return "ahead" if row.low > 0 else "behind" if row.high < 0 else "not decided"
-
-
-def describe_image_pairs(found: pd.DataFrame) -> str:
+def describe_image_pairs(compared: pd.DataFrame) -> str:
     """Whether two methods can be told apart, as a Markdown list; empty with one method."""
-    together = f", 95 % for all {len(found)} pairs together" if len(found) > 1 else ""
+    together = f", 95 % for all {len(compared)} pairs together" if len(compared) > 1 else ""
     lines = []
-    for row in found.dropna(subset="difference").itertuples():
+    for row in compared.dropna(subset="difference").itertuples():
         lines.append(
             f"- **{row.method}** against **{row.against}**, image AUROC: {row.difference:+.3f} ({row.low:+.3f} to "
-            f"{row.high:+.3f}{together}), {_verdict(row)} on other images of these categories; category by category "
-            f"better in {row[6]}, worse in {row[7]} of n = {row.n}."
+            f"{row.high:+.3f}{together}), {_name_winner(row)} on other images of these categories; "
+            f"category by category better in {row[6]}, worse in {row[7]} of n = {row.n}."
         )
     return "\n".join(lines)
+
+
+def _name_winner(row) -> str:
+    return {"higher": "ahead", "lower": "behind"}.get(verdict(row.low, row.high), "not decided")
+
+
+# ---------------------------------------------------------------- a method against all others, by number of references
+
+
+def compare_with_others(metrics: pd.DataFrame, own: str, own_shots: int | None = None) -> pd.DataFrame:
+    """The method ``own`` less each other method, by number of references.
+
+    Both sides have the same references, unless ``own_shots`` names those of ``own``: with 0, words without references
+    against references without words. Over categories, of each ``group`` and of ``all``, and over reference draws, each
+    the macro mean over categories. Columns: shots, against, group and ``COLUMNS``.
+    """
+    frames = []
+    for (shots, name), second in metrics[metrics.method != own].groupby(["shots", "method"], sort=False):
+        first = metrics[(metrics.method == own) & (metrics.shots == (shots if own_shots is None else own_shots))]
+        groups = [group for group in config.GROUPS if group in set(second.group)]
+        facts = {"shots": shots, "against": name}
+        for group in [*(groups if len(groups) > 1 else []), "all"]:
+            sides = [side if group == "all" else side[side.group == group] for side in (first, second)]
+            # categories are matched by name: a side with one category does not stand for others
+            after, before = (side.groupby("category")[tables.MAIN].mean() for side in sides)
+            shared = after.index.intersection(before.index)
+            frames.append(pair_differences(after.loc[shared], before.loc[shared], "categories", **facts, group=group))
+        if shots < config.FULL:  # of all references there is a single draw
+            after, before = (side.groupby("seed")[tables.MAIN].mean() for side in (first, second))
+            frames.append(pair_differences(after, before, "draws", **facts, group="all"))
+    if not frames:
+        return pd.DataFrame(columns=["shots", "against", "group", *COLUMNS])
+    return pd.concat(frames).sort_values("shots", kind="stable", ignore_index=True)
+
+
+def compare_steps(metrics: pd.DataFrame, keys: Sequence[str] = ("method",), over: str = "draws") -> pd.DataFrame:
+    """Gain from each number of references to the next, by ``keys``, paired over reference draws or over categories.
+
+    Over draws (seeds), macro means over categories unless ``category`` is a key; zero-shot and full-shot draw nothing
+    and are the same for every draw. Over categories, each the mean of its draws. Columns: the keys, step (such as
+    "0 to 1"), fewer, more and ``COLUMNS``; image and pixel AUROC.
+    """
+    unit, columns = {"draws": "seed", "categories": "category"}[over], ["image_auroc", "pixel_auroc"]
+    cells, frames = metrics.groupby([*keys, "shots", unit], sort=False)[columns].mean(), []
+    for key, values in cells.groupby(list(keys), sort=False):
+        values = values.droplevel(list(keys))
+        for fewer, more in pairwise(sorted(values.index.unique("shots"))):
+            step = f"{tables.format_shots(fewer)} to {tables.format_shots(more)}"
+            facts = dict(zip(keys, key, strict=True)) | {"step": step, "fewer": fewer, "more": more}
+            frames.append(pair_differences(values.loc[more], values.loc[fewer], over, **facts))
+    if not frames:
+        return pd.DataFrame(columns=[*keys, "step", "fewer", "more", *COLUMNS])
+    return pd.concat(frames, ignore_index=True)
+
+
+def compare_first_step(metrics: pd.DataFrame, method: str, measure: str) -> pd.DataFrame:
+    """Gain of a method's first step to more references less the mean gain of the later ones, paired over draws.
+
+    One row with ``COLUMNS``; none with fewer than three numbers of references.
+    """
+    draws = metrics[metrics.method == method].groupby(["shots", "seed"])[measure].mean().unstack("shots")
+    counts = sorted(draws.columns)
+    if len(counts) < 3:
+        return pd.DataFrame(columns=COLUMNS)
+    if counts[0] == 0:
+        draws[0] = draws[0].dropna().iloc[0]  # zero-shot draws nothing
+    first = draws[counts[1]] - draws[counts[0]]
+    later = (draws[counts[-1]] - draws[counts[1]]) / (len(counts) - 2)
+    return pair_differences(first.to_frame(measure), later.to_frame(measure), "draws")

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import commands, config, methods, tables, within
-from vlmad_lib.analysis import comparison, sweeps, wordings
+from vlmad_lib.analysis import comparison, prompt_variants, variants
 from vlmad_lib.config import Method, Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.evaluation import statistics
@@ -76,7 +76,7 @@ def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[
     spec = own(tested[0])
     if spec is None:
         return []
-    hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | wordings.UNLEARNED)
+    hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | prompt_variants.UNLEARNED)
     found = [Source(HAND, hand)]
     for profile in tested:
         one = own(profile)
@@ -119,7 +119,7 @@ def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[T
         return [Target(datasets.describe_identity(one), one) for one in zero]
     size = within("pixels", pixels or zero[0].evaluation_size, 16)
     table, _ = run.build_run_index(zero[0])
-    first = zero[0].model_copy(update={"categories": sweeps.some(table, most), "evaluation_size": size})
+    first = zero[0].model_copy(update={"categories": variants.choose_categories(table, most), "evaluation_size": size})
     return [Target("", first), *(Target(datasets.describe_identity(one), one) for one in zero[1:]), *unseen(first)]
 
 

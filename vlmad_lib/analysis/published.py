@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import tables
+from vlmad_lib.analysis import comparison
 from vlmad_lib.config import USUAL, Method, Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.evaluation.metrics import PIXEL
@@ -392,3 +393,125 @@ def heading(found: pd.DataFrame, profile: Profile) -> str:
     if ours:
         return f"{found.dataset.iloc[0]}: this run's {', '.join(ours)} beside the published figures"
     return f"{found.dataset.iloc[0]} as published: no point of this run, whose data are others"
+
+
+STUDY = datasets.REFERENCE / "study_results.csv"
+
+
+def read_study_table(table: str) -> pd.DataFrame:
+    """The rows of one table of the study, or of one of its sections (``text 5.2.2``), as it printed them."""
+    known = pd.read_csv(STUDY, dtype=str)
+    return known[known.table == table]
+
+
+def quote_study(table: str, item: str, metric: str = "auroc") -> str:
+    """One figure the study prints for WinCLIP, as printed: a number, or a range of two."""
+    rows = read_study_table(table)
+    return rows[(rows.method == "WinCLIP") & (rows["item"] == item) & (rows.metric == metric)].value.iloc[0]
+
+
+SHOT_CLAIMS = {
+    "average": ("gains", "average_gain_0_to_1_shot"),
+    "capsule": ("gains", "gain_capsule_grid_hazelnut"),
+    "grid": ("gains", "gain_capsule_grid_hazelnut"),
+    "hazelnut": ("gains", "gain_capsule_grid_hazelnut"),
+    "bottle": ("drops", ""),
+    "screw": ("drops", ""),
+}
+"""What the study says that one reference image does to the image AUROC (section 5.2.1), and where its figure is."""
+
+
+def check_shot_claims(table: pd.DataFrame) -> pd.DataFrame:
+    """The study's claims of one reference, against its own zero-shot Table 1 and against these metrics of a WinCLIP.
+
+    ``room``: how far the image AUROC could rise at all from Table 1. Only MVTec AD can be compared.
+    """
+    steps = table[table.shots.isin([0, 1])]
+    gains = comparison.compare_steps(steps, ("method", "category"))
+    macro = comparison.compare_steps(steps).assign(category="average")
+    gains = pd.concat([gains, macro])
+    gains = gains[(gains.measure == "image_auroc") & gains.difference.notna()].drop_duplicates("category")
+    comparable = set(table.dataset) == {"MVTec AD"}
+    rows, all_of_them = (
+        [],
+        read_study_table("Table 1").query("group == 'category' and item != 'mean'")["item"].nunique(),
+    )
+    for name, (way, item) in SHOT_CLAIMS.items():
+        start = float(quote_study("Table 1", "mean" if name == "average" else name, "image_auroc"))
+        ends = [float(end) for end in quote_study("text 5.2.1", item).split("-")] if item else [-1.0, 0.0]
+        own = gains[gains.category == name]
+        if name == "average" and table.category.nunique() < all_of_them:
+            own = own[:0]  # a mean of other categories
+        facts = {
+            "category": name,
+            "the study": f"{way} {' to '.join(f'{end:+.2f}' for end in ends)}" if item else way,
+            "its Table 1": start,
+            "room": 1 - start,
+            "by its own table": "possible" if ends[0] <= 1 - start else "impossible",
+        }
+        rows.append(facts | _measure_claim(own, ends, bool(item), comparable, set(table.dataset)))
+    return pd.DataFrame(rows)
+
+
+def _measure_claim(own: pd.DataFrame, ends: list[float], bounded: bool, comparable: bool, datasets: set[str]) -> dict:
+    """What was measured of one claim: the gain and whether it agrees, or why there is no comparison."""
+    if not comparable:
+        why = f"the data are {', '.join(sorted(datasets))}" if datasets else "no WinCLIP was run"
+        return {"here": f"no comparison: {why}", "verdict": "none"}
+    if own.empty:
+        return {"here": "no comparison: not run here with 0 and 1 shot", "verdict": "none"}
+    row = own.iloc[0]
+    low, high = (ends[0], ends[-1]) if bounded else (-1.0, -1e-9)
+    apart = row.low > high or row.high < low
+    inside = low <= row.low and row.high <= high
+    word = "contradicted" if apart else "agrees" if inside else "not decided"
+    return {
+        "here": f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {row.n}",
+        "verdict": word,
+    }
+
+
+def describe_shot_claims(claims: pd.DataFrame) -> str:
+    """How the study's claims of one reference fare, as a line of a Markdown list."""
+    impossible = claims[claims["by its own table"] == "impossible"]
+    names = [f"{row['category']} (room for {row['room']:.3f})" for row in impossible.to_dict("records")]
+    tested = claims[claims.verdict != "none"]
+    here = [f"{row.category} {row.verdict}" for row in tested.itertuples()]
+    return (
+        f"- Of the study's {len(claims)} statements on one reference, {len(names)} cannot be true by its own table"
+        f"{': ' + ', '.join(names) if names else ''}. "
+        + (f"On these data (n = {len(here)}): {', '.join(here)}." if here else f"Here, {claims.here.iloc[0]}.")
+    )
+
+
+def compare_shot_gains(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What references bring a WinCLIP here, from none to each number of them, beside its paper's gains on MVTec AD.
+
+    Columns: shots, measure, published (the paper's gain of the macro mean), then ours over *n* draws: difference, low,
+    high, n. Only numbers of references that the paper has; empty without a zero-shot result.
+    """
+    paper = quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
+    shots = sorted(set(metrics.shots) & set(paper.index) - {0})
+    steps = [comparison.compare_steps(metrics[metrics.shots.isin([0, number])]) for number in shots]
+    gains = pd.concat([comparison.compare_steps(metrics.iloc[:0]), *steps]).rename(columns={"more": "shots"})
+    gains["published"] = [
+        paper.loc[row.shots, row.measure] - paper.loc[0, row.measure] if row.fewer == 0 else np.nan
+        for row in gains.itertuples()
+    ]
+    return gains[["shots", "measure", "published", "over", "difference", "low", "high", "n"]].reset_index(drop=True)
+
+
+def describe_shot_gains(gains: pd.DataFrame) -> str:
+    """Where the gains here differ from the published ones, as a Markdown list, a line a measure; most references."""
+    lines = []
+    for measure, rows in gains.dropna().groupby("measure", sort=False):
+        row = rows[rows.shots == rows.shots.max()].iloc[0]
+        beside = "the interval holds the gain there too"
+        if row.high < row.published or row.low > row.published:
+            beside = f"a {'smaller' if row.high < row.published else 'larger'} gain than there"
+        gain = comparison.describe_difference(row, "references help", "references cost")
+        lines.append(
+            f"- **{tables.TITLES[measure]}, {tables.name_shots(row.shots)} less zero-shot**: {row.published:+.3f} in "
+            f"WinCLIP's paper on MVTec AD; here {gain}, {beside}."
+        )
+    return "\n".join(lines)

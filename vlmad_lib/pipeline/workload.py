@@ -25,6 +25,7 @@ from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
 from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
+from vlmad_lib.methods import ChosenMethod
 
 # The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
 REACHED = {"cpu": 0.8}

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from vlmad_lib import InputError, methods, tables
-from vlmad_lib.analysis import sweeps, thresholds, wordings
+from vlmad_lib.analysis import prompt_variants, thresholds, variants
 from vlmad_lib.config import Method
 from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.evaluation import metrics
@@ -165,9 +165,13 @@ class Panel(widgets.VBox):
         """The method with the windows and words asked for; none where nothing is. InputError for half a pair."""
         base = spec = self.specs.get(self.row.method)
         if self.window.value:
-            spec = sweeps.of_sizes(spec, [self.window.value])
+            spec = variants.set_window_sizes(spec, [self.window.value])
         good, bad = self.good.value.strip(), self.bad.value.strip()
-        return None if (spec := wordings.own(spec, good, bad) if good or bad else spec) == base else spec
+        return (
+            None
+            if (spec := prompt_variants.set_own_prompts(spec, good, bad) if good or bad else spec) == base
+            else spec
+        )
 
     def _judge(self) -> None:
         """What the threshold makes of the category and of this image."""

@@ -450,7 +450,7 @@ GROUPS = dict(zip(config.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
 def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
     """Macro mean AUROC against the window size, a line a group with 95 % intervals over its categories (n).
 
-    ``table`` as made by ``sweeps.window_table``; ``own`` has the image and pixel AUROC of the method's own fusion.
+    ``table`` as made by ``variants.tabulate_window_sizes``; ``own`` has the AUROCs of the method's own fusion.
     """
     scored = table.dropna(subset="auroc")
     panels = {name: rows for name, rows in scored.groupby("measure", sort=False) if name != "image, class token"}
@@ -478,7 +478,7 @@ def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
 def best_sizes(table: pd.DataFrame) -> Figure:
     """Category by window size: mean pixel AUROC inside an image, the best framed, those not told from it dotted.
 
-    ``table`` as made by ``sweeps.best_sizes``.
+    ``table`` as made by ``variants.find_best_sizes``.
     """
     table = table.set_index(table.category + table.images.map("  (n = {})".format))
     values = table[[name for name in table if name.startswith("k = ")]].astype(float)

@@ -45,12 +45,12 @@ ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly see
 MEASURES = ("image_auroc", "pixel_auroc")
 
 
-def worded(profile: Profile) -> list[Method]:
+def list_worded_methods(profile: Profile) -> list[Method]:
     """The methods of a profile that read words."""
     return [spec for spec in profile.methods if methods.METHODS[spec.method].zero_shot]
 
 
-def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
+def list_prompt_variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
     """A method as it is, then with other prompts: WinCLIP's sets and one's own pair, AnomalyCLIP's words.
 
     Others have those of WinCLIP's that their settings know.
@@ -78,7 +78,7 @@ def variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> lis
     return found
 
 
-def own(spec: Method, normal: str, anomalous: str) -> Method:
+def set_own_prompts(spec: Method, normal: str, anomalous: str) -> Method:
     """A WinCLIP that reads one's own pair of prompts, or an AnomalyCLIP with the word ``anomalous`` for "damaged".
 
     InputError where only one prompt of a pair is given.
@@ -98,7 +98,7 @@ def _pair(normal: str, anomalous: str) -> dict:
     return {"own_normal": [normal], "own_anomalous": [anomalous], "states": "own", "templates": "none"}
 
 
-def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.Series) -> pd.DataFrame:
+def tabulate_prompts(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.Series) -> pd.DataFrame:
     """What each of the variants asks of an index row: how many prompts, one of each side, how alike the sides are.
 
     ``cosine`` is that of the normal and the anomalous prototype, in [-1, 1]; learned prompts have no words to show.
@@ -124,7 +124,7 @@ def asked(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.
     return pd.DataFrame(rows)
 
 
-def unread(some: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[str, list[str]]:
+def find_unread_words(some: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[str, list[str]]:
     """The variants of a family (its first is the base) that bring words which the backbone's text tower never read.
 
     By the variant's name, those words (``Backbone.unread_words``) that the base does not have too; a base with learned
@@ -142,7 +142,7 @@ def _texts(spec: Method, row: pd.Series) -> list[str]:
     return [text for side in sides for text in side]
 
 
-def unread_findings(brought: dict[str, list[str]]) -> str:
+def describe_unread_words(brought: dict[str, list[str]]) -> str:
     """Which variants are left out because of words never read (``unread``), as a line of a Markdown list."""
     if not brought:
         return ""
@@ -154,7 +154,7 @@ def unread_findings(brought: dict[str, list[str]]) -> str:
 
 
 @torch.no_grad()
-def state_cosines(backbone: Backbone, class_name: str, own: Sequence[str] = ()) -> pd.DataFrame:
+def compare_states(backbone: Backbone, class_name: str, own: Sequence[str] = ()) -> pd.DataFrame:
     """Cosines (n, n) of WinCLIP's seven normal and four anomalous states for a class name, then of one's own prompts.
 
     Without templates; empty prompts of one's own are left out, unfit ones refused (InputError).
@@ -167,7 +167,7 @@ def state_cosines(backbone: Backbone, class_name: str, own: Sequence[str] = ()) 
     return pd.DataFrame((embedded @ embedded.T).cpu().numpy(), index=texts, columns=texts)
 
 
-def differences(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> pd.DataFrame:
+def compare_prompts(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> pd.DataFrame:
     """Paired differences of every variant to the first of its family, image and pixel AUROC, over *n* categories.
 
     ``metrics`` are those of all families in their order. Columns: base, variant, measure, auroc, difference, low,
@@ -187,7 +187,7 @@ def differences(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> 
     return pd.concat(rows, ignore_index=True)
 
 
-def difference_table(found: pd.DataFrame) -> pd.DataFrame:
+def show_prompt_differences(found: pd.DataFrame) -> pd.DataFrame:
     """``differences`` for people: one row per variant, image and pixel level side by side."""
     parts = []
     for column, part in found.groupby("measure", sort=False):
@@ -202,7 +202,7 @@ def difference_table(found: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- sentences
 
 
-def findings(found: pd.DataFrame) -> str:
+def describe_prompt_differences(found: pd.DataFrame) -> str:
     """Which prompts do better or worse than their base, and which the categories cannot tell, as a Markdown list."""
     lines = []
     for (base, column), part in found.groupby(["base", "measure"], sort=False):
@@ -232,7 +232,7 @@ def _named(rows: pd.DataFrame, kind: str) -> str:
     return f"{kind} with {', '.join(names)}" if names else f"none is {kind}"
 
 
-def temperature_findings(metrics: pd.DataFrame) -> str:
+def describe_temperatures(metrics: pd.DataFrame) -> str:
     """Whether the zero-shot image AUROC depends on the temperature, a line of a Markdown list for each method."""
     lines, names = [], metrics.method.drop_duplicates()
     for base in names[names.str.contains(", temperature ")].str.split(", temperature ").str[0].unique():
@@ -250,7 +250,7 @@ def temperature_findings(metrics: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def cosine_findings(found: pd.DataFrame) -> str:
+def describe_cosines(found: pd.DataFrame) -> str:
     """How alike the two sides of the prompts are (``asked``), as a line of a Markdown list."""
     low, high = found.loc[found.cosine.idxmin()], found.loc[found.cosine.idxmax()]
     blank = list(found[found.cosine > ALIKE].variant)
