@@ -31,8 +31,9 @@ def run_cells(name: str, path, monkeypatch) -> list:
         monkeypatch.setattr(place, lambda *found: shown.extend(found))
     # what this machine can do takes seconds to measure, and is the same on every profile
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak_memory", lambda *_: 100.0)
-    monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak", lambda *_: 100.0)
-    monkeypatch.setattr("vlmad_lib.analysis.efficiency.gflop", lambda *_: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.measure_peak", lambda *_, **__: 100.0)
+    monkeypatch.setattr("vlmad_lib.pipeline.workload.measure_peak", lambda *_, **__: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.count_gflop", lambda *_: 100.0)
     mpl.use("Agg")
     space = {}
     for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
