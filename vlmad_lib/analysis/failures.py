@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import fisher_exact, ttest_1samp
 
 from vlmad_lib import tables, within
-from vlmad_lib.analysis import comparison, contrast, decisions, defects, thresholds
+from vlmad_lib.analysis import by_defect, comparison, decisions, thresholds
 from vlmad_lib.analysis.thresholds import TRAIN, Part
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.evaluation.statistics import percent
@@ -63,9 +63,9 @@ def judged(scores: pd.DataFrame, limit: pd.DataFrame, shots: int = 0) -> pd.Data
 
 def described(cases: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Judged rows with ``defect_class`` and, where there is a mask, contrast, area and sharpness of the defect."""
-    measured = contrast.measure(results)[["image", *contrast.MEASURES]]
+    measured = by_defect.measure_defects(results)[["image", *by_defect.MEASURES]]
     found = cases.merge(measured, on="image", how="left")
-    return found.assign(defect_class=defects.classes(found, results.profile))
+    return found.assign(defect_class=by_defect.classify_defects(found, results.profile))
 
 
 def worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFrame:

@@ -276,7 +276,7 @@ def dots(
 
 
 def recall_curves(curves: pd.DataFrame, measures: dict[str, str], label: str) -> Figure:
-    """Recall against each measure (column: axis label) with its band; ``curves`` of ``defects.recall_curve``."""
+    """Recall against each measure (column: axis label) with its band (``by_defect.estimate_recall_curve``)."""
     palette, shown = colours(curves.method), [name for name in measures if (curves.measure == name).any()]
     figure, grid = plt.subplots(
         1, len(shown), figsize=(4.6 * len(shown), 3.6), squeeze=False, sharey=True, layout="constrained"
