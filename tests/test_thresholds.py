@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_mvtec, small_profile
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
 
@@ -630,3 +630,16 @@ def test_gaps_say_what_is_missing():
     assert "With one category" in decisions.gaps(whole[:1]) and "With one category" not in decisions.gaps(whole)
     assert "Without two good images" in decisions.gaps([part([1], [3]), whole[0]])
     assert "n = 0" in decisions.gaps([])
+
+
+def test_the_tail_of_rejections_takes_the_threshold_as_random():
+    """Simulated: 19 images set the threshold, 12 are tested; a binomial tail would be too small."""
+    stream, k, n, rank = np.random.default_rng(0), 19, 12, 18
+    scores = stream.normal(size=(20_000, k + n))
+    counts = (scores[:, k:] > np.sort(scores[:, :k])[:, [rank - 1]]).sum(1)
+    chances = thresholds.alarm_chances(pd.DataFrame({"k": [k], "n_good": [n]}), 0.1)
+    for rejected in (0, 1, 3, 6):
+        seen = (counts >= rejected).mean()
+        assert chances[rejected:].sum() == pytest.approx(seen, abs=0.01)
+    assert chances[4:].sum() > 2 * binom.sf(3, n, 1 - rank / (k + 1))
+    assert list(thresholds.alarm_chances(pd.DataFrame({"k": [8], "n_good": [n]}), 0.1)) == [1]  # it rejects nothing

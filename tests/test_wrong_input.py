@@ -414,7 +414,7 @@ def test_numbers_of_notebooks_out_of_range(start):
         "high_cut": lambda: by_defect.assign_levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (0.5, 0.4)),
         "rate": lambda: by_defect.summarise_recall(scores, "defect", rate=1.5),
         "repeats": lambda: efficiency.measure(results.profile, results.profile.methods[0], table[:1], repeats=0),
-        "shown": lambda: failures.worst(pd.DataFrame({"failure": [""]}), "", -1),
+        "shown": lambda: failures.select_worst(pd.DataFrame({"failure": [""]}), "", -1),
         "'most' is -2": lambda: thresholds.calibration_index(table, most=-2),
         "draws": lambda: language.plan(demo, spec, [1], -1, []),
         "pixels": lambda: prompt_transfer.targets([demo], pixels=-5),

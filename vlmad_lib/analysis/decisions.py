@@ -214,20 +214,16 @@ def shown(judged: pd.DataFrame) -> pd.DataFrame:
     """A table of rates for display: counts with their shares and 95 % intervals, macro means where it has them."""
     table = judged[[name for name in ("method", "category", "share", "rule", "k") if name in judged]].copy()
     for title, rate, hits, n in _SIDES:
-        shares = map(_share, judged[rate], judged[f"{rate}_low"], judged[f"{rate}_high"])
+        shares = map(thresholds.format_rate, judged[rate], judged[f"{rate}_low"], judged[f"{rate}_high"])
         counts = [f"{part:.4g} of {whole:.0f}" for part, whole in zip(judged[hits], judged[n], strict=True)]
         table[title] = [f"{count}: {share}" for count, share in zip(counts, shares, strict=True)]
         if f"macro_{rate}" in judged:
             columns = judged[[f"macro_{rate}{end}" for end in ("", "_low", "_high")]]
-            table[f"macro mean, {title}"] = [_share(*row) for row in columns.itertuples(index=False)]
+            table[f"macro mean, {title}"] = [thresholds.format_rate(*row) for row in columns.itertuples(index=False)]
     return table
 
 
 _SIDES = (("false alarms", "false_alarm", "alarms", "n_good"), ("escapes", "escape", "escapes", "n_bad"))
-
-
-def _share(rate: float, low: float, high: float) -> str:
-    return "none" if np.isnan(rate) else f"{rate:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 # ---------------------------------------------------------------- sentences
@@ -259,11 +255,6 @@ def gaps(found: Sequence[Part]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def share_of(hits: float, n: float) -> str:
-    """A share with its Wilson interval and counts."""
-    return f"{_share(hits / n, *statistics.wilson(hits, n))[:-1]}, n = {n:.0f})" if n else "unknown (n = 0)"
-
-
 def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
     """What is rejected and what escapes by each rule, and whether the counts contradict what it aims at.
 
@@ -274,8 +265,8 @@ def rule_findings(judged: pd.DataFrame, alpha: float) -> str:
     for (method, rule), part in judged.groupby(["method", "rule"], sort=False):
         alarms, n_good, escapes, n_bad = part[["alarms", "n_good", "escapes", "n_bad"]].sum()
         halves = " (set on half of the labelled images, judged on the others)" if rule == OWN else ""
-        told = f"**{method}**, {rule}{halves}: false alarms {share_of(alarms, n_good)}"
-        told += f", escapes {share_of(escapes, n_bad)}." if n_bad else "."
+        told = f"**{method}**, {rule}{halves}: false alarms {thresholds.format_share(alarms, n_good)}"
+        told += f", escapes {thresholds.format_share(escapes, n_bad)}." if n_bad else "."
         fresh = part[(part.source == thresholds.TRAIN) & (part.n_good > 0)]
         if rule == "conformal":
             told += _silent(part, alpha) + _promise(fresh[np.isfinite(fresh.threshold)], alpha, level)
@@ -348,7 +339,9 @@ def overkill_findings(table: pd.DataFrame) -> str:
             blind = int((rows.allowed == 0).sum())
             some = tables.format_categories(blind)
             few = f" (no escape allowed in {some} with too few defective images for {percent(share)})" if blind else ""
-            told.append(f"{share_of(rows.alarms.sum(), rows.n_good.sum())} at {percent(share)} escape{few}")
+            told.append(
+                f"{thresholds.format_share(rows.alarms.sum(), rows.n_good.sum())} at {percent(share)} escape{few}"
+            )
         lines.append(
             f"- **{method}**: of the good parts it rejects {', '.join(told)}. These thresholds were set on the defects "
             "that they judge: a line cannot have them, and of its defects more may escape."
@@ -447,7 +440,8 @@ def pixel_findings(found: pd.DataFrame, alpha: float) -> str:
         told = (
             f"- **{method}**, pixel threshold over {promise} (k = {tables.format_range(part.k)}), which promises that "
         )
-        told += f"{promised[promise]}: any pixel is marked in {share_of(part.alarms.sum(), part.n_good.sum())} of the "
+        marked = thresholds.format_share(part.alarms.sum(), part.n_good.sum())
+        told += f"{promised[promise]}: any pixel is marked in {marked} of the "
         told += "normal test images"
         told += f", and {part['normal pixels'].mean():.2%} of their pixels." if part.n_good.any() else "."
         mean, low, high = statistics.difference(part["defect's pixels"])

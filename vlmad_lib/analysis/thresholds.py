@@ -419,3 +419,13 @@ def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
             row = judge(part, f"{statistics.percent(share)} escape", 0, [(limit, part.good)])
             rows.append(row | {"share": share, "allowed": int(np.floor(share * len(part.bad) + 1e-9))})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
+
+
+def format_rate(rate: float, low: float, high: float) -> str:
+    """A share and its interval for people: ``12.5% (4.0 to 31.0)``, or ``none``."""
+    return "none" if np.isnan(rate) else f"{rate:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def format_share(hits: float, n: float) -> str:
+    """A share with its Wilson interval and count: ``12.5% (4.0 to 31.0, n = 24)``."""
+    return f"{format_rate(hits / n, *statistics.wilson(hits, n))[:-1]}, n = {n:.0f})" if n else "unknown (n = 0)"

@@ -668,7 +668,7 @@ def lent(
 
 
 def odds(table: pd.DataFrame) -> Figure:
-    """Odds ratios with their intervals on a log axis, one colour per method; ``table`` of ``causes.explained``.
+    """Odds ratios with their intervals on a log axis, one colour per method; ``table`` of ``failures.estimate_odds``.
 
     Those without an interval are left out.
     """
