@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from vlmad_lib.analysis import failures, thresholds
 from vlmad_lib.analysis.failures import ALARM, ESCAPE, TEST
-from vlmad_lib.analysis.thresholds import TRAIN, Part
+from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import run
 
@@ -61,9 +61,9 @@ def test_a_score_at_the_threshold_is_accepted():
 def test_limits_are_conformal_or_say_that_they_judge_themselves():
     good, bad = np.arange(20.0), np.array([30.0])
     found = [
-        Part("A", "rigid", "plate", good, bad, np.arange(9.0)),
-        Part("A", "rigid", "cloth", good, bad, np.arange(8.0)),  # too few for a promise of 10 %
-        Part("A", "rigid", "rope", good[:0], bad, good[:0]),
+        CategoryScores("A", "rigid", "plate", good, bad, np.arange(9.0)),
+        CategoryScores("A", "rigid", "cloth", good, bad, np.arange(8.0)),  # too few for a promise of 10 %
+        CategoryScores("A", "rigid", "rope", good[:0], bad, good[:0]),
     ]
     table = failures.set_thresholds(found, 0.1).set_index("category")
     assert table.threshold["plate"] == 8 and table.source["plate"] == TRAIN and table.k["plate"] == 9
@@ -296,7 +296,7 @@ def test_a_run_is_judged_by_its_training_images(mvtec, tmp_path):
     results = run.run(small_profile(mvtec, tmp_path / "cache", shots=[0], methods=[spec]))
     normal = thresholds.normal_scores(results)
     assert set(normal.defect) == {"good"} and len(normal) == 8
-    limits = failures.set_thresholds(thresholds.parts(results.scores, normal), 0.2)
+    limits = failures.set_thresholds(thresholds.collect_scores(results.scores, normal), 0.2)
     assert set(limits.source) == {TRAIN} and set(limits.k) == {4}
     found = failures.add_defect_measures(failures.judge_images(results.scores, limits), results)
     assert len(found) == 16 and found.contrast.notna().sum() == 8

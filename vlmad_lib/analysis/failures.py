@@ -17,7 +17,7 @@ from scipy.stats import fisher_exact, ttest_1samp
 
 from vlmad_lib import tables, within
 from vlmad_lib.analysis import by_defect, comparison, thresholds
-from vlmad_lib.analysis.thresholds import TRAIN, Part
+from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
@@ -38,7 +38,7 @@ FREE = 0.01
 # ---------------------------------------------------------------- what went wrong
 
 
-def set_thresholds(parts: Sequence[Part], alpha: float) -> pd.DataFrame:
+def set_thresholds(parts: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """The threshold of each method and category, and the *k* normal images that set it.
 
     Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the quantile of the

@@ -290,7 +290,7 @@ def _mark(results: Results, owners: list[str], alpha: float) -> tuple[dict[str, 
     limit = thresholds.pixel_threshold(list(part_groups.largest_by_part(np.array(known), owners)), alpha)
     new = rows[rows.defect == NEW]
     return {
-        image: float(thresholds.area_above(results.framed(new.loc[[place]]), limit)[0])
+        image: float(thresholds.marked_areas(results.framed(new.loc[[place]]), limit)[0])
         for place, image in zip(new.index, new.image, strict=True)
     }, limit
 
@@ -303,7 +303,7 @@ def _promise(k: int, alpha: float, noun: str) -> str:
             f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; "
             "add some, or raise --alpha."
         )
-    low, high = thresholds.conditional(k, alpha)
+    low, high = thresholds.rate_interval(k, alpha)
     rejected = "rejected" if noun == "pictures" else "rejected by any of their pictures"
     alike = "if they are taken alike" + ("" if noun == "pictures" else ", with no more pictures of each")
     return (

@@ -111,7 +111,7 @@ class Panel(widgets.VBox):
         """The range of a category's scores, beginning where normal images say; kept for another image of it."""
         row, scores = self.row, self.results.scores
         alike = (scores.category == row.category) & (scores.method == row.method) & (scores.shots == row.shots)
-        (part,) = thresholds.parts(scores[alike], self.normal, int(row.shots))
+        (part,) = thresholds.collect_scores(scores[alike], self.normal, int(row.shots))
         if self.part and all(np.array_equal(*(getattr(one, k) for one in (part, self.part))) for k in ("good", "bad")):
             return
         self.part, every = part, np.concatenate([part.good, part.bad, part.train])

@@ -640,7 +640,7 @@ def lent(
 ) -> Figure:  # fmt: skip
     """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
 
-    As made by ``decisions.transfer`` or ``prompt_transfer.matrix``; ``labels`` are those of rows, columns and colours.
+    As made by ``costs.transfer_thresholds`` or ``prompt_transfer.matrix``; ``labels``: of rows, columns and colours.
     A cell without a value is crossed out.
     """
     given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))

@@ -92,13 +92,13 @@ def _scale(low: float, high: float) -> str:
     return f"<div style='display:flex;gap:6px;align-items:center'>all maps: {low:.3f} {bar} {high:.3f}</div>"
 
 
-def scores(part: thresholds.Part, limit: float, own: float) -> str:
+def scores(part: thresholds.CategoryScores, limit: float, own: float) -> str:
     """``strip`` as HTML with its alt text."""
     alt = f"{part.category}: image scores of {part.method}, good and defective, and the threshold {limit:.3f}"
     return _tag(*figures.encoded(strip(part, limit, own)), alt)
 
 
-def strip(part: thresholds.Part, limit: float, own: float) -> Figure:
+def strip(part: thresholds.CategoryScores, limit: float, own: float) -> Figure:
     """The scores of a category, a dot an image, with the threshold; a ring around the score ``own``."""
     lines = {"defective": (part.bad, "#b3261e"), "good": (part.good, "#2a9d6e")}
     lines |= {"normal, training": (part.train, "#6b7785")} if len(part.train) else {}
@@ -113,7 +113,7 @@ def strip(part: thresholds.Part, limit: float, own: float) -> Figure:
     return figure
 
 
-def counts(part: thresholds.Part, limit: float) -> str:
+def counts(part: thresholds.CategoryScores, limit: float) -> str:
     """What a threshold makes of a category, as an HTML table: counts, and rates with Wilson's 95 % interval."""
     (found,) = thresholds.rated([thresholds.judge(part, "moved", 0, [(limit, part.good)])]).to_dict("records")
     lines = []
