@@ -562,7 +562,7 @@ def test_sentences_on_costs_follow_the_data():
     assert verdicts == {"conformal": "cheaper", "quantile": "dearer", OWN: "not decided"}
     sentence = costs.describe_costs(table.reset_index(), prices)
     assert "to reject all without looking costs 980" in sentence and "n = 3 categories" in sentence
-    assert "Cheaper: conformal of A (198)." in sentence
+    assert "1 cheaper" in sentence and "1 not decided" in sentence and "conformal of A, 198" in sentence
     assert "n = 0" in costs.describe_costs(table.iloc[:0].reset_index(), prices)
 
 

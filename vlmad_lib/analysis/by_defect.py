@@ -461,7 +461,9 @@ def describe_levels(compared: pd.DataFrame, related: pd.DataFrame) -> str:
                 f"{comparison.verdict(row.low, row.high)}"
             )
         own = related[related.method == row.method].dropna(subset="rank correlation")
-        own = own.assign(relation=np.select([own.low > 0, own.high < 0], ["rises with", "falls with"], "not decided:"))
+        own = own.assign(
+            relation=np.select([own.low > 0, own.high < 0], ["rises with", "falls with"], "has no decided relation to")
+        )
         relations = [
             f"{relation} {', '.join(rows.measure.str.replace('_', '-'))}"
             for relation, rows in own.groupby("relation", sort=False)

@@ -335,7 +335,10 @@ def describe_costs(table: pd.DataFrame, prices: Prices) -> str:
     text = f"- Per 1000 parts, to {name} without looking costs {least:.0f}."
     if table.empty:
         return f"{text} Without good and defective test images (n = 0) no rule has a cost."
-    for verdict, rows in table.groupby("than not to look"):
-        rules = [f"{row.rule} of {row.method} ({row.cost:.0f})" for row in rows.itertuples()]
-        text += f" {verdict.capitalize()}: {', '.join(rules)}."
-    return f"{text} Each verdict by itself at 95 %, n = {tables.format_categories(table.n.max())}."
+    counts = [f"{count} {verdict}" for verdict, count in table["than not to look"].value_counts().items()]
+    best = table.loc[table.cost.idxmin()]
+    return (
+        f"{text} Of {len(table)} rules and methods {', '.join(counts)} (each by itself at 95 %, n = "
+        f"{tables.format_categories(table.n.max())}); least: {best.rule} of {best.method}, {best.cost:.0f} "
+        f"({best.cost_low:.0f} to {best.cost_high:.0f})."
+    )
