@@ -108,6 +108,12 @@ def mvtec(tmp_path: Path) -> Path:
     return make_mvtec(tmp_path / "data")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One cache for the tests of a module: the words of a category are read once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def drop(tmp_path: Path) -> Path:
     """A folder of new pictures for decisions: twelve good ones, and three new ones of which the first has a spot."""

@@ -322,7 +322,7 @@ def test_decide_scores_pictures_by_themselves_and_says_so(job, file, tmp_path):
         paint(tmp_path / "new" / "good" / f"{i}.png", 500 + i)
     paint(tmp_path / "new" / "first.png", 1)
     alone = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
-    assert "image_score: fixed" in alone.facts["scale"] and alone.told().endswith("as published.")
+    assert "image_score: fixed" in alone.facts["scale"] and alone.describe().endswith("as published.")
     paint(tmp_path / "new" / "second.png", 2, spot=True)
     both = decide.decide(found.profile, tmp_path / "new", 0.1, "plate", "APRIL-GAN")
     assert both.facts["references"] == 1 and both.table.score.iloc[0] == alone.table.score.iloc[0]

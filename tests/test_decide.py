@@ -24,11 +24,6 @@ def quick(tmp_path, cache, **changes):
     return small_profile(tmp_path / "nowhere", cache, **{"methods": [QUICK]} | changes)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 def names(found) -> list[str]:
     return sorted(found.table.image)
 

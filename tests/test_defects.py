@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from vlmad_lib import InputError, config
-from vlmad_lib.analysis import contrast, defects
+from vlmad_lib.analysis import by_defect
 from vlmad_lib.data import datasets
 from vlmad_lib.demo.data import CATEGORIES
 from vlmad_lib.evaluation import statistics
@@ -34,7 +34,7 @@ def table(
 
 def test_one_category_is_plain_auroc():
     scores = table().query("category == 'plate'")
-    found = defects.by(scores, "level", contrast.LEVELS).set_index("level")
+    found = by_defect.summarise_auroc(scores, "level", by_defect.LEVELS).set_index("level")
     for level in ("low", "high"):
         part = scores[(scores.label == 0) | (scores.level == level)]
         assert found.auroc[level] == pytest.approx(roc_auc_score(part.label, part.score))
@@ -44,37 +44,40 @@ def test_one_category_is_plain_auroc():
 
 def test_categories_are_never_compared_with_one_another():
     scores = table(gap=3)
-    found = defects.by(scores, "level", contrast.LEVELS).set_index("level").auroc
-    per = [defects.by(part, "level").set_index("level").auroc for _, part in scores.groupby("category")]
+    found = by_defect.summarise_auroc(scores, "level", by_defect.LEVELS).set_index("level").auroc
+    per = [by_defect.summarise_auroc(part, "level").set_index("level").auroc for _, part in scores.groupby("category")]
     for level in ("low", "high"):
         assert found[level] == pytest.approx(np.mean([one[level] for one in per]))
     moved = scores.assign(score=scores.score + 100 * (scores.category == "cloth"))
-    assert defects.by(moved, "level").auroc.tolist() == pytest.approx(defects.by(scores, "level").auroc.tolist())
+    assert by_defect.summarise_auroc(moved, "level").auroc.tolist() == pytest.approx(
+        by_defect.summarise_auroc(scores, "level").auroc.tolist()
+    )
 
 
 def test_a_category_without_normal_images_is_left_out():
     scores = table()
     scores = scores[(scores.category != "cloth") | (scores.label == 1)]
-    found = defects.by(scores, "level")
+    found = by_defect.summarise_auroc(scores, "level")
     assert found.images.tolist() == [6, 6]
-    only = defects.by(scores[scores.category == "cloth"], "level")
+    only = by_defect.summarise_auroc(scores[scores.category == "cloth"], "level")
     assert only.auroc.isna().all() and only.images.tolist() == [0, 0]
     nothing = only.iloc[:0].assign(category="", label=0, seed=0, shots=0, score=0.0)
-    recalled, compared = defects.recall(nothing, "level"), defects.compare(nothing, "level", [("low", "high")])
-    assert compared.empty and "n = 0" in defects.class_findings(only.iloc[:0], compared, recalled, 0.05)
+    recalled = by_defect.summarise_recall(nothing, "level")
+    compared = by_defect.compare_auroc(nothing, "level", [("low", "high")])
+    assert compared.empty and "n = 0" in by_defect.describe_classes(compared, recalled, 0.05)
 
 
 def test_counts_are_those_of_the_images_that_count():
     """Of two categories one lacks normal images: neither its images nor its types nor itself count."""
     scores = table()
-    found = defects.by(scores[(scores.category != "cloth") | (scores.label == 1)], "level")
+    found = by_defect.summarise_auroc(scores[(scores.category != "cloth") | (scores.label == 1)], "level")
     assert found.images.tolist() == [6, 6] and found.categories.tolist() == [1, 1] and found.types.tolist() == [1, 1]
-    assert defects.by(scores, "level").categories.tolist() == [2, 2]
+    assert by_defect.summarise_auroc(scores, "level").categories.tolist() == [2, 2]
 
 
 def test_types_by_scikit_learn():
     scores = table()
-    found = defects.types(scores).set_index(["category", "defect"])
+    found = by_defect.summarise_types(scores).set_index(["category", "defect"])
     part = scores[(scores.category == "cloth") & ((scores.label == 0) | (scores.defect == "stain"))]
     assert found.auroc["cloth", "stain"] == pytest.approx(roc_auc_score(part.label, part.score))
     assert len(found) == 4 and (found.images == 6).all()
@@ -87,30 +90,30 @@ def test_recall_at_a_fixed_false_positive_rate_by_hand():
     scores = table(good=20, bad=4).query("category == 'plate'").copy()
     scores.loc[scores.label == 0, "score"] = normal
     scores.loc[scores.label == 1, "score"] = [0.5, 0.6, 0.7, 0.95]
-    found = defects.recall(scores, "defect", rate=0.05).set_index("defect")
+    found = by_defect.summarise_recall(scores, "defect", rate=0.05).set_index("defect")
     assert found.recall.to_dict() == {"dent": 0.5, "stain": 0.5} and found.images.tolist() == [2, 2]
     assert tuple(found.loc["dent", ["low", "high"]]) == pytest.approx(statistics.wilson(1, 2))
-    assert defects.recall(scores, "defect", rate=0.0).recall.tolist() == [0.0, 0.5]  # above 0.9 only
-    allowed = defects.false_positives(scores, 0.05)
-    assert allowed["false positives"].tolist() == [1] and allowed["normal images"].tolist() == [20]
+    assert by_defect.summarise_recall(scores, "defect", rate=0.0).recall.tolist() == [0.0, 0.5]  # above 0.9 only
+    detected = by_defect.detect_images(scores, 0.05)
+    assert detected.groupby("label").hit.sum().to_dict() == {0: 1, 1: 2}
 
 
 # ---------------------------------------------------------------- classes
 
 
 def test_demo_taxonomy_is_that_of_the_drawings():
-    known = defects.taxonomy(config.load_profile("demo"))
+    known = by_defect.read_taxonomy(config.load_profile("demo"))
     assert known == {(c.name, name): kind for c in CATEGORIES.values() for name, kind in c.defects.items()}
-    assert set(known.values()) == set(defects.CLASSES)
+    assert set(known.values()) == set(by_defect.CLASSES)
 
 
 def test_mvtec_and_visa_have_a_class_for_every_defect_of_theirs():
-    mvtec = defects.taxonomy(config.load_profile("mvtec"))
+    mvtec = by_defect.read_taxonomy(config.load_profile("mvtec"))
     counts = pd.read_csv(datasets.REFERENCE / "dataset_counts.csv").query(
         "dataset == 'MVTec AD' and defect_type != 'good'"
     )
     assert len(mvtec) == 73 and set(mvtec) == set(zip(counts.category, counts.defect_type, strict=True))
-    visa = defects.taxonomy(config.load_profile("visa"))
+    visa = by_defect.read_taxonomy(config.load_profile("visa"))
     assert len(visa) == 78 and visa["cashew", "burnt"] == "Appearance Change"
 
 
@@ -123,12 +126,12 @@ def test_classes_of_labels(tmp_path):
          ("plate", "twice", "dent;dent", 1), ("plate", "odd", "", 1)],
         columns=["category", "defect", "labels", "label"],
     ).assign(image=list("abcde"))  # fmt: skip
-    found = defects.classes(rows, chosen)
+    found = by_defect.classify_defects(rows, chosen)
     assert found.tolist() == ["", "Surface Damage", "Multiple", "Surface Damage", "unknown"]
-    told = defects.unknown(rows.assign(defect_class=found))
-    assert told.startswith("1 image has") and "plate/odd" in told
-    assert defects.unknown(rows.assign(defect_class="Multiple")) == ""
-    own = defects.classes(
+    assert "1 image has" in (sentence := by_defect.describe_unclassified(rows.assign(defect_class=found)))
+    assert "plate/odd" in sentence
+    assert by_defect.describe_unclassified(rows.assign(defect_class="Multiple")) == ""
+    own = by_defect.classify_defects(
         rows, config.load_profile("own_images")
     )  # no taxonomy: folders' names say what a person knows
     assert own.tolist() == ["", "dent", "Multiple", "dent", "odd"]
@@ -140,7 +143,7 @@ def test_a_wrong_taxonomy_is_refused(tmp_path, text, said):
     if text:
         file.write_text(text)
     with pytest.raises(InputError, match=said) as error:
-        defects.taxonomy(config.load_profile("own_images", {"taxonomy": str(file)}))
+        by_defect.read_taxonomy(config.load_profile("own_images", {"taxonomy": str(file)}))
     assert str(file) in str(error.value)
 
 
@@ -150,47 +153,46 @@ def test_a_wrong_taxonomy_is_refused(tmp_path, text, said):
 ENDS = [("low", "high")]
 
 
-def test_findings_follow_the_data():
-    told = {}
+def test_sentences_follow_the_data():
+    sentences = {}
     for gap in (0.0, 6.0):
         scores = table(60, 60, gap, more=4)
         stream = np.random.default_rng(1)
         scores["contrast"] = scores.level.map({"low": 1.0, "high": 9.0}) + stream.random(len(scores))
-        related = defects.correlations(scores, ["contrast"])
-        told[gap] = defects.level_findings(defects.compare(scores, "level", ENDS), related)
+        related = by_defect.correlate_measures(scores, ["contrast"])
+        sentences[gap] = by_defect.describe_levels(by_defect.compare_auroc(scores, "level", ENDS), related)
     counted = "(n = 6 categories, 360 images)"
-    assert f"not decided {counted}" in told[0.0] and f"higher at high contrast {counted}" in told[6.0]
-    assert "1.000 on those of high contrast in the same categories: +0." in told[6.0]
-    assert "within a category: detection rises with contrast (+0." in told[6.0]
-    assert "within a category: detection has no decided relation to contrast" in told[0.0]
-    assert "other products" not in told[6.0]
+    assert f"not decided {counted}" in sentences[0.0] and f"higher {counted}" in sentences[6.0]
+    assert "rises with contrast" in sentences[6.0] and "rises with contrast" not in sentences[0.0]
+    assert "other products" not in sentences[6.0]
 
 
 def test_of_one_product_images_decide_and_the_sentence_speaks_of_it_alone():
     scores = table(60, 60, 2.0).query("category == 'plate'")
     scores = scores.assign(contrast=scores.level.map({"low": 1.0, "high": 9.0}))
-    compared, related = defects.compare(scores, "level", ENDS), defects.correlations(scores, ["contrast"])
+    compared, related = (
+        by_defect.compare_auroc(scores, "level", ENDS),
+        by_defect.correlate_measures(scores, ["contrast"]),
+    )
     row = compared.iloc[0]
     normal, low, high = (scores.score[chosen].to_numpy() for chosen in (
         scores.label == 0, scores.level == "low", scores.level == "high"
     ))  # fmt: skip
     assert tuple(row[["difference", "low", "high"]]) == statistics.subset_difference(normal, high, low)
     assert row.low > 0 and row.over_images and (row.categories, row.images) == (1, 60)
-    told = defects.level_findings(compared, related)
-    assert "higher at high contrast (n = 1 category, 60 images)" in told
-    assert "they speak of other images of this category, not of other products" in told
+    sentences = by_defect.describe_levels(compared, related)
+    assert "higher (n = 1 category, 60 images)" in sentences and "not of other products" in sentences
 
 
 def test_one_category_of_many_decides_nothing():
     scores = table(60, 60, 6.0, more=4)
     scores["level"] = scores.level.where(scores.category == "plate")
-    compared = defects.compare(scores, "level", ENDS)
+    compared = by_defect.compare_auroc(scores, "level", ENDS)
     assert tuple(compared.iloc[0][["low", "high"]]) == (-1, 1) and compared.family[0] == 0
-    related = defects.correlations(scores.assign(contrast=np.nan), ["contrast"])
-    told = defects.level_findings(compared, related)
-    assert "only one category has defects of both low and high contrast (n = 60 images), too few" in told
-    none = defects.compare(scores.assign(level=scores.level.replace("low", np.nan)), "level", ENDS)
-    assert "no category has defects of both" in defects.level_findings(none, related)
+    related = by_defect.correlate_measures(scores.assign(contrast=np.nan), ["contrast"])
+    assert "too few categories" in by_defect.describe_levels(compared, related)
+    none = by_defect.compare_auroc(scores.assign(level=scores.level.replace("low", np.nan)), "level", ENDS)
+    assert none.categories.tolist() == [0] and "too few categories" in by_defect.describe_levels(none, related)
 
 
 def clustered(seed: int, spread: float = 1.5, categories: int = 10) -> pd.DataFrame:
@@ -215,7 +217,10 @@ def decided(scores: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, over_images: 
     with monkeypatch.context() as patch:
         if over_images:
             patch.setattr(statistics, "ENOUGH", 1000)
-        compared, related = defects.compare(scores, "level", ENDS), defects.correlations(scores, ["contrast"])
+        compared, related = (
+            by_defect.compare_auroc(scores, "level", ENDS),
+            by_defect.correlate_measures(scores, ["contrast"]),
+        )
     return [bool(table.low[0] > 0 or table.high[0] < 0) for table in (compared, related)]
 
 
@@ -242,28 +247,28 @@ def test_a_class_of_the_hardest_product_alone_is_not_harder_within_it():
     rare = scores.image.str.extract("b([0-9]+)", expand=False).astype(float) % 4 == 0
     scores["kind"] = np.where(rare, np.where(hard, "hard", "easy"), "other")
     scores["kind"] = scores.kind.mask(scores.label == 0, "")
-    found = defects.by(scores, "kind").set_index("kind")
+    found = by_defect.summarise_auroc(scores, "kind").set_index("kind")
     assert found.high["hard"] < found.low["easy"]
-    compared = defects.compare(scores, "kind", [(defects.REST, name) for name in ("hard", "easy")])
+    compared = by_defect.compare_auroc(scores, "kind", [(by_defect.REST, name) for name in ("hard", "easy")])
     assert (compared.low < 0).all() and (compared.high > 0).all() and compared.categories.tolist() == [5, 5]
-    told = defects.class_findings(defects.by(scores, "kind"), compared, defects.recall(scores, "method"), 0.05)
-    assert "lowest for hard" in told and "not decided for 2 of 2 classes" in told
+    sentences = by_defect.describe_classes(compared, by_defect.summarise_recall(scores, "method"), 0.05)
+    assert "not decided for 2 of 2 classes" in sentences
     scores["score"] = scores.score - 2.0 * (scores.kind == "hard")
-    again = defects.compare(scores, "kind", [(defects.REST, name) for name in ("hard", "easy")])
+    again = by_defect.compare_auroc(scores, "kind", [(by_defect.REST, name) for name in ("hard", "easy")])
     assert again.high[0] < 0 < again.high[1]
-    told = defects.class_findings(defects.by(scores, "kind"), again, defects.recall(scores, "method"), 0.05)
-    assert "lower for hard (-0." in told and "for all 2 comparisons of classes together" in told
+    sentences = by_defect.describe_classes(again, by_defect.summarise_recall(scores, "method"), 0.05)
+    assert "lower for hard (-0." in sentences and "for all 2 differences together" in sentences
 
 
 def test_the_intervals_of_a_family_hold_together():
     scores = table(40, 60, 1.0, seed=2, more=4)
-    alone = defects.compare(scores, "level", ENDS).iloc[0]
-    family = defects.compare(scores, "level", [*ENDS, ("low", "high"), ("low", "nothing")])
+    alone = by_defect.compare_auroc(scores, "level", ENDS).iloc[0]
+    family = by_defect.compare_auroc(scores, "level", [*ENDS, ("low", "high"), ("low", "nothing")])
     assert (alone.family, family.family.tolist()) == (1, [2, 2, 2])  # nothing to compare is no comparison
     row = family.iloc[0]
     assert row.low < alone.low and row.high > alone.high and row.difference == alone.difference
     wins = [
-        defects._won(part).groupby("level").win.mean().loc[["low", "high"]].diff().iloc[-1]
+        by_defect.add_wins(part).groupby("level").win.mean().loc[["low", "high"]].diff().iloc[-1]
         for _, part in scores.groupby("category")
     ]
     assert tuple(row[["difference", "low", "high"]]) == pytest.approx(statistics.difference(wins, 0.975))
@@ -280,9 +285,9 @@ def test_correlations_are_those_of_each_category_averaged():
     rows.append(("single", "kind0", 1, 1.0, 3.0))
     scores = pd.DataFrame(rows, columns=["category", "defect", "label", "score", "contrast"])
     scores = scores.assign(image=scores.index.astype(str), method="A", shots=0, seed=0, area=1 / (1 + scores.contrast))
-    found = defects.correlations(scores.assign(sharpness=1.0), ["contrast", "area", "sharpness"])
+    found = by_defect.correlate_measures(scores.assign(sharpness=1.0), ["contrast", "area", "sharpness"])
     at = found.set_index("measure")
-    won = defects._won(scores)
+    won = by_defect.add_wins(scores)
     assert won.contrast.corr(won.win, method="spearman") < 0 < at.low["contrast"]
     each = [
         part.contrast.corr(part.win, method="spearman") for name, part in won.groupby("category") if name != "single"
@@ -301,20 +306,20 @@ def test_levels_are_told_apart_by_their_difference():
     scores["score"] = scores.score + (scores.label == 1) * scores.category.map(
         dict(zip(scores.category.unique(), np.linspace(-1, 1.5, 8), strict=True))
     )
-    at = defects.by(scores, "level", contrast.LEVELS).set_index("level")
-    row = defects.compare(scores, "level", ENDS).iloc[0]
+    at = by_defect.summarise_auroc(scores, "level", by_defect.LEVELS).set_index("level")
+    row = by_defect.compare_auroc(scores, "level", ENDS).iloc[0]
     assert row.difference == pytest.approx(at.auroc["high"] - at.auroc["low"])
     assert at.low["high"] < at.high["low"] and row.low > 0
-    turned = defects.compare(scores, "level", [("high", "low")]).iloc[0]
+    turned = by_defect.compare_auroc(scores, "level", [("high", "low")]).iloc[0]
     assert tuple(turned[["difference", "low", "high"]]) == pytest.approx((-row.difference, -row.high, -row.low))
 
 
 def test_recall_is_the_mean_over_categories():
     scores = table(20, 12, 9.0, more=4)
     scores = scores[(scores.category != "plate") | (scores.label == 0) | scores.image.isin(["plateb0", "plateb1"])]
-    hits = defects.judged(scores, 0.05)
+    hits = by_defect.detect_images(scores, 0.05).query("label == 1")
     each = hits.groupby("category").hit.mean()
-    row = defects.recall(scores.assign(all="all"), "all", rate=0.05).iloc[0]
+    row = by_defect.summarise_recall(scores.assign(all="all"), "all", rate=0.05).iloc[0]
     assert row.recall == pytest.approx(each.mean()) != pytest.approx(hits.hit.mean())
     assert (row.low, row.high) == pytest.approx(tuple(statistics.paired(each)[1:])) and row.categories == 6
 
@@ -323,64 +328,59 @@ def test_the_curve_of_recall_rises_where_recall_does():
     scores = table(40, 60, 5.0, more=6)
     stream = np.random.default_rng(3)
     measure = np.where(scores.level == "high", 20.0, 5.0) * np.exp(stream.normal(0, 0.1, len(scores)))
-    hits = defects.judged(scores.assign(contrast=measure), 0.05)
-    curve = defects.recall_curve(hits, "contrast", [5, 20])
+    hits = by_defect.detect_images(scores.assign(contrast=measure), 0.05).query("label == 1")
+    curve = by_defect.estimate_recall_curve(hits, "contrast", [5, 20])
     share = hits.groupby(["level", "category"]).hit.mean().groupby("level").mean()
     assert curve.recall.tolist() == pytest.approx([share["low"], share["high"]], abs=0.03)
     assert (curve.low <= curve.recall).all() and (curve.recall <= curve.high).all()
     assert curve.high[0] < curve.low[1] and set(curve.categories) == {8} and set(curve.images) == {480}
-    whole = defects.recall_curve(hits, "contrast")
+    whole = by_defect.estimate_recall_curve(hits, "contrast")
     assert len(whole) == 40 and whole.value.is_monotonic_increasing
-    one = defects.recall_curve(hits[hits.category == "plate"], "contrast", [5, 20])
+    one = by_defect.estimate_recall_curve(hits[hits.category == "plate"], "contrast", [5, 20])
     assert one.high[0] < one.low[1] and set(one.categories) == {1}  # images of one product have a band too
-    assert defects.recall_curve(hits.assign(contrast=np.nan), "contrast").empty
+    assert by_defect.estimate_recall_curve(hits.assign(contrast=np.nan), "contrast").empty
 
 
 def test_a_rate_that_allows_no_image_is_said():
     scores = table(good=16)
-    assert defects.blind(scores, 0.05) == "no image of 16 in 2 of 2 categories"
-    assert defects.blind(scores, 0.1) == defects.blind(scores, 0.0) == ""
-    assert defects.blind(scores[~scores.image.isin([f"plateg{i}" for i in range(10)])], 0.1) == (
+    assert by_defect.describe_strict_rate(scores, 0.05) == "no image of 16 in 2 of 2 categories"
+    assert by_defect.describe_strict_rate(scores, 0.1) == by_defect.describe_strict_rate(scores, 0.0) == ""
+    assert by_defect.describe_strict_rate(scores[~scores.image.isin([f"plateg{i}" for i in range(10)])], 0.1) == (
         "no image of 6 in 1 of 2 categories"
     )
 
 
-def test_class_findings_say_what_is_decided_and_what_has_too_few_categories():
-    found = pd.DataFrame(
-        [("A", "Surface Damage", 0.6, 40, 4), ("A", "Structural Break", 0.9, 30, 3), ("A", "Multiple", 0.7, 3, 1)],
-        columns=["method", "defect_class", "auroc", "images", "categories"],
-    )
+def test_sentences_on_classes_say_what_is_decided_and_what_has_too_few_categories():
     overall = pd.DataFrame(
         [("A", 0.75, 0.5, 1.0, 20, 6)], columns=["method", "recall", "low", "high", "images", "categories"]
     )
     columns = ["method", "first", "second", "difference", "low", "high", "categories", "images", "family"]
     compared = pd.DataFrame(
-        [("A", defects.REST, "Surface Damage", -0.3, -0.5, -0.1, 4, 80, 2, False),
-         ("A", defects.REST, "Structural Break", 0.2, -0.1, 0.5, 3, 60, 2, False),
-         ("A", defects.REST, "Multiple", 0.1, -1.0, 1.0, 1, 20, 2, False)],
+        [("A", by_defect.REST, "Surface Damage", -0.3, -0.5, -0.1, 4, 80, 2, False),
+         ("A", by_defect.REST, "Structural Break", 0.2, -0.1, 0.5, 3, 60, 2, False),
+         ("A", by_defect.REST, "Multiple", 0.1, -1.0, 1.0, 1, 20, 2, False)],
         columns=[*columns, "over_images"],
     )  # fmt: skip
-    told = defects.class_findings(found, compared, overall, 0.05)
-    assert "lowest for Surface Damage (0.600, n = 4 categories, 40 images)" in told
-    assert "lower for Surface Damage (-0.300 (-0.500 to -0.100); n = 4 categories, 80 images); " in told
-    assert "not decided for 1 of 2 classes (Structural Break)." in told
-    assert "both a class and other defects to compare them: Multiple (n = 1 category)." in told
-    assert "it finds 75% of the defective images, the mean over categories (50% to 100%, n = 6 categories" in told
-    few = defects.class_findings(found, compared, overall, 0.025, "no image of 16 in 12 of 12 categories")
-    assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories) it finds" in few
+    sentences = by_defect.describe_classes(compared, overall, 0.05)
+    assert "lower for Surface Damage (-0.300 (-0.500 to -0.100), n = 4 categories)" in sentences
+    assert "not decided for 1 of 2 classes (Structural Break)" in sentences
+    assert "too few categories for Multiple" in sentences
+    assert "75% of the defective images" in sentences and "(50% to 100%, n = 6 categories" in sentences
+    few = by_defect.describe_classes(compared, overall, 0.025, "no image of 16 in 12 of 12 categories")
+    assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories)" in few
 
 
 def test_beside_the_study():
     study = pd.read_csv(datasets.REFERENCE / "study_results.csv")
     found = pd.DataFrame({"method": "AnomalyCLIP", "level": ["low", "high"], "auroc": [0.7, 0.9]})
-    both = defects.beside_study(found, "level", study[study.table == "Table 5"])
+    both = by_defect.add_study(found, "level", study[study.table == "Table 5"])
     assert both.study.tolist() == [0.768, 0.939] and both["study's types"].tolist() == [13, 25]
-    other = defects.beside_study(
+    other = by_defect.add_study(
         found.assign(method=["WinCLIP", "AnomalyCLIP"]), "level", study[study.table == "Table 5"]
     )
     assert np.isnan(other.study[0]) and pd.isna(other["study's types"][0]) and other.study[1] == 0.939
     found = pd.DataFrame(
         {"method": "AnomalyCLIP", "defect_class": ["Missing Component", "unknown"], "auroc": [0.7, 0.9]}
     )
-    both = defects.beside_study(found, "defect_class", study[study.table == "Table 6"])
+    both = by_defect.add_study(found, "defect_class", study[study.table == "Table 6"])
     assert both.study.iloc[0] == 0.757 and np.isnan(both.study.iloc[1])

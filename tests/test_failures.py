@@ -9,9 +9,9 @@ from conftest import TINY, small_profile
 from scipy.stats import fisher_exact
 from sklearn.linear_model import LogisticRegression
 
-from vlmad_lib.analysis import causes, failures, thresholds
+from vlmad_lib.analysis import failures, thresholds
 from vlmad_lib.analysis.failures import ALARM, ESCAPE, TEST
-from vlmad_lib.analysis.thresholds import TRAIN, Part
+from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import run
 
@@ -41,7 +41,7 @@ TABLE = scores(
         "B": {"plate": ([0, 4, 0], [9, 0, 9]), "cloth": ([0, 0, 0], [30, 30])},
     }
 )
-CASES = failures.judged(TABLE, limit(plate=2.5, cloth=15.0))
+CASES = failures.judge_images(TABLE, limit(plate=2.5, cloth=15.0))
 
 
 def test_margins_are_in_deviations_of_the_good_scores_of_the_category():
@@ -54,48 +54,48 @@ def test_margins_are_in_deviations_of_the_good_scores_of_the_category():
 
 
 def test_a_score_at_the_threshold_is_accepted():
-    found = failures.judged(TABLE, limit(plate=4.0)).set_index(["method", "image"])
+    found = failures.judge_images(TABLE, limit(plate=4.0)).set_index(["method", "image"])
     assert found.failure["A", "plate-0-2"] == "" and set(found.category) == {"plate"}
 
 
 def test_limits_are_conformal_or_say_that_they_judge_themselves():
     good, bad = np.arange(20.0), np.array([30.0])
     found = [
-        Part("A", "rigid", "plate", good, bad, np.arange(9.0)),
-        Part("A", "rigid", "cloth", good, bad, np.arange(8.0)),  # too few for a promise of 10 %
-        Part("A", "rigid", "rope", good[:0], bad, good[:0]),
+        CategoryScores("A", "rigid", "plate", good, bad, np.arange(9.0)),
+        CategoryScores("A", "rigid", "cloth", good, bad, np.arange(8.0)),  # too few for a promise of 10 %
+        CategoryScores("A", "rigid", "rope", good[:0], bad, good[:0]),
     ]
-    table = failures.limits(found, 0.1).set_index("category")
+    table = failures.set_thresholds(found, 0.1).set_index("category")
     assert table.threshold["plate"] == 8 and table.source["plate"] == TRAIN and table.k["plate"] == 9
     assert table.threshold["cloth"] == pytest.approx(np.quantile(good, 0.9)) and table.source["cloth"] == TEST
     assert "rope" not in table.index
 
 
 def test_the_level_is_said_as_it_was_set():
-    assert "let 2.5% of the good parts be rejected" in failures._threshold_line(CASES, 0.025)
+    assert "let 2.5% of the good parts be rejected" in failures._describe_thresholds(CASES, 0.025)
 
 
 def test_totals_and_the_most_confident_mistakes():
-    table = failures.totals(CASES).set_index(["method", "failure"])
+    table = failures.summarise_failures(CASES).set_index(["method", "failure"])
     row = table.loc[("A", ESCAPE)]
     assert (row.failures, row.images, row["in categories"], row["of"]) == (2, 5, 2, 2)
     assert (row.low, row.high) == statistics.wilson(2, 5)
-    found = failures.worst(CASES, ESCAPE)
+    found = failures.select_worst(CASES, ESCAPE)
     assert list(found.method) == ["A", "A", "B"]
     assert list(found.image[:2]) == ["plate-1-0", "cloth-1-0"]  # 0.75 sd, then 0.66
-    assert len(failures.worst(CASES, ESCAPE, 1)) == 2
+    assert len(failures.select_worst(CASES, ESCAPE, 1)) == 2
 
 
 def test_shares_are_set_against_the_rest():
     names = np.repeat(["plate", "cloth"], 20)
     cases = pd.DataFrame({"method": "A", "category": names, "failure": ""})
     cases.loc[:11, "failure"] = ESCAPE  # 12 of 20 plates, no cloth
-    found = failures.shares(cases, "category")
+    found = failures.summarise_shares(cases, "category")
     assert list(found["than the rest"]) == ["more often", "less often"] and list(found.share) == [0.6, 0.0]
     assert fisher_exact([[12, 8], [0, 20]]).pvalue < 0.025
     cases.loc[3:, "failure"] = ""
-    assert set(failures.shares(cases, "category")["than the rest"]) == {"not decided"}
-    assert list(failures.shares(cases[:20], "category")["than the rest"]) == ["not decided"]
+    assert set(failures.summarise_shares(cases, "category")["than the rest"]) == {"not decided"}
+    assert list(failures.summarise_shares(cases[:20], "category")["than the rest"]) == ["not decided"]
 
 
 def made(strength: float, categories: int = 8, each: int = 40) -> pd.DataFrame:
@@ -118,14 +118,14 @@ def made(strength: float, categories: int = 8, each: int = 40) -> pd.DataFrame:
 
 
 def test_the_model_finds_what_made_the_escapes_and_nothing_else():
-    found = causes.explained(made(2.0), resamples=80).set_index("input")
+    found = failures.estimate_odds(made(2.0), resamples=80).set_index("input")
     assert found.high["log contrast"] < 0.3 and found.images["log contrast"] == 320
     others = found.drop("log contrast")
     assert set(others.index) == {"log area", "Dent"}  # a group is the same for a whole category
     assert ((others.low < 1) & (others.high > 1)).all() and set(found.unit) == {"category"}
-    ahead = causes.foreseen(made(2.0)).iloc[0]
+    ahead = failures.evaluate_foresight(made(2.0)).iloc[0]
     assert ahead.low > 0.2 and ahead.n == 8
-    nothing = causes.foreseen(made(0.0)).iloc[0]
+    nothing = failures.evaluate_foresight(made(0.0)).iloc[0]
     assert nothing.low < 0 < nothing.high
 
 
@@ -158,50 +158,52 @@ def test_a_class_that_stands_for_a_hard_category_has_no_effect_of_its_own():
     cases = confounded(0.0)
     pooled = cases.groupby("defect_class").failure.apply(lambda failures: (failures != "").mean())
     assert pooled["Missing"] > 2 * pooled["Other"]
-    row = causes.explained(cases, 200).set_index("input").loc["Missing"]
+    row = failures.estimate_odds(cases, 200).set_index("input").loc["Missing"]
     assert row["odds ratio"] < 2.5 and row.low < 1 < row.high  # pooled it is beyond five
-    table = failures.shares(cases, "defect_class")
+    table = failures.summarise_shares(cases, "defect_class")
     assert set(table["than the rest"]) == {"not decided"} and (table.within >= 8).all()
 
 
 def test_an_effect_within_categories_is_seen():
     cases = confounded(2.5)
-    row = causes.explained(cases, 200).set_index("input").loc["Missing"]
+    row = failures.estimate_odds(cases, 200).set_index("input").loc["Missing"]
     assert row.low > 1.2 and row.categories >= 8
     assert 6 < row["odds ratio"] < 20  # made with e^2.5 = 12.2; one class against the other, not a share of that each
-    table = failures.shares(cases, "defect_class").set_index("defect_class")
+    table = failures.summarise_shares(cases, "defect_class").set_index("defect_class")
     assert table["than the rest"]["Missing"] == "more often"
 
 
 @pytest.mark.slow
 def test_the_model_decides_rarely_where_nothing_is():
     """Of 150 draws without an effect at most about 5 % give an interval that leaves 1 out."""
-    rows = [causes.explained(confounded(0.0, seed), 150).set_index("input").loc["Missing"] for seed in range(150)]
+    rows = [failures.estimate_odds(confounded(0.0, seed), 150).set_index("input").loc["Missing"] for seed in range(150)]
     assert np.mean([not row.low < 1 < row.high for row in rows]) <= 0.09
 
 
 def test_what_no_category_can_show_is_left_out_or_has_no_interval():
     cases = confounded(0.0)
     alone = cases.assign(defect_class=np.where(cases.category == "c00", "Torn", cases.defect_class))
-    assert "Torn" not in set(causes.explained(alone, 20).input)  # it is all that c00 has
+    assert "Torn" not in set(failures.estimate_odds(alone, 20).input)  # it is all that c00 has
     first = cases.category.isin(["c00", "c01"]) & (cases.index % 2 == 0)
-    few = causes.explained(cases.assign(defect_class=np.where(first, "Torn", cases.defect_class)), 20)
+    few = failures.estimate_odds(cases.assign(defect_class=np.where(first, "Torn", cases.defect_class)), 20)
     row = few.set_index("input").loc["Torn"]
     assert row.categories == 2 and np.isnan(row.low)
-    found = causes.explained(cases.assign(failure=""), 20)
+    found = failures.estimate_odds(cases.assign(failure=""), 20)
     assert (found["odds ratio"] == 1).all() and found.low.isna().all()
 
 
 def test_one_product_is_judged_by_its_images():
     cases = confounded(4.0)
     one = cases[cases.category == "c05"]
-    row = causes.explained(one.assign(defect_class=np.where(one.index % 2, "Missing", "Other"), failure=""), 50)
+    row = failures.estimate_odds(one.assign(defect_class=np.where(one.index % 2, "Missing", "Other"), failure=""), 50)
     assert row.low.isna().all()
     both = made(2.0, categories=1, each=200)
-    found = causes.explained(both, 100).set_index("input")
+    found = failures.estimate_odds(both, 100).set_index("input")
     assert set(found.unit) == {"image"} and found.high["log contrast"] < 0.5
     assert found.low["log area"] < 1 < found.high["log area"]
-    table = failures.shares(both.assign(defect_class=np.where(both.failure != "", "Dent", "Hole")), "defect_class")
+    table = failures.summarise_shares(
+        both.assign(defect_class=np.where(both.failure != "", "Dent", "Hole")), "defect_class"
+    )
     assert set(table["than the rest"]) == {"more often", "less often"}
 
 
@@ -217,11 +219,9 @@ def good(counts: dict[str, int], tested: int = 20, k: int = 19) -> pd.DataFrame:
 
 
 def test_false_alarms_are_held_against_a_threshold_as_random_as_its_images():
-    table = failures.alarms(good({"cork": 2, "tile": 6, "gear": 18}), 0.1).set_index("category")
+    table = failures.compare_with_promise(good({"cork": 2, "tile": 6, "gear": 18}), 0.1).set_index("category")
     assert table["than promised"].to_dict() == {"cork": "not decided", "tile": "not decided", "gear": "more often"}
-    assert failures.alarms(good({"cork": 2}).assign(source=TEST), 0.1).empty
-    line = failures._beyond_promise(good({"cork": 2, "gear": 18}), 0.1)
-    assert "more often in gear (18 of 20) than promised (n = 2 categories)" in line
+    assert failures.compare_with_promise(good({"cork": 2}).assign(source=TEST), 0.1).empty
 
 
 def test_the_family_of_categories_is_wrong_in_five_percent_of_runs():
@@ -231,60 +231,64 @@ def test_the_family_of_categories_is_wrong_in_five_percent_of_runs():
         drawn = stream.normal(size=(10, 19 + 20))
         limit = np.sort(drawn[:, :19])[:, 17]  # rank 18 of 19 for alpha 0.1
         counts = (drawn[:, 19:] > limit[:, None]).sum(1)
-        table = failures.alarms(good({f"c{place}": int(count) for place, count in enumerate(counts)}), 0.1)
+        table = failures.compare_with_promise(
+            good({f"c{place}": int(count) for place, count in enumerate(counts)}), 0.1
+        )
         accused += (table["than promised"] != "not decided").any()
     assert accused / runs <= 0.09
 
 
 def test_fits_are_those_of_scikit_learn():
     cases = made(1.0)
-    values, wrong = causes.inputs(cases).to_numpy(), (cases.failure != "").to_numpy()
+    values, wrong = failures.build_inputs(cases).to_numpy(), (cases.failure != "").to_numpy()
     places = np.unique(cases.category, return_inverse=True)[1]
     weights = np.random.default_rng(0).integers(0, 3, (3, len(cases))).astype(float)
     # an intercept that is scaled up is penalised less, by the square of the scale
-    free = np.eye(8)[places] / np.sqrt(causes.FREE)
-    for own, weight in zip(causes.fitted(values, wrong, weights, places), weights, strict=True):
+    free = np.eye(8)[places] / np.sqrt(failures.FREE)
+    for own, weight in zip(failures.fit_models(values, wrong, weights, places), weights, strict=True):
         oracle = LogisticRegression(tol=1e-9, max_iter=5000, fit_intercept=False)
         oracle.fit(np.column_stack([free, values]), wrong, weight)
         assert own == pytest.approx(oracle.coef_[0][8:], abs=1e-4)
-    assert not causes.fitted(values, wrong | True, weights, places).any()
+    assert not failures.fit_models(values, wrong | True, weights, places).any()
 
 
 def test_cases_without_measures_are_left_out_or_the_measures_are():
     few, most = made(2.0), made(2.0)
     few.loc[:9, "contrast"] = np.nan
     most.loc[9:, "contrast"] = np.nan
-    assert len(causes.measured(few)) == 310
-    assert len(causes.measured(most)) == 320 and "log contrast" not in causes.inputs(causes.measured(most))
+    assert len(failures.select_measured(few)) == 310
+    assert len(failures.select_measured(most)) == 320 and "log contrast" not in failures.build_inputs(
+        failures.select_measured(most)
+    )
 
 
 def test_disagreements_count_both_ways():
-    found = failures.disagreements(CASES).set_index("failure").loc[ESCAPE]
+    found = failures.compare_failures(CASES).set_index("failure").loc[ESCAPE]
     counts = found[["both right", "first alone", "second alone", "neither"]]
     assert list(counts) == [2, 1, 2, 0]
     # plates: both let 1 of 3 escape; cloth: A one of 2, B none
     ends = statistics.difference(np.array([0.0, 0.5]), 0.975)  # false alarms and escapes together
     assert found.difference == pytest.approx(ends[0]) and found.low == pytest.approx(ends[1]) and found.n == 2
-    plates = failures.disagreements(CASES[CASES.category == "plate"]).set_index("failure").loc[ESCAPE]
+    plates = failures.compare_failures(CASES[CASES.category == "plate"]).set_index("failure").loc[ESCAPE]
     assert (plates.unit, plates.n) == ("image", 3)  # one product: over its pictures
-    first, second = failures.alone_right(CASES, "A", "B"), failures.alone_right(CASES, "B", "A")
+    first, second = failures.select_disagreements(CASES, "A", "B"), failures.select_disagreements(CASES, "B", "A")
     assert list(first.image) == ["plate-1-1"] * 2 + ["plate-0-1"] * 2 and list(first.method) == ["A", "B"] * 2
     assert set(second.image[second.label == 1]) == {"cloth-1-0", "plate-1-0"}
-    assert failures.disagreements(CASES[CASES.method == "A"]).empty
+    assert failures.compare_failures(CASES[CASES.method == "A"]).empty
 
 
-def test_findings_say_what_is_and_what_is_not_decided():
+def test_sentences_say_what_is_and_what_is_not_decided():
     cases = pd.concat([made(2.0).assign(method=name, label=1, margin=0.0, source=TRAIN, k=9) for name in "AB"])
     cases["image"] = [str(number % 320) for number in range(len(cases))]
-    found, foreseen = causes.explained(cases, 60), causes.foreseen(cases)
-    told = failures.findings(cases, found, foreseen, failures.disagreements(cases), 0.1)
-    assert "from 9 training images a category in 8 of 8 categories" in told
-    assert "less likely with log contrast (odds x 0." in told and "can be foreseen: AUROC 0." in told
-    assert "not decided: log area" in told and "neither 1" in told
-    fewer = cases[cases.method == "A"].assign(failure="")
-    better = pd.concat([fewer, cases[cases.method == "B"]])
-    assert "A has fewer" in failures.findings(better, found[:0], foreseen[:0], failures.disagreements(better), 0.1)
-    assert "n = 0" in failures.findings(cases[:0], found[:0], foreseen[:0], failures.disagreements(cases[:0]), 0.1)
+    odds, foresight = failures.estimate_odds(cases, 60), failures.evaluate_foresight(cases)
+    sentences = failures.describe_failures(cases, odds, foresight, failures.compare_failures(cases), 0.1)
+    assert "from 9 training images a category in 8 of 8 categories" in sentences
+    assert "less likely with log contrast (odds x 0." in sentences and "can be foreseen: AUROC 0." in sentences
+    assert "not decided for 2 of 3 inputs" in sentences
+    better = pd.concat([cases[cases.method == "A"].assign(failure=""), cases[cases.method == "B"]])
+    differences = failures.compare_failures(better)
+    assert "A has fewer" in failures.describe_failures(better, odds[:0], foresight[:0], differences, 0.1)
+    assert "n = 0" in failures.describe_failures(cases[:0], odds[:0], foresight[:0], differences[:0], 0.1)
 
 
 def test_a_run_is_judged_by_its_training_images(mvtec, tmp_path):
@@ -292,8 +296,8 @@ def test_a_run_is_judged_by_its_training_images(mvtec, tmp_path):
     results = run.run(small_profile(mvtec, tmp_path / "cache", shots=[0], methods=[spec]))
     normal = thresholds.normal_scores(results)
     assert set(normal.defect) == {"good"} and len(normal) == 8
-    limits = failures.limits(thresholds.parts(results.scores, normal), 0.2)
+    limits = failures.set_thresholds(thresholds.collect_scores(results.scores, normal), 0.2)
     assert set(limits.source) == {TRAIN} and set(limits.k) == {4}
-    found = failures.described(failures.judged(results.scores, limits), results)
+    found = failures.add_defect_measures(failures.judge_images(results.scores, limits), results)
     assert len(found) == 16 and found.contrast.notna().sum() == 8
     assert thresholds.normal_scores(results, shots=3) is None

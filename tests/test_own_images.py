@@ -186,12 +186,6 @@ def test_one_picture_is_enough_for_a_score(tmp_path):
 # ---------------------------------------------------------------- decisions on new pictures
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One cache: the words of a category are read once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def drop(tmp_path):
     """Twelve good pictures, and five new ones in all places: one with a spot, one broken, one that is a formula."""
@@ -248,7 +242,7 @@ def test_too_few_normal_pictures_decide_nothing(tmp_path, cache, drop):
         (drop / "good" / f"{i}.png").unlink()
     found = decide.decide(small_profile(tmp_path, cache), drop)
     assert set(found.table.decision) == {"undecided", "unreadable"} and found.table.score.notna().sum() == 4
-    assert "takes 9 normal pictures" in found.told() and found.facts["threshold"] is None
+    assert "takes 9 normal pictures" in found.describe() and found.facts["threshold"] is None
     again = decide.decide(small_profile(tmp_path, cache), drop, alpha=0.25)
     assert not set(again.table.decision) & {"undecided"}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vlmad_lib import config, tables
-from vlmad_lib.analysis import contrast, defects
+from vlmad_lib.analysis import by_defect
 from vlmad_lib.data import datasets
 from vlmad_lib.pipeline import run
 
@@ -75,21 +75,21 @@ def by_hand(scores: pd.DataFrame, chosen: pd.Series) -> float:
 
 @pytest.mark.slow
 def test_contrast_table(results):
-    measures = contrast.measure(results)
-    measures["level"] = contrast.levels(measures)
+    measures = by_defect.measure_defects(results)
+    measures["level"] = by_defect.assign_levels(measures)
     assert measures.contrast.notna().mean() > 0.99 and measures.groupby("level").size().min() > 200
     scores = results.scores.merge(measures[["image", "level"]], on="image", how="left")
-    found = defects.by(scores, "level", contrast.LEVELS).set_index("level")
-    for level in contrast.LEVELS:
+    found = by_defect.summarise_auroc(scores, "level", by_defect.LEVELS).set_index("level")
+    for level in by_defect.LEVELS:
         assert found.auroc[level] == pytest.approx(by_hand(scores, scores.level == level), abs=1e-9)
         assert found.low[level] < found.auroc[level] < found.high[level]
 
 
 def test_defect_table(results, raw):
-    scores = results.scores.assign(defect_class=defects.classes(results.scores, results.profile))
-    found = defects.by(scores, "defect_class", defects.CLASSES).set_index("defect_class")
+    scores = results.scores.assign(defect_class=by_defect.classify_defects(results.scores, results.profile))
+    found = by_defect.summarise_auroc(scores, "defect_class", by_defect.CLASSES).set_index("defect_class")
     known = pd.read_csv(datasets.REFERENCE / "mvtec_defects.csv").set_index(["category", "defect_type"]).proposed_class
     kinds = pd.Series([known.get((row.category, row.defect), "") for row in raw.itertuples()])
     for one in ("Surface Damage", "Missing Material", "Logical Error"):
         assert found.auroc[one] == pytest.approx(by_hand(raw, kinds == one), abs=1e-9)
-    assert found.images.sum() == raw.label.sum() and not defects.unknown(scores)
+    assert found.images.sum() == raw.label.sum() and not by_defect.describe_unclassified(scores)

@@ -11,7 +11,7 @@ from scipy import stats
 from test_wrong_input import refused
 
 from vlmad_lib import ROOT, config
-from vlmad_lib.analysis import contrast, recommendation
+from vlmad_lib.analysis import by_defect, recommendation
 from vlmad_lib.analysis.recommendation import ImageComparison, Situation
 from vlmad_lib.config import FULL
 from vlmad_lib.data import datasets
@@ -280,7 +280,7 @@ def write_product(folder, good: int, defective: int, qualities: dict[str, float]
 def test_one_product_gets_the_method_that_is_best_by_a_clear_paired_margin(tmp_path):
     """240 good and 60 defective pictures; one of three methods is far better, one a little, both clearly."""
     product = write_product(tmp_path, 240, 60, {"Good": 4.0, "Fair": 1.2, "Poor": 0.9})
-    contrasts = contrast.measure(product)
+    contrasts = by_defect.measure_defects(product)
     values = recommendation.measure_methods(product, contrasts)
     requirements = recommendation.list_requirements(product, pd.DataFrame())
     lines = [Situation(name=f"Line {name}", measure=name) for name in ("aupro", "pixel_auroc", "image_auroc")]

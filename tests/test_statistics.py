@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, bootstrap
+from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
 from vlmad_lib import InputError, tables
@@ -514,15 +514,3 @@ def test_zero_shot_gives_way_to_what_was_run():
     assert tables.choose_shots(pd.DataFrame({"shots": [0, 2]}), 0) == 0
     with pytest.raises(InputError, match="'shots' is 7, which was not run; choose one of 2, 4"):
         tables.choose_shots(scores, 7)
-
-
-def test_the_tail_of_rejections_takes_the_threshold_as_random():
-    """Simulated: 19 images set the threshold, 12 are tested; a binomial tail would be too small."""
-    stream, k, n, rank = np.random.default_rng(0), 19, 12, 18
-    scores = stream.normal(size=(20_000, k + n))
-    counts = (scores[:, k:] > np.sort(scores[:, :k])[:, [rank - 1]]).sum(1)
-    for rejected in (0, 1, 3, 6):
-        seen = (counts >= rejected).mean()
-        assert statistics.rejection_tail(rejected, n, k, rank) == pytest.approx(seen, abs=0.01)
-    assert statistics.rejection_tail(4, n, k, rank) > 2 * binom.sf(3, n, 1 - rank / (k + 1))
-    assert statistics.rejection_tail(1, n, 8, 9) == 0 and statistics.rejection_tail(0, n, 8, 9) == 1

@@ -6,21 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_mvtec, small_profile
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
 
 from vlmad_lib import InputError
-from vlmad_lib.analysis import calibration, decisions, thresholds
-from vlmad_lib.analysis.thresholds import OTHERS, OWN, Part
+from vlmad_lib.analysis import costs, thresholds
+from vlmad_lib.analysis.thresholds import OTHERS, OWN, CategoryScores
 from vlmad_lib.data import mask_files
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import decide
 
 
-def part(good, bad, train=(), category: str = "plate", method: str = "A") -> Part:
-    return Part(method, "rigid", category, *(np.asarray(one, float) for one in (good, bad, train)))
+def part(good, bad, train=(), category: str = "plate", method: str = "A") -> CategoryScores:
+    return CategoryScores(method, "rigid", category, *(np.asarray(one, float) for one in (good, bad, train)))
 
 
 def judged_row(method, rule, k, alarms, n_good, escapes=0, n_bad=0, category="plate") -> dict:
@@ -44,7 +44,7 @@ def test_conformal_thresholds_keep_their_promise(k, alpha):
     error = 4 * found.std() / np.sqrt(len(found))
     assert found.mean() <= alpha + error
     assert found.mean() == pytest.approx((k + 1 - thresholds.rank(k, alpha)) / (k + 1), abs=error)
-    low, high = thresholds.conditional(k, alpha)
+    low, high = thresholds.rate_interval(k, alpha)
     assert np.quantile(found, [0.025, 0.975]) == pytest.approx([low, high], abs=0.02)
     assert ((found >= low) & (found <= high)).mean() == pytest.approx(0.95, abs=0.015)
 
@@ -66,9 +66,9 @@ def test_ties_only_make_the_promise_safer():
 
 
 def test_too_few_images_promise_nothing_but_silence():
-    assert thresholds.conformal(np.arange(8), 0.1) == np.inf and thresholds.conditional(8, 0.1) == (0.0, 0.0)
+    assert thresholds.conformal(np.arange(8), 0.1) == np.inf and thresholds.rate_interval(8, 0.1) == (0.0, 0.0)
     assert thresholds.conformal(np.arange(9), 0.1) == 8 and thresholds.conformal(np.arange(19), 0.1) == 17
-    table = thresholds.promises([0.1], [8, 19]).set_index("k")
+    table = thresholds.tabulate_promises([0.1], [8, 19]).set_index("k")
     assert table.threshold.tolist() == ["none: too few images", "18 of 19"]
     assert table["mean"].tolist() == [0.0, pytest.approx(0.1)]
     for alpha in (0.0, 1.0, -0.1):
@@ -97,7 +97,7 @@ def test_a_pixel_threshold_by_brute_force():
     for rate in (0.05, 0.1, 0.35):
         limit = thresholds.pixel_threshold(maps, rate, "pixels")
         kept = [at for at in np.unique(np.concatenate([one.ravel() for one in maps]))
-                if (thresholds.area_above(maps, at).sum() + 1) / 25 <= rate + 1e-9]  # fmt: skip
+                if (thresholds.marked_areas(maps, at).sum() + 1) / 25 <= rate + 1e-9]  # fmt: skip
         assert limit == kept[0]
     maxima = np.array([one.max() for one in maps])
     assert thresholds.pixel_threshold(maps, 0.1) == thresholds.conformal(maxima, 0.1)
@@ -142,13 +142,13 @@ def test_f1_max_by_brute_force():
 
 def test_overkill_by_hand():
     good, bad = np.arange(10) / 10 + 0.05, np.r_[0.1, 0.3, np.full(18, 0.97)]  # of 20 defects 5 % is one, 10 % two
-    table = thresholds.overkill([part(good, bad)], [0.02, 0.05, 0.1]).set_index("share")
+    table = thresholds.judge_at_escapes([part(good, bad)], [0.02, 0.05, 0.1]).set_index("share")
     assert table.allowed.tolist() == [0, 1, 2] and table.escapes.tolist() == [0, 1, 2]
     assert table.alarms.tolist() == [9, 7, 0] and table.false_alarm.tolist() == [0.9, 0.7, 0.0]
     assert tuple(table.loc[0.02, ["escape_low", "escape_high"]]) == pytest.approx(statistics.wilson(0, 20))
-    tied = thresholds.overkill([part([0.5, 0.1], [0.5] * 20)], [0.1])  # tied defects escape together or not at all
+    tied = thresholds.judge_at_escapes([part([0.5, 0.1], [0.5] * 20)], [0.1])  # tied defects escape together
     assert tied.escapes.tolist() == [0] and tied.alarms.tolist() == [1]
-    assert thresholds.overkill([part(good, [])], [0.1]).empty
+    assert thresholds.judge_at_escapes([part(good, [])], [0.1]).empty
 
 
 def test_counts_by_hand():
@@ -156,7 +156,7 @@ def test_counts_by_hand():
         part([0.1, 0.2, 0.35, 0.5], [0.3, 0.4, 0.9], np.arange(1, 10) / 30),  # train: up to 0.3
         part([0.1, 0.7], [0.6, 0.8], np.arange(1, 10) / 10, "cloth"),  # up to 0.9
     ]
-    judged = thresholds.compared(parts, 0.1)
+    judged = thresholds.compare_rules(parts, 0.1)
     conformal = judged[judged.rule == "conformal"].set_index("category")
     assert conformal.threshold.tolist() == pytest.approx([0.3, 0.9])
     assert conformal.loc["plate", ["alarms", "n_good", "escapes", "n_bad"]].tolist() == [2, 4, 1, 3]
@@ -165,13 +165,13 @@ def test_counts_by_hand():
     assert (row.false_alarm_low, row.false_alarm_high) == pytest.approx(statistics.wilson(2, 4))
     others = judged[judged.rule == OTHERS].set_index("category").threshold
     assert others["plate"] == thresholds.f1_max(parts[1].good, parts[1].bad)
-    total = thresholds.totals(judged).set_index("rule").loc["conformal"]
+    total = thresholds.pool_categories(judged).set_index("rule").loc["conformal"]
     assert (total.n, total.alarms, total.n_good, total.escapes, total.n_bad) == (2, 2, 6, 3, 5)
     assert total.macro_false_alarm == pytest.approx(0.25) and total.macro_escape == pytest.approx((1 / 3 + 1) / 2)
-    alike = thresholds.totals(conformal[conformal.index == "cloth"].reset_index()).iloc[0]
+    alike = thresholds.pool_categories(conformal[conformal.index == "cloth"].reset_index()).iloc[0]
     ends = alike.macro_false_alarm_low, alike.macro_false_alarm_high
     assert alike.macro_false_alarm == 0 and ends == pytest.approx(statistics.wilson(0, 2))  # not 0 to 0
-    shown = decisions.shown(judged[judged.rule == "conformal"])
+    shown = thresholds.format_rates(judged[judged.rule == "conformal"])
     assert shown["false alarms"].iloc[0].startswith("2 of 4: 50.0% (15.0 to 85.0)")
 
 
@@ -182,10 +182,10 @@ def test_halves_take_turns_where_no_training_image_is_scored():
     assert all(sorted(np.r_[normal, rest]) == good.tolist() and len(normal) == 10 for normal, rest in drawn)
     few = list(part(good, []).draws(3))
     assert all(len(normal) == 3 and len(rest) == 11 and not set(normal) & set(rest) for normal, rest in few)
-    table = thresholds.calibrated([part(good, [])], 0.1).set_index("rule")
+    table = thresholds.judge_rules([part(good, [])], 0.1).set_index("rule")
     assert table.false_alarm["conformal"] == pytest.approx(1 / 11, abs=0.03)  # over halves as over draws
     assert table.escape.isna().all() and (table.k == 10).all()
-    assert not list(part([1.0], [2.0]).draws()) and thresholds.calibrated([part([1.0], [2.0])], 0.1).empty
+    assert not list(part([1.0], [2.0]).draws()) and thresholds.judge_rules([part([1.0], [2.0])], 0.1).empty
 
 
 def test_training_images_calibrate_once_or_in_random_subsets():
@@ -193,10 +193,10 @@ def test_training_images_calibrate_once_or_in_random_subsets():
     (only,) = normal.draws()
     assert sorted(only[0]) == list(range(12)) and only[1].tolist() == [1.0, 2.0]
     assert {len(one) for one, _ in normal.draws(5)} == {5} and len(list(normal.draws(5))) == thresholds.REPEATS
-    grown = thresholds.over_counts([normal], 0.1, [5, 9, 40])
+    grown = thresholds.judge_by_count([normal], 0.1, [5, 9, 40])
     assert grown.k.unique().tolist() == [5, 9, 12]
     assert grown[(grown.rule == "conformal") & (grown.k == 5)].escape.item() == 1.0
-    assert thresholds.over_counts([], 0.1, [5]).empty
+    assert thresholds.judge_by_count([], 0.1, [5]).empty
 
 
 # ---------------------------------------------------------------- scoring training images
@@ -214,11 +214,11 @@ def test_training_images_are_scored_like_test_images(tmp_path):
         own = results.scores[results.scores.shots == shots]
         assert set(scored.scores.references) == set(own.references)  # of the same draw
         assert set(scored.scores.variant) == set(own.variant)
-        found = thresholds.parts(results.scores, scored.scores, shots)
+        found = thresholds.collect_scores(results.scores, scored.scores, shots)
         assert [(one.category, len(one.train), len(one.good), len(one.bad)) for one in found] == [
             ("cloth", spare, 4, 4), ("plate", spare, 4, 4),
         ]  # fmt: skip
-    assert [len(one.train) for one in thresholds.parts(results.scores)] == [0, 0]
+    assert [len(one.train) for one in thresholds.collect_scores(results.scores)] == [0, 0]
     few = thresholds.calibration_index(results.index, most=2)
     assert few.groupby("category").size().tolist() == [2, 2] and set(few.split) == {"test"}
     assert thresholds.calibration_index(results.index[results.index.split == "test"]).empty
@@ -229,7 +229,7 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
     chosen = small_profile(make_mvtec(tmp_path / "data", train=4), tmp_path / "cache", shots=[0])
     results = run.run(chosen)
     spare = thresholds.normal_run(results)
-    found = decisions.marks(results, spare, 0.3).set_index(["category", "promise"])
+    found = costs.mark_pixels(results, spare, 0.3).set_index(["category", "promise"])
     assert len(found) == 4 and (found.k == 4).all() and (found.n_good == 4).all()
     rows = results.scores[results.scores.category == "plate"]
     maps = results.framed(rows)
@@ -246,11 +246,6 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
                 marked.append((one[mask] > limit).mean())
         assert row["defect's pixels"] == pytest.approx(np.mean(marked))
         assert row["defects touched"] == np.mean(np.array(marked) > 0)
-    told = decisions.pixel_findings(found.reset_index(), 0.3)
-    assert "at most 30% of new normal images have any marked pixel" in told and "n = 8" in told
-    assert "n = 2 categories), which nothing promises" in told
-    without = found.reset_index().assign(**{"normal pixels": np.nan, "n_good": 0, "alarms": 0})
-    assert "unknown (n = 0) of the normal test images. Of" in decisions.pixel_findings(without, 0.3)
 
 
 # ---------------------------------------------------------------- transfer and cost
@@ -258,72 +253,72 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
 
 def test_transfer_by_hand():
     parts = [part([0.1, 0.2], [0.4, 0.6], [0.3] * 9), part([0.5, 0.7], [0.8, 0.9], [0.85] * 9, "cloth")]
-    moved = decisions.transfer(parts, "A").set_index(["source", "target"])
+    moved = costs.transfer_thresholds(parts, "A").set_index(["source", "target"])
     assert moved.loc[("plate", "plate"), "balanced"] == 0 and moved.loc[("cloth", "cloth"), "balanced"] == 0
     assert moved.loc[("plate", "cloth"), ["false_alarm", "escape"]].tolist() == [1, 0]  # 0.3 rejects all cloth
     assert moved.loc[("cloth", "plate"), ["false_alarm", "escape"]].tolist() == [0, 1]
-    conformal = decisions.transfer(parts, "A", 0.1).set_index(["source", "target"])
+    conformal = costs.transfer_thresholds(parts, "A", 0.1).set_index(["source", "target"])
     assert conformal.loc[("cloth", "cloth"), ["false_alarm", "escape"]].tolist() == [0, 0.5]
-    lent = decisions.lending(parts, 0.1).set_index("rule")
+    lent = costs.compare_transfer(parts, 0.1).set_index("rule")
     assert lent.loc["F1-max", ["another's", "n"]].tolist() == [0.5, 2]
-    own = thresholds.split_half(parts, OWN, thresholds.f1_max)
+    own = thresholds.judge_halves(parts, OWN, thresholds.f1_max)
     assert lent.loc["F1-max", "own"] == pytest.approx(own[["false_alarm", "escape"]].to_numpy().mean())
     assert lent.loc["conformal", ["own", "another's"]].tolist() == [0.125, 0.5]
     bare = [part([0.1, 0.1], [0.2, 0.2]), part([0.3, 0.3], [0.4, 0.4], category="cloth")]
-    assert decisions.lending(bare, 0.1).rule.tolist() == ["F1-max"]  # no training images, no conformal to lend
-    assert decisions.lending(parts[:1], 0.1).empty and decisions.transfer([part([0.1], [])], "A").empty
+    assert costs.compare_transfer(bare, 0.1).rule.tolist() == ["F1-max"]  # no training images, no conformal to lend
+    assert costs.compare_transfer(parts[:1], 0.1).empty and costs.transfer_thresholds([part([0.1], [])], "A").empty
 
 
 def test_costs_by_hand():
-    prices = decisions.Prices(escape=100, false_alarm=2, defect_rate=0.01)
+    prices = costs.Prices(escape=100, false_alarm=2, defect_rate=0.01)
     assert prices.cost(0.1, 0.5) == pytest.approx(1000 * (0.01 * 0.5 * 100 + 0.99 * 0.1 * 2))
     assert prices.trivial == ("accept all", pytest.approx(1000.0))
-    assert decisions.Prices(1000, 2, 0.01).trivial == ("reject all", pytest.approx(1980.0))
+    assert costs.Prices(1000, 2, 0.01).trivial == ("reject all", pytest.approx(1980.0))
     parts = [part([0.1, 0.5], [0.3, 0.9], [0.2] * 9), part([0.1, 0.2], [0.3, 0.4], [0.2] * 9, "cloth")]
-    judged = thresholds.calibrated(parts, 0.1)
-    found = decisions.costs(judged[judged.rule == "conformal"], prices)
+    judged = thresholds.judge_rules(parts, 0.1)
+    found = costs.estimate_costs(judged[judged.rule == "conformal"], prices)
     each = [prices.cost(0.5, 0), 0.0]
     mean, _, high = statistics.paired(each)
     assert found.cost.item() == pytest.approx(mean) and found.n.item() == 2
     assert found.cost_low.item() == 0 and found.cost_high.item() == pytest.approx(min(high, prices.cost(1, 1)))
-    one = decisions.costs(judged[judged.category == "plate"], prices).iloc[0]  # nothing varies: Wilson's ends
+    one = costs.estimate_costs(judged[judged.category == "plate"], prices).iloc[0]  # nothing varies: Wilson's ends
     ends = [prices.cost(*pair) for pair in zip(statistics.wilson(1, 2), statistics.wilson(0, 2), strict=True)]
     assert (one.cost_low, one.cost_high) == pytest.approx(tuple(ends))
-    assert decisions.costs(thresholds.calibrated([part(np.arange(20), [])], 0.1), prices).empty
+    assert costs.estimate_costs(thresholds.judge_rules([part(np.arange(20), [])], 0.1), prices).empty
 
 
 @pytest.mark.parametrize("values", [(-1, 1, 0.1), (1, -1, 0.1), (1, 1, 1.1), (1, 1, -0.1)])
 def test_wrong_prices_are_refused(values):
     with pytest.raises(InputError, match="defect_rate|cost_escape|cost_false_alarm"):
-        decisions.Prices(*values)
+        costs.Prices(*values)
 
 
 def test_the_cheapest_threshold_by_brute_force():
-    stream, prices = np.random.default_rng(0), decisions.Prices(30, 1, 0.05)
+    stream, prices = np.random.default_rng(0), costs.Prices(30, 1, 0.05)
     for _ in range(20):
         good, bad = stream.normal(size=30).round(1), stream.normal(stream.random() * 2, size=20).round(1)
-        limit = decisions.cheapest(good, bad, prices)
+        limit = costs.cheapest_threshold(good, bad, prices)
         rates = [((good > one).mean(), (bad <= one).mean()) for one in np.r_[-np.inf, good, bad, limit]]
         assert prices.cost(*rates[-1]) == pytest.approx(min(prices.cost(*one) for one in rates))
 
 
 def test_thresholds_from_labels_are_judged_on_other_images():
     """Scores that know nothing: on the images that chose it the F1-max threshold seems to know something."""
-    stream, price = np.random.default_rng(0), decisions.Prices(30, 1, 0.05)
+    stream, price = np.random.default_rng(0), costs.Prices(30, 1, 0.05)
     parts = [part(stream.normal(size=12), stream.normal(size=12), (), str(name)) for name in range(40)]
-    for rule in (thresholds.f1_max, lambda good, bad: decisions.cheapest(good, bad, price)):
-        halves = thresholds.split_half(parts, "any", rule)
+    for rule in (thresholds.f1_max, lambda good, bad: costs.cheapest_threshold(good, bad, price)):
+        halves = thresholds.judge_halves(parts, "any", rule)
         own = [(rule(one.good, one.bad), one) for one in parts]
         flattered = np.mean([((one.good > limit).mean() + (one.bad <= limit).mean()) / 2 for limit, one in own])
         assert (halves.n_good == 6).all() and (halves.n_bad == 6).all()
         fair = halves[["false_alarm", "escape"]].to_numpy().mean()
         assert fair == pytest.approx(0.5, abs=0.04) and flattered < fair - 0.02
-    assert thresholds.split_half([part([0.1], [0.2, 0.3]), part([0.1, 0.3], [0.2])], "any", thresholds.f1_max).empty
+    assert thresholds.judge_halves([part([0.1], [0.2, 0.3]), part([0.1, 0.3], [0.2])], "any", thresholds.f1_max).empty
 
 
 def test_training_images_may_set_the_good_side():
     trained = part([0.1, 0.2, 0.3], [0.8, 0.9], [0.4] * 9)
-    (row,) = thresholds.split_half([trained], "any", lambda good, bad: good.max(), training=True).to_dict("records")
+    (row,) = thresholds.judge_halves([trained], "any", lambda good, bad: good.max(), training=True).to_dict("records")
     assert row["threshold"] == 0.4 and (row["n_good"], row["n_bad"]) == (3, 1) and row["escape"] == 0
 
 
@@ -334,37 +329,37 @@ def test_a_conformal_threshold_on_a_line_of_two_percent_rejects_mostly_good_part
     """Half of the defects are caught at 10 %: of 1000 parts it rejects 98 good and 10 defective ones, 10 escape."""
     rows = [judged_row("A", "conformal", k=9, alarms=10, n_good=100, escapes=20, n_bad=40, category=str(n))
             for n in range(3)]  # fmt: skip
-    (line,) = decisions.per_thousand(thresholds.totals(thresholds.rated(rows)), 0.02).to_dict("records")
+    (line,) = costs.count_per_thousand(thresholds.pool_categories(thresholds.rated(rows)), 0.02).to_dict("records")
     assert [line[name] for name in ("rejected", "defective", "escapes")] == pytest.approx([108, 10, 10])
     assert line["precision"] == pytest.approx(10 / 108) and line["precision_low"] < 10 / 108 < line["precision_high"]
     low, high = statistics.wilson(60, 120)  # the three categories agree
     assert (line["escapes_low"], line["escapes_high"]) == pytest.approx((20 * low, 20 * high))
-    told = decisions.line_findings(pd.DataFrame([line]), 0.02)
+    told = costs.describe_line(pd.DataFrame([line]), 0.02)
     assert "of 1000 parts, 20 of them defective, it rejects 108 (" in told and ", of which 10 (" in told
     assert "9% (" in told and "n = 3 categories" in told
-    normal = thresholds.totals(thresholds.rated([judged_row("A", "conformal", 9, 1, 10, 0, 0)]))
-    assert "n = 0" in decisions.line_findings(decisions.per_thousand(normal, 0.02), 0.02)
-    bad = thresholds.totals(thresholds.rated([judged_row("A", "conformal", 9, 0, 0, 1, 10)]))
-    assert "n = 0" in decisions.line_findings(decisions.per_thousand(bad, 0.02), 0.02)
+    normal = thresholds.pool_categories(thresholds.rated([judged_row("A", "conformal", 9, 1, 10, 0, 0)]))
+    assert "n = 0" in costs.describe_line(costs.count_per_thousand(normal, 0.02), 0.02)
+    bad = thresholds.pool_categories(thresholds.rated([judged_row("A", "conformal", 9, 0, 0, 1, 10)]))
+    assert "n = 0" in costs.describe_line(costs.count_per_thousand(bad, 0.02), 0.02)
 
 
 def test_a_threshold_for_a_precision_by_brute_force():
     stream = np.random.default_rng(0)
     normal, bad = stream.normal(0, 1, 200), stream.normal(3, 1, 50)
-    limit = decisions.at_precision(normal, bad, 0.05, 0.7)
+    limit = costs.threshold_at_precision(normal, bad, 0.05, 0.7)
 
     def precision(at):
         true, false = 0.05 * (bad > at).mean(), 0.95 * (1 + (normal > at).sum()) / 201
         return true / (true + false)
 
     assert precision(limit) >= 0.7 and max(precision(one) for one in normal[normal < limit]) < 0.7
-    rate, least = decisions.precision_needs(0.02, 0.5)
+    rate, least = costs.plan_precision(0.02, 0.5)
     assert rate == pytest.approx(2 / 98) and least == 48  # 12 images cannot promise 2 % false alarms
     for k in (12, least - 1, least):  # every defect lies above all normal images
-        assert np.isfinite(decisions.at_precision(normal[:k], np.full(9, 99.0), 0.02, 0.5)) == (k == least)
-    assert decisions.precision_needs(0.5, 0.5) == (1.0, 0)
+        assert np.isfinite(costs.threshold_at_precision(normal[:k], np.full(9, 99.0), 0.02, 0.5)) == (k == least)
+    assert costs.plan_precision(0.5, 0.5) == (1.0, 0)
     with pytest.raises(InputError, match="'target_precision'"):
-        decisions.precision_needs(0.02, 1.0)
+        costs.plan_precision(0.02, 1.0)
 
 
 def test_a_bound_of_escapes_holds_for_new_defects():
@@ -379,34 +374,16 @@ def test_a_bound_of_escapes_holds_for_new_defects():
     assert not np.arange(9.0)[0] <= thresholds.escape_bound(np.arange(9.0), 0.1)  # the least of nine is still rejected
 
 
-def test_metrics_at_few_false_alarms_say_where_they_cannot_be_had():
-    rows = [{"method": "A", "category": name, "n_good": n, "image_pauroc": 0.6, "recall_at_1pct": recall,
-             "recall_at_0_1pct": np.nan, "aupimo": aupimo}
-            for name, n, recall, aupimo in (("a", 16, np.nan, 0.2), ("b", 120, 0.4, 0.4))]  # fmt: skip
-    told = decisions.few_alarm_findings(pd.DataFrame(rows)).splitlines()
-    assert "image pAUROC 0.600" in told[0] and "AUPIMO 0.300 (0.000 to 1.000, n = 2 categories)" in told[0]
-    assert "recall at 1 % false alarms 0.400 (n = 1 category)" in told[0]
-    assert told[1].startswith("- recall at 1 % false alarms cannot be had in 1 of 2 categories: it takes 100 good")
-    assert (
-        "here are 16 to 120 good ones" in told[1]
-        and "in 2 of 2 categories: it takes 1000 good" in told[2]
-        and len(told) == 3
-    )
-    bare = pd.DataFrame(rows).assign(aupimo=np.nan)
-    assert "AUPIMO cannot be had in 2 of 2 categories: it takes masks" in decisions.few_alarm_findings(bare)
-
-
-def test_findings_say_what_a_precision_takes():
+def test_sentences_say_what_a_precision_takes():
     aimed = pd.DataFrame({"method": ["A", "A", "B"], "threshold": [0.5, np.inf, np.inf]})
-    told = decisions.precision_findings(aimed, [12, 14], 0.02, 0.5)
+    told = costs.describe_precision(aimed, [12, 14], 0.02, 0.5)
     assert "at most 2.04%" in told and "48 normal images or more" in told and "they are 12 to 14" in told
     assert "for A in 1 of 2 categories, B in 0 of 1 category" in told
-    assert decisions.precision_findings(aimed, [12], 0.0, 0.5) == ""
-    assert "10% 9, 29 and 46; 1% 99, 299 and 473." in decisions.plan_findings(thresholds.planner([0.1, 0.01]))
+    assert costs.describe_precision(aimed, [12], 0.0, 0.5) == ""
 
 
 def test_the_planner_counts_images():
-    plan = thresholds.planner([0.1, 0.01, 0.001]).set_index("share")
+    plan = thresholds.plan_images([0.1, 0.01, 0.001]).set_index("share")
     assert plan["good, on average"].tolist() == [9, 99, 999]
     assert plan["good, at 95 %"].tolist() == plan["bad, none escaping"].tolist() == [29, 299, 2995]  # rule of three
     assert plan["bad, one escaping"].tolist() == [46, 473, 4742]  # the sizes of acceptance sampling
@@ -418,7 +395,7 @@ def test_the_planner_counts_images():
             assert highest[0] <= share < highest[1]
         assert thresholds.rank(int(row["good, on average"]), share) <= row["good, on average"]
     with pytest.raises(InputError, match="'share'"):
-        thresholds.planner([0.0])
+        thresholds.plan_images([0.0])
 
 
 # ---------------------------------------------------------------- calibration
@@ -427,16 +404,21 @@ def test_the_planner_counts_images():
 def test_calibration_error_by_hand():
     scores, labels = np.array([0.1, 0.1, 0.3, 0.3, 0.8, 0.8]), np.array([0, 0, 0, 1, 1, 1])
     # three bins: 0.1 against 0, 0.3 against 0.5, 0.8 against 1
-    assert calibration.error(labels, scores, 3) == pytest.approx((0.1 + 0.2 + 0.2) / 3)
-    table = calibration.reliability(labels, scores, 3)
+    assert thresholds.calibration_error(labels, scores, 3) == pytest.approx((0.1 + 0.2 + 0.2) / 3)
+    table = thresholds.tabulate_reliability(labels, scores, 3)
     assert table.share.tolist() == [0, 0.5, 1] and table.score.tolist() == pytest.approx([0.1, 0.3, 0.8])
     assert table.n.tolist() == [2, 2, 2] and (table.low[1], table.high[1]) == pytest.approx(statistics.wilson(1, 2))
-    assert calibration.brier(labels, scores) == pytest.approx(brier_score_loss(labels, scores))
+    assert thresholds.brier_score(labels, scores) == pytest.approx(brier_score_loss(labels, scores))
     order = np.random.default_rng(0).permutation(6)  # ties share a bin, so the order of the rows is nothing
-    assert calibration.error(labels[order], scores[order], 2) == pytest.approx(calibration.error(labels, scores, 2))
-    assert calibration.error(np.array([0, 1]), np.array([0.5, 0.5])) == 0
+    assert thresholds.calibration_error(labels[order], scores[order], 2) == pytest.approx(
+        thresholds.calibration_error(labels, scores, 2)
+    )
+    assert thresholds.calibration_error(np.array([0, 1]), np.array([0.5, 0.5])) == 0
     many = np.arange(95) / 95
-    assert len(calibration.reliability(many > 0.5, many)) == 9 and len(calibration.reliability(labels, scores)) == 2
+    assert (
+        len(thresholds.tabulate_reliability(many > 0.5, many)) == 9
+        and len(thresholds.tabulate_reliability(labels, scores)) == 2
+    )
 
 
 def made_up(sharpen: float, images: int = 400, categories: int = 3) -> pd.DataFrame:
@@ -451,14 +433,13 @@ def made_up(sharpen: float, images: int = 400, categories: int = 3) -> pd.DataFr
 
 
 def test_calibration_is_told_from_its_absence():
-    told = {}
+    errors = {}
     for sharpen in (1.0, 6.0):
-        found = calibration.table(made_up(sharpen)).set_index("version")
-        told[sharpen] = calibration.findings(found.reset_index(), ["A"]).partition("; logistic")[0]
-        assert (found.low <= found.error).all() and (found.error <= found.high).all()
-        assert (found.loc["isotonic"].error < found.loc["isotonic"].chance) and (found.n == 1200).all()
-    assert "not told from calibrated" in told[1.0] and "n = 1200 images" in told[1.0]
-    assert "as run: error 0." in told[6.0] and ", not calibrated" in told[6.0]
+        table = thresholds.tabulate_calibration(made_up(sharpen)).set_index("version")
+        errors[sharpen] = table.loc["as run"]
+        assert (table.low <= table.error).all() and (table.error <= table.high).all()
+        assert (table.loc["isotonic"].error < table.loc["isotonic"].chance) and (table.n == 1200).all()
+    assert errors[1.0].error <= errors[1.0].chance and errors[6.0].error > errors[6.0].chance
 
 
 def test_scores_that_know_nothing_are_not_better_than_a_constant():
@@ -466,68 +447,66 @@ def test_scores_that_know_nothing_are_not_better_than_a_constant():
     for seed in range(60):
         stream = np.random.default_rng(seed)
         labels, scores = stream.permutation(np.repeat([0, 1], 20)), stream.normal(0.5, 0.02, 40)
-        told.append(calibration.against_constant(labels, scores, np.repeat(["a", "b"], 20), 200))
+        told.append(thresholds.compare_with_constant(labels, scores, np.repeat(["a", "b"], 20), 200))
     assert np.mean([word == "better than" for word in told]) < 0.1
     labels = np.repeat([0, 1], 20)
     for scores, word in ((labels * 0.8 + 0.1, "better than"), (0.9 - labels * 0.8, "worse than")):
-        assert calibration.against_constant(labels, scores, labels) == word
-    found = calibration.table(made_up(1.0))
-    assert "better than a constant's" in calibration.findings(found, ["A"])
-    assert "not told from a constant's" in calibration.findings(found.assign(**{"against it": "not told from"}), ["A"])
+        assert thresholds.compare_with_constant(labels, scores, labels) == word
 
 
 def test_curves_are_fitted_on_other_categories():
     scores = made_up(3.0, 60, 2).reset_index(drop=True)
-    found = calibration.elsewhere(scores, "logistic")
+    found = thresholds.apply_other_curves(scores, "logistic")
     fit, own = (scores[scores.category == name] for name in ("c0", "c1"))
     z = lambda values: ((values - fit.score.mean()) / fit.score.std(ddof=0)).to_numpy()[:, None]  # noqa: E731
     oracle = LogisticRegression(C=1e3).fit(z(fit.score), fit.label).predict_proba(z(own.score))[:, 1]
     assert found[own.index] == pytest.approx(oracle)
     swapped = scores.assign(label=scores.label.where(scores.category == "c0", 1 - scores.label))
-    assert calibration.elsewhere(swapped, "logistic")[own.index] == pytest.approx(oracle)  # its own labels are unseen
-    steps = calibration.elsewhere(scores, "isotonic")[own.index]
+    assert thresholds.apply_other_curves(swapped, "logistic")[own.index] == pytest.approx(
+        oracle
+    )  # its labels are unseen
+    steps = thresholds.apply_other_curves(scores, "isotonic")[own.index]
     assert (np.diff(steps[np.argsort(own.score.to_numpy())]) >= 0).all() and steps.min() >= 0 and steps.max() <= 1
-    assert calibration.elsewhere(fit, "logistic") is None
+    assert thresholds.apply_other_curves(fit, "logistic") is None
 
 
 def test_scores_outside_the_unit_interval_are_no_probabilities():
-    found = calibration.table(made_up(2.0, 100).assign(score=lambda table: 10 * table.score))
-    assert found.version.tolist() == list(calibration.CURVES)
-    assert "leave [0, 1]" in calibration.findings(found, ["A"])
+    found = thresholds.tabulate_calibration(made_up(2.0, 100).assign(score=lambda table: 10 * table.score))
+    assert found.version.tolist() == list(thresholds.CURVES)
     alone = made_up(2.0, 50, 1)
-    assert calibration.table(alone).version.tolist() == ["as run"]
-    normal = calibration.table(alone.assign(label=0))
-    assert normal.empty and "no calibration without both labels" in calibration.findings(normal, ["A"])
+    assert thresholds.tabulate_calibration(alone).version.tolist() == ["as run"]
+    assert thresholds.tabulate_calibration(alone.assign(label=0)).empty
 
 
 # ---------------------------------------------------------------- sentences
 
 
-def test_rule_findings_follow_the_data():
+def test_sentences_on_rules_follow_the_data():
     stream = np.random.default_rng(0)
-    told = {}
+    sentences = {}
     for shift in (0.0, 2.0):
-        parts = [
+        categories = [
             part(stream.normal(shift, 1, 40), stream.normal(4, 1, 30), stream.normal(size=19), name) for name in "abcd"
         ]
-        told[shift] = decisions.rule_findings(thresholds.compared(parts, 0.1), 0.1)
-    assert "is not contradicted" in told[0.0] and "n = 160" in told[0.0] and "n = 120" in told[0.0]
-    assert "could still be up to" in told[0.0] and "kept" not in told[0.0]
-    assert "is contradicted" in told[2.0] and "Test and training images are not alike" in told[2.0]
-    assert "That is more than the 10%" in told[2.0] and f"{OWN} (set on half" in told[2.0]
-    few = thresholds.calibrated([part([0.1, 0.2], [0.3], np.arange(5))], 0.1)
-    assert "In 1 of 1 category k is too small for 10% (it takes 9)" in decisions.rule_findings(few, 0.1)
-    assert "The promise" not in decisions.rule_findings(few, 0.1)
-    assert "n = 0" in decisions.rule_findings(few.iloc[:0], 0.1)
-    halves = thresholds.calibrated([part(np.arange(40), np.arange(40))], 0.1)
-    assert "aims at" not in decisions.rule_findings(halves, 0.1) and "promise of" not in decisions.rule_findings(
-        halves, 0.1
-    )
+        sentences[shift] = costs.describe_rules(thresholds.compare_rules(categories, 0.1), 0.1)
+    assert "is not contradicted" in sentences[0.0] and "n = 160" in sentences[0.0] and "n = 120" in sentences[0.0]
+    assert "could still be up to" in sentences[0.0]
+    assert "is contradicted" in sentences[2.0] and "not alike" in sentences[2.0]
+    assert "That is more than the 10%" in sentences[2.0]
+    few = thresholds.judge_rules([part([0.1, 0.2], [0.3], np.arange(5))], 0.1)
+    assert "In 1 of 1 category k is too small for 10% (it takes 9)" in costs.describe_rules(few, 0.1)
+    assert "The promise" not in costs.describe_rules(few, 0.1)
+    assert "n = 0" in costs.describe_rules(few.iloc[:0], 0.1)
+    halves = costs.describe_rules(thresholds.judge_rules([part(np.arange(40), np.arange(40))], 0.1), 0.1)
+    assert "aims at" not in halves and "promise of" not in halves
 
 
 def test_the_rate_that_could_still_be_true_is_clopper_and_pearsons():
-    high = binomtest(16, 192, alternative="less").proportion_ci(0.95).high
-    assert decisions.at_most(16, 192) == f"up to {high:.1%} (95% bound)" and "100.0%" in decisions.at_most(5, 5)
+    for hits, n, alpha in ((16, 192, 0.1), (5, 5, 0.9)):
+        row = judged_row("A", "conformal", 19, hits, n)
+        high = binomtest(hits, n, alternative="less").proportion_ci(0.95).high
+        sentence = costs._describe_promise(pd.DataFrame([row]), alpha, 0.95)
+        assert f"up to {high:.1%} (95% bound)" in sentence
 
 
 def alike(stream, k: int, n: int, categories: int = 12, methods: int = 1) -> pd.DataFrame:
@@ -560,73 +539,53 @@ def test_false_alarms_of_alike_images_seldom_surprise(k, n, categories):
 @pytest.mark.parametrize("k", [9, 19])
 def test_no_sentence_on_a_promise_fires_more_often_than_its_level(methods, k):
     stream, draws = np.random.default_rng(k), 400
-    told = [decisions.rule_findings(alike(stream, k, 30, 6, methods), 0.1) for _ in range(draws)]
+    told = [costs.describe_rules(alike(stream, k, 30, 6, methods), 0.1) for _ in range(draws)]
     for words in (("is contradicted",), ("is more than", "is less than")):
         fired = sum(any(word in one for word in words) for one in told)
         assert binomtest(fired, draws, 0.05, alternative="greater").pvalue > 0.01, (words, fired)
 
 
 def test_levels_are_said_as_they_were_set():
-    fine = thresholds.overkill([part(np.arange(9.0), np.arange(9.0))], [0.005, 0.001])
+    fine = thresholds.judge_at_escapes([part(np.arange(9.0), np.arange(9.0))], [0.005, 0.001])
     assert fine.rule.tolist() == ["0.5% escape", "0.1% escape"]
-    assert "at 0.5% escape" in decisions.overkill_findings(fine) and "at 0.1% escape" in decisions.overkill_findings(
-        fine
-    )
     assert decide._promise(50, 0.025, "pictures").startswith("At most 2.5% of new")
     assert decide._promise(250, 0.005, "pictures").startswith("At most 0.5% of new")
 
 
-def test_overkill_findings_say_what_cannot_be_resolved():
-    good = np.arange(50) / 50
-    told = decisions.overkill_findings(thresholds.overkill([part(good, np.full(20, 0.5))], [0.02, 0.05]))
-    assert (
-        "set on the defects that they judge" in told
-        and "(no escape allowed in 1 category with too few defective images for 2%)" in told
-        and "for 5%" not in told
-    )
-    assert "rejects 50.0% (36.6 to 63.4, n = 50) at 2% escape" in told
-    many = decisions.overkill_findings(thresholds.overkill([part(good, np.full(50, 2.0))], [0.02]))
-    assert "rejects 0.0% (0.0 to 7.1, n = 50) at 2%" in many and "too few" not in many
-    assert "n = 0" in decisions.overkill_findings(thresholds.overkill([], [0.02]))
-
-
-def test_transfer_findings_follow_the_data():
-    lent = pd.DataFrame(
-        [("A", "F1-max", 0.1, 0.4, 0.3, 0.2, 0.4, 9), ("A", "conformal", 0.2, 0.21, 0.01, -0.1, 0.12, 9),
-         ("B", "F1-max", 0.4, 0.2, -0.2, -0.3, -0.1, 5)],
-        columns=["method", "rule", "own", "another's", "difference", "low", "high", "n"],
-    )  # fmt: skip
-    first, second, third = decisions.transfer_findings(lent).splitlines()
-    assert (
-        "0.100 with" in first
-        and "judged on the others)" in first
-        and "judged" not in second
-        and "0.400 with another's: +0.300" in first
-        and first.endswith("n = 9, worse.")
-    )
-    assert second.endswith("not told from its own.") and third.endswith("n = 5, better.")
-    assert "only be lent between two" in decisions.transfer_findings(lent.iloc[:0])
-
-
-def test_cost_findings_follow_the_data():
-    prices = decisions.Prices(50, 1, 0.02)
-    table = pd.DataFrame(
-        [("A", "conformal", 300.0, 200, 400, 8), ("A", OTHERS, 1500.0, 1200, 1800, 8),
-         ("A", "quantile", 900.0, 800, 1000, 8), ("A", OWN, 250.0, 100, 300, 8)],
-        columns=["method", "rule", "cost", "cost_low", "cost_high", "n"],
-    )  # fmt: skip
-    told = decisions.cost_findings(table, prices)
-    assert "to reject all without looking costs 980" in told and "n = 8 categories" in told
-    assert "conformal 300 (200 to 400): cheaper" in told and f"{OTHERS} 1500 (1200 to 1800): dearer" in told
-    assert "quantile 900 (800 to 1000): not decided" in told and "judged on the others" in told
-    assert "n = 0" in decisions.cost_findings(table.iloc[:0], prices)
+def test_sentences_on_costs_follow_the_data():
+    prices = costs.Prices(50, 1, 0.02)
+    rows = [judged_row("A", rule, 9, alarms, 1000, escapes, 1000, category=str(number))
+            for rule, alarms, escapes in (("conformal", 100, 100), ("quantile", 1000, 1000), (OWN, 900, 98))
+            for number in range(3)]  # fmt: skip
+    table = costs.estimate_costs(thresholds.rated(rows), prices).set_index("rule")
+    verdicts = table["than not to look"].to_dict()
+    assert verdicts == {"conformal": "cheaper", "quantile": "dearer", OWN: "not decided"}
+    sentence = costs.describe_costs(table.reset_index(), prices)
+    assert "to reject all without looking costs 980" in sentence and "n = 3 categories" in sentence
+    assert "1 cheaper" in sentence and "1 not decided" in sentence and "conformal of A, 198" in sentence
+    assert "n = 0" in costs.describe_costs(table.iloc[:0].reset_index(), prices)
 
 
 def test_gaps_say_what_is_missing():
     whole = [part([1, 2], [3], [1.0], "a"), part([1, 2], [3], [1.0], "b")]
-    assert decisions.gaps(whole) == ""
-    assert "1 category no training image was scored" in decisions.gaps([part([1, 2], [3]), whole[0]])
-    assert "No test image is defective" in decisions.gaps([part([1, 2], [], [1.0])])
-    assert "With one category" in decisions.gaps(whole[:1]) and "With one category" not in decisions.gaps(whole)
-    assert "Without two good images" in decisions.gaps([part([1], [3]), whole[0]])
-    assert "n = 0" in decisions.gaps([])
+    assert costs.describe_gaps(whole) == ""
+    assert "1 category no training image was scored" in costs.describe_gaps([part([1, 2], [3]), whole[0]])
+    assert "No test image is defective" in costs.describe_gaps([part([1, 2], [], [1.0])])
+    assert "With one category" in costs.describe_gaps(whole[:1]) and "With one category" not in costs.describe_gaps(
+        whole
+    )
+    assert "Without two good images" in costs.describe_gaps([part([1], [3]), whole[0]])
+    assert "n = 0" in costs.describe_gaps([])
+
+
+def test_the_tail_of_rejections_takes_the_threshold_as_random():
+    """Simulated: 19 images set the threshold, 12 are tested; a binomial tail would be too small."""
+    stream, k, n, rank = np.random.default_rng(0), 19, 12, 18
+    scores = stream.normal(size=(20_000, k + n))
+    counts = (scores[:, k:] > np.sort(scores[:, :k])[:, [rank - 1]]).sum(1)
+    chances = thresholds.alarm_chances(pd.DataFrame({"k": [k], "n_good": [n]}), 0.1)
+    for rejected in (0, 1, 3, 6):
+        seen = (counts >= rejected).mean()
+        assert chances[rejected:].sum() == pytest.approx(seen, abs=0.01)
+    assert chances[4:].sum() > 2 * binom.sf(3, n, 1 - rank / (k + 1))
+    assert list(thresholds.alarm_chances(pd.DataFrame({"k": [8], "n_good": [n]}), 0.1)) == [1]  # it rejects nothing

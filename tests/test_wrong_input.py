@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vlmad_lib import InputError, config
-from vlmad_lib.analysis import contrast, defects, efficiency, failures, prompt_transfer, thresholds, variants
+from vlmad_lib.analysis import by_defect, efficiency, failures, prompt_transfer, thresholds, variants
 from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones
 from vlmad_lib.pipeline import run
@@ -414,11 +414,11 @@ def test_numbers_of_notebooks_out_of_range(start):
         "seed": lambda: datasets.sample_images(table, 0, -1),
         "most": lambda: variants.choose_categories(table, -1),
         "references": lambda: variants.list_window_variants(spec, [1], -1),
-        "low_cut": lambda: contrast.levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (5, 0.9)),
-        "high_cut": lambda: contrast.levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (0.5, 0.4)),
-        "rate": lambda: defects.recall(scores, "defect", rate=1.5),
+        "low_cut": lambda: by_defect.assign_levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (5, 0.9)),
+        "high_cut": lambda: by_defect.assign_levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (0.5, 0.4)),
+        "rate": lambda: by_defect.summarise_recall(scores, "defect", rate=1.5),
         "repeats": lambda: efficiency.measure(results.profile, results.profile.methods[0], table[:1], repeats=0),
-        "shown": lambda: failures.worst(pd.DataFrame({"failure": [""]}), "", -1),
+        "shown": lambda: failures.select_worst(pd.DataFrame({"failure": [""]}), "", -1),
         "'most' is -2": lambda: thresholds.calibration_index(table, most=-2),
         "draws": lambda: variants.plan_without_words(demo, spec, [1], -1, []),
         "pixels": lambda: prompt_transfer.targets([demo], pixels=-5),

@@ -112,6 +112,12 @@ def _places(names: Iterable[str]) -> dict[str, int]:
     return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
+def order_by_method(table: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame:
+    """A table's rows in the order in which ``methods`` names their methods; each method's own rows keep theirs."""
+    places = _places(methods)
+    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
 def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
     """Macro means over the categories of each group, then of all; ``n``: their categories (``count_values``)."""
     columns = columns or list(TITLES)

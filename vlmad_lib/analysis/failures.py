@@ -12,30 +12,40 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from scipy.stats import fisher_exact, ttest_1samp
 
 from vlmad_lib import tables, within
-from vlmad_lib.analysis import comparison, contrast, decisions, defects, thresholds
-from vlmad_lib.analysis.thresholds import TRAIN, Part
+from vlmad_lib.analysis import by_defect, comparison, thresholds
+from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
 
 ALARM, ESCAPE = "false alarm", "escape"
 TEST = "good test images"
+# The measures of a defect that the model reads, each less the mean of its category.
+MEASURED = {"contrast": "log contrast", "area": "log area"}
+# A contrast of nothing has no logarithm.
+SMALLEST = 1e-4
+RESAMPLES = 500
+# Steps of Newton's method at most.
+STEPS = 50
+# Penalty of a category's intercept: enough to end where all its images agree.
+FREE = 0.01
 
 
 # ---------------------------------------------------------------- what went wrong
 
 
-def limits(found: Sequence[Part], alpha: float) -> pd.DataFrame:
+def set_thresholds(parts: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """The threshold of each method and category, and the *k* normal images that set it.
 
     Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the quantile of the
     good test images themselves, which then judges its own images. Categories without good images have none.
     """
     rows = []
-    for part in found:
+    for part in parts:
         limit, source, k = thresholds.conformal(part.train, alpha), TRAIN, len(part.train)
         if np.isinf(limit) and len(part.good):
             limit, source, k = thresholds.quantile(part.good, alpha), TEST, len(part.good)
@@ -44,12 +54,12 @@ def limits(found: Sequence[Part], alpha: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "category", "threshold", "source", "k"])
 
 
-def judged(scores: pd.DataFrame, limit: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
+def judge_images(scores: pd.DataFrame, limits: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """The rows of a scores table, first reference draw, with ``threshold``, ``margin`` and ``failure``.
 
     ``failure`` is empty where the decision is right. Categories without a threshold are left out.
     """
-    rows = tables.select_first_draw(scores, shots).merge(limit, on=["method", "category"])
+    rows = tables.select_first_draw(scores, shots).merge(limits, on=["method", "category"])
     keys = ["method", "category"]
     spread = rows[rows.label == 0].groupby(keys).score.std(ddof=1).rename("spread").reset_index()
     whole = rows.groupby(keys).score.transform("std", ddof=1)  # a single good image has no spread of its own
@@ -61,40 +71,37 @@ def judged(scores: pd.DataFrame, limit: pd.DataFrame, shots: int = 0) -> pd.Data
     return rows.assign(margin=(rows.score - rows.threshold) / spread, failure=kind)
 
 
-def described(cases: pd.DataFrame, results: Results) -> pd.DataFrame:
+def add_defect_measures(cases: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Judged rows with ``defect_class`` and, where there is a mask, contrast, area and sharpness of the defect."""
-    measured = contrast.measure(results)[["image", *contrast.MEASURES]]
-    found = cases.merge(measured, on="image", how="left")
-    return found.assign(defect_class=defects.classes(found, results.profile))
+    measured = by_defect.measure_defects(results)[["image", *by_defect.MEASURES]]
+    cases = cases.merge(measured, on="image", how="left")
+    return cases.assign(defect_class=by_defect.classify_defects(cases, results.profile))
 
 
-def worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFrame:
+def select_worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFrame:
     """The failures of one kind, each method's most confident first: the farthest on the wrong side of the threshold."""
     rows, most = cases[cases.failure == failure], within("shown", most, 0)
     rows = rows.assign(confidence=rows.margin.abs()).sort_values("confidence", ascending=False, kind="stable")
-    places = {name: place for place, name in enumerate(dict.fromkeys(cases.method))}
-    return rows.sort_values("method", key=lambda names: names.map(places), kind="stable").groupby("method").head(most)
+    return tables.order_by_method(rows, cases.method).groupby("method").head(most)
 
 
-def totals(cases: pd.DataFrame) -> pd.DataFrame:
+def summarise_failures(cases: pd.DataFrame) -> pd.DataFrame:
     """Failures of each kind by method, with Wilson's 95 % interval, and the categories they lie in."""
     rows = []
-    for method, part in cases.groupby("method", sort=False):
-        for label, kind in ((0, ALARM), (1, ESCAPE)):
-            some = part[part.label == label]
-            wrong = some[some.failure == kind]
-            facts = {"method": method, "failure": kind, "failures": len(wrong), "images": len(some)}
-            share = len(wrong) / len(some) if len(some) else float("nan")
-            low, high = statistics.wilson(len(wrong), len(some))
-            facts |= {"share": share, "low": low, "high": high}
-            rows.append(facts | {"in categories": wrong.category.nunique(), "of": some.category.nunique()})
-    return pd.DataFrame(rows)
+    for method, own in cases.groupby("method", sort=False):
+        for label, images in own.groupby("label"):
+            wrong, n = images[images.failure != ""], len(images)
+            share, ends = len(wrong) / n, statistics.wilson(len(wrong), n)
+            among = wrong.category.nunique(), images.category.nunique()
+            rows.append((method, ESCAPE if label else ALARM, len(wrong), n, share, *ends, *among))
+    columns = ["method", "failure", "failures", "images", "share", "low", "high", "in categories", "of"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ---------------------------------------------------------------- what failures have in common
 
 
-def shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
+def summarise_shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     """How many of the images of each value of a column fail, by method; ``cases`` of one label.
 
     Wilson's 95 % interval speaks of other images of these categories. *than the rest* compares with the method's other
@@ -103,29 +110,31 @@ def shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     there is but one category it is Fisher's test too, and speaks of this product alone.
     """
     rows = []
-    for method, part in cases.groupby("method", sort=False):
-        wrong, values = part.failure != "", part[column]
-        counted, chances = [], []
+    for method, images in cases.groupby("method", sort=False):
+        wrong, values = images.failure != "", images[column]
+        facts, tests = [], []
         for value in sorted(values.dropna().unique()):
             inside, rest = values == value, values.notna() & (values != value)
-            difference, p, both = _against_rest(wrong, inside, rest, part.category, column)
-            chances.append(p)
-            low, high = statistics.wilson(wrong[inside].sum(), inside.sum())
-            facts = {"method": method, column: value, "failures": int(wrong[inside].sum()), "images": int(inside.sum())}
-            facts |= {"share": wrong[inside].mean(), "low": low, "high": high, "within": both}
-            counted.append(facts | {"more": difference > 0})
-        decided = zip(counted, statistics.holm(chances), strict=True)
-        rows += [facts | {"than the rest": _than(facts.pop("more"), sure)} for facts, sure in decided]
+            difference, p, both = _compare_with_rest(wrong, inside, rest, images.category, column)
+            tests.append((difference > 0, p))
+            hits, n = int(wrong[inside].sum()), int(inside.sum())
+            facts.append((method, value, hits, n, wrong[inside].mean(), *statistics.wilson(hits, n), both))
+        rows += [(*row, verdict) for row, verdict in zip(facts, _decide(tests), strict=True)]
     columns = ["method", column, "failures", "images", "share", "low", "high", "within", "than the rest"]
     table = pd.DataFrame(rows, columns=columns)
     if column == "category":
         table = table.drop(columns="within")
-    places = {name: place for place, name in enumerate(dict.fromkeys(table.method))}
-    table = table.sort_values("share", ascending=False, kind="stable")
-    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+    return tables.order_by_method(table.sort_values("share", ascending=False, kind="stable"), table.method)
 
 
-def _against_rest(
+def _decide(tests: list[tuple[bool, float]]) -> list[str]:
+    """The verdicts of tests (more, p), Holm's correction over all of them."""
+    decided = statistics.holm([p for _, p in tests])
+    words = [("more often" if more else "less often") for more, _ in tests]
+    return [word if sure else "not decided" for word, sure in zip(words, decided, strict=True)]
+
+
+def _compare_with_rest(
     wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series, column: str
 ) -> tuple[float, float, int]:
     """Share of failures inside less that of the rest, its p, and in how many categories both stand."""
@@ -144,37 +153,166 @@ def _against_rest(
     return float(differences.mean()), float(ttest_1samp(differences, 0).pvalue), len(both)
 
 
-def alarms(cases: pd.DataFrame, alpha: float) -> pd.DataFrame:
+def compare_with_promise(cases: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Whether a category's false alarms are more or fewer than its threshold promises; good ``cases``.
 
     A threshold from k training images is as random as they are, so that the number of rejected images is beta-binomial
-    (``statistics.rejection_tail``); two-sided tests, Holm's correction over the categories of a method. Thresholds from
+    (``thresholds.alarm_chances``); two-sided tests, Holm's correction over the categories of a method. Thresholds from
     the test images themselves, or too few images for a promise, have no test.
     """
     rows = []
-    for method, part in cases[cases.source == TRAIN].groupby("method", sort=False):
-        counted, chances = [], []
-        for category, images in part.groupby("category"):
-            k, n, rejected = int(images.k.iloc[0]), len(images), int((images.failure == ALARM).sum())
-            place = thresholds.rank(k, alpha)
-            more = statistics.rejection_tail(rejected, n, k, place)
-            fewer = 1 - statistics.rejection_tail(rejected + 1, n, k, place)
-            chances.append(min(1.0, 2 * min(more, fewer)))
-            facts = {"method": method, "category": category, "failures": rejected, "images": n, "k": k}
-            counted.append(facts | {"more": more < fewer})
-        decided = zip(counted, statistics.holm(chances), strict=True)
-        rows += [facts | {"than promised": _than(facts.pop("more"), sure)} for facts, sure in decided]
-    return pd.DataFrame(rows, columns=["method", "category", "failures", "images", "k", "than promised"])
+    for method, images in cases[cases.source == TRAIN].groupby("method", sort=False):
+        by_category = images.assign(failures=images.failure == ALARM).groupby("category")
+        counts = by_category.agg(failures=("failures", "sum"), n_good=("failure", "size"), k=("k", "first"))
+        tests = []
+        for place, rejected in enumerate(counts.failures):
+            chances = thresholds.alarm_chances(counts.iloc[[place]], alpha)
+            more, fewer = chances[rejected:].sum(), chances[: rejected + 1].sum()
+            tests.append((more < fewer, min(1.0, 2 * min(more, fewer))))
+        rows.append(counts.reset_index().assign(method=method, **{"than promised": _decide(tests)}))
+    columns = ["method", "category", "failures", "images", "k", "than promised"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(rows, ignore_index=True).rename(columns={"n_good": "images"})[columns]
 
 
-def _than(more: bool, sure: bool) -> str:
-    return ("more often" if more else "less often") if sure else "not decided"
+def select_measured(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases whose contrast and area are known; all cases, and neither measure, where most have none."""
+    if not set(MEASURED) <= set(cases) or (complete := cases[list(MEASURED)].notna().all(axis=1)).mean() <= 0.5:
+        return cases.drop(columns=list(MEASURED), errors="ignore")
+    return cases[complete]
+
+
+def build_inputs(cases: pd.DataFrame) -> pd.DataFrame:
+    """What the model reads of each case: log contrast, log area, and defect classes as 1 or 0.
+
+    The measures are less the mean of their category, of which other things differ too, and then standardised. Left out
+    is what does not vary within any category, such as a class that is the only one of each category it is in: no data
+    can tell it from the category itself.
+    """
+    columns = {}
+    for name, title in MEASURED.items():
+        logs = np.log(cases[name].clip(lower=SMALLEST)) if name in cases else pd.Series(0.0, cases.index)
+        logs = logs - logs.groupby(cases.category).transform("mean")
+        if np.ptp(logs) > 1e-9:
+            columns[title] = logs / logs.std(ddof=0)
+    kinds = sorted(kind for kind in cases.defect_class.unique() if kind)
+    for kind in kinds[:1] if len(kinds) == 2 else kinds:  # of two, one says all
+        column = (cases.defect_class == kind).astype(float)
+        if _varying(column, cases.category).any():
+            columns[kind] = column
+    return pd.DataFrame(columns, index=cases.index)
+
+
+def _varying(column: pd.Series, categories: pd.Series) -> pd.Series:
+    """By category, whether an input differs between its images."""
+    groups = column.groupby(categories)
+    return groups.max() - groups.min() > 1e-9
+
+
+def fit_models(values: np.ndarray, wrong: np.ndarray, weights: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Ridge logistic regressions of ``wrong`` (N,) on values (N, inputs), one for each row of weights (runs, N).
+
+    Each of the categories (N,), numbered from 0, has an intercept of its own, which is all but free: what differs
+    between categories is no effect of an input. Coefficients (runs, inputs), penalised as scikit-learn's
+    ``LogisticRegression`` does by default; by Newton's method for all runs at once. Zeros where all weighted cases
+    agree.
+    """
+    both = ((weights @ wrong > 0) & (weights @ ~wrong > 0))[:, None]
+    weights = weights * both
+    intercepts = np.eye(categories.max() + 1)[categories]
+    x = np.column_stack([intercepts, values])
+    products = (x[:, :, None] * x[:, None]).reshape(len(x), -1)
+    penalty = np.r_[np.full(intercepts.shape[1], FREE), np.ones(values.shape[1])]
+    coefficients = np.zeros((len(weights), x.shape[1]))
+    for _ in range(STEPS):
+        chance = expit(coefficients @ x.T)
+        slope = (weights * (wrong - chance)) @ x - penalty * coefficients
+        curve = ((weights * chance * (1 - chance)) @ products).reshape(len(weights), x.shape[1], -1)
+        step = np.linalg.solve(curve + np.diag(penalty), slope[..., None])[..., 0]
+        coefficients += step
+        if np.abs(step).max() < 1e-8:
+            break
+    return coefficients[:, intercepts.shape[1] :]
+
+
+def estimate_odds(cases: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """By method, the odds ratio of a failure for each of ``build_inputs`` within a category; ``cases`` of one label.
+
+    Per standard deviation of a measure, the other one the same; of a class against the other images of its categories
+    of the same measures. Logistic regressions with an intercept for every category and a ridge penalty, which draws
+    ratios towards 1. The intervals hold at 95 % for all inputs of a method together (Bonferroni): Student's, with the
+    standard error of a bootstrap over categories, for images of one category are alike. An input that varies in fewer
+    *categories* than ``ENOUGH`` has none (nan). Where the cases are of fewer categories than that, images are drawn
+    within each, and the interval speaks of these products alone; ``unit`` says which it is. Without any failure, or
+    without any other image, there is none.
+    """
+    from scipy.stats import t
+
+    rows = []
+    for method, images in select_measured(cases).groupby("method", sort=False):
+        table = build_inputs(images)
+        values, wrong = table.to_numpy(), (images.failure != "").to_numpy()
+        names, places = np.unique(images.category, return_inverse=True)
+        unit = "category" if len(names) >= statistics.ENOUGH else "image"
+        n = len(names) if unit == "category" else len(images)
+        level = statistics.together(max(table.shape[1], 1))
+        weights = np.concatenate([np.ones((1, len(images))), _resample(places, unit, resamples, seed)])
+        measures = np.isin(table.columns, list(MEASURED.values()))
+        logs, error = np.zeros((2, table.shape[1]))
+        # classes beside each other would share one effect: each has a model of its own, against all other images
+        for read in [measures, *(np.arange(table.shape[1]) == place for place in np.flatnonzero(~measures))]:
+            if read.any():
+                drawn = fit_models(values[:, measures | read], wrong, weights, places)[:, read[measures | read]]
+                # resampling n units understates their variance by (n - 1) / n
+                logs[read], error[read] = drawn[0], drawn[1:].std(axis=0, ddof=1) * np.sqrt(n / max(n - 1, 1))
+        for place, name in enumerate(table):
+            varying = int(_varying(table[name], images.category).sum())
+            enough = wrong.any() and not wrong.all() and (unit == "image" or varying >= statistics.ENOUGH)
+            freedom = (varying if unit == "category" else n) - 1
+            half = t.ppf((1 + level) / 2, max(freedom, 1)) * error[place] if enough else np.nan
+            ends = map(float, np.exp([logs[place], logs[place] - half, logs[place] + half]))
+            count = len(images) if measures[place] else int(table[name].sum())
+            rows.append((method, name, *ends, count, varying, unit))
+    columns = ["method", "input", "odds ratio", "low", "high", "images", "categories", "unit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _resample(places: np.ndarray, unit: str, resamples: int, seed: int) -> np.ndarray:
+    """How often each image is drawn (resamples, N): with its category, or from within it."""
+    stream, sizes = np.random.default_rng(seed), np.bincount(places)
+    if unit == "category":
+        return stream.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), resamples)[:, places]
+    weights = np.zeros((resamples, len(places)))
+    for place, size in enumerate(sizes):
+        weights[:, places == place] = stream.multinomial(size, np.full(size, 1 / size), resamples)
+    return weights
+
+
+def evaluate_foresight(cases: pd.DataFrame) -> pd.DataFrame:
+    """Can the model tell, inside a category it was not fitted on, which images fail? AUROC less 0.5, by method.
+
+    Mean and 95 % interval over the *n* categories that have failures and images decided rightly.
+    """
+    rows = []
+    for method, images in select_measured(cases).groupby("method", sort=False):
+        values, wrong = build_inputs(images).to_numpy(), (images.failure != "").to_numpy()
+        names, places = np.unique(images.category, return_inverse=True)
+        without = fit_models(values, wrong, (places != np.arange(len(names))[:, None]).astype(float), places)
+        risks = (without[places] * values).sum(1)  # by the model that never saw the category
+        aurocs = [
+            statistics.wins(wrong[places == place].astype(int), risks[places == place]).mean()
+            for place in range(len(names))
+            if 0 < wrong[places == place].sum() < (places == place).sum() and without[place].any()
+        ]
+        rows.append((method, *statistics.difference(np.array(aurocs) - 0.5), len(aurocs)))
+    return pd.DataFrame(rows, columns=["method", "difference", "low", "high", "n"])
 
 
 # ---------------------------------------------------------------- where methods disagree
 
 
-def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
+def compare_failures(cases: pd.DataFrame) -> pd.DataFrame:
     """Every two methods on the images of each kind: how many both, one or neither decides rightly.
 
     ``difference``: share of failures of the first less that of the second, the mean over *n* categories, paired, with
@@ -185,166 +323,100 @@ def disagreements(cases: pd.DataFrame) -> pd.DataFrame:
     level = statistics.together(max(2 * len(pairs), 1))
     for first, second in pairs:
         for label, kind in ((0, ALARM), (1, ESCAPE)):
-            pair = _pair(cases, first, second, label)
-            wrong = [pair.failure != "", pair.failure_other != ""]
-            share = pd.DataFrame({"apart": wrong[0].astype(float) - wrong[1], "category": pair.category})
-            unit = "category" if share.category.nunique() > 1 else "image"
-            apart = share.groupby("category").apart.mean() if unit == "category" else share.apart
-            counts = {
-                "both right": int((~wrong[0] & ~wrong[1]).sum()),
-                "first alone": int((~wrong[0] & wrong[1]).sum()),
-                "second alone": int((wrong[0] & ~wrong[1]).sum()),
-                "neither": int((wrong[0] & wrong[1]).sum()),
-            }
-            ends = dict(zip(("difference", "low", "high"), statistics.difference(apart.to_numpy(), level), strict=True))
-            rows.append(
-                {"first": first, "second": second, "failure": kind} | counts | ends | {"n": len(apart), "unit": unit}
-            )
+            images = _pair_images(cases, first, second, label)
+            wrong, wrong_other = images.failure != "", images.failure_other != ""
+            counts = [(~wrong & ~wrong_other), (~wrong & wrong_other), (wrong & ~wrong_other), (wrong & wrong_other)]
+            values, unit = wrong.astype(float) - wrong_other, "image"
+            if images.category.nunique() > 1:
+                values, unit = values.groupby(images.category).mean(), "category"
+            ends = statistics.difference(values.to_numpy(), level)
+            rows.append((first, second, kind, *(int(count.sum()) for count in counts), *ends, len(values), unit))
     counted = ["both right", "first alone", "second alone", "neither"]
-    return pd.DataFrame(
-        rows, columns=["first", "second", "failure", *counted, "difference", "low", "high", "n", "unit"]
-    )
+    columns = ["first", "second", "failure", *counted, "difference", "low", "high", "n", "unit"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _pair(cases: pd.DataFrame, first: str, second: str, label: int) -> pd.DataFrame:
+def _pair_images(cases: pd.DataFrame, first: str, second: str, label: int) -> pd.DataFrame:
     """The rows of ``first`` of a label, with margin and failure of ``second`` on the same image (``_other``)."""
-    one, other = (cases[(cases.method == name) & (cases.label == label)] for name in (first, second))
-    return one.merge(other[["image", "margin", "failure"]], on="image", suffixes=("", "_other"))
+    rows, others = (cases[(cases.method == name) & (cases.label == label)] for name in (first, second))
+    return rows.merge(others[["image", "margin", "failure"]], on="image", suffixes=("", "_other"))
 
 
-def alone_right(cases: pd.DataFrame, first: str, second: str, most: int = 3) -> pd.DataFrame:
+def select_disagreements(cases: pd.DataFrame, first: str, second: str, most: int = 3) -> pd.DataFrame:
     """Images that ``first`` decides rightly and ``second`` wrongly, margins farthest apart first, ``most`` of a kind.
 
     Two rows an image, that of ``first`` above that of ``second``: as ``figures.maps`` shows them side by side.
     """
-    found = []
+    images = []
     for label in (1, 0):
-        pair = _pair(cases, first, second, label)
-        pair = pair[(pair.failure == "") & (pair.failure_other != "")]
-        gap = (pair.margin - pair.margin_other).abs().sort_values(ascending=False, kind="stable")
-        found += list(pair.image.loc[gap.index[:most]])
-    order = {(image, name): place for place, (image, name) in enumerate((i, n) for i in found for n in (first, second))}
-    rows = cases[cases.image.isin(found) & cases.method.isin([first, second])]
-    return rows.iloc[np.argsort([order[key] for key in zip(rows.image, rows.method, strict=True)], kind="stable")]
+        pairs = _pair_images(cases, first, second, label)
+        pairs = pairs[(pairs.failure == "") & (pairs.failure_other != "")]
+        gap = (pairs.margin - pairs.margin_other).abs().sort_values(ascending=False, kind="stable")
+        images += list(pairs.image.loc[gap.index[:most]])
+    rows = cases[cases.image.isin(images) & cases.method.isin([first, second])]
+    order = rows.image.map(images.index) * 2 + (rows.method == second)
+    return rows.loc[order.sort_values(kind="stable").index]
 
 
 # ---------------------------------------------------------------- sentences
 
 
-def findings(
-    cases: pd.DataFrame, found: pd.DataFrame, foretold: pd.DataFrame, apart: pd.DataFrame, alpha: float
+def describe_failures(
+    cases: pd.DataFrame, odds: pd.DataFrame, foresight: pd.DataFrame, differences: pd.DataFrame, alpha: float
 ) -> str:
-    """What fails, what failures have in common and where methods differ, as a Markdown list.
+    """What fails, what escapes have in common and where methods differ, as a Markdown list.
 
-    ``found`` and ``foretold``: ``causes.explained`` and ``causes.foreseen`` of the defective images; ``apart``:
-    ``disagreements``.
+    ``odds`` and ``foresight``: ``estimate_odds`` and ``evaluate_foresight`` of the defective images; ``differences``:
+    ``compare_failures``.
     """
     if cases.empty:
         return "- No category has a good image to set a threshold from (n = 0), so nothing can be called a failure."
-    lines = [_threshold_line(cases, alpha)]
-    for method, part in cases.groupby("method", sort=False):
-        sides = [part[part.label == label] for label in (0, 1)]
-        told = [
-            f"{kind}s {decisions.share_of((side.failure != '').sum(), len(side))}"
-            for kind, side in zip((ALARM, ESCAPE), sides, strict=True)
-        ]
-        lines.append(f"**{method}**: {', '.join(told)}.{_uneven(sides[1])}{_beyond_promise(sides[0], alpha)}")
-        lines += _common_line(method, found[found.method == method], foretold[foretold.method == method])
-    lines += [_apart_line(row) for row in apart.itertuples() if row.n]
+    lines = [_describe_thresholds(cases, alpha)]
+    for method, kinds in summarise_failures(cases).groupby("method", sort=False):
+        shares = [f"{kind}s {thresholds.format_share(hits, n)}" for _, kind, hits, n, *_ in kinds.to_numpy()]
+        causes = _describe_causes(odds[odds.method == method], foresight[foresight.method == method])
+        lines.append(f"**{method}**: {', '.join(shares)}.{causes}")
+    for row in differences[differences.n > 0].itertuples():
+        words = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
+        over = tables.format_categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
+        lines.append(
+            f"**{row.failure.capitalize()}s of {row.first} and {row.second}**: shares apart by "
+            f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {over}: "
+            f"{words.get(comparison.verdict(row.low, row.high), 'not decided')}."
+        )
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _threshold_line(cases: pd.DataFrame, alpha: float) -> str:
-    kept = cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
-    told = [
-        f"from {tables.format_range(part.k)} {source} a category in {part.category.nunique()} of "
+def _describe_thresholds(cases: pd.DataFrame, alpha: float) -> str:
+    sources = [
+        f"from {tables.format_range(rows.k)} {source} a category in {rows.category.nunique()} of "
         f"{tables.format_categories(cases.category.nunique())}"
-        for source, part in kept
+        for source, rows in cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
     ]
     own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
-    return f"Thresholds that let {percent(alpha)} of the good parts be rejected, set {' and '.join(told)}.{own}"
+    return f"Thresholds that let {percent(alpha)} of the good parts be rejected, set {' and '.join(sources)}.{own}"
 
 
-def _uneven(side: pd.DataFrame) -> str:
-    """In which categories escapes are more or less frequent than in the rest."""
-    table = shares(side, "category")
-    if len(table) < 2 or not table.failures.sum():
-        return ""
-    named = _ways(table, "than the rest")
-    n = tables.format_categories(len(table))
-    return f" Of the {ESCAPE}s, {named or 'no category is told from the rest'} (n = {n})."
-
-
-def _beyond_promise(side: pd.DataFrame, alpha: float) -> str:
-    """In which categories false alarms are more or fewer than thresholds as random as theirs give."""
-    table = alarms(side, alpha)
-    if table.empty:
-        return ""
-    named = _ways(table, "than promised")
-    none = f"no category has more or fewer than thresholds from {tables.format_range(table.k)} images may give"
-    return (
-        f" Of the {ALARM}s, {named + ' than promised' if named else none} (n = {tables.format_categories(len(table))})."
-    )
-
-
-def _ways(table: pd.DataFrame, column: str) -> str:
-    """Categories by a column of verdicts: ``more often in cork (3 of 9)``; empty where none is decided."""
-    rows = {way: table[table[column] == way] for way in ("more often", "less often")}
-    return " and ".join(
-        f"{way} in {', '.join(f'{row.category} ({row.failures} of {row.images})' for row in part.itertuples())}"
-        for way, part in rows.items()
-        if len(part)
-    )
-
-
-def _common_line(method: str, found: pd.DataFrame, foretold: pd.DataFrame) -> list[str]:
+def _describe_causes(odds: pd.DataFrame, foresight: pd.DataFrame) -> str:
     """What makes an escape more or less likely within a category, and whether escapes can be foreseen."""
-    if found.empty:
-        return []
-    ways = {"higher": "more", "lower": "less"}
-    known = found[found.low.notna()]
-    verdicts = [ways.get(comparison.verdict(row.low - 1, row.high - 1), "") for row in known.itertuples()]
+    text, words = "", {"higher": "more", "lower": "less"}
+    verdicts = [words.get(comparison.verdict(row.low - 1, row.high - 1)) for row in odds.itertuples()]
     decided = [
-        f"{verdict} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f}, {_counted(row)})"
-        for row, verdict in zip(known.itertuples(), verdicts, strict=True)
-        if verdict
+        f"{word} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f}, "
+        f"{tables.format_count(row.images, 'image', 'images')} in {tables.format_categories(row.categories)})"
+        for row, word in zip(odds.itertuples(), verdicts, strict=True)
+        if word
     ]
-    undecided = [name for name, verdict in zip(known.input, verdicts, strict=True) if not verdict]
-    rest = f"; not decided: {', '.join(undecided)}" if undecided else ""
-    few = list(found[found.low.isna()].input)
-    rest += f"; in too few categories to say: {', '.join(few)}" if few and len(known) else ""
-    together = f", 95 % for all {len(found)} inputs together" if len(found) > 1 else ""
-    unit = " These intervals are over images and speak of these products alone." if "image" in set(found.unit) else ""
-    said = "; ".join(decided) or "tied to nothing for sure"
-    line = (
-        f"**{method}**, within a category, an escape is {said} (n = {_counted(_largest(found))}{together}){rest}.{unit}"
-    )
-    for row in foretold[foretold.n > 0].itertuples():
-        word = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}.get(comparison.verdict(row.low, row.high))
+    if len(odds):
+        rest = f"; not decided for {len(odds) - len(decided)} of {len(odds)} inputs" if len(decided) < len(odds) else ""
+        text += f" Within a category an escape is {'; '.join(decided) or 'tied to nothing for sure'}{rest}."
+        text += " These intervals speak of these products alone." if "image" in set(odds.unit) else ""
+    for row in foresight[foresight.n > 0].itertuples():
+        words = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}
+        word = words.get(comparison.verdict(row.low, row.high), "is not told from chance")
         ends = f"{max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, " if row.n > 1 else ""
-        line += (
-            f" Which image of a new category escapes {word or 'is not told from chance'}: AUROC "
-            f"{0.5 + row.difference:.3f} ({ends}n = {tables.format_categories(row.n)})."
+        text += (
+            f" Which image of a new category escapes {word}: AUROC {0.5 + row.difference:.3f} "
+            f"({ends}n = {tables.format_categories(row.n)})."
         )
-    return [line]
-
-
-def _largest(found: pd.DataFrame):
-    """The row of the input with the most images."""
-    return next(found.sort_values("images", ascending=False, kind="stable").itertuples())
-
-
-def _counted(row) -> str:
-    """The images and categories that an odds ratio rests on."""
-    return f"{tables.format_count(row.images, 'image', 'images')} in {tables.format_categories(row.categories)}"
-
-
-def _apart_line(row) -> str:
-    word = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
-    n = tables.format_count(sum(row[4:8]), "image", "images")
-    named = f"**{row.failure.capitalize()}s of {row.first} and {row.second}** (n = {n})"
-    counts = f"both right {row[4]}, {row.first} alone {row[5]}, {row.second} alone {row[6]}, neither {row[7]}"
-    over = tables.format_categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
-    apart = f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {over}"
-    told = word.get(comparison.verdict(row.low, row.high), "not decided")
-    return f"{named}: {counts}; shares of failures apart by {apart}: {told}."
+    return text

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from vlmad_lib import config, digests, methods, tables
-from vlmad_lib.analysis import contrast, defects, efficiency
+from vlmad_lib.analysis import by_defect, efficiency
 from vlmad_lib.analysis.efficiency import STEPS
 from vlmad_lib.config import FULL, Profile, Shots, Strict
 from vlmad_lib.data import mask_files
@@ -61,7 +61,7 @@ def measure_methods(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
     """Metrics in [0, 1] by name (method and number of references) and category, averaged over reference draws.
 
     Columns: name, category, group, ``MEASURED``, method, shots and ``faint_auroc``, the AUROC of the defects in
-    ``contrasts`` (from ``contrast.measure``) that are of the lowest level of contrast.
+    ``contrasts`` (from ``by_defect.measure_defects``) that are of the lowest level of contrast.
     """
     values = tables.average_by_category(results.metrics, list(MEASURED))
     kinds = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
@@ -76,12 +76,12 @@ def measure_methods(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 def _levels(results: Results, contrasts: pd.DataFrame) -> pd.Series:
     """The level of contrast of each defect: thirds, or as the profile fixes them."""
-    return contrast.levels(contrasts, limits=results.profile.contrast_limits)
+    return by_defect.assign_levels(contrasts, limits=results.profile.contrast_limits)
 
 
 def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
     """The rows of the scores table of normal images and of the faintest defects, with their name."""
-    faint = contrasts[_levels(results, contrasts) == contrast.LEVELS[0]].image
+    faint = contrasts[_levels(results, contrasts) == by_defect.LEVELS[0]].image
     scores = results.scores.assign(name=tables.name_rows(results.scores))
     return scores[(scores.label == 0) | scores.image.isin(faint)]
 
@@ -193,12 +193,12 @@ def tabulate_tradeoffs(
 
 
 def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -> pd.DataFrame:
-    """``defects.recall`` of the defects of the lowest level of contrast, for every number of shots."""
+    """``by_defect.summarise_recall`` of the defects of the lowest level of contrast, for every number of shots."""
     levelled = contrasts.assign(level=_levels(results, contrasts))[["image", "level"]]
     scores, by_shots = results.scores.merge(levelled, on="image", how="left"), []
     for shots in sorted(results.scores.shots.unique()):
-        recalls = defects.recall(scores, "level", contrast.LEVELS, rate, shots)
-        by_shots.append(recalls[recalls.level == contrast.LEVELS[0]].assign(shots=shots))
+        recalls = by_defect.summarise_recall(scores, "level", by_defect.LEVELS, rate, shots)
+        by_shots.append(recalls[recalls.level == by_defect.LEVELS[0]].assign(shots=shots))
     return pd.concat(by_shots, ignore_index=True)
 
 

@@ -3,6 +3,9 @@
 A part is rejected where its score exceeds the threshold. False alarm (overkill): a good part rejected; escape: a
 defective part accepted. Calibration images are normal training images that were scored like test images; where there
 are none, random halves of the good test images take turns: one half sets the threshold, the other is judged.
+
+A score in [0, 1] is calibrated where, of the images that get 0.7, 70 % are defective. That holds for one share of
+defective images, here the test set's; on a line with fewer defects the same score means less.
 """
 
 from __future__ import annotations
@@ -19,11 +22,19 @@ from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
-REPEATS = 200  # random draws of calibration images, where there is more than one way to draw them
+# Random draws of calibration images, where there is more than one way to draw them.
+REPEATS = 200
 TRAIN, HALVES = "training images", "halves of the good test images"
 OWN, OTHERS = "F1-max, own labels", "F1-max, other categories"
 NUMBERS = {"k": int, "draws": int, "threshold": float, "alarms": float, "n_good": int, "escapes": float, "n_bad": int}
 COLUMNS = ["method", "group", "category", "source", "rule", *NUMBERS]
+# Bins of a calibration error; fewer where one would hold fewer images than FULL_BIN.
+BINS, FULL_BIN = 10, 10
+CALIBRATION_RESAMPLES = 500
+ENDS = (1 - statistics.LEVEL) / 2, (1 + statistics.LEVEL) / 2
+AS_RUN = "as run"
+# Platt's logistic curve of the score, and the best rising step function.
+CURVES = ("logistic", "isotonic")
 
 
 # ---------------------------------------------------------------- thresholds
@@ -62,7 +73,7 @@ def quantile(normal: np.ndarray, alpha: float) -> np.ndarray:
     return np.quantile(normal, 1 - alpha, axis=-1)
 
 
-def conditional(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[float, float]:
+def rate_interval(k: int, alpha: float, level: float = statistics.LEVEL) -> tuple[float, float]:
     """Where the false-alarm rate of one calibration by k images lies with probability ``level``.
 
     Given the k images the rate of a continuous score is Beta(k + 1 - r, r), r their ``rank``. (0, 0) without a promise.
@@ -98,19 +109,19 @@ def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVE
     return int(np.searchsorted(np.cumsum(alarm_chances(judged, alpha)), level))
 
 
-def promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
+def tabulate_promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
     """What k normal images can promise: the rank of the threshold, the mean rate, and how far one draw may be off."""
     rows = []
     for alpha in alphas:
         for k in counts:
-            place, (low, high) = rank(k, alpha), conditional(k, alpha)
-            told = f"{place} of {k}" if place <= k else "none: too few images"
+            place, (low, high) = rank(k, alpha), rate_interval(k, alpha)
+            threshold = f"{place} of {k}" if place <= k else "none: too few images"
             mean = (k + 1 - place) / (k + 1)
-            rows.append({"alpha": alpha, "k": k, "threshold": told, "mean": mean, "low": low, "high": high})
+            rows.append({"alpha": alpha, "k": k, "threshold": threshold, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def planner(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
+def plan_images(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
     """How many images a promise takes, by the share that shall not be exceeded.
 
     ``good, on average``: normal images for a conformal threshold whose mean false-alarm rate is at most the share.
@@ -126,8 +137,8 @@ def planner(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataF
         within("share", share, 1e-4, 0.5)
         none = int(np.ceil(np.log(1 - level) / np.log1p(-share)))
         counts = np.arange(none, 2 * none + 1)
-        one = int(counts[np.argmax(beta.ppf(level, 2, counts - 1) <= share)])
-        rows.append((share, images_needed(share), none, none, one))
+        with_one = int(counts[np.argmax(beta.ppf(level, 2, counts - 1) <= share)])
+        rows.append((share, images_needed(share), none, none, with_one))
     columns = ["share", "good, on average", "good, at 95 %", "bad, none escaping", "bad, one escaping"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -162,7 +173,7 @@ def pixel_threshold(normal_maps: Sequence[np.ndarray], rate: float, over: str = 
     return float(values[min(allowed, len(values) - 1)])
 
 
-def area_above(maps: Sequence[np.ndarray], limit: float) -> np.ndarray:
+def marked_areas(maps: Sequence[np.ndarray], limit: float) -> np.ndarray:
     """The share of each image's pixels above a pixel threshold, (n,) in [0, 1]: a second score of images.
 
     It sees a wide and faint defect that the maximum misses. A threshold on it keeps a promise only if ``limit`` was
@@ -186,7 +197,7 @@ def f1_max(good: np.ndarray, bad: np.ndarray) -> float:
     return _under(best, np.r_[good, bad])
 
 
-def at_escape(good: np.ndarray, bad: np.ndarray, share: float) -> float:
+def threshold_at_escape(good: np.ndarray, bad: np.ndarray, share: float) -> float:
     """The highest threshold that at most this share of the defective images escape."""
     allowed = int(np.floor(share * len(bad) + 1e-9))
     return _under(np.sort(bad)[allowed], np.r_[good, bad]) if allowed < len(bad) else float("inf")
@@ -203,8 +214,8 @@ def escape_bound(bad: np.ndarray, share: float) -> float:
     return float(np.nextafter(-conformal(-np.asarray(bad, float), share), -np.inf))
 
 
+# The rules that need normal images only.
 RULES = {"quantile": quantile, "conformal": conformal}
-"""The rules that need normal images only."""
 
 
 # ---------------------------------------------------------------- scores
@@ -240,13 +251,13 @@ def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | Non
 
 
 def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
-    """The scores table of ``normal_run``, for ``parts``; None where there is none."""
-    found = normal_run(results, shots, most)
-    return found.scores if found else None
+    """The scores table of ``normal_run``, for ``collect_scores``; None where there is none."""
+    spare = normal_run(results, shots, most)
+    return spare.scores if spare else None
 
 
 @dataclass(frozen=True)
-class Part:
+class CategoryScores:
     """The scores of one method on one category: good and defective test images, and normal training images."""
 
     method: str
@@ -278,38 +289,38 @@ class Part:
                 yield self.good[order[:k]], self.good[order[self.spare :]]
 
 
-def parts(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int = 0) -> list[Part]:
-    """The parts of a scores table at a number of shots, first reference draw, in the tables' order of categories.
+def collect_scores(scores: pd.DataFrame, normal: pd.DataFrame | None = None, shots: int = 0) -> list[CategoryScores]:
+    """Each category of a scores table at a number of shots, first reference draw, in the tables' order of categories.
 
     ``normal``: the scores table of training images, run with that draw.
     """
-    found = []
+    categories = []
     for name, first in tables.select_first_draw(scores, shots).groupby("method", sort=False):
         spare = normal[(normal.method == name) & (normal.shots == shots)] if normal is not None else first.iloc[:0]
         for category in tables.order_categories(first):
-            part = first[first.category == category]
-            sides = (part[part.label == label].score.to_numpy() for label in (0, 1))
+            rows = first[first.category == category]
+            sides = (rows[rows.label == label].score.to_numpy() for label in (0, 1))
             train = spare[spare.category == category].score.to_numpy()
-            found.append(Part(name, part.group.iloc[0], category, *sides, train))
-    return found
+            categories.append(CategoryScores(name, rows.group.iloc[0], category, *sides, train))
+    return categories
 
 
 # ---------------------------------------------------------------- false alarms and escapes
 
 
 def judge(
-    part: Part, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
+    own: CategoryScores, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
 ) -> dict:
     """The counts of a rule, means over trials of a threshold and the good images it judges.
 
-    ``bad``: the defective images that each trial judges, all of the part's unless given.
+    ``bad``: the defective images that each trial judges, all of the category's unless given.
     """
     limits = np.array([limit for limit, _ in trials])
     alarms = np.mean([(good > limit).sum() for limit, good in trials])
-    judged_bad = bad or [part.bad] * len(trials)
+    judged_bad = bad or [own.bad] * len(trials)
     escapes = np.mean([(some <= limit).sum() for limit, some in zip(limits, judged_bad, strict=True)])
     facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
-    named = {"method": part.method, "group": part.group, "category": part.category, "source": part.source}
+    named = {"method": own.method, "group": own.group, "category": own.category, "source": own.source}
     counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(judged_bad[0])}
     return named | facts | counts
 
@@ -325,21 +336,24 @@ def rated(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def calibrated(found: Sequence[Part], alpha: float, k: int = 0) -> pd.DataFrame:
+def judge_rules(categories: Sequence[CategoryScores], alpha: float, k: int = 0) -> pd.DataFrame:
     """The rules that need normal images only, by category: counts (means over draws), rates, Wilson's intervals."""
     rows = []
-    for part in found:
-        drawn = list(part.draws(k))
-        for rule, limit in RULES.items():
+    for own in categories:
+        drawn = list(own.draws(k))
+        for rule, choose in RULES.items():
             if drawn:
-                limits = limit(np.stack([normal for normal, _ in drawn]), alpha)
-                trials = [(float(one), good) for one, (_, good) in zip(limits, drawn, strict=True)]
-                rows.append(judge(part, rule, len(drawn[0][0]), trials))
+                limits = choose(np.stack([normal for normal, _ in drawn]), alpha)
+                trials = [(float(limit), good) for limit, (_, good) in zip(limits, drawn, strict=True)]
+                rows.append(judge(own, rule, len(drawn[0][0]), trials))
     return rated(rows)
 
 
-def split_half(
-    found: Sequence[Part], rule: str, choose: Callable[[np.ndarray, np.ndarray], float], training: bool = False
+def judge_halves(
+    categories: Sequence[CategoryScores],
+    rule: str,
+    choose: Callable[[np.ndarray, np.ndarray], float],
+    training: bool = False,
 ) -> pd.DataFrame:
     """A rule that needs labels, judged on images that did not choose its threshold: counts, rates, intervals.
 
@@ -348,39 +362,38 @@ def split_half(
     training images where there are some, and all good test images are judged. No row where a half would be empty.
     """
     rows = []
-    for part in found:
+    for own in categories:
         stream, trials, judged_bad = np.random.default_rng(0), [], []
-        whole = training and len(part.train)
-        if min(len(part.good) * (2 if whole else 1), len(part.bad)) < 2:
+        whole = training and len(own.train)
+        if min(len(own.good) * (2 if whole else 1), len(own.bad)) < 2:
             continue
         for _ in range(REPEATS):
-            good, bad = stream.permutation(part.good), stream.permutation(part.bad)
-            sides = (part.train, good) if whole else np.split(good, [len(good) // 2])
+            good, bad = stream.permutation(own.good), stream.permutation(own.bad)
+            sides = (own.train, good) if whole else np.split(good, [len(good) // 2])
             trials.append((choose(sides[0], bad[: len(bad) // 2]), sides[1]))
             judged_bad.append(bad[len(bad) // 2 :])
-        rows.append(judge(part, rule, 0, trials, judged_bad))
+        rows.append(judge(own, rule, 0, trials, judged_bad))
     return rated(rows)
 
 
-def labelled(found: Sequence[Part]) -> pd.DataFrame:
+def judge_labelled(categories: Sequence[CategoryScores]) -> pd.DataFrame:
     """The F1-max threshold of a category's own labels, split-half, and that of all other categories' pooled labels."""
     rows = []
-    for part in found:
-        others = [one for one in found if one.method == part.method and one.category != part.category]
-        good, bad = (np.concatenate([[], *(getattr(one, side) for one in others)]) for side in ("good", "bad"))
+    for own in categories:
+        others = [other for other in categories if other.method == own.method and other.category != own.category]
+        good, bad = (np.concatenate([[], *(getattr(other, side) for other in others)]) for side in ("good", "bad"))
         if len(good) and len(bad):
-            rows.append(judge(part, OTHERS, 0, [(f1_max(good, bad), part.good)]))
-    return pd.concat([split_half(found, OWN, f1_max), rated(rows)], ignore_index=True)
+            rows.append(judge(own, OTHERS, 0, [(f1_max(good, bad), own.good)]))
+    return pd.concat([judge_halves(categories, OWN, f1_max), rated(rows)], ignore_index=True)
 
 
-def compared(found: Sequence[Part], alpha: float) -> pd.DataFrame:
-    """All rules side by side: ``calibrated`` with all images to spare, then ``labelled``, method by method."""
-    table = pd.concat([calibrated(found, alpha), labelled(found)], ignore_index=True)
-    places = {name: place for place, name in enumerate(dict.fromkeys(part.method for part in found))}
-    return table.sort_values("method", key=lambda names: names.map(places), kind="stable", ignore_index=True)
+def compare_rules(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
+    """All rules side by side: ``judge_rules`` with all images to spare, then ``judge_labelled``, method by method."""
+    table = pd.concat([judge_rules(categories, alpha), judge_labelled(categories)], ignore_index=True)
+    return tables.order_by_method(table, [own.method for own in categories])
 
 
-def totals(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
+def pool_categories(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
     """All categories together: pooled rates with Wilson's intervals, macro means with Student's over *n* categories.
 
     Where all categories agree, Wilson's interval serves the macro mean too: that they do is no certainty.
@@ -390,22 +403,21 @@ def totals(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd
     pooled.insert(0, "n", grouped.size())
     table = rated(pooled.reset_index())
     for rate in ("false_alarm", "escape"):
-        ends = [(*statistics.paired(part[rate].dropna()), np.ptp(part[rate])) for _, part in grouped]
-        found = pd.DataFrame(ends, table.index, columns=["", "_low", "_high", "range"], dtype=float)
+        ends = [(*statistics.paired(rows[rate].dropna()), np.ptp(rows[rate])) for _, rows in grouped]
+        means = pd.DataFrame(ends, table.index, columns=["", "_low", "_high", "range"], dtype=float)
         for end in ("", "_low", "_high"):
-            known = found[end].clip(0, 1)
-            table[f"macro_{rate}{end}"] = known.where(~(found["range"] < 1e-12), table[f"{rate}{end}"])
+            table[f"macro_{rate}{end}"] = means[end].clip(0, 1).where(~(means["range"] < 1e-12), table[f"{rate}{end}"])
     return table
 
 
-def over_counts(found: Sequence[Part], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
-    """``totals`` by rule and number k of calibration images, for those of ``counts`` that every category has."""
-    most = min((part.spare for part in found), default=0)
-    tables = [calibrated(found, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
-    return totals(pd.concat(tables) if tables else rated([]), ("method", "rule", "k"))
+def judge_by_count(categories: Sequence[CategoryScores], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
+    """``pool_categories`` by rule and number k of calibration images: those of ``counts`` that every category has."""
+    most = min((own.spare for own in categories), default=0)
+    judged = [judge_rules(categories, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
+    return pool_categories(pd.concat(judged) if judged else rated([]), ("method", "rule", "k"))
 
 
-def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
+def judge_at_escapes(categories: Sequence[CategoryScores], shares: Sequence[float]) -> pd.DataFrame:
     """False alarms at thresholds that let at most a share of the defective images escape, by category.
 
     They are set on the very defects they judge. ``allowed`` escapes of ``n_bad``: 0 where the share is less than one
@@ -413,9 +425,168 @@ def overkill(found: Sequence[Part], shares: Sequence[float]) -> pd.DataFrame:
     threshold may let escape among other images.
     """
     rows = []
-    for part in found:
-        for share in shares if len(part.good) and len(part.bad) else ():
-            limit = at_escape(part.good, part.bad, share)
-            row = judge(part, f"{statistics.percent(share)} escape", 0, [(limit, part.good)])
-            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(part.bad) + 1e-9))})
+    for own in categories:
+        for share in shares if len(own.good) and len(own.bad) else ():
+            limit = threshold_at_escape(own.good, own.bad, share)
+            row = judge(own, f"{statistics.percent(share)} escape", 0, [(limit, own.good)])
+            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(own.bad) + 1e-9))})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
+
+
+def format_rate(rate: float, low: float, high: float) -> str:
+    """A share and its interval for people: ``12.5% (4.0 to 31.0)``, or ``none``."""
+    return "none" if np.isnan(rate) else f"{rate:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def format_share(hits: float, n: float) -> str:
+    """A share with its Wilson interval and count: ``12.5% (4.0 to 31.0, n = 24)``."""
+    return f"{format_rate(hits / n, *statistics.wilson(hits, n))[:-1]}, n = {n:.0f})" if n else "unknown (n = 0)"
+
+
+def format_rates(judged: pd.DataFrame) -> pd.DataFrame:
+    """A table of rates for display: counts with their shares and 95 % intervals, macro means where it has them."""
+    table = judged[[name for name in ("method", "category", "share", "rule", "k") if name in judged]].copy()
+    for title, rate, hits, n in (
+        ("false alarms", "false_alarm", "alarms", "n_good"),
+        ("escapes", "escape", "escapes", "n_bad"),
+    ):
+        shares = map(format_rate, judged[rate], judged[f"{rate}_low"], judged[f"{rate}_high"])
+        counts = [f"{count:.4g} of {whole:.0f}" for count, whole in zip(judged[hits], judged[n], strict=True)]
+        table[title] = [f"{count}: {share}" for count, share in zip(counts, shares, strict=True)]
+        if f"macro_{rate}" in judged:
+            columns = judged[[f"macro_{rate}{end}" for end in ("", "_low", "_high")]]
+            table[f"macro mean, {title}"] = [format_rate(*row) for row in columns.itertuples(index=False)]
+    return table
+
+
+# ---------------------------------------------------------------- scores as probabilities
+
+
+def _places(scores: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each of the scores (..., N); bins of about equal count, ties in one; as many as allowed for 0.
+
+    A bin that ties left without a score has no place: places may skip numbers.
+    """
+    scores = np.asarray(scores)
+    bins = bins or max(2, min(BINS, scores.shape[-1] // FULL_BIN))
+    edges = np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], axis=-1)
+    return (scores >= edges[..., None]).sum(0)
+
+
+def tabulate_reliability(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> pd.DataFrame:
+    """Mean score and share of defective images by bin, with Wilson's 95 % interval of the share."""
+    cells = pd.DataFrame({"score": scores, "share": labels}).groupby(_places(scores, bins))
+    table = cells.mean().assign(n=cells.size()).reset_index(drop=True)
+    ends = [statistics.wilson(*pair) for pair in zip(table.share * table.n, table.n, strict=True)]
+    return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
+
+
+def calibration_error(labels: np.ndarray, scores: np.ndarray, bins: int = 0) -> np.ndarray:
+    """Expected calibration errors (...) of labels (..., N) and scores (..., N).
+
+    The mean gap of mean score and share over bins, weighted by their counts.
+    """
+    places, gaps = _places(scores, bins), labels - scores
+    sums = [np.where(places == place, gaps, 0).sum(-1) for place in range(places.max() + 1)]
+    return np.abs(sums).sum(0) / scores.shape[-1]
+
+
+def brier_score(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Mean squared difference of score and label, 0 to 1; a constant score of the base rate p has p (1 - p)."""
+    return float(np.mean((scores - labels) ** 2))
+
+
+def error_interval(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, bins: int = 0, resamples: int = CALIBRATION_RESAMPLES
+) -> tuple[float, float]:
+    """95 % interval of ``calibration_error``: images resampled within their group (N,), percentiles.
+
+    Resampling adds to the error as few images do, so the lower end may be too high; it is kept below the estimate.
+    """
+    drawn = _drawn(groups, resamples)
+    low, high = np.quantile(calibration_error(labels[drawn], scores[drawn], bins), ENDS)
+    here = float(calibration_error(labels, scores, bins))
+    return min(float(low), here), max(float(high), here)
+
+
+def _drawn(groups: np.ndarray, resamples: int) -> np.ndarray:
+    """(resamples, N) places of images resampled within their group (N,)."""
+    stream = np.random.default_rng(0)
+    members = [np.flatnonzero(groups == group) for group in pd.unique(groups)]
+    return np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
+
+
+def compare_with_constant(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = CALIBRATION_RESAMPLES
+) -> str:
+    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or ``not told from`` it.
+
+    By the 95 % interval of their difference, image by image: resampled within their group (N,), percentiles.
+    """
+    lost = (scores - labels) ** 2 - (labels.mean() - labels) ** 2
+    low, high = np.quantile(lost[_drawn(groups, resamples)].mean(1), ENDS)
+    return "better than" if high < 0 else "worse than" if low > 0 else "not told from"
+
+
+def chance_error(scores: np.ndarray, bins: int = 0, resamples: int = CALIBRATION_RESAMPLES) -> float:
+    """The error that perfectly calibrated scores stay below with probability 0.95: few images alone make some."""
+    labels = np.random.default_rng(0).random((resamples, len(scores))) < scores
+    return float(np.quantile(calibration_error(labels, scores, bins), statistics.LEVEL))
+
+
+# ---------------------------------------------------------------- curves fitted on other categories
+
+
+def fit_curve(labels: np.ndarray, scores: np.ndarray, new: np.ndarray, curve: str) -> np.ndarray:
+    """Probabilities (M,) of new scores by a rising curve fitted on labels (N,) and scores (N,)."""
+    if curve == "isotonic":
+        from sklearn.isotonic import IsotonicRegression
+
+        return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, labels).predict(new)
+    from sklearn.linear_model import LogisticRegression
+
+    centre, width = scores.mean(), scores.std() or 1.0
+    model = LogisticRegression(C=1e3).fit((scores[:, None] - centre) / width, labels)
+    return model.predict_proba((new[:, None] - centre) / width)[:, 1]
+
+
+def apply_other_curves(scores: pd.DataFrame, curve: str) -> np.ndarray | None:
+    """Each category's scores through the curve of all other categories; None where those lack one of the labels."""
+    values = pd.Series(np.nan, scores.index)
+    for category, own in scores.groupby("category"):
+        others = scores[scores.category != category]
+        if others.label.nunique() < 2:
+            return None
+        values[own.index] = fit_curve(others.label.to_numpy(), others.score.to_numpy(), own.score.to_numpy(), curve)
+    return values.to_numpy()
+
+
+def calibrate_scores(scores: pd.DataFrame, shots: int = 0) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Each method (first reference draw) as run, if its scores lie in [0, 1], and by the curves."""
+    for name, rows in tables.select_first_draw(scores, shots).groupby("method", sort=False):
+        rows = rows.reset_index(drop=True)
+        if rows.label.nunique() < 2:
+            continue
+        if rows.score.between(0, 1).all():
+            yield name, AS_RUN, rows
+        for curve in CURVES:
+            values = apply_other_curves(rows, curve)
+            if values is not None:
+                yield name, curve, rows.assign(score=values)
+
+
+def tabulate_calibration(scores: pd.DataFrame, shots: int = 0, bins: int = 0) -> pd.DataFrame:
+    """Expected calibration error with its 95 % interval and Brier score by method and version.
+
+    ``chance`` is what calibrated scores would stay below with probability 0.95, ``constant`` the Brier score of the
+    test set's own share of defective images, *against it* what ``compare_with_constant`` says.
+    """
+    rows = []
+    for name, version, images in calibrate_scores(scores, shots):
+        labels, values, groups = images.label.to_numpy(), images.score.to_numpy(), images.category.to_numpy()
+        share, ends = labels.mean(), error_interval(labels, values, groups, bins)
+        errors = (calibration_error(labels, values, bins), *ends, chance_error(values, bins))
+        against = compare_with_constant(labels, values, groups)
+        rows.append((name, version, *errors, brier_score(labels, values), share * (1 - share), against, len(images)))
+    columns = ["method", "version", "error", "low", "high", "chance", "brier", "constant", "against it", "n"]
+    return pd.DataFrame(rows, columns=columns)

@@ -59,15 +59,20 @@ def _partial_auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
     return (1 + (area - chance) / (PARTIAL - chance)) / 2
 
 
+def limit_at(normal: np.ndarray, rate: float) -> float:
+    """The lowest threshold that at most the share ``rate`` of normal scores (k,) exceed; -inf where all may."""
+    allowed = int(np.floor(rate * len(normal) + 1e-9))
+    return float(np.sort(normal)[-allowed - 1]) if allowed < len(normal) else float("-inf")
+
+
 def recall_at(normal: np.ndarray, anomalous: np.ndarray, rate: float) -> float:
     """The share of anomalous scores above the lowest threshold that at most ``rate`` of the normal ones exceed.
 
     Normal scores (k,) and anomalous ones (m,); in [0, 1], nan where m is 0 or the rate is less than one of k.
     """
-    allowed = int(np.floor(rate * len(normal) + 1e-9))
-    if not allowed or not len(anomalous):
+    if rate * len(normal) + 1e-9 < 1 or not len(anomalous):
         return NAN
-    return float((anomalous > np.sort(normal)[-allowed - 1]).mean()) if allowed < len(normal) else 1.0
+    return float((anomalous > limit_at(normal, rate)).mean())
 
 
 def pixel_metrics(

@@ -449,20 +449,6 @@ def holm(probabilities: list[float], level: float = 1 - LEVEL) -> list[bool]:
     return decided
 
 
-def rejection_tail(rejected: int, tested: int, calibration_images: int, rank: int) -> float:
-    """The chance that a conformal threshold rejects so many of the normal images tested, or more.
-
-    The threshold is the ``rank``-th smallest score of the images that calibrated it, and as random as they are: the
-    count is beta-binomial where scores are continuous and all images exchangeable. 0 for ``rejected`` above 0, 1 for
-    0, where no such rank exists, because that threshold rejects nothing.
-    """
-    from scipy.stats import betabinom
-
-    if rank > calibration_images:
-        return 1.0 if rejected == 0 else 0.0
-    return float(betabinom.sf(rejected - 1, tested, calibration_images + 1 - rank, rank))
-
-
 def holm_levels(probabilities: list[float], level: float = 1 - LEVEL) -> list[float]:
     """The level of each test's interval that agrees with ``holm``: without zero just where the test decides.
 

@@ -32,18 +32,25 @@ from vlmad_lib.pipeline import part_groups, run
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.reporting import figures
 
-NEW = "new"  # the defect and label of pictures nobody has judged: their metrics mean nothing and are not shown
-KEPT = ("good", "train", "ground_truth")  # folders that hold no new pictures
+# The defect and label of pictures nobody has judged: their metrics mean nothing and are not shown.
+NEW = "new"
+# Folders that hold no new pictures.
+KEPT = ("good", "train", "ground_truth")
 COLUMNS = ["image", "decision", "score", "threshold", "p", "area", "overlay", "mask", "reason", "warning"]
 SCALE = (
     "{} scores each picture by itself here, on a fixed scale (image_score: fixed); in a report its scores are "
     "stretched over a category's test images, as published."
 )
-WIDTH = 480  # pixels of a picture in an overlay
-PRODUCT = "object"  # what prompts call a product that nothing names
-ALIKE = 0.02  # by which the ratio of two sides may differ
-MADE = b"vlmad decide"  # the comment in overlays, by which those of an earlier call are known
-INK = 0.55  # how much of an overlay is its map
+# Pixels of a picture's width in an overlay.
+WIDTH = 480
+# What prompts call a product that nothing names.
+PRODUCT = "object"
+# By which the ratio of two sides may differ.
+ALIKE = 0.02
+# The comment in overlays and masks, by which those of an earlier call are recognised.
+MADE = b"vlmad decide"
+# How much of an overlay is its map.
+INK = 0.55
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,12 @@ class Decisions:
     facts: dict
     results: Results | None
 
-    def told(self) -> str:
-        """One sentence for the person who asked."""
+    def describe(self) -> str:
+        """How many pictures have which decision, and the promise behind them, in a sentence or two."""
         counts = self.table.decision.value_counts()
-        parts = ", ".join(f"{counts[name]} {name}" for name in counts.index)
-        said = self.facts["promise"], self.facts.get("scale", "")
-        return " ".join(filter(None, [f"{len(self.table)} pictures: {parts}.", *said]))
+        counted = ", ".join(f"{counts[name]} {name}" for name in counts.index)
+        texts = f"{len(self.table)} pictures: {counted}.", self.facts["promise"], self.facts.get("scale", "")
+        return " ".join(filter(None, texts))
 
 
 def decide(
@@ -108,29 +115,26 @@ def decide(
 def _method(profile: Profile, name: str) -> Method:
     if not profile.methods:
         raise InputError("The profile names no methods, so nothing can score new pictures; add one to 'methods'.")
-    found = [spec for spec in profile.methods if not name or spec.name == name]
-    if not found:
-        known = ", ".join(spec.name for spec in profile.methods)
-        raise InputError(f"--method {name}: the profile has no such method; it has {known}.")
-    methods.choose(found[0], profile)
-    return found[0]
+    spec = next((spec for spec in profile.methods if not name or spec.name == name), None)
+    if spec is None:
+        available = ", ".join(spec.name for spec in profile.methods)
+        raise InputError(f"--method {name}: the profile has no such method; it has {available}.")
+    methods.choose(spec, profile)
+    return spec
 
 
 def _refuse_misnamed(folder: Path) -> None:
     """InputError for a folder of normal pictures under another name than good/: they would be judged as new ones."""
-    train = folder / "train"
-    for path in [
-        *image_files.subfolders(folder),
-        *(image_files.subfolders(train) if image_files.is_folder(train) else []),
-    ]:
+    places = [place for place in (folder, folder / "train") if image_files.is_folder(place)]
+    for path in [path for place in places for path in image_files.subfolders(place)]:
         wanted = path.name.casefold() in ("good", "train") or layouts.is_good_name(path.name)
-        said = layouts.explain_name(path).rstrip(".") if wanted else ""
-        if not (said and image_files.list_files_below(path, unread=True)):
+        reason = layouts.explain_name(path).rstrip(".") if wanted else ""
+        if not (reason and image_files.list_files_below(path, unread=True)):
             continue
         place = path.with_name("good")
         if image_files.is_folder(place) and not place.samefile(path):
-            said = f"{path} seems to hold normal pictures, as {place} does: move them there"
-        raise InputError(f"{said}, or give it another name if its pictures are to be judged.")
+            reason = f"{path} seems to hold normal pictures, as {place} does: move them there"
+        raise InputError(f"{reason}, or give it another name if its pictures are to be judged.")
 
 
 def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
@@ -158,10 +162,10 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
 def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tuple[str, list[str]]:
     """The category, and its normal pictures: beside the new ones, or from the profile's data."""
     for place in (folder / "good", folder / "train" / "good"):
-        if image_files.is_folder(place) and (found := image_files.list_files_below(place)):
-            for mask, _ in mask_files.find_masks([Path(image) for image in found]):
+        if image_files.is_folder(place) and (pictures := image_files.list_files_below(place)):
+            for mask, _ in mask_files.find_masks([Path(image) for image in pictures]):
                 raise InputError(f"{mask} seems to be a mask; move it out of {place}.")
-            return category or _product(profile, folder), found
+            return category or _product(profile, folder), pictures
     try:
         index, _ = run.build_run_index(profile.model_copy(update={"shots": [0]}))
     except InputError as error:
@@ -169,16 +173,19 @@ def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tup
             raise
         lacking = f"{folder} has no good/ folder with normal pictures; add it"
         raise InputError(f"{lacking} (the profile's own data cannot serve: {str(error).rstrip('.')}).") from None
-    known = list(index.category.unique())
-    name = category or (folder.resolve().name if folder.resolve().name in known else known[0])
-    if name not in known or not (category or name == folder.resolve().name or len(known) == 1):
-        raise InputError(f"{folder} has no good/ folder; add one, or name its --category, one of {', '.join(known)}.")
+    categories = list(index.category.unique())
+    own = folder.resolve().name
+    name = category or (own if own in categories else categories[0])
+    if name not in categories or not (category or name == own or len(categories) == 1):
+        raise InputError(
+            f"{folder} has no good/ folder; add one, or name its --category, one of {', '.join(categories)}."
+        )
     rows = index[(index.category == name) & (index.label == 0)]
-    judged = {Path(one).resolve() for one in new}  # however they are spelt
-    found = [image for image in rows.image if Path(image).resolve() not in judged]
-    if not found:
+    judged = {Path(image).resolve() for image in new}  # however they are spelt
+    pictures = [image for image in rows.image if Path(image).resolve() not in judged]
+    if not pictures:
         raise InputError(f"{name} has no normal pictures in {profile.path(profile.root)}; add {folder / 'good'}.")
-    return name, found
+    return name, pictures
 
 
 def _product(profile: Profile, folder: Path) -> str:
@@ -247,8 +254,8 @@ def _judged(
     scores = results.scores.set_index("image") if results else pd.DataFrame(columns=["defect", "score", "method"])
     calibrating = scores[scores.defect != NEW]
     owners = [parts.get(image, image) for image in calibrating.index]
-    known = np.sort(part_groups.largest_by_part(calibrating.score.to_numpy(float), owners))
-    limit = thresholds.conformal(known, alpha)
+    normal_scores = np.sort(part_groups.largest_by_part(calibrating.score.to_numpy(float), owners))
+    limit = thresholds.conformal(normal_scores, alpha)
     areas, pixel_limit = _mark(results, owners, alpha) if results else ({}, np.inf)
     rows = []
     for image in new:
@@ -258,13 +265,13 @@ def _judged(
         if image not in faults:
             score = float(scores.score[image])
             decision = "undecided" if np.isinf(limit) else "defective" if score > limit else "good"
-            chance = (1 + (known >= score).sum()) / (len(known) + 1)
+            chance = (1 + (normal_scores >= score).sum()) / (len(normal_scores) + 1)
             row |= {"decision": decision, "score": score, "threshold": limit, "p": chance}
             row["area"] = areas.get(image, np.nan)
         rows.append(row)
-    promise = _promise(len(known), alpha, "parts" if parts else "pictures")
+    promise = _promise(len(normal_scores), alpha, "parts" if parts else "pictures")
     facts = {"folder": folder.resolve().name, "alpha": alpha, "normal": normal, "references": shots}
-    facts |= {"calibration": len(known), "threshold": limit if np.isfinite(limit) else None, "promise": promise}
+    facts |= {"calibration": len(normal_scores), "threshold": limit if np.isfinite(limit) else None, "promise": promise}
     if parts:
         facts |= {"parts": len(set(parts.values())), "calibration_pictures": len(calibrating)}
     facts |= {"pixel_threshold": pixel_limit if np.isfinite(pixel_limit) else None}
@@ -286,11 +293,11 @@ def _mark(results: Results, owners: list[str], alpha: float) -> tuple[dict[str, 
     rows = results.scores
     if "" in set(rows.map_file):
         return {}, np.inf
-    known = [results.framed(rows.loc[[place]])[0].max() for place in rows.index[rows.defect != NEW]]
-    limit = thresholds.pixel_threshold(list(part_groups.largest_by_part(np.array(known), owners)), alpha)
+    maxima = [results.framed(rows.loc[[place]])[0].max() for place in rows.index[rows.defect != NEW]]
+    limit = thresholds.pixel_threshold(list(part_groups.largest_by_part(np.array(maxima), owners)), alpha)
     new = rows[rows.defect == NEW]
     return {
-        image: float(thresholds.area_above(results.framed(new.loc[[place]]), limit)[0])
+        image: float(thresholds.marked_areas(results.framed(new.loc[[place]]), limit)[0])
         for place, image in zip(new.index, new.image, strict=True)
     }, limit
 
@@ -303,7 +310,7 @@ def _promise(k: int, alpha: float, noun: str) -> str:
             f"No threshold at alpha {alpha:g}: it takes {least} normal {noun} beside the references, there are {k}; "
             "add some, or raise --alpha."
         )
-    low, high = thresholds.conditional(k, alpha)
+    low, high = thresholds.rate_interval(k, alpha)
     rejected = "rejected" if noun == "pictures" else "rejected by any of their pictures"
     alike = "if they are taken alike" + ("" if noun == "pictures" else ", with no more pictures of each")
     return (
@@ -325,37 +332,37 @@ def _pixel_promise(limit: float, alpha: float, noun: str) -> str:
 # ---------------------------------------------------------------- files
 
 
-def write(found: Decisions, folder: Path, out: Path) -> None:
+def write(decisions: Decisions, folder: Path, out: Path) -> None:
     """decisions.csv, decisions.json and the overlays, which share one colour scale; InputError where it cannot.
 
     Overlays of an earlier call are removed; whatever else lies there stays.
     """
-    table, colours = found.table.copy(), mpl.colormaps[figures.MAP]
-    if found.results is not None:
-        rows = found.results.scores
-        low, high = figures.map_limits(found.results, rows.variant.iloc[0], rows.category.iloc[0])
+    table, colours = decisions.table.copy(), mpl.colormaps[figures.MAP]
+    if decisions.results is not None:
+        rows = decisions.results.scores
+        low, high = figures.map_limits(decisions.results, rows.variant.iloc[0], rows.category.iloc[0])
         frames = rows[rows.defect == NEW].set_index("image", drop=False)
         for place, name in enumerate(table.image):
             image = str(folder / name)
             if image not in frames.index:
                 continue
-            [frame] = found.results.framed(frames.loc[[image]], seamless=True)
+            [frame] = decisions.results.framed(frames.loc[[image]], seamless=True)
             shown = colours(np.clip((frame - low) / (high - low), 0, 1), bytes=True)[..., :3]
             kept = f"{place + 1:05}-{re.sub(r'[^0-9A-Za-z_-]+', '_', Path(name).stem)[:60]}.jpg"
             picture = _beside(image, Image.fromarray(shown))
             how = {"format": "JPEG", "quality": 88, "comment": MADE}
-            files.replace_file(out / "overlays" / kept, lambda path, one=picture, how=how: one.save(path, **how))
+            files.replace_file(out / "overlays" / kept, lambda path, picture=picture, how=how: picture.save(path, **how))
             table.loc[place, "overlay"] = f"overlays/{kept}"
-            if (limit := found.facts["pixel_threshold"]) is not None:
+            if (limit := decisions.facts["pixel_threshold"]) is not None:
                 marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(
                     image_files.read_size(image), Image.Resampling.NEAREST
                 )
                 drawn = f"{kept.removesuffix('.jpg')}.png"
                 how = {"format": "PNG", "pnginfo": _comment()}
-                files.replace_file(out / "masks" / drawn, lambda path, one=marked, how=how: one.save(path, **how))
+                files.replace_file(out / "masks" / drawn, lambda path, marked=marked, how=how: marked.save(path, **how))
                 table.loc[place, "mask"] = f"masks/{drawn}"
     files.replace_file(out / "decisions.csv", lambda path: table.to_csv(path, index=False))
-    facts = json.dumps(found.facts, indent=1)
+    facts = json.dumps(decisions.facts, indent=1)
     files.replace_file(out / "decisions.json", lambda path: path.write_text(facts + "\n", encoding="utf-8"))
     _remove_earlier(out, {*table.overlay.dropna(), *table["mask"].dropna()})
 
@@ -410,12 +417,12 @@ def _decide_and_show(options: argparse.Namespace) -> int:
     if options.out.resolve().is_relative_to(options.folder.resolve()):
         raise InputError(f"--out {options.out} lies in {options.folder}: overlays would be judged next time.")
     profile = config.load_profile(options.profile, dict(config.parse_override(pair) for pair in options.pairs))
-    found = decide(profile, options.folder, options.alpha, options.category, options.method, options.groups)
-    write(found, options.folder, options.out)
-    for warning in found.facts.get("warnings", []):
+    decisions = decide(profile, options.folder, options.alpha, options.category, options.method, options.groups)
+    write(decisions, options.folder, options.out)
+    for warning in decisions.facts.get("warnings", []):
         print(f"Warning: {warning}", file=sys.stderr)
-    for note in found.facts["notes"]:
+    for note in decisions.facts["notes"]:
         print(f"Note: {note}", file=sys.stderr)
     print(options.out / "decisions.csv")
-    print(found.told())
-    return int(bool({"unreadable", "undecided"} & set(found.table.decision)))
+    print(decisions.describe())
+    return int(bool({"unreadable", "undecided"} & set(decisions.table.decision)))

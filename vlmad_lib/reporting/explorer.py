@@ -121,7 +121,7 @@ class Panel(widgets.VBox):
         row, scores = self.row, self.results.scores
         alike = (scores.category == row.category) & (scores.method == row.method) & (scores.shots == row.shots)
         before = self.scores
-        (self.scores,) = thresholds.parts(scores[alike], self.normal, int(row.shots))
+        (self.scores,) = thresholds.collect_scores(scores[alike], self.normal, int(row.shots))
         pairs = [(before.good, self.scores.good), (before.bad, self.scores.bad)] if before else []
         if pairs and all(np.array_equal(*pair) for pair in pairs):
             return
@@ -272,7 +272,7 @@ def _colour_bar(low: float, high: float) -> str:
     return f"<div style='display:flex;gap:6px;align-items:center'>all maps: {low:.3f} {bar} {high:.3f}</div>"
 
 
-def plot_scores(scores: thresholds.Part, limit: float, own: float) -> str:
+def plot_scores(scores: thresholds.CategoryScores, limit: float, own: float) -> str:
     """The scores of a category as an HTML picture, a dot an image, with the threshold; a ring around ``own``."""
     lines = {"defective": (scores.bad, "#b3261e"), "good": (scores.good, "#2a9d6e")}
     lines |= {"normal, training": (scores.train, "#6b7785")} if len(scores.train) else {}
@@ -288,7 +288,7 @@ def plot_scores(scores: thresholds.Part, limit: float, own: float) -> str:
     return _tag(*figures.encode_figure(figure), alt)
 
 
-def count_decisions(scores: thresholds.Part, limit: float) -> str:
+def count_decisions(scores: thresholds.CategoryScores, limit: float) -> str:
     """What a threshold makes of a category, as an HTML table: counts, and rates with Wilson's 95 % interval."""
     (counts,) = thresholds.rated([thresholds.judge(scores, "moved", 0, [(limit, scores.good)])]).to_dict("records")
     lines = []

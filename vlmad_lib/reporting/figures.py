@@ -343,7 +343,7 @@ def dots(
 
 
 def recall_curves(curves: pd.DataFrame, measures: dict[str, str], label: str) -> Figure:
-    """Recall against each measure (column: axis label) with its band; ``curves`` of ``defects.recall_curve``."""
+    """Recall against each measure (column: axis label) with its band (``by_defect.estimate_recall_curve``)."""
     palette, shown = colours(curves.method), [name for name in measures if (curves.measure == name).any()]
     figure, grid = _panels(len(shown), 4.6 * len(shown), 3.6, sharey=True)
     for axes, measure in zip(grid, shown, strict=True):
@@ -657,7 +657,7 @@ def lent(
 ) -> Figure:  # fmt: skip
     """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
 
-    As made by ``decisions.transfer`` or ``prompt_transfer.matrix``; ``labels`` are those of rows, columns and colours.
+    As made by ``costs.transfer_thresholds`` or ``prompt_transfer.matrix``; ``labels``: of rows, columns and colours.
     A cell without a value is crossed out.
     """
     sources, targets = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
@@ -682,7 +682,7 @@ def lent(
 
 
 def odds(table: pd.DataFrame) -> Figure:
-    """Odds ratios with their intervals on a log axis, one colour per method; ``table`` of ``causes.explained``.
+    """Odds ratios with their intervals on a log axis, one colour per method; ``table`` of ``failures.estimate_odds``.
 
     Those without an interval are left out.
     """

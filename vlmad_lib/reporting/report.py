@@ -227,10 +227,10 @@ def _versions() -> dict[str, str]:
 def build(report: Report, progress: bool = False) -> None:
     """Compute the scores, run every notebook, write the pages; Ctrl-C ends it with status "interrupted"."""
     try:
-        from vlmad_lib.analysis import defects  # late: a wrong parameter is refused before PyTorch is loaded
+        from vlmad_lib.analysis import by_defect  # late: a wrong parameter is refused before PyTorch is loaded
         from vlmad_lib.pipeline.run import run
 
-        defects.taxonomy(report.profile)  # else notebook 06 would say what is wrong, after hours of work
+        by_defect.read_taxonomy(report.profile)  # else notebook 06 would say what is wrong, after hours of work
         report.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=report.out):  # that it cannot be written is said before hours of work
             pass

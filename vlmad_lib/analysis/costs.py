@@ -1,0 +1,344 @@
+"""What thresholds are worth: one category's on another, what mistakes cost, what a line meets, which pixels are marked.
+
+Shares of images and their intervals come from ``thresholds``; a line has fewer defective parts than a test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import beta
+
+from vlmad_lib import tables, within
+from vlmad_lib.analysis import comparison, thresholds
+from vlmad_lib.analysis.thresholds import OWN, TRAIN, CategoryScores
+from vlmad_lib.data import mask_files
+from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.evaluation.statistics import percent
+from vlmad_lib.pipeline.results import Results
+
+# The shares that ``mark_pixels`` gives, and the AUROCs.
+MARKED = ["normal pixels", "defect's pixels", "defects touched", "AUROC of the area", "AUROC of the score"]
+
+
+def transfer_thresholds(categories: Sequence[CategoryScores], method: str, alpha: float = 0.0) -> pd.DataFrame:
+    """Every category judged by every category's threshold: F1-max of its labels, or conformal at ``alpha`` if given.
+
+    Rows: ``source`` category of the threshold, ``target`` judged; ``balanced`` is the mean of both rates. Conformal
+    thresholds come from training images alone: good test images would be judged by themselves.
+    """
+    own = [scores for scores in categories if scores.method == method]
+    targets = [scores for scores in own if len(scores.good) and len(scores.bad)]
+    rows = []
+    for source in [scores for scores in own if len(scores.train)] if alpha else targets:
+        limit = thresholds.conformal(source.train, alpha) if alpha else thresholds.f1_max(source.good, source.bad)
+        for target in targets:
+            alarm, escape = float((target.good > limit).mean()), float((target.bad <= limit).mean())
+            rows.append((source.category, target.category, alarm, escape, (alarm + escape) / 2))
+    return pd.DataFrame(rows, columns=["source", "target", "false_alarm", "escape", "balanced"])
+
+
+def compare_transfer(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
+    """Balanced error with a category's own and with another's threshold, and the paired difference over *n* categories.
+
+    Macro means by method and rule; another's is the mean over all others. The own F1-max threshold is set on half of
+    the category's images and judged on the other half: judged by what set it, it would win in any case.
+    """
+    rows, halves = [], thresholds.judge_halves(categories, OWN, thresholds.f1_max)
+    halves["balanced"] = halves[["false_alarm", "escape"]].mean(axis=1)
+    for method in dict.fromkeys(scores.method for scores in categories):
+        for rule, level in (("F1-max", 0.0), ("conformal", alpha)):
+            moved = transfer_thresholds(categories, method, level)
+            same = moved.source == moved.target
+            own = moved[same].set_index("target") if level else halves[halves.method == method].set_index("category")
+            pairs = pd.concat([own.balanced, moved[~same].groupby("target").balanced.mean()], axis=1).dropna()
+            if len(pairs):
+                ends = statistics.difference(pairs.iloc[:, 1] - pairs.iloc[:, 0])
+                rows.append((method, rule, *pairs.mean(), *ends, comparison.verdict(*ends[1:]), len(pairs)))
+    columns = ["method", "rule", "own", "another's", "difference", "low", "high", "another's is", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# ---------------------------------------------------------------- cost
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What mistakes cost, in one unit, and the share of parts that are defective."""
+
+    escape: float
+    false_alarm: float
+    defect_rate: float
+
+    def __post_init__(self):
+        within("defect_rate", self.defect_rate, 0, 1)
+        within("cost_escape", self.escape, 0)
+        within("cost_false_alarm", self.false_alarm, 0)
+
+    def cost(self, false_alarm, escape):
+        """Expected cost of 1000 parts at these rates."""
+        return 1000 * (
+            self.defect_rate * escape * self.escape + (1 - self.defect_rate) * false_alarm * self.false_alarm
+        )
+
+    @property
+    def trivial(self) -> tuple[str, float]:
+        """The cheaper way not to look at the parts, and its cost."""
+        return min(("accept all", self.cost(0, 1)), ("reject all", self.cost(1, 0)), key=lambda pair: pair[1])
+
+
+def estimate_costs(judged: pd.DataFrame, prices: Prices) -> pd.DataFrame:
+    """Expected cost of 1000 parts by rule: the mean over *n* categories with Student's 95 % interval.
+
+    Where all categories cost the same it is the cost at the ends of Wilson's intervals of both rates. ``than not to
+    look`` compares with the cheaper way not to look at the parts.
+    """
+    judged = judged.dropna(subset=["false_alarm", "escape"])
+    judged = judged.assign(cost=prices.cost(judged.false_alarm, judged.escape))
+    most, least, rows = prices.cost(1, 1), prices.trivial[1], []
+    for (method, rule), categories in judged.groupby(["method", "rule"], sort=False):
+        mean, low, high = statistics.paired(categories.cost)
+        if np.ptp(categories.cost) < 1e-9:
+            pairs = ((categories.alarms, categories.n_good), (categories.escapes, categories.n_bad))
+            ends = zip(*(statistics.wilson(hits.sum(), n.sum()) for hits, n in pairs), strict=True)
+            low, high = (prices.cost(*rates) for rates in ends)
+        low, high = max(low, 0.0), min(high, most)
+        words = {"lower": "cheaper", "higher": "dearer"}
+        verdict = words.get(comparison.verdict(low - least, high - least), "not decided")
+        rows.append((method, rule, mean, low, high, verdict, len(categories)))
+    columns = ["method", "rule", "cost", "cost_low", "cost_high", "than not to look", "n"]
+    return tables.order_by_method(pd.DataFrame(rows, columns=columns), judged.method)
+
+
+def cheapest_threshold(good: np.ndarray, bad: np.ndarray, prices: Prices) -> float:
+    """The threshold of least cost on labelled scores; for ``thresholds.judge_halves``."""
+    limits = np.r_[-np.inf, np.unique(np.r_[good, bad])]
+    alarms = 1 - np.searchsorted(np.sort(good), limits, "right") / len(good)
+    escapes = np.searchsorted(np.sort(bad), limits, "right") / len(bad)
+    return float(limits[np.argmin(prices.cost(alarms, escapes))])
+
+
+# ---------------------------------------------------------------- the line
+
+
+def threshold_at_precision(normal: np.ndarray, bad: np.ndarray, defect_rate: float, target: float) -> float:
+    """The lowest threshold at which at least ``target`` of what a line rejects is defective; infinite where none is.
+
+    The recall is that of the defective scores ``bad``; the false-alarm rate is what k ``normal`` scores promise,
+    (1 + those above) / (k + 1): that none of few is above does not make it zero.
+    """
+    limits = np.unique(normal)
+    alarms = (1 + len(normal) - np.searchsorted(np.sort(normal), limits, "right")) / (len(normal) + 1)
+    recall = 1 - np.searchsorted(np.sort(bad), limits, "right") / len(bad)
+    true, false = defect_rate * recall, (1 - defect_rate) * alarms
+    met = limits[true >= target * (true + false)]
+    return float(met[0]) if len(met) else float("inf")
+
+
+def plan_precision(defect_rate: float, target: float) -> tuple[float, int]:
+    """The most false alarms a precision allows, a rate in [0, 1], and how many normal images promise that rate.
+
+    Even where every defect is caught; more defects escape, fewer good parts may be rejected. InputError for shares of 0
+    or 1, at which there is nothing to aim at.
+    """
+    within("defect_rate", defect_rate, 1e-6, 1 - 1e-6)
+    within("target_precision", target, 1e-6, 1 - 1e-6)
+    rate = min(1.0, defect_rate * (1 - target) / ((1 - defect_rate) * target))
+    return rate, thresholds.images_needed(rate)
+
+
+def count_per_thousand(totals: pd.DataFrame, defect_rate: float) -> pd.DataFrame:
+    """What 1000 parts of a line meet at the macro mean rates of ``thresholds.pool_categories``.
+
+    Columns: the keys of the totals, ``rejected``, of which ``defective``, ``escapes`` (defective parts accepted) and
+    ``precision``, the share of the rejected that is defective; each with ``_low`` and ``_high``, which take the ends
+    of the 95 % intervals of both rates at once and so are wider than 95 % asks. A rate's interval is the wider of that
+    over categories and Wilson's over images. nan without defective images.
+    """
+    counts = totals[[name for name in ("method", "rule", "n") if name in totals]].copy()
+    wider = {"_low": np.fmin, "_high": np.fmax}
+    alarm, escape = (
+        {"": totals[f"macro_{rate}"]}
+        | {end: choose(totals[f"macro_{rate}{end}"], totals[f"{rate}{end}"]) for end, choose in wider.items()}
+        for rate in ("false_alarm", "escape")
+    )
+    for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
+        false, against = (1000 * (1 - defect_rate) * alarm[side] for side in (end, other))
+        true = 1000 * defect_rate * (1 - escape[other])
+        counts[f"rejected{end}"], counts[f"defective{end}"] = false + true, true
+        counts[f"escapes{end}"] = 1000 * defect_rate * escape[end]
+        counts[f"precision{end}"] = true / (true + against).where(true + against > 0)
+    return counts
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def mark_pixels(results: Results, spare: Results, alpha: float, shots: int = 0) -> pd.DataFrame:
+    """What pixel thresholds from the maps of ``spare``, normal training images, mark on the test images.
+
+    A row for each method, category and promise of ``thresholds.pixel_threshold`` at alpha, first reference draw: ``k``
+    maps, ``alarms`` of ``n_good`` normal test images with a marked pixel, the mean shares of the ``normal pixels`` and
+    of each ``defect's pixels`` that are marked, the share of ``defects touched``, and the image AUROCs of the marked
+    area and of the method's own score. nan without such images or masks.
+    """
+    size, rows = results.profile.evaluation_size, []
+    first = tables.select_first_draw(results.scores, shots)
+    for (method, category), images in first[first.map_file != ""].groupby(["method", "category"], sort=False):
+        own = spare.scores[(spare.scores.method == method) & (spare.scores.category == category)]
+        if own.empty:
+            continue
+        maps, tested, label = spare.framed(own), results.framed(images), images.label.to_numpy()
+        masked = [
+            (scores, mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size))
+            for scores, row in zip(tested, images.itertuples(), strict=True)
+            if row.mask
+        ]
+        maxima = np.array([scores.max() for scores in tested])
+        for promise in ("images", "pixels"):
+            limit = thresholds.pixel_threshold(maps, alpha, promise)
+            area = thresholds.marked_areas(tested, limit)
+            marked = np.array([(scores[mask] > limit).mean() for scores, mask in masked if mask.any()])
+            aurocs = [
+                metrics.ranking(values[label == 0], values[label == 1])["auroc"]
+                for values in (area, images.score.to_numpy())
+            ]
+            alarms = (maxima[label == 0] > limit).sum()
+            shares = [values.mean() if len(values) else np.nan for values in (area[label == 0], marked, marked > 0)]
+            rows.append((method, category, promise, len(maps), limit, alarms, (label == 0).sum(), *shares, *aurocs))
+    counts = ["method", "category", "promise", "k", "threshold", "alarms", "n_good"]
+    return pd.DataFrame(rows, columns=[*counts, *MARKED])
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def describe_gaps(categories: Sequence[CategoryScores]) -> str:
+    """What these scores cannot say and why, as a Markdown list; empty where nothing is missing."""
+    if not categories:
+        return "- No method was run with this number of references (n = 0); choose one of the profile's 'shots'."
+    lines = []
+    if halves := {scores.category for scores in categories if scores.source != TRAIN}:
+        lines.append(
+            f"For {tables.format_categories(len(halves))} no training image was scored: random halves of "
+            "the good test images calibrate and are judged in turn, so each has fewer images. What share of them a "
+            "rule then rejects follows from the rule and the number of images, so it cannot contradict a promise."
+        )
+    if few := sorted({scores.category for scores in categories if not scores.spare}):
+        lines.append(f"Without two good images no threshold can be set from them: {', '.join(few)}.")
+    if all(not len(scores.bad) for scores in categories):
+        lines.append(
+            "No test image is defective (n = 0): false alarms only. Escapes, overkill, F1-max, precision, calibration, "
+            "transfer and costs need labelled defects."
+        )
+    elif len({scores.category for scores in categories}) == 1:
+        lines.append(
+            "With one category (n = 1) no threshold can be borrowed from another, nor a curve be fitted there."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def describe_rules(judged: pd.DataFrame, alpha: float) -> str:
+    """Whether false alarms contradict what the rules from normal images aim at, a Markdown list with a line a rule.
+
+    A verdict allows for what thresholds from k images vary by (``thresholds.alarm_chances``) and holds at 95 % over
+    all methods together. Halves of the same images give none: their false alarms follow from the rule alone.
+    """
+    lines, level = [], statistics.together(max(judged.method.nunique(), 1))
+    for (method, rule), rows in judged[judged.rule.isin(thresholds.RULES)].groupby(["method", "rule"], sort=False):
+        alarms, n_good, escapes, n_bad = rows[["alarms", "n_good", "escapes", "n_bad"]].sum()
+        line = f"- **{method}**, {rule}: false alarms {thresholds.format_share(alarms, n_good)}"
+        line += f", escapes {thresholds.format_share(escapes, n_bad)}." if n_bad else "."
+        if silent := int(np.isinf(rows.threshold).sum()):
+            line += (
+                f" In {silent} of {tables.format_categories(len(rows))} k is too small for {percent(alpha)} (it takes "
+                f"{thresholds.images_needed(alpha)}): none is rejected."
+            )
+        fresh = rows[(rows.source == TRAIN) & (rows.n_good > 0) & np.isfinite(rows.threshold)]
+        if len(fresh):
+            line += (
+                _describe_promise(fresh, alpha, level) if rule == "conformal" else _describe_aim(fresh, alpha, level)
+            )
+        lines.append(line)
+    return "\n".join(lines) or "- No category has two good images (n = 0): nothing to judge."
+
+
+def _describe_promise(fresh: pd.DataFrame, alpha: float, level: float) -> str:
+    """Whether conformal thresholds from training images reject more than promised, and up to what rate they may."""
+    alarms, n = int(fresh.alarms.sum()), int(fresh.n_good.sum())
+    promise = f" The promise of {percent(alpha)} (k = {tables.format_range(fresh.k)})"
+    allowed = thresholds.allowance(fresh, alpha, level)
+    if alarms > allowed:
+        return f"{promise} is contradicted: up to {allowed} alarms would be chance. The images are not alike."
+    # the highest rate that so many alarms do not contradict (Clopper and Pearson 1934, one-sided)
+    highest = beta.ppf(statistics.LEVEL, alarms + 1, n - alarms) if alarms < n else 1
+    return (
+        f"{promise} is not contradicted (up to {allowed} alarms would be chance), but the rate could still be up to "
+        f"{highest:.1%} ({percent(statistics.LEVEL)} bound)."
+    )
+
+
+def _describe_aim(fresh: pd.DataFrame, alpha: float, level: float) -> str:
+    """Whether quantile thresholds from training images reject another share than they aim at."""
+    chances, alarms = thresholds.alarm_chances(fresh, alpha, "quantile"), int(fresh.alarms.sum())
+    more, less = (tail <= (1 - level) / 2 for tail in (chances[alarms:].sum(), chances[: alarms + 1].sum()))
+    word = "more than" if more else "less than" if less else "not told from"
+    return f" That is {word} the {percent(alpha)} it aims at (k = {tables.format_range(fresh.k)}); it promises nothing."
+
+
+def describe_line(line: pd.DataFrame, defect_rate: float) -> str:
+    """What 1000 parts of the line meet by each rule (``count_per_thousand``), as a Markdown list."""
+    sentences = [
+        f"- **{row.method}**, {row.rule}: of 1000 parts, {1000 * defect_rate:g} of them defective, it rejects "
+        f"{_format_range(row, 'rejected', '.0f')}, of which {_format_range(row, 'defective', '.0f')} are defective: "
+        f"{_format_range(row, 'precision', '.0%')} of what it rejects. {_format_range(row, 'escapes', '.1f')} "
+        f"defective parts pass (n = {tables.format_categories(row.n)})."
+        for row in line.dropna(subset=["rejected", "escapes"]).itertuples()
+    ]
+    return "\n".join(sentences) or "- What 1000 parts of the line meet takes good and defective test images (n = 0)."
+
+
+def _format_range(row: tuple, name: str, form: str) -> str:
+    """A value of a row with its interval; ``none`` where it has no value."""
+    value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    return "none" if np.isnan(value) else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def describe_precision(aimed: pd.DataFrame, spare: Sequence[int], defect_rate: float, target: float) -> str:
+    """What a precision takes, and in how many categories a threshold of it was found (rows ``aimed``).
+
+    ``spare``: how many normal images each category has for a threshold.
+    """
+    if aimed.empty or not 0 < defect_rate < 1:
+        return ""
+    rate, least = plan_precision(defect_rate, target)
+    reached = [
+        f"{method} in {np.isfinite(limits).sum()} of {tables.format_categories(len(limits))}"
+        for method, limits in aimed.groupby("method", sort=False).threshold
+    ]
+    return (
+        f"- A precision of {percent(target)} where {percent(defect_rate)} of the parts are defective takes at most "
+        f"{rate:.2%} false alarms, so {least} normal images or more for each category; here they are "
+        f"{tables.format_range(pd.Series(spare))}. It is reached for {', '.join(reached)}."
+    )
+
+
+def describe_costs(table: pd.DataFrame, prices: Prices) -> str:
+    """Which rules are cheaper than not looking at all, as a Markdown list of one.
+
+    Verdicts hold at 95 % each; they are not corrected for their number, which the text says.
+    """
+    name, least = prices.trivial
+    text = f"- Per 1000 parts, to {name} without looking costs {least:.0f}."
+    if table.empty:
+        return f"{text} Without good and defective test images (n = 0) no rule has a cost."
+    counts = [f"{count} {verdict}" for verdict, count in table["than not to look"].value_counts().items()]
+    best = table.loc[table.cost.idxmin()]
+    return (
+        f"{text} Of {len(table)} rules and methods {', '.join(counts)} (each by itself at 95 %, n = "
+        f"{tables.format_categories(table.n.max())}); least: {best.rule} of {best.method}, {best.cost:.0f} "
+        f"({best.cost_low:.0f} to {best.cost_high:.0f})."
+    )
