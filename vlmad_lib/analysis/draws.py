@@ -76,7 +76,7 @@ def beside_published(table: pd.DataFrame) -> pd.DataFrame:
     Columns: shots, measure, published (the paper's gain of the macro mean), gain (ours, over draws), low, high, n.
     Only numbers of references that the paper has; empty without a zero-shot result.
     """
-    paper = published.quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
+    paper = published.read_means(["WinCLIP", "WinCLIP+"]).set_index("shots")
     rows = []
     for shots in sorted(set(table.shots) & set(paper.index) - {0}):
         for row in steps(table[table.shots.isin([0, shots])]).itertuples():

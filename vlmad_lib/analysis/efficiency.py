@@ -29,7 +29,7 @@ STEPS = ["decode", "encode", "score", "upsample"]
 """The columns of ``measure`` that an image costs every time, in ms."""
 
 
-def precisions(device: torch.device = devices.CPU) -> list[str]:
+def list_precisions(device: torch.device = devices.CPU) -> list[str]:
     """Those that a device has instructions for: emulated, as on many CPUs, bf16 is many times slower than fp32."""
     if device.type == "cpu":
         return ["fp32", *(["bf16"] if packs(torch.bfloat16) else [])]
@@ -38,14 +38,14 @@ def precisions(device: torch.device = devices.CPU) -> list[str]:
     return ["fp32", "bf16", "fp16"]
 
 
-def places(profile: Profile) -> list[torch.device]:
+def list_devices(profile: Profile) -> list[torch.device]:
     """The devices to measure: that of a profile, and the CPU beside an accelerator."""
     return list(dict.fromkeys([devices.choose_device(profile.device), devices.CPU]))
 
 
-def peaks(device: torch.device) -> dict[str, float]:
+def measure_peaks(device: torch.device) -> dict[str, float]:
     """GFLOP/s of a device's matrix products by precision, of those it has."""
-    return {precision: peak(precision, device) for precision in precisions(device)}
+    return {precision: peak(precision, device) for precision in list_precisions(device)}
 
 
 def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
+def measure_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
     """MB that a process of its own takes at its peak, from its start to one encoded batch of an image.
 
     The memory of the backbone's device: of a GPU its own; of a CPU the process's, nan except on Linux. Kept: it takes
@@ -111,7 +111,7 @@ def _images_at_once(profile: Profile, chosen: Chosen, backbone: Backbone) -> int
 # ---------------------------------------------------------------- one method
 
 
-def measure(
+def measure_costs(
     profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
     memory: float | None = None, device: torch.device | None = None,
 ) -> dict:  # fmt: skip
@@ -188,7 +188,7 @@ def measure(
         "threads": devices.count_readers(device),
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
-        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
+        "memory": measure_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
 
@@ -241,7 +241,7 @@ def time_table(costs: pd.DataFrame) -> pd.DataFrame:
     return wide.assign(**{name: costs[key].map("{:.1f}".format) for key, name in (kept | once).items()})
 
 
-def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
+def tabulate_full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
     """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks."""
     rows = []
     for kind in dict.fromkeys(kinds):
@@ -267,12 +267,12 @@ def published() -> pd.DataFrame:
 # ---------------------------------------------------------------- what bf16 changes
 
 
-def halved(spec: Method) -> Method:
+def halve(spec: Method) -> Method:
     """A method with its image encoder's matrix products in bf16."""
     return spec.model_copy(update={"name": f"{spec.name}, bf16", "precision": "bf16"})
 
 
-def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
+def compare_precisions(results: Results, specs: list[Method]) -> pd.DataFrame:
     """Per method, scores in bf16 beside those in fp32 of the same run: zero-shot or the variant's first draw.
 
     ``largest``: the largest difference of an image score; ``order``: Spearman's correlation of the scores within a
@@ -281,14 +281,14 @@ def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
     """
     rows, together = [], 2 * len(specs)
     for spec in specs:
-        pair = [results.scores[results.scores.method == name] for name in (spec.name, halved(spec).name)]
+        pair = [results.scores[results.scores.method == name] for name in (spec.name, halve(spec).name)]
         both = pair[0].merge(pair[1], on=["category", "image", "shots", "seed"], suffixes=("", "_half"))
         order = both.groupby("category").apply(lambda part: part.score.corr(part.score_half, method="spearman"))
         row = {"method": spec.name, "largest": (both.score - both.score_half).abs().max(), "order": order.min()}
         row |= {"n": both.category.nunique(), "images": both.image.nunique(), "together": together}
         for name in ("image_auroc", "pixel_auroc"):
             wide = results.metrics.pivot_table(index="category", columns="method", values=name)
-            apart = (wide[halved(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
+            apart = (wide[halve(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
             row[name] = statistics.difference(apart.to_numpy(), statistics.together(together))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -312,7 +312,7 @@ def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- sentences
 
 
-def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
+def describe_costs(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
     """What the costs say, as a Markdown list."""
     lines = [f"Timed on {format_count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
     several = costs.device.nunique() > 1

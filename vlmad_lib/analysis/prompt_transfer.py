@@ -62,24 +62,24 @@ class Target:
 # ---------------------------------------------------------------- sources and targets
 
 
-def own(profile: Profile) -> Method | None:
+def find_trained(profile: Profile) -> Method | None:
     """A profile's first AnomalyCLIP with learned prompts; none where it has none."""
     known = [spec for spec in profile.methods if spec.method == "anomalyclip"]
     return next((spec for spec in known if spec.settings.get("prompts", "learned") != "object"), None)
 
 
-def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[Source]:
+def list_sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[Source]:
     """Hand-written prompts, those of each profile and of each file; for the demo those trained on one group each.
 
     All on the backbone of the first profile's AnomalyCLIP. Empty where it has none.
     """
-    spec = own(tested[0])
+    spec = find_trained(tested[0])
     if spec is None:
         return []
     hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | wordings.UNLEARNED)
     found = [Source(HAND, hand)]
     for profile in tested:
-        one = own(profile)
+        one = find_trained(profile)
         if one is not None:
             given = {"checkpoint": _place(profile, one), "trained_on": one.trained_on, "force_leak": False}
             found.append(Source(_said(one, profile), spec.model_copy(update=given)))
@@ -88,7 +88,7 @@ def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[
         found.append(Source(_said(one, tested[0]), one))
     if tested[0].dataset == "demo" and spec.backbone == "demo" and spec.weights == "demo":
         for group, seed in ((group, seed) for group in TRAINED for seed in SEEDS):
-            given = {"checkpoint": str(shipped(group, seed)), "trained_on": "", "force_leak": False}
+            given = {"checkpoint": str(shipped_prompts(group, seed)), "trained_on": "", "force_leak": False}
             found.append(Source(group, spec.model_copy(update=given), seed, group))
     different = {(one.spec.checkpoint, one.name): one for one in found}
     return list(different.values())
@@ -104,12 +104,12 @@ def _said(spec: Method, profile: Profile) -> str:
     return f"{known.trained_on} ({known.path.stem})"
 
 
-def shipped(group: str, seed: int) -> Path:
+def shipped_prompts(group: str, seed: int) -> Path:
     """The demo's prompts trained on one group of auxiliary categories."""
     return DEMO.with_name(f"{DEMO.stem}-{group}-{seed}.pth")
 
 
-def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
+def list_targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
     """Each profile as a target; for the demo its first ``most`` categories of each group (0: all), then ``unseen``.
 
     ``pixels``: the evaluation size of the demo's, its own for 0.
@@ -144,14 +144,14 @@ def unseen(profile: Profile) -> list[Target]:
 # ---------------------------------------------------------------- the matrix
 
 
-def leaks(source: Source, target: Target) -> bool:
+def is_leaky(source: Source, target: Target) -> bool:
     """Whether prompts were trained on data of a target; InputError for a file that does not say on what."""
     forced = source.spec.model_copy(update={"force_leak": True}) if source.spec.checkpoint else source.spec
     prompts = methods.choose(forced, target.profile).prompts
     return prompts is not None and prompts.leaked
 
 
-def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
+def measure_transfer(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
     """The metrics of every source on every target, zero-shot, a row a category, with ``source``, ``seed``, ``target``.
 
     Cells that leak are not run: their rows have ``refused`` True and no values.
@@ -159,7 +159,7 @@ def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
     parts = []
     for target in tested:
         table = run.index(target.profile)[0] if target.table is None else target.table
-        fair = {f"{one.name}, {one.seed}": one for one in known if not leaks(one, target)}
+        fair = {f"{one.name}, {one.seed}": one for one in known if not is_leaky(one, target)}
         if fair:
             specs = [one.spec.model_copy(update={"name": name}) for name, one in fair.items()]
             changed = target.profile.model_copy(update={"methods": specs})
@@ -183,7 +183,7 @@ def _column(target: Target, group: str) -> str:
     return ", ".join(filter(None, (group, target.name)))
 
 
-def matrix(found: pd.DataFrame, value: str) -> pd.DataFrame:
+def pivot_transfer(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """Macro means by source and target over *n* categories, each the mean of its seeds; ``value`` nan where refused."""
     cells = found.groupby(["source", "target", "category"], sort=False)[[value, "refused"]].mean().reset_index()
     grouped = cells.groupby(["source", "target"], sort=False)
@@ -195,7 +195,7 @@ def matrix(found: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def shown(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """``matrix`` for people: a row a source, a column a target with its n, ``refused`` where prompts leak."""
-    cells = matrix(found, value)
+    cells = pivot_transfer(found, value)
     counts = cells.groupby("target").n.max()
     told = ["refused" if row.refused else f"{getattr(row, value):.3f}" for row in cells.itertuples()]
     told = [text if text != "nan" else "none" for text in told]
@@ -208,7 +208,7 @@ def shown(found: pd.DataFrame, value: str) -> pd.DataFrame:
 # ---------------------------------------------------------------- differences
 
 
-def differences(found: pd.DataFrame, level: float = statistics.LEVEL) -> pd.DataFrame:
+def pair_transfer(found: pd.DataFrame, level: float = statistics.LEVEL) -> pd.DataFrame:
     """Sources set against each other on the same categories, paired, with intervals over *n* categories.
 
     Each learned source less the hand-written prompts; a group's prompts on their own group less the other groups'
@@ -262,7 +262,7 @@ class Permuted:
     trainings: int
 
 
-def permuted(found: pd.DataFrame) -> Permuted | None:
+def permute_groups(found: pd.DataFrame) -> Permuted | None:
     """Whether prompts differ on their own group from other groups' by more than which training was called what.
 
     Categories share trainings and a training its luck, so the trainings are permuted: if what they were trained on does
@@ -291,7 +291,7 @@ def permuted(found: pd.DataFrame) -> Permuted | None:
     return Permuted(float(totals[0]), p, len(totals), len(cells), len(names) * len(seeds))
 
 
-def by_seed(found: pd.DataFrame) -> pd.DataFrame:
+def compare_seeds(found: pd.DataFrame) -> pd.DataFrame:
     """How far trainings that differ in their seed alone lie apart, beside those that differ in their group.
 
     Largest less smallest macro mean over the *n* categories that all groups tested: of a group's seeds (mean and
@@ -317,9 +317,9 @@ def by_seed(found: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- sentences
 
 
-def findings(found: pd.DataFrame) -> str:
+def describe(found: pd.DataFrame) -> str:
     """Whether it matters what prompts were trained on, as a Markdown list, the answer first, from ``measure``."""
-    apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
+    apart, seeds = pair_transfer(found).dropna(subset="difference"), compare_seeds(found)
     told_of = apart[apart.n >= FEW]
     lines = [_answer(found), _apart(found, told_of)] if len(told_of) else []
     for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
@@ -355,7 +355,7 @@ def findings(found: pd.DataFrame) -> str:
 
 def _answer(found: pd.DataFrame) -> str:
     """Whether the training data matter, by the permutation of the training sets, or why that cannot be decided."""
-    told, test = "**Does it matter?**", permuted(found)
+    told, test = "**Does it matter?**", permute_groups(found)
     if test is None:
         return f"{told} Undecided: that takes prompts trained on several groups, each with several seeds."
     least = 1 / test.ways
@@ -377,7 +377,7 @@ def _answer(found: pd.DataFrame) -> str:
 
 def _apart(found: pd.DataFrame, told_of: pd.DataFrame) -> str:
     """How many differences between these prompt files are told apart at 95 % all together, and the largest."""
-    together = differences(found, statistics.together(len(told_of))).loc[told_of.index]
+    together = pair_transfer(found, statistics.together(len(told_of))).loc[told_of.index]
     sure = together[(together.low > 0) | (together.high < 0)]
     pool = sure if len(sure) else together
     most = pool.loc[pool.difference.abs().idxmax()]
@@ -404,5 +404,5 @@ def _train_shipped() -> int:
         profile = config.load_profile("demo_auxiliary", {"categories": categories})
         for seed in SEEDS:
             plan = prompt_training.Plan(epochs=EPOCHS, seed=seed)
-            prompt_training.train(profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
+            prompt_training.train(profile, shipped_prompts(group, seed), plan, progress=sys.stderr.isatty())
     return 0

@@ -56,7 +56,7 @@ _SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
 # ---------------------------------------------------------------- the figures
 
 
-def published() -> pd.DataFrame:
+def read_papers() -> pd.DataFrame:
     """The papers' and the re-implementations' figures, in [0, 1]; ``who`` is ``paper`` or the re-implementation.
 
     ``kind`` is the method as profiles name it, ``category`` may be ``mean`` (macro). Where several sources quote
@@ -96,7 +96,7 @@ def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return part.assign(kind=kind, who=part.method).drop_duplicates([*_KEYS, "who"])
 
 
-def of_study() -> pd.DataFrame:
+def read_study() -> pd.DataFrame:
     """The study's figures by category and their means (``mean``), as printed; columns as in ``published``."""
     table = pd.read_csv(datasets.REFERENCE / "study_results.csv", dtype=str)
     table = table[(table.shots == "0") & table.group.isin(["category", "overall"])]
@@ -107,22 +107,22 @@ def of_study() -> pd.DataFrame:
     return found.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
 
 
-def figures() -> pd.DataFrame:
+def read_figures() -> pd.DataFrame:
     """``published`` and ``of_study`` in one table."""
     return _figures().copy()
 
 
 @lru_cache(maxsize=1)
 def _figures() -> pd.DataFrame:
-    return pd.concat([published(), of_study()], ignore_index=True)
+    return pd.concat([read_papers(), read_study()], ignore_index=True)
 
 
-def means(dataset: str) -> pd.DataFrame:
+def tabulate_means(dataset: str) -> pd.DataFrame:
     """The published macro means of a benchmark, for display: a row per method, shots and source of the figures.
 
     ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
     """
-    found = figures()
+    found = read_figures()
     found = found[(found.dataset == dataset) & (found.category == "mean")]
     logged = found.source.str.contains(LOG) & (found.who == "paper")
     found = found.assign(
@@ -138,7 +138,7 @@ def means(dataset: str) -> pd.DataFrame:
     )
 
 
-def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
+def read_means(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
     """Published macro means of methods as ``published_results.csv`` names them, in [0, 1], whoever prints them.
 
     A row per method, as ordered, and number of references; columns method, shots, image_auroc, pixel_auroc, aupro, nan
@@ -159,7 +159,7 @@ def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
 # ---------------------------------------------------------------- beside ours
 
 
-def kind_of(name: str, profile: Profile) -> str:
+def guess_kind(name: str, profile: Profile) -> str:
     """The kind of a method of a metrics table: from the profile, for an import from its name, or empty."""
     spec = _specs(profile).get(name)
     if spec:
@@ -172,7 +172,7 @@ def _specs(profile: Profile) -> dict[str, Method]:
     return {spec.name: spec for spec in profile.methods} | marked
 
 
-def beside(
+def judge(
     metrics: pd.DataFrame,
     profile: Profile,
     mean_tolerance: float = MEAN_TOLERANCE,
@@ -188,13 +188,13 @@ def beside(
     ours = _ours(metrics)
     counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
     sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
-    known = figures()
+    known = read_figures()
     known = known[known.dataset == metrics.dataset.iloc[0]]
     reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
     lacking = {key: _lacking(part) for key, part in metrics.groupby(["method", "shots"])}
     rows = []
     for row in ours.itertuples():
-        part = known[(known.kind == kind_of(row.method, profile)) & (known.shots == row.shots)]
+        part = known[(known.kind == guess_kind(row.method, profile)) & (known.shots == row.shots)]
         part = part[(part.category == row.category) & (part.metric == row.metric)]
         paper, study = (part[part.who == who] for who in ("paper", "study"))
         others = part[~part.who.isin(["paper", "study"])]
@@ -229,7 +229,9 @@ def beside(
 
 def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """A metrics table whose AUPRO is by as many ``thresholds`` as the method's paper's, where it was counted so."""
-    coarse = metrics.method.map({name: AUPRO.get(kind_of(name, profile)) for name in metrics.method.unique()}) == COARSE
+    coarse = (
+        metrics.method.map({name: AUPRO.get(guess_kind(name, profile)) for name in metrics.method.unique()}) == COARSE
+    )
     coarse &= metrics.aupro_200.notna()
     counted = pd.Series(EXACT, metrics.index).mask(coarse, COARSE)
     return metrics.assign(aupro=metrics.aupro.mask(coarse, metrics.aupro_200), thresholds=counted)
@@ -241,7 +243,9 @@ def _trust(row: pd.Series) -> str:
 
 def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     """Our figures, long: averaged over draws; the macro means first; no row where there is no value."""
-    columns = [name for name in tables.TITLES if name in set(figures().metric)]  # AUPIMO is younger than the papers
+    columns = [
+        name for name in tables.TITLES if name in set(read_figures().metric)
+    ]  # AUPIMO is younger than the papers
     cells = metrics.groupby(["method", "shots", "category"], sort=False)[columns].mean()
     total = cells.groupby(["method", "shots"], sort=False).mean().assign(category="mean")
     total = total.set_index("category", append=True)
@@ -340,7 +344,7 @@ def shown(compared: pd.DataFrame) -> pd.DataFrame:
     return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()] if len(found) else found
 
 
-def findings(compared: pd.DataFrame) -> str:
+def describe_verdicts(compared: pd.DataFrame) -> str:
     """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
     if compared.empty:
         return tables.NO_AUROC
@@ -364,18 +368,18 @@ def findings(compared: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- points of a figure
 
 
-def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
+def collect_points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
     """Zero-shot figures by category, ours among them where the data are a benchmark; else MVTec AD's as published.
 
     Columns: dataset, metric, method (WinCLIP or AnomalyCLIP), category, group, who, value, and low and high for ours.
     """
     dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
-    known = figures()
+    known = read_figures()
     known = known[(known.dataset == dataset) & (known.shots == 0) & (known.metric == metric)]
     metrics = _as_published(metrics, profile)
     ours = metrics[(metrics.dataset == dataset) & (metrics.shots == 0)]
     low, high = (ours.get(f"{metric}_{end}", np.nan) for end in ("low", "high"))
-    kinds = [kind_of(name, profile) for name in ours.method]
+    kinds = [guess_kind(name, profile) for name in ours.method]
     ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
     found = pd.concat([known, ours], ignore_index=True)
     groups = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
@@ -385,7 +389,7 @@ def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc")
     return found.reindex(columns=["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"])
 
 
-def heading(found: pd.DataFrame, profile: Profile) -> str:
+def write_title(found: pd.DataFrame, profile: Profile) -> str:
     """The title of a figure of ``points``: whose numbers it shows."""
     named = [*_specs(profile), *(spec.name for spec in profile.imports)]
     ours = [name for name in dict.fromkeys(found.who) if name in named]

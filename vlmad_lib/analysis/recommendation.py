@@ -87,7 +87,7 @@ def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.DataFrame:
-    """``efficiency.measure`` of every method: with the most references that it takes and, where it can, without any.
+    """The costs of every method: with the most references that it takes and, where it can, without any.
 
     Encoding is timed once for both: what they differ by is far less than two timings do. Methods that share an encoder
     have the peak memory of the first of them: a memory bank reads what WinCLIP keeps.
@@ -95,7 +95,7 @@ def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.
     costs, peaks = [], {}
     for spec in profile.methods:
         encoder = *spec.network.values(), methods.METHODS[spec.method].encode
-        costs.append(efficiency.measure(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
+        costs.append(efficiency.measure_costs(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
         peaks.setdefault(encoder, costs[-1].get("memory"))
         if costs[-1]["shots"] and methods.METHODS[spec.method].ZERO_SHOT:
             costs.append(costs[-1] | {"shots": 0, "score": costs[-1]["bare"]})

@@ -34,7 +34,7 @@ MOVING = [
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
 
-def quick(spec: Method) -> Method | None:
+def thin_windows(spec: Method) -> Method | None:
     """A method that has the zero-shot image scores of ``spec`` at the least cost; none where there is none.
 
     WinCLIP's class token needs no windows: without them its scores stay and its maps are flat.
@@ -48,7 +48,7 @@ def quick(spec: Method) -> Method | None:
     return spec.model_copy(update={"settings": spec.settings | {"windows": []}}) if alone else spec
 
 
-def plans(profile: Profile) -> tuple[Profile, Profile]:
+def plan_runs(profile: Profile) -> tuple[Profile, Profile]:
     """What runs for the scores, and what for the maps that the first does not give.
 
     The second has the methods as they are, zero-shot and with the profile's smallest number of references. Pictures are
@@ -56,14 +56,14 @@ def plans(profile: Profile) -> tuple[Profile, Profile]:
     """
     few = sorted(shots for shots in profile.shots if 0 < shots < FULL)[:1]
     own = [methods.alone(spec) for spec in profile.methods]
-    cheap = [one for one in map(quick, own) if one]
+    cheap = [one for one in map(thin_windows, own) if one]
     slow = [spec for spec in own if spec not in cheap]
     base = profile.model_copy(update={"imports": [], "seeds": profile.seeds[:1]})
     wanted = [{"methods": cheap, "shots": [0]}, {"methods": slow, "shots": [0, *few]}]
     return tuple(base.model_copy(update=one) for one in wanted)
 
 
-def sweep(
+def run_shifts(
     profile: Profile, table: pd.DataFrame, rows: pd.DataFrame, places: Sequence[tuple[str, int]], seed: int = 0
 ) -> Results | None:
     """The results on index rows as they are and at all ``places`` (shift, severity); none where nothing can be run.
@@ -202,7 +202,7 @@ CELLS = ["name", "shift", "severity", "category", "source", "label", "image", "c
 CHANGES = ["change", "drift", "pixel_change"]
 
 
-def cells(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, ...]:
+def measure_changes(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, ...]:
     """``auroc_changes``, ``score_changes``, ``rankings`` and ``compare_maps`` of sweeps.
 
     Scores are read off the first sweep of a method; empty without sweeps. ``whole``: see ``score_changes``.
@@ -214,7 +214,7 @@ def cells(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple
     return auroc_changes(scores), score_changes(scores, whole), rankings(scores), maps
 
 
-def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("name", "shift")) -> pd.DataFrame:
+def summarise(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("name", "shift")) -> pd.DataFrame:
     """Means of a value and their 95 % intervals over *n* units, categories or images, each first averaged itself.
 
     With a row ``ALL`` for all shifts together, unless severities are told apart.
@@ -230,7 +230,7 @@ def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("n
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 
 
-def shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
+def select_shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
     """The rows of ``compare_maps`` with a value, of the shifts, severities and images that every method has.
 
     All with a value where the methods share none.
@@ -246,7 +246,7 @@ def in_place(cells: pd.DataFrame) -> pd.DataFrame:
     return cells[~cells["shift"].isin(MOVING)]
 
 
-def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
+def compare_methods(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
     """``summed`` of the differences of every two methods, at the shifts, severities and units both have.
 
     ``name`` is ``one less another``.
@@ -259,7 +259,7 @@ def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
         if {one, other} <= set(wide)
     ]
     parts = [part for part in parts if len(part)]
-    return summed(pd.concat(parts), value, unit) if parts else pd.DataFrame(columns=["name", "shift", *COLUMNS])
+    return summarise(pd.concat(parts), value, unit) if parts else pd.DataFrame(columns=["name", "shift", *COLUMNS])
 
 
 # ---------------------------------------------------------------- tables and sentences
@@ -285,20 +285,20 @@ def rests(auroc: pd.DataFrame) -> str:
     return f"Each category's image AUROC rests on {good} good and {bad} defective {noun}."
 
 
-def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
+def describe_changes(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
     """What the shifts do, as a Markdown list, from ``auroc_changes``, ``score_changes`` and ``compare_maps``."""
     lines = list(filter(None, [rests(auroc)]))
-    alike, inside = (shared(maps, value) for value in ("correlation", "pixel_change"))
+    alike, inside = (select_shared(maps, value) for value in ("correlation", "pixel_change"))
     for value, unit, cells, what in (
         ("change", "category", auroc, "image AUROC"),
         ("pixel_change", "source", inside, "pixel AUROC inside an image"),
     ):
-        for name, part in summed(cells, value, unit).groupby("name", sort=False):
+        for name, part in summarise(cells, value, unit).groupby("name", sort=False):
             noun = "categories" if unit == "category" else "images"
             lines.append(f"**{name}**, {what}, {_severities(cells, name)}: {_lost(part, noun)}")
-    for name, part in summed(drift[drift.label == 0], "drift", "source").groupby("name", sort=False):
+    for name, part in summarise(drift[drift.label == 0], "drift", "source").groupby("name", sort=False):
         lines.append(f"**{name}**, scores of good images: {_drifting(part)}")
-    for name, part in summed(alike, "correlation", "source").groupby("name", sort=False):
+    for name, part in summarise(alike, "correlation", "source").groupby("name", sort=False):
         least = part[part["shift"] != ALL].sort_values("mean").iloc[0]
         whole = part.iloc[-1]
         lines.append(
@@ -311,7 +311,9 @@ def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> st
         ("correlation", "source", in_place(maps), f"map correlation without {' and '.join(MOVING)}", "images"),
         ("pixel_change", "source", maps, "pixel AUROC lost inside an image", "images"),
     ):
-        lines += [_holding(part, name, what, noun) for name, part in between(cells, value, unit).groupby("name")]
+        lines += [
+            _holding(part, name, what, noun) for name, part in compare_methods(cells, value, unit).groupby("name")
+        ]
     return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
 
 

@@ -65,7 +65,7 @@ class Tables:
     """What claims are checked against: the study's numbers, published ones, defect types, image counts and groups."""
 
     study: pd.DataFrame = field(default_factory=lambda: _read("study_results", dtype=str))
-    figures: pd.DataFrame = field(default_factory=published.figures)
+    figures: pd.DataFrame = field(default_factory=published.read_figures)
     defects: pd.DataFrame = field(default_factory=lambda: _read("mvtec_defects"))
     counts: pd.DataFrame = field(default_factory=lambda: _read("dataset_counts"))
     categories: pd.DataFrame = field(default_factory=lambda: _read("categories"))
@@ -109,14 +109,14 @@ def half_width(std: float, n: float) -> float:
     return float(t.ppf(0.975, n - 1) * std / np.sqrt(n)) if n >= 2 else float("inf")
 
 
-def same_data(measured: pd.DataFrame) -> bool:
+def covers_benchmark(measured: pd.DataFrame) -> bool:
     """Whether a metrics table is of all the categories of MVTec AD, of which the study's means are."""
     known = pd.read_csv(datasets.REFERENCE / "categories.csv", keep_default_na=False)
     names = set(known[known.dataset == published.BENCHMARKS[0]].category)
     return set(measured.dataset) == {published.BENCHMARKS[0]} and set(measured.category) == names
 
 
-def gaps(tables: Tables) -> dict[str, float]:
+def measure_gaps(tables: Tables) -> dict[str, float]:
     """The study's mean zero-shot figure of WinCLIP less the paper's, by metric."""
     return {
         metric: float(np.subtract(*[tables.of(who, "winclip", metric)["mean"] for who in ("study", "paper")]))
@@ -146,7 +146,7 @@ class Claim:
     check: Callable[[Tables], Finding]
 
 
-def checked(claims: list[Claim], tables: Tables) -> pd.DataFrame:
+def check_claims(claims: list[Claim], tables: Tables) -> pd.DataFrame:
     """The claims with their findings, a row each."""
     rows = []
     for claim in claims:
@@ -481,7 +481,7 @@ def words() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["section", "the study says", "what is so", "shown in"])
 
 
-def correlation(first: pd.Series, second: pd.Series) -> tuple[int, float, float, float]:
+def correlate(first: pd.Series, second: pd.Series) -> tuple[int, float, float, float]:
     """n, Pearson's r and its 95 % interval (Fisher's z) over the common categories; (-1, 1) where n is below 4."""
     both = pd.concat([first, second], axis=1, join="inner").dropna()
     if len(both) < 3 or both.nunique().min() < 2:
@@ -493,17 +493,17 @@ def correlation(first: pd.Series, second: pd.Series) -> tuple[int, float, float,
     return len(both), r, float(np.tanh(np.arctanh(r) - reach)), float(np.tanh(np.arctanh(r) + reach))
 
 
-def agreement(points: pd.DataFrame, bases: tuple[str, ...] = ("paper", "study")) -> pd.DataFrame:
+def correlate_sources(points: pd.DataFrame, bases: tuple[str, ...] = ("paper", "study")) -> pd.DataFrame:
     """How the sources of WinCLIP's figures by category go together, two at a time: n, r and its interval, by metric.
 
-    ``points`` has the columns of ``published.points``; sources with fewer than 3 categories are left out.
+    ``points`` has the columns of ``published.collect_points``; sources with fewer than 3 categories are left out.
     """
     rows = []
     for metric, part in points[points.method == "WinCLIP"].groupby("metric", sort=False):
         series = {who: one.set_index("category").value for who, one in part.groupby("who", sort=False) if len(one) > 2}
         for place, base in enumerate(name for name in bases if name in series):
             for who in (name for name in series if name not in bases[: place + 1]):
-                rows.append((metric, who, base, *correlation(series[base], series[who])))
+                rows.append((metric, who, base, *correlate(series[base], series[who])))
     return pd.DataFrame(rows, columns=["metric", "figures of", "against", "n", "r", "low", "high"])
 
 

@@ -353,7 +353,7 @@ MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
     """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
 
-    ``points`` has the columns of ``published.points``.
+    ``points`` has the columns of ``published.collect_points``.
     """
     order, methods = tables.order_categories(points), list(dict.fromkeys(points.method))
     figure, panels = plt.subplots(
@@ -456,8 +456,8 @@ def best_sizes(table: pd.DataFrame) -> Figure:
 def over_severity(table: pd.DataFrame, label: str, level: float, highest: float = np.inf) -> Figure:
     """Values with their 95 % intervals against the severity, a panel a shift, a line a method, dashed with references.
 
-    ``table`` as made by ``robustness.summed`` by severity; ``level`` is where the images as they are stand, ``highest``
-    the largest value there can be.
+    ``table`` as made by ``robustness.summarise`` by severity; ``level`` is where the images as they are stand,
+    ``highest`` the largest value there can be.
     """
     panels = list(table.groupby("shift", sort=False))
     lines, names = -(-len(panels) // 4), list(dict.fromkeys(table.name))
@@ -640,8 +640,8 @@ def lent(
 ) -> Figure:  # fmt: skip
     """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
 
-    As made by ``decisions.transfer`` or ``prompt_transfer.matrix``; ``labels`` are those of rows, columns and colours.
-    A cell without a value is crossed out.
+    As made by ``decisions.transfer`` or ``prompt_transfer.pivot_transfer``; ``labels`` are those of rows, columns and
+    colours. A cell without a value is crossed out.
     """
     given, judged = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
     size = (1.6 + (0.6 + 0.33 * len(judged)) * len(panels), 1.9 + 0.3 * len(given))
