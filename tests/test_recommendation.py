@@ -356,7 +356,7 @@ def test_every_method_is_timed_without_references_and_with_the_most(results, mon
         shots = max(profile.shots)
         return {"method": spec.name, "shots": shots, "encode": 9.0, "score": 2.0 if shots else 1.0, "bare": 1.0}
 
-    monkeypatch.setattr(recommendation.efficiency, "measure", measured)
+    monkeypatch.setattr(recommendation.efficiency, "measure_costs", measured)
     costs = recommendation.measure_costs(results.profile, None)
     assert costs.shots.tolist() == [1, 0] and costs.score.tolist() == [2, 1] and costs.encode.tolist() == [9, 9]
     assert len(recommendation.measure_costs(results.profile.model_copy(update={"shots": [0]}), None)) == 1

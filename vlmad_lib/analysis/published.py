@@ -36,20 +36,8 @@ PROMPTS_FROM = {"MVTec AD": "visa", "VisA": "mvtec"}
 """The data set on which AnomalyCLIP's published prompts were trained, by the one they were tested on."""
 _KEYS = ["dataset", "kind", "shots", "category", "metric"]
 _COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds"]
-_BESIDE = [
-    "method",
-    "shots",
-    "category",
-    "metric",
-    "AUPRO by",
-    "ours",
-    "paper",
-    "trust",
-    "difference",
-    "tolerance",
-    "verdict",
-]
-_BESIDE += ["study", "re-implementations", "no verdict because"]
+_JUDGED = ["method", "shots", "category", "metric", "AUPRO by", "ours", "paper", "trust", "difference", "tolerance",
+           "verdict", "study", "re-implementations", "no verdict because"]  # fmt: skip
 _SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
 
 
@@ -224,7 +212,7 @@ def judge(
                 "no verdict because": reason,
             }
         )
-    return pd.DataFrame(rows, columns=_BESIDE)
+    return pd.DataFrame(rows, columns=_JUDGED)
 
 
 def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
@@ -248,17 +236,13 @@ def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     ]  # AUPIMO is younger than the papers
     cells = metrics.groupby(["method", "shots", "category"], sort=False)[columns].mean()
     total = cells.groupby(["method", "shots"], sort=False).mean().assign(category="mean")
-    total = total.set_index("category", append=True)
-    places = {name: place for place, name in enumerate(["mean", *tables.order_categories(metrics)])}
-    names = {name: place for place, name in enumerate(dict.fromkeys(metrics.method))}
-    found = pd.concat([total, cells]).rename_axis(columns="metric").stack().rename("ours").reset_index()
-    order = found.assign(
-        later=found.category != "mean",
-        name=found.method.map(names),
-        place=found.category.map(places),
-        column=found.metric.map(columns.index),
-    )
-    return found.loc[order.sort_values(["later", "name", "shots", "place", "column"]).index].dropna()
+    values = pd.concat([total.set_index("category", append=True), cells]).rename_axis(columns="metric")
+    ours = values.stack().rename("ours").reset_index().dropna()
+    orders = {"method": dict.fromkeys(metrics.method), "category": ["mean", *tables.order_categories(metrics)]}
+    places = {key: {name: place for place, name in enumerate(names)} for key, names in orders.items()}
+    places["metric"] = {name: place for place, name in enumerate(columns)}
+    ranks = ours.assign(later=ours.category != "mean", **{key: ours[key].map(rank) for key, rank in places.items()})
+    return ours.loc[ranks.sort_values(["later", "method", "shots", "category", "metric"]).index]
 
 
 def _range(others: pd.DataFrame) -> str:
@@ -332,36 +316,24 @@ def _cell_reason(row, paper: pd.DataFrame, by: str, size: int, lacking: str, pro
     return lacking
 
 
-def shown(compared: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none.
-
-    Without the columns that say nothing in any of these rows.
-    """
-    known = compared[["paper", "study"]].notna().any(axis=1)
-    keys = ["method", "shots"]
-    alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
-    found = compared[known | alone]
-    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()] if len(found) else found
-
-
 def describe_verdicts(compared: pd.DataFrame) -> str:
-    """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
+    """How many figures of ``judge`` lie within the tolerance, a line a method, and how many cannot be judged."""
     if compared.empty:
         return tables.NO_AUROC
-    judged = compared[compared.verdict != ""]
     lines = []
-    for (method, shots), part in judged.groupby(["method", "shots"], sort=False):
-        far = part.loc[part.difference.abs().idxmax()]
+    for (method, shots), rows in compared[compared.verdict != ""].groupby(["method", "shots"], sort=False):
+        furthest = rows.loc[rows.difference.abs().idxmax()]
         lines.append(
-            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(part.verdict == 'within').sum()} of "
-            f"n = {len(part)} figures lie within the tolerance; the furthest is {tables.TITLES[far.metric]} of "
-            f"{far.category}, {far.ours:.3f} against {far.paper:.3f} ({far.difference:+.3f})."
+            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(rows.verdict == 'within').sum()} of "
+            f"n = {len(rows)} figures lie within the tolerance; the furthest is {tables.TITLES[furthest.metric]} of "
+            f"{furthest.category} ({furthest.difference:+.3f})."
         )
-    rest = compared[compared.verdict == ""]
-    if len(rest):
-        counts = rest["no verdict because"].value_counts()
-        told = "; ".join(f"{reason} ({count})" for reason, count in counts.items())
-        lines.append(f"- {len(rest)} of n = {len(compared)} figures have no verdict, because (how many): {told}.")
+    reasons = compared[compared.verdict == ""]["no verdict because"].value_counts()
+    if len(reasons):
+        lines.append(
+            f"- {reasons.sum()} of n = {len(compared)} figures have no verdict, most ({reasons.iloc[0]}) because: "
+            f"{reasons.index[0]}."
+        )
     return "\n".join(lines)
 
 
