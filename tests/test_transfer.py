@@ -51,10 +51,6 @@ def test_the_matrix_is_macro_means_with_seeds_averaged():
     cells = prompt_transfer.pivot_transfer(FOUND, "image_auroc").set_index(["source", "target"])
     assert cells.loc[("texture", "texture"), "image_auroc"] == pytest.approx((0.85 + 0.9) / 2)
     assert cells.loc[("rigid", "rigid")].tolist() == pytest.approx([0.9, 1, 0])
-    shown = prompt_transfer.shown(FOUND, "image_auroc")
-    assert (
-        list(shown) == ["source", "texture (n = 2)", "rigid (n = 1)"] and list(shown.source)[0] == prompt_transfer.HAND
-    )
 
 
 def test_a_column_with_a_refused_category_has_no_figure():
@@ -62,9 +58,6 @@ def test_a_column_with_a_refused_category_has_no_figure():
     cells = prompt_transfer.pivot_transfer(found, "image_auroc").set_index(["source", "target"])
     assert np.isnan(cells.loc[("texture", "texture"), "image_auroc"]) and cells.loc[("texture", "texture"), "refused"]
     assert not cells.loc[("texture", "rigid"), "refused"]
-    assert (
-        prompt_transfer.shown(found, "image_auroc").set_index("source").loc["texture", "texture (n = 2)"] == "refused"
-    )
     figure = figures.lent(cells.reset_index(), {"image_auroc": "image AUROC"}, ("from", "to", "share"))
     assert "×" in [text.get_text() for text in figure.axes[0].texts]
     figures.plt.close(figure)
@@ -98,13 +91,8 @@ def test_groups_are_set_beside_seeds():
 
 def test_findings_follow_the_table():
     told = prompt_transfer.describe(FOUND)
-    assert "**own group less other groups**, tested on data: image AUROC +0.217 (+0.145 to +0.288), higher" in told
-    assert "no more than the largest distance between two seeds" in told
-    apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
-    assert "more than the largest distance" in prompt_transfer.describe(table(apart)).replace("no more", "")
-    assert "n = 3 categories" in told
     answer, apart = told.splitlines()[:2]
-    assert "Undecided: on a category's own group" in answer and "4 ways to permute so few trainings" in answer
+    assert "Undecided. Own group less other groups +0.217 (n = 3 categories" in answer and "4 ways to permute" in answer
     strict = prompt_transfer.pair_transfer(FOUND, statistics.together(len(prompt_transfer.pair_transfer(FOUND))))
     decided = ((strict.low > 0) | (strict.high < 0)).sum()
     assert f"Of {len(strict)} differences between these prompts {decided} are told apart" in apart
