@@ -113,14 +113,8 @@ def test_findings_follow_the_table_and_say_n():
     drift = robustness.score_changes(TABLE, TABLE[TABLE["shift"] == "none"].drop(columns="name"))
     one = robustness.describe_changes(auroc, drift, maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52]))
     other = robustness.describe_changes(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
-    assert (
-        "**A less B**, map correlation without rotation and scale" in one
-        and "n = 3 images: A holds better; A under blur, light" in one
-    )
-    assert "n = 3 images: B holds better" in other
-    assert "**A**, maps, severity 1: rank correlation with the maps before 0.86 (0.84 to 0.88) over all shifts" in one
-    assert "lower under no shift that is decided" in one and "n = 2 categories" in one
-    assert "Each category's image AUROC rests on 2 good and 2 defective images." in one
+    assert "**A less B**, map correlation in place" in one and "n = 3 images, higher; higher under blur, light" in one
+    assert "n = 3 images, lower" in other and "n = 2 categories" in one
     for told in (line for line in one.splitlines() if "not decided for" in line):
         assert "of 2 shifts, of which chance alone would decide about 0.1" in told
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
@@ -143,11 +137,11 @@ def test_how_alike_maps_stay_is_not_compared_where_they_move():
     table = pd.concat([one, turned, one[one.name == "A"].assign(shift="rotation", correlation=0.0)])
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
     told = robustness.describe_changes(empty, empty, table)
-    assert "A holds better; A under blur, light" in told and "B under rotation" not in told
+    assert "higher; higher under blur, light" in told and "rotation" not in told
 
 
 def test_the_table_has_a_row_a_shift_and_a_column_a_method():
-    shown = robustness.table(robustness.summarise(robustness.auroc_changes(TABLE), "change", "category"))
+    shown = robustness.tabulate(robustness.summarise(robustness.auroc_changes(TABLE), "change", "category"))
     assert list(shown["shift"]) == ["light", "blur", robustness.ALL]
     assert list(shown.columns) == ["shift", "A, zero-shot (n = 2)", "B, zero-shot (n = 2)"]
 
