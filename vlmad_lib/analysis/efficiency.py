@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import digests, methods, within
+from vlmad_lib import digests, methods, tables, within
 from vlmad_lib.analysis.comparison import format_difference, verdict
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import datasets, image_files
@@ -270,7 +270,9 @@ def describe_costs(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
             for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc))
             if not np.isnan(value[0])
         ]
-        lines.append(f"{row.method} in bf16 less fp32: {'; '.join(words) or 'no AUROC'}; n = {row.n} categories.")
+        lines.append(
+            f"{row.method} in bf16 less fp32: {'; '.join(words) or 'no AUROC'}; n = {tables.format_categories(row.n)}."
+        )
     uneven = costs[costs.high > 2 * costs.low].method
     if len(uneven):
         lines.append(f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy.")
