@@ -487,7 +487,8 @@ def _write(row) -> str:
             f"you lose is below the margin of {row.margin:g}.{notes}"
         )
     if row.verdict == "ahead":
-        return f"{take}. It is told from each of the {compared} others; of {against} it is ahead by {lead}.{notes}"
+        others = format_count(compared, "other", "others")
+        return f"{take}. It is told apart from {others}; of {against} it is ahead by {lead}.{notes}"
     if np.isnan(row.low):
         chance = f"{units} are too few to say how sure its lead over {against} is"
     else:
