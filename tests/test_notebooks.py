@@ -41,11 +41,11 @@ def _keep_peak_memory(path, patch):
     patch.setattr(efficiency, "_peak", lambda *_: torch.tensor(100.0))
     chosen = config.load_profile(str(path))
     measured = [
-        one for method in chosen.methods for one in (method, efficiency.halved(method), *memory_bank.twins(method))
+        one for method in chosen.methods for one in (method, efficiency.halve(method), *memory_bank.twins(method))
     ]
     for spec in measured:
         backbone = backbones.load_backbone(spec.backbone, spec.weights, spec.precision)
-        efficiency.peak_memory(chosen, spec, "", backbone)
+        efficiency.measure_memory(chosen, spec, "", backbone)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def run_cells(name: str, path, monkeypatch) -> list:
     for place in ("IPython.display.display", "vlmad_lib.reporting.figures.display"):
         monkeypatch.setattr(place, lambda *found: shown.extend(found))
     # what this machine can do takes seconds to measure, and is the same on every profile
-    monkeypatch.setattr("vlmad_lib.analysis.efficiency.peak_memory", lambda *_: 100.0)
+    monkeypatch.setattr("vlmad_lib.analysis.efficiency.measure_memory", lambda *_: 100.0)
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.measure_peak", lambda *_, **__: 100.0)
     monkeypatch.setattr("vlmad_lib.pipeline.workload.measure_peak", lambda *_, **__: 100.0)
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.count_gflop", lambda *_: 100.0)

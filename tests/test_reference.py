@@ -28,7 +28,9 @@ def ours(
 
     But for the AUPRO by 200 thresholds, which is 0.4.
     """
-    paper = published.published().query("who == 'paper' and shots == 0 and kind == 'winclip' and dataset == 'MVTec AD'")
+    paper = published.read_papers().query(
+        "who == 'paper' and shots == 0 and kind == 'winclip' and dataset == 'MVTec AD'"
+    )
     paper = paper[paper.metric == "image_auroc"].set_index("category").value
     rows = []
     for name in categories:
@@ -44,20 +46,8 @@ def of(found: pd.DataFrame, category="mean", metric="image_auroc") -> pd.Series:
     return found[(found.category == category) & (found.metric == metric)].iloc[0]
 
 
-def test_a_table_shows_what_has_a_figure_beside_it_and_one_row_of_what_has_none():
-    named = {"dataset": "demo", "categories": ("a", "b")}
-    both = pd.concat([published.beside(ours(), chosen()), published.beside(ours(**named), chosen())])
-    own = 3 * published.figures().metric.nunique()  # two categories and their mean
-    found = published.shown(both.assign(method=["WinCLIP"] * (len(both) - own) + ["other"] * own))
-    assert (found.method == "other").sum() == 1 and of(found[found.method == "other"])["no verdict because"]
-    assert found[found.method == "WinCLIP"][["paper", "study"]].notna().any(axis=1).all()
-    alone = published.shown(published.beside(ours(**named), chosen()))
-    assert list(published.shown(alone.iloc[:0].reindex(columns=both.columns))) == list(both)  # nothing ranked
-    assert "paper" not in alone and "no verdict because" in alone and len(alone) == 1
-
-
 def test_figures_are_fractions_in_our_vocabulary():
-    found = published.figures()
+    found = published.read_figures()
     assert set(found.metric) <= set(tables.TITLES) and {"image_f1_max", "pixel_f1_max"} <= set(found.metric)
     assert found.value.between(0, 1).all()
     assert not found.duplicated(["dataset", "kind", "shots", "category", "metric", "who"]).any()
@@ -74,7 +64,7 @@ def test_figures_are_fractions_in_our_vocabulary():
     ],
 )
 def test_means_of_the_papers(kind, shots, metric, value):
-    found = published.published().query("who == 'paper' and category == 'mean' and dataset == 'MVTec AD'")
+    found = published.read_papers().query("who == 'paper' and category == 'mean' and dataset == 'MVTec AD'")
     found = found[(found.kind == kind) & (found.shots == shots) & (found.metric == metric)]
     assert len(found) == 1 and found.value.iloc[0] == pytest.approx(value, abs=6e-4)
     assert found.trust.iloc[0] in published.TRUSTED
@@ -83,7 +73,7 @@ def test_means_of_the_papers(kind, shots, metric, value):
 @pytest.mark.parametrize("dataset", published.BENCHMARKS)
 def test_a_papers_figure_is_the_papers(dataset):
     """WinCLIP's paper stops at four references, AnomalyCLIP's means are its authors' log, reruns follow the paper."""
-    found = published.means(dataset)
+    found = published.tabulate_means(dataset)
     paper = found[(found.method == "WinCLIP") & (found.who == "paper")]
     assert sorted(paper.shots) == [0, 1, 2, 4]
     others = set(found[found.method == "AnomalyCLIP"].who)
@@ -93,25 +83,25 @@ def test_a_papers_figure_is_the_papers(dataset):
 
 def test_a_figure_from_the_authors_log_says_so():
     prompts = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "visa"}
-    found = published.beside(ours("AnomalyCLIP"), chosen(methods=[prompts]))
+    found = published.judge(ours("AnomalyCLIP"), chosen(methods=[prompts]))
     assert of(found).trust == "primary: authors' log"
 
 
 def test_the_study_keeps_its_tables_not_the_rounded_prose():
-    found = published.of_study()
+    found = published.read_study()
     tile = found[(found.category == "tile") & (found.metric == "image_auroc") & (found.kind == "winclip")]
     assert tile.value.tolist() == [0.149] and set(found.shots) == {0}
 
 
 def test_a_matching_setup_is_judged_by_its_distance():
-    found = published.beside(ours(shift=-0.03), chosen())
+    found = published.judge(ours(shift=-0.03), chosen())
     mean, bottle = of(found), of(found, "bottle")
     assert (mean.verdict, bottle.verdict) == ("outside", "within")  # 0.03 is more than 0.02, less than 0.05
     assert bottle.difference == pytest.approx(-0.03) and bottle.trust == "paper-quoted"
     assert (mean.study, mean["no verdict because"]) == (0.612, "")
     assert mean["re-implementations"] == "0.702 to 0.906 (n = 4)"
-    assert of(published.beside(ours(shift=-0.03), chosen(), mean_tolerance=0.04)).verdict == "within"
-    metrics = published.figures().metric.nunique()  # those that papers have, not AUPIMO
+    assert of(published.judge(ours(shift=-0.03), chosen(), mean_tolerance=0.04)).verdict == "within"
+    metrics = published.read_figures().metric.nunique()  # those that papers have, not AUPIMO
     assert list(found.category[:metrics]) == ["mean"] * metrics and found.category.iloc[metrics] == "carpet"
 
 
@@ -136,26 +126,26 @@ FROM_OWN = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "my pa
     ],
 )  # fmt: skip
 def test_no_verdict_and_the_reason(table, changes, reason):
-    row = of(published.beside(ours(**table), chosen(**changes)))
+    row = of(published.judge(ours(**table), chosen(**changes)))
     assert row.verdict == "" and reason in row["no verdict because"]
 
 
 def test_figures_stand_beside_an_import_all_the_same():
     profiled = chosen(methods=[], imports=[{"name": "winclip of others", "path": "x"}])
-    row = of(published.beside(ours("winclip of others"), profiled), "tile")
+    row = of(published.judge(ours("winclip of others"), profiled), "tile")
     assert (row.paper, row.study, row.verdict) == (1.0, 0.149, "")
     unnamed = chosen(methods=[], imports=[{"name": "other tool", "path": "x"}])
-    assert pd.isna(of(published.beside(ours("other tool"), unnamed), "tile").paper)
+    assert pd.isna(of(published.judge(ours("other tool"), unnamed), "tile").paper)
 
 
 def test_missing_images_and_unpublished_metrics():
     table = ours()
     table.loc[table.category == "tile", "n_good"] -= 1
-    found = published.beside(table, chosen())
+    found = published.judge(table, chosen())
     assert of(found, "tile").verdict == "" and of(found, "bottle").verdict == "within"
     assert of(found).verdict == "" and pd.isna(of(found).difference)  # a mean of other images is another mean
     assert of(found, "tile", "aupro")["no verdict because"] == "not published"
-    narrow = of(published.beside(ours(), chosen(fpr_limit=0.1)), metric="aupro")
+    narrow = of(published.judge(ours(), chosen(fpr_limit=0.1)), metric="aupro")
     assert narrow["no verdict because"] == "AUPRO up to 0.1, published up to 0.3"
 
 
@@ -164,26 +154,29 @@ PROMPTS = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "visa"}
 
 def test_an_aupro_is_judged_against_one_by_as_many_thresholds():
     """WinCLIP's paper has the exact one, AnomalyCLIP's authors theirs of 200 thresholds, which only equals itself."""
-    exact = of(published.beside(ours(), chosen()), metric="aupro")
+    exact = of(published.judge(ours(), chosen()), metric="aupro")
     assert (exact.ours, exact["AUPRO by"], exact.verdict) == (0.5, "all thresholds", "outside")
     assert exact["re-implementations"].endswith("200 thresholds)")
     prompted = chosen(methods=[PROMPTS])
-    found = published.beside(ours("AnomalyCLIP", size=518), prompted)
+    found = published.judge(ours("AnomalyCLIP", size=518), prompted)
     coarse = of(found, metric="aupro")
     assert (coarse["AUPRO by"], coarse.paper) == ("200 thresholds", pytest.approx(0.814, abs=5e-4))
     assert coarse.ours == pytest.approx(0.4) and coarse.verdict == "outside" and of(found, "tile", "aupro").ours == 0.4
     assert of(found, metric="pixel_auroc")["AUPRO by"] == ""
     narrow = chosen(methods=[PROMPTS], fpr_limit=0.1)  # the 200 thresholds always go up to 0.3
-    assert of(published.beside(ours("AnomalyCLIP", size=518), narrow), metric="aupro").verdict == "outside"
+    assert of(published.judge(ours("AnomalyCLIP", size=518), narrow), metric="aupro").verdict == "outside"
     in_bins = of(
-        published.beside(ours("AnomalyCLIP", size=518).assign(aupro_200=float("nan")), prompted), metric="aupro"
+        published.judge(ours("AnomalyCLIP", size=518).assign(aupro_200=float("nan")), prompted),
+        metric="aupro",
     )
     assert (in_bins.ours, in_bins.verdict) == (0.5, "")
     assert in_bins["no verdict because"] == (
         "AUPRO by all thresholds, published by 200 thresholds, which are not counted in bins"
     )
-    assert set(published.points(ours("AnomalyCLIP"), prompted, "aupro").query("who == 'AnomalyCLIP'").value) == {0.4}
-    listed = published.means("MVTec AD").set_index(["method", "who", "shots"])["AUPRO by"]
+    assert set(
+        published.collect_points(ours("AnomalyCLIP"), prompted, "aupro").query("who == 'AnomalyCLIP'").value
+    ) == {0.4}
+    listed = published.tabulate_means("MVTec AD").set_index(["method", "who", "shots"])["AUPRO by"]
     assert (
         listed["AnomalyCLIP", "authors' log", 0] == "200 thresholds"
         and listed["WinCLIP", "paper", 0] == "all thresholds"
@@ -191,7 +184,7 @@ def test_an_aupro_is_judged_against_one_by_as_many_thresholds():
 
 
 def test_maps_at_another_size_are_not_judged():
-    found = published.beside(ours("AnomalyCLIP"), chosen(methods=[PROMPTS]))
+    found = published.judge(ours("AnomalyCLIP"), chosen(methods=[PROMPTS]))
     for metric in ("pixel_auroc", "aupro"):
         row = of(found, metric=metric)
         assert row.verdict == "" and not pd.isna(row.paper)
@@ -200,25 +193,27 @@ def test_maps_at_another_size_are_not_judged():
 
 
 def test_findings_change_with_the_table():
-    near, far = (published.findings(published.beside(ours(shift=shift), chosen())) for shift in (-0.01, -0.3))
+    near, far = (published.describe_verdicts(published.judge(ours(shift=shift), chosen())) for shift in (-0.01, -0.3))
     assert near != far and "n = " in near
-    other = published.findings(published.beside(ours(dataset="demo", categories=["gear"]), chosen(dataset="demo")))
-    assert "14 of n = 14 figures have no verdict" in other and "data set demo (14)" in other
+    other = published.describe_verdicts(
+        published.judge(ours(dataset="demo", categories=["gear"]), chosen(dataset="demo"))
+    )
+    assert "14 of n = 14 figures have no verdict" in other and "data set demo" in other
 
 
 def test_points_hold_ours_only_on_a_benchmark():
     table = ours().assign(image_auroc_low=0.4, image_auroc_high=0.9)
-    found = published.points(table, chosen())
-    assert len(found[found.who == "WinCLIP"]) == 15 and "this run's WinCLIP" in published.heading(found, chosen())
+    found = published.collect_points(table, chosen())
+    assert len(found[found.who == "WinCLIP"]) == 15 and "this run's WinCLIP" in published.write_title(found, chosen())
     assert found[found.who == "paper"].low.isna().all()
     demo = chosen(dataset="demo")
-    found = published.points(ours(dataset="demo", categories=["gear"]), demo)
+    found = published.collect_points(ours(dataset="demo", categories=["gear"]), demo)
     assert set(found.who) >= {"paper", "study"} and "WinCLIP" not in set(found.who)
-    assert "no point of this run" in published.heading(found, demo)
+    assert "no point of this run" in published.write_title(found, demo)
 
 
 def test_the_figure_has_a_panel_a_method_and_every_category():
-    found = published.points(ours(), chosen())
+    found = published.collect_points(ours(), chosen())
     figure = figures.beside(found, "title")
     assert [axes.get_title("left") for axes in figure.axes] == ["WinCLIP", "AnomalyCLIP"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == tables.order_categories(found)
@@ -239,5 +234,5 @@ def test_the_imported_run_agrees_with_what_it_reported(tmp_path):
 
 
 def test_nothing_measured_is_said():
-    empty = published.beside(ours().assign(**dict.fromkeys(tables.TITLES, float("nan"))), chosen())
-    assert empty.empty and published.findings(empty) == tables.NO_AUROC
+    empty = published.judge(ours().assign(**dict.fromkeys(tables.TITLES, float("nan"))), chosen())
+    assert empty.empty and published.describe_verdicts(empty) == tables.NO_AUROC

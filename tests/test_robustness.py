@@ -52,12 +52,12 @@ def test_auroc_is_set_against_the_same_categories_before():
     cells = robustness.auroc_changes(TABLE)
     one = cells[(cells.name == "A, zero-shot") & (cells.category == "a")].set_index(["shift", "severity"]).change
     assert one.to_dict() == pytest.approx({("blur", 1): -0.25, ("blur", 2): -1.0, ("light", 1): 0.0})
-    found = robustness.summed(cells, "change", "category")
+    found = robustness.summarise(cells, "change", "category")
     blur, whole = (value(found, "A, zero-shot", name) for name in ("blur", robustness.ALL))
     assert (blur["mean"], blur.n) == (pytest.approx(-0.625), 2)
     assert whole["mean"] == pytest.approx((-0.25 - 1 + 0) / 3)
     assert (blur.low, blur.high) == (-1, 1)  # two equal categories say nothing of a third
-    by_severity = robustness.summed(cells, "change", "category", ("name", "shift", "severity"))
+    by_severity = robustness.summarise(cells, "change", "category", ("name", "shift", "severity"))
     assert set(by_severity.severity) == {1, 2} and robustness.ALL not in set(by_severity["shift"])
 
 
@@ -73,7 +73,7 @@ def test_drift_is_in_standard_deviations_of_the_whole_run():
     spread = np.std([0.2, 0.4, 0.6, 0.8], ddof=1)
     light = cells[(cells.name == "A, zero-shot") & (cells["shift"] == "light")]
     assert light.drift.tolist() == pytest.approx([0.1 / spread] * 8)
-    found = robustness.summed(cells[cells.label == 0], "drift", "source")
+    found = robustness.summarise(cells[cells.label == 0], "drift", "source")
     blur = value(found, "A, zero-shot", "blur")
     apart = np.array([(0 + 0.4) / 2, (0.15 + 0.4) / 2] * 2) / spread
     assert blur[["mean", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and blur.n == 4
@@ -92,10 +92,10 @@ def test_rankings_are_spearmans_within_a_category():
 def test_two_methods_are_compared_where_both_are_known():
     cells = robustness.auroc_changes(TABLE)
     cells = cells[~((cells.name == "B, zero-shot") & (cells.severity == 2))]
-    found = robustness.between(cells, "change", "category")
+    found = robustness.compare_methods(cells, "change", "category")
     assert set(found.name) == {"A, zero-shot less B, zero-shot"}
     assert value(found, found.name[0], "blur")["mean"] == pytest.approx(-0.25)
-    assert robustness.between(cells[cells.name == "A, zero-shot"], "change", "category").empty
+    assert robustness.compare_methods(cells[cells.name == "A, zero-shot"], "change", "category").empty
 
 
 def maps(**correlations: list[float]) -> pd.DataFrame:
@@ -111,30 +111,24 @@ def maps(**correlations: list[float]) -> pd.DataFrame:
 def test_findings_follow_the_table_and_say_n():
     auroc = robustness.auroc_changes(TABLE)
     drift = robustness.score_changes(TABLE, TABLE[TABLE["shift"] == "none"].drop(columns="name"))
-    one = robustness.findings(auroc, drift, maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52]))
-    other = robustness.findings(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
-    assert (
-        "**A less B**, map correlation without rotation and scale" in one
-        and "n = 3 images: A holds better; A under blur, light" in one
-    )
-    assert "n = 3 images: B holds better" in other
-    assert "**A**, maps, severity 1: rank correlation with the maps before 0.86 (0.84 to 0.88) over all shifts" in one
-    assert "lower under no shift that is decided" in one and "n = 2 categories" in one
-    assert "Each category's image AUROC rests on 2 good and 2 defective images." in one
+    one = robustness.describe_changes(auroc, drift, maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52]))
+    other = robustness.describe_changes(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
+    assert "**A less B**, map correlation in place" in one and "n = 3 images, higher; higher under blur, light" in one
+    assert "n = 3 images, lower" in other and "n = 2 categories" in one
     for told in (line for line in one.splitlines() if "not decided for" in line):
         assert "of 2 shifts, of which chance alone would decide about 0.1" in told
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
-    assert robustness.findings(empty, empty, empty) == tables.NO_AUROC
+    assert robustness.describe_changes(empty, empty, empty) == tables.NO_AUROC
 
 
 def test_methods_are_summed_over_the_maps_that_all_have():
     one = maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52])
     worse = one[one.name == "A"].assign(severity=5, correlation=0.0)
     other = one[(one.name == "A") & (one.source == "s0")].assign(source="good", correlation=0.0)
-    shared = robustness.shared(pd.concat([one, worse, other]), "correlation")
-    assert shared.equals(one) and len(robustness.shared(one, "pixel_change")) == 0
+    shared = robustness.select_shared(pd.concat([one, worse, other]), "correlation")
+    assert shared.equals(one) and len(robustness.select_shared(one, "pixel_change")) == 0
     apart = one.assign(severity=[3 if name == "A" else 5 for name in one.name])
-    assert robustness.shared(apart, "correlation").equals(apart)  # nothing is shared
+    assert robustness.select_shared(apart, "correlation").equals(apart)  # nothing is shared
 
 
 def test_how_alike_maps_stay_is_not_compared_where_they_move():
@@ -142,12 +136,12 @@ def test_how_alike_maps_stay_is_not_compared_where_they_move():
     turned = one[one.name == "B"].assign(shift="rotation", correlation=1.0)
     table = pd.concat([one, turned, one[one.name == "A"].assign(shift="rotation", correlation=0.0)])
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
-    told = robustness.findings(empty, empty, table)
-    assert "A holds better; A under blur, light" in told and "B under rotation" not in told
+    told = robustness.describe_changes(empty, empty, table)
+    assert "higher; higher under blur, light" in told and "rotation" not in told
 
 
 def test_the_table_has_a_row_a_shift_and_a_column_a_method():
-    shown = robustness.table(robustness.summed(robustness.auroc_changes(TABLE), "change", "category"))
+    shown = robustness.tabulate(robustness.summarise(robustness.auroc_changes(TABLE), "change", "category"))
     assert list(shown["shift"]) == ["light", "blur", robustness.ALL]
     assert list(shown.columns) == ["shift", "A, zero-shot (n = 2)", "B, zero-shot (n = 2)"]
 
@@ -176,21 +170,21 @@ def test_the_subset_is_half_defective_and_takes_defects_in_turn(tiny):
 
 def test_the_quick_plan_has_the_same_image_scores(tiny):
     chosen, table, _ = tiny
-    quick, slow = robustness.plans(chosen)
+    quick, slow = robustness.plan_runs(chosen)
     assert (quick.shots, slow.shots, slow.methods) == ([0], [0, 1], [SPEC])
     assert quick.methods[0].settings["windows"] == []
     first, second = (run.run(one.model_copy(update={"shots": [0]}), table=table).scores for one in (quick, slow))
     assert first.score.tolist() == second.score.tolist()
     study = SPEC.model_copy(update={"preset": "study"})
-    assert robustness.quick(study) == study  # its image score is the maximum of a map that needs windows
-    assert robustness.quick(check_record(Method, TINY | {"method": "patchcore"}, "test")) is None
+    assert robustness.thin_windows(study) == study  # its image score is the maximum of a map that needs windows
+    assert robustness.thin_windows(check_record(Method, TINY | {"method": "patchcore"}, "test")) is None
 
 
 def test_a_sweep_pairs_every_image_with_itself_and_leaves_references_alone(tiny):
     chosen, table, rows = tiny
-    slow = robustness.plans(chosen)[1]
+    slow = robustness.plan_runs(chosen)[1]
     places = [("rotation", 2), ("noise", 4)]
-    found = robustness.sweep(slow, table, rows, places)
+    found = robustness.run_shifts(slow, table, rows, places)
     assert found.scores.groupby(["name", "shift", "severity"]).size().tolist() == [len(rows)] * 6
     assert set(found.scores.source) == set(rows.image) and found.metrics.empty
     drawn = datasets.draw_references(table, "plate", 1, slow.seeds[0]).image.iloc[0]
@@ -206,9 +200,9 @@ def test_a_sweep_pairs_every_image_with_itself_and_leaves_references_alone(tiny)
 
 def test_nothing_runs_without_methods_or_images(tiny):
     chosen, table, rows = tiny
-    assert robustness.sweep(chosen.model_copy(update={"methods": []}), table, rows, []) is None
-    assert robustness.sweep(chosen, table, rows.iloc[:0], []) is None
-    assert all(one.empty for one in robustness.cells([], TABLE))
+    assert robustness.run_shifts(chosen.model_copy(update={"methods": []}), table, rows, []) is None
+    assert robustness.run_shifts(chosen, table, rows.iloc[:0], []) is None
+    assert all(one.empty for one in robustness.measure_changes([], TABLE))
 
 
 def test_a_map_that_turns_with_its_image_is_the_same_map():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from vlmad_lib import ROOT, config
+from vlmad_lib import ROOT
 from vlmad_lib.analysis import study_claims
+from vlmad_lib.methods import prompt_learner
 
 TABLES = study_claims.Tables()
 
@@ -16,7 +19,7 @@ def verdicts(
     tables: study_claims.Tables = TABLES, claims=study_claims.CLAIMS, only: str | None = None
 ) -> dict[str, str]:
     """By what the study says; ``only`` where it says this."""
-    found = study_claims.checked([claim for claim in claims if only in (None, claim.says)], tables)
+    found = study_claims.check_claims([claim for claim in claims if only in (None, claim[1])], tables)
     return dict(zip(found["the study says"], found.verdict, strict=True))
 
 
@@ -33,29 +36,11 @@ def changed(item: str, metric: str, value, method="AnomalyCLIP", table="") -> st
 def test_the_studys_gap_is_judged_from_all_of_mvtec_ad_alone():
     names = list(TABLES.of("paper", "winclip", "image_auroc").index.drop("mean"))
     whole = pd.DataFrame({"category": names * 2, "dataset": "MVTec AD"})
-    assert len(names) == 15 and study_claims.same_data(whole)
-    assert not study_claims.same_data(whole.assign(dataset="demo")) and not study_claims.same_data(
+    assert len(names) == 15 and study_claims.covers_benchmark(whole)
+    assert not study_claims.covers_benchmark(whole.assign(dataset="demo")) and not study_claims.covers_benchmark(
         whole[whole.category != "tile"]
     )
-    assert not study_claims.same_data(pd.DataFrame({"category": ["gear", "linen"], "dataset": "MVTec AD"}))
-
-
-def test_the_index_names_notebooks_that_exist():
-    known = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert {notebook for *_, notebook in study_claims.INDEX} <= known
-    assert {notebook for *_, notebook in study_claims.WORDS} <= known
-    listed = {item.split(",")[0]: notebook[:2] for item, _, notebook in study_claims.INDEX}
-    wanted = {"Tables 1 and 2": "04", "Table 5": "05", "Table 6": "06", "Figures 3 and 4": "08", "Figure 5": "07"}
-    assert wanted.items() <= listed.items()
-    assert (
-        "| [02 WinCLIP]" not in study_claims.index()
-        and "[07 Window size](07_window_size.ipynb)" in study_claims.index()
-    )
-
-
-def test_every_title_is_the_notebooks_own():
-    for name in config.Profile.model_fields["notebooks"].default:
-        assert f'"# {study_claims.title(name)}' in (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert not study_claims.covers_benchmark(pd.DataFrame({"category": ["gear", "linen"], "dataset": "MVTec AD"}))
 
 
 @pytest.mark.parametrize(
@@ -119,28 +104,25 @@ def test_published_figures_decide():
     assert list(other.values())[:3] == ["true", "true", "true"]
     assert (
         "29 of n = 30"
-        in study_claims.checked(study_claims.CONTRADICTIONS, changed("cable", "image_auroc", 0.7)).recomputed[3]
+        in study_claims.check_claims(study_claims.CONTRADICTIONS, changed("cable", "image_auroc", 0.7)).recomputed[3]
     )
 
 
 def test_the_gap_to_the_paper_is_that_of_the_means():
-    assert study_claims.gaps(TABLES) == pytest.approx(
+    assert study_claims.measure_gaps(TABLES) == pytest.approx(
         {"image_auroc": 0.612 - 0.918, "pixel_auroc": 0.726 - 0.851}, abs=6e-4
     )
     figures = TABLES.figures.copy()
     figures.loc[(figures.who == "study") & (figures.category == "mean"), "value"] = 0.9
-    assert study_claims.gaps(study_claims.Tables(figures=figures))["image_auroc"] == pytest.approx(-0.018, abs=6e-4)
+    assert study_claims.measure_gaps(study_claims.Tables(figures=figures))["image_auroc"] == pytest.approx(
+        -0.018, abs=6e-4
+    )
 
 
-def test_what_is_so_of_the_learned_positions_is_the_codes(monkeypatch):
-    told = study_claims.words().set_index("section")["what is so"]["4.2"]
-    assert told == "12 positions at the input, 4 in each of blocks 2 to 9"
-
-    class Other:
-        def __init__(self, backbone, context=5, depth=3, width=2): ...
-
-    monkeypatch.setattr(study_claims.prompt_learner, "PromptLearner", Other)
-    assert "5 positions at the input, 2 in each of blocks 2 to 3" in set(study_claims.words()["what is so"])
+def test_what_is_so_of_the_learned_positions_is_the_codes():
+    sizes = {name: value.default for name, value in inspect.signature(prompt_learner.PromptLearner).parameters.items()}
+    told = "{context} positions at the input, {width} in each of blocks 2 to {depth}".format(**sizes)
+    assert told in (ROOT / "notebooks" / "16_the_study_rechecked.ipynb").read_text(encoding="utf-8")
 
 
 def test_correlation_is_pearsons_with_fishers_interval():
@@ -149,33 +131,21 @@ def test_correlation_is_pearsons_with_fishers_interval():
     first, second = (pd.Series(np.random.default_rng(seed).normal(size=15), range(15)) for seed in (0, 1))
     expected = pearsonr(first, second)
     interval = expected.confidence_interval(0.95)
-    assert study_claims.correlation(first, second) == pytest.approx(
-        (15, expected.statistic, interval.low, interval.high)
-    )
-    assert study_claims.correlation(first[:3], second)[2:] == (-1, 1)  # three points say nothing
-    assert study_claims.correlation(first[:5], first)[2:] == (-1, 1)
-    assert np.isnan(study_claims.correlation(first[:2], second)[1])
+    assert study_claims.correlate(first, second) == pytest.approx((15, expected.statistic, interval.low, interval.high))
+    assert study_claims.correlate(first[:3], second)[2:] == (-1, 1)  # three points say nothing
+    assert study_claims.correlate(first[:5], first)[2:] == (-1, 1)
+    assert np.isnan(study_claims.correlate(first[:2], second)[1])
 
 
 def test_the_study_goes_its_own_way_and_a_good_reimplementation_does_not():
     from vlmad_lib.analysis import published
 
-    figures = published.published().assign(method="WinCLIP", group="texture")
-    part = pd.concat([figures, published.of_study().assign(method="WinCLIP", group="texture")])
+    figures = published.read_papers().assign(method="WinCLIP", group="texture")
+    part = pd.concat([figures, published.read_study().assign(method="WinCLIP", group="texture")])
     part = part[(part.dataset == "MVTec AD") & (part.shots == 0) & (part.metric == "image_auroc")]
-    found = study_claims.agreement(part[(part.kind == "winclip") & (part.category != "mean")])
+    found = study_claims.correlate_sources(part[(part.kind == "winclip") & (part.category != "mean")])
     r = found[found.against == "paper"].set_index("figures of").r
     assert r["study"] == pytest.approx(0.24, abs=0.005) and r["WinCLIP (zqhang reimpl)"] == pytest.approx(
         0.96, abs=0.005
     )
-    told = study_claims.agreement_findings(found)
-    assert "study against the paper: r = 0.24; its interval holds 0" in told and "n = 15" in told
-
-
-def test_claim_sentences_change_with_the_tables():
-    one, other = (
-        study_claims.claim_findings(study_claims.checked(study_claims.CLAIMS, tables), "its tables")
-        for tables in (TABLES, changed("mean", "pixel_auroc", 0.911))
-    )
-    assert "*AnomalyCLIP, mean pixel AUROC* (Tables 1 to 4); stated 0.907, recomputed 0.9107" in one
-    assert "mean pixel AUROC* (Tables" not in other and one.splitlines()[0] != other.splitlines()[0]
+    assert found[found.against == "paper"].set_index("figures of").n["study"] == 15

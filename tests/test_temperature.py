@@ -231,12 +231,12 @@ def test_temperatures_are_told_where_they_are_not_the_published_ones():
 
 
 def test_published_means_are_read_as_printed():
-    found = published.quoted(["WinCLIP+", "WinCLIP", "PatchCore"])
+    found = published.read_means(["WinCLIP+", "WinCLIP", "PatchCore"])
     assert list(found.method.unique()) == ["WinCLIP+", "WinCLIP", "PatchCore"]
     rows = found.set_index(["method", "shots"])
     assert rows.loc[("WinCLIP+", 4)].tolist() == pytest.approx([0.952, 0.962, 0.890])
     assert rows.loc[("PatchCore", 1)].tolist() == pytest.approx([0.834, 0.920, 0.797])
-    assert published.quoted(["nobody"]).empty
+    assert published.read_means(["nobody"]).empty
 
 
 def test_gains_from_references_stand_beside_the_papers():

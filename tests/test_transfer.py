@@ -48,33 +48,26 @@ def row(found: pd.DataFrame, name: str) -> pd.Series:
 
 
 def test_the_matrix_is_macro_means_with_seeds_averaged():
-    cells = prompt_transfer.matrix(FOUND, "image_auroc").set_index(["source", "target"])
+    cells = prompt_transfer.pivot_transfer(FOUND, "image_auroc").set_index(["source", "target"])
     assert cells.loc[("texture", "texture"), "image_auroc"] == pytest.approx((0.85 + 0.9) / 2)
     assert cells.loc[("rigid", "rigid")].tolist() == pytest.approx([0.9, 1, 0])
-    shown = prompt_transfer.shown(FOUND, "image_auroc")
-    assert (
-        list(shown) == ["source", "texture (n = 2)", "rigid (n = 1)"] and list(shown.source)[0] == prompt_transfer.HAND
-    )
 
 
 def test_a_column_with_a_refused_category_has_no_figure():
     found = table(VALUES, refused=(("texture", "a"),))
-    cells = prompt_transfer.matrix(found, "image_auroc").set_index(["source", "target"])
+    cells = prompt_transfer.pivot_transfer(found, "image_auroc").set_index(["source", "target"])
     assert np.isnan(cells.loc[("texture", "texture"), "image_auroc"]) and cells.loc[("texture", "texture"), "refused"]
     assert not cells.loc[("texture", "rigid"), "refused"]
-    assert (
-        prompt_transfer.shown(found, "image_auroc").set_index("source").loc["texture", "texture (n = 2)"] == "refused"
-    )
     figure = figures.lent(cells.reset_index(), {"image_auroc": "image AUROC"}, ("from", "to", "share"))
     assert "×" in [text.get_text() for text in figure.axes[0].texts]
     figures.plt.close(figure)
     # nor does any difference count it
-    assert row(prompt_transfer.differences(found), f"texture less {prompt_transfer.HAND}").n == 2
-    assert "1 is refused" in prompt_transfer.findings(found) and "0 are refused" in prompt_transfer.findings(FOUND)
+    assert row(prompt_transfer.pair_transfer(found), f"texture less {prompt_transfer.HAND}").n == 2
+    assert "1 is refused" in prompt_transfer.describe(found) and "0 are refused" in prompt_transfer.describe(FOUND)
 
 
 def test_differences_are_paired_over_categories():
-    found = prompt_transfer.differences(FOUND)
+    found = prompt_transfer.pair_transfer(FOUND)
     own = row(found, "own group less other groups")
     apart = [0.85 - 0.6, 0.9 - 0.7, 0.9 - 0.7]
     assert own[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and own.n == 3
@@ -82,35 +75,30 @@ def test_differences_are_paired_over_categories():
     assert less.difference == pytest.approx(np.mean([0.25, 0.2, -0.2]))
     assert row(found, f"rigid less {prompt_transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
     assert "own group less other groups" not in set(
-        prompt_transfer.differences(FOUND[FOUND.source == "texture"]).compared
+        prompt_transfer.pair_transfer(FOUND[FOUND.source == "texture"]).compared
     )
 
 
 def test_groups_are_set_beside_seeds():
-    found = prompt_transfer.by_seed(FOUND).set_index("measure").loc["image_auroc"]
+    found = prompt_transfer.compare_seeds(FOUND).set_index("measure").loc["image_auroc"]
     texture, rigid = (2.6 / 3 - 2.3 / 3), (2.3 / 3 - 2.1 / 3)
     expected = [np.mean([texture, rigid]), max(texture, rigid), (2.3 + 2.6) / 6 - (2.1 + 2.3) / 6]
     assert found[["between seeds, mean", "between seeds, largest", "between groups"]].tolist() == pytest.approx(
         expected
     )
-    assert prompt_transfer.by_seed(FOUND[FOUND.seed < 2]).empty
+    assert prompt_transfer.compare_seeds(FOUND[FOUND.seed < 2]).empty
 
 
 def test_findings_follow_the_table():
-    told = prompt_transfer.findings(FOUND)
-    assert "**own group less other groups**, tested on data: image AUROC +0.217 (+0.145 to +0.288), higher" in told
-    assert "no more than the largest distance between two seeds" in told
-    apart = {key: [value + 0.2 * (key[0] == "texture") for value in values] for key, values in VALUES.items()}
-    assert "more than the largest distance" in prompt_transfer.findings(table(apart)).replace("no more", "")
-    assert "n = 3 categories" in told
+    told = prompt_transfer.describe(FOUND)
     answer, apart = told.splitlines()[:2]
-    assert "Undecided: on a category's own group" in answer and "4 ways to permute so few trainings" in answer
-    strict = prompt_transfer.differences(FOUND, statistics.together(len(prompt_transfer.differences(FOUND))))
+    assert "Undecided. Own group less other groups +0.217 (n = 3 categories" in answer and "4 ways to permute" in answer
+    strict = prompt_transfer.pair_transfer(FOUND, statistics.together(len(prompt_transfer.pair_transfer(FOUND))))
     decided = ((strict.low > 0) | (strict.high < 0)).sum()
     assert f"Of {len(strict)} differences between these prompts {decided} are told apart" in apart
-    same = prompt_transfer.findings(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[1]
+    same = prompt_transfer.describe(table({key: [0.7, 0.7, 0.7] for key in VALUES})).splitlines()[1]
     assert "prompts 0 are told apart" in same
-    hand = prompt_transfer.findings(
+    hand = prompt_transfer.describe(
         table({key: value for key, value in VALUES.items() if key[0] in ("texture", prompt_transfer.HAND)})
     )
     assert "Undecided: that takes prompts trained on several groups" in hand
@@ -135,7 +123,7 @@ def trained(stream: np.random.Generator, own: float = 0.0) -> pd.DataFrame:
 
 def test_the_training_sets_are_permuted_by_hand():
     found = trained(np.random.default_rng(0))
-    test = prompt_transfer.permuted(found)
+    test = prompt_transfer.permute_groups(found)
     assert (test.ways, test.categories, test.trainings) == (36, 12, 6)
     averaged = found.groupby(["source", "category"])[list(MEASURES)].mean().reset_index()
     own = averaged.merge(found[["category", "group"]].drop_duplicates())
@@ -143,17 +131,17 @@ def test_the_training_sets_are_permuted_by_hand():
     less = own[side].set_index("category").image_auroc - own[~side].groupby("category").image_auroc.mean()
     assert test.difference == pytest.approx(less.mean())
     assert (36 * test.p) == pytest.approx(round(36 * test.p)) and test.p >= 1 / 36
-    assert prompt_transfer.permuted(found[found.source == "rigid"]) is None
-    sure = prompt_transfer.permuted(trained(np.random.default_rng(0), own=0.4))
+    assert prompt_transfer.permute_groups(found[found.source == "rigid"]) is None
+    sure = prompt_transfer.permute_groups(trained(np.random.default_rng(0), own=0.4))
     assert sure.p == pytest.approx(1 / 36)
-    told = prompt_transfer.findings(trained(np.random.default_rng(0), own=0.4)).splitlines()[0]
+    told = prompt_transfer.describe(trained(np.random.default_rng(0), own=0.4)).splitlines()[0]
     assert "Yes: prompts are better on what they were trained on" in told and "36 ways" in told and "p = 0.028" in told
 
 
 @pytest.mark.parametrize("draws", [120, pytest.param(1500, marks=pytest.mark.slow)])
 def test_without_a_difference_the_answer_is_seldom_yes(draws):
     stream = np.random.default_rng(draws)
-    fired = sum(prompt_transfer.permuted(trained(stream)).p <= 0.05 for _ in range(draws))
+    fired = sum(prompt_transfer.permute_groups(trained(stream)).p <= 0.05 for _ in range(draws))
     assert binomtest(fired, draws, 0.05, alternative="greater").pvalue > 0.01
 
 
@@ -196,9 +184,9 @@ def test_the_matrix_refuses_what_leaks_and_runs_the_rest(prompts, tmp_path):
     method = TINY | {"method": "anomalyclip", "checkpoint": prompts("plate", "cloth")}
     first = small_profile(tmp_path / "other", tmp_path / "cache", methods=[method])
     second = small_profile(tmp_path / "data", tmp_path / "cache", methods=[])
-    known = prompt_transfer.sources([first, second])
+    known = prompt_transfer.list_sources([first, second])
     assert [one.name for one in known] == [prompt_transfer.HAND, "folder data (prompts_2)"]
-    found = prompt_transfer.measure(known, prompt_transfer.targets([first, second]))
+    found = prompt_transfer.measure_transfer(known, prompt_transfer.list_targets([first, second]))
     refused = found.set_index(["source", "category"]).refused
     assert refused.to_dict() == {
         (one.name, name): one.name != prompt_transfer.HAND and name in ("plate", "cloth")
@@ -210,18 +198,18 @@ def test_the_matrix_refuses_what_leaks_and_runs_the_rest(prompts, tmp_path):
 
 def test_a_profile_without_learned_prompts_has_no_sources(tmp_path):
     hand = TINY | {"method": "anomalyclip", "settings": {"prompts": "object"}}
-    assert prompt_transfer.sources([small_profile(tmp_path, tmp_path, methods=[TINY])]) == []
-    assert prompt_transfer.sources([small_profile(tmp_path, tmp_path, methods=[hand])]) == []
+    assert prompt_transfer.list_sources([small_profile(tmp_path, tmp_path, methods=[TINY])]) == []
+    assert prompt_transfer.list_sources([small_profile(tmp_path, tmp_path, methods=[hand])]) == []
 
 
 # ---------------------------------------------------------------- the demo
 
 
 def test_shipped_prompts_know_what_they_were_trained_on():
-    spec = prompt_transfer.own(config.load_profile("demo"))
+    spec = prompt_transfer.find_trained(config.load_profile("demo"))
     for group, categories in prompt_transfer.TRAINED.items():
         for seed in prompt_transfer.SEEDS:
-            path = prompt_transfer.shipped(group, seed)
+            path = prompt_transfer.shipped_prompts(group, seed)
             found = checkpoints.read(path, prompt_learner.CHECKPOINT)
             assert (found["trained_on"], found["categories"]) == ("demo auxiliary", categories)
             card = path.with_suffix(".md").read_text()
@@ -230,9 +218,9 @@ def test_shipped_prompts_know_what_they_were_trained_on():
             for other, name in prompt_transfer.UNSEEN.items():
                 changes = {"subset": "auxiliary", "categories": [name]}
                 target = prompt_transfer.Target("auxiliary", config.load_profile("demo", changes))
-                assert prompt_transfer.leaks(source, target) == (other == group)
-    sources = prompt_transfer.sources([config.load_profile("demo")])
-    assert len(sources) == 2 + 6 and not prompt_transfer.leaks(
+                assert prompt_transfer.is_leaky(source, target) == (other == group)
+    sources = prompt_transfer.list_sources([config.load_profile("demo")])
+    assert len(sources) == 2 + 6 and not prompt_transfer.is_leaky(
         sources[-1], prompt_transfer.Target("", config.load_profile("demo"))
     )
 

@@ -417,11 +417,11 @@ def test_numbers_of_notebooks_out_of_range(start):
         "low_cut": lambda: by_defect.assign_levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (5, 0.9)),
         "high_cut": lambda: by_defect.assign_levels(pd.DataFrame({"contrast": [0.1, 0.2]}), (0.5, 0.4)),
         "rate": lambda: by_defect.summarise_recall(scores, "defect", rate=1.5),
-        "repeats": lambda: efficiency.measure(results.profile, results.profile.methods[0], table[:1], repeats=0),
+        "repeats": lambda: efficiency.measure_costs(results.profile, results.profile.methods[0], table[:1], repeats=0),
         "shown": lambda: failures.select_worst(pd.DataFrame({"failure": [""]}), "", -1),
         "'most' is -2": lambda: thresholds.calibration_index(table, most=-2),
         "draws": lambda: variants.plan_without_words(demo, spec, [1], -1, []),
-        "pixels": lambda: prompt_transfer.targets([demo], pixels=-5),
+        "pixels": lambda: prompt_transfer.list_targets([demo], pixels=-5),
         "alpha": lambda: thresholds.rank(9, 1.0),
     }
     for name, work in tried.items():

@@ -191,7 +191,7 @@ def mvtec(device: torch.device, found: dict[str, float], images: int) -> list[di
 def measure() -> list[dict]:
     """All rows; about a minute on two cores that do nothing else."""
     device = devices.choose_device()
-    peaks = efficiency.peaks(device)
+    peaks = efficiency.measure_peaks(device)
     where = devices.describe_device(device, True)
     rows = [row(f"matrix product on {where}, {kind}", rate, "GFLOP/s") for kind, rate in peaks.items()]
     for kind in KINDS:

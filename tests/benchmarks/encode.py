@@ -127,7 +127,7 @@ def encoder(kind: str, plain: dict, bars: dict[str, float | None], precisions: l
 
 def measure() -> list[dict]:
     """All rows; about three minutes on two cores. A precision the CPU has no instructions for is left out, and told."""
-    plain, best = default_peak(), {kind: workload.measure_peak(kind) for kind in efficiency.precisions()}
+    plain, best = default_peak(), {kind: workload.measure_peak(kind) for kind in efficiency.list_precisions()}
     rows = [row("matrix product, fp32, PyTorch's default path", plain, "GFLOP/s")]
     rows += [row(f"matrix product, {kind}, fastest path", value, "GFLOP/s") for kind, value in best.items()]
     out = [kind for kind in ("fp32", "bf16") if kind not in best]

@@ -11,37 +11,6 @@ from vlmad_lib import tables
 from vlmad_lib.evaluation import statistics
 
 
-def summarise_spread(metrics: pd.DataFrame, column: str = "image_auroc") -> pd.DataFrame:
-    """Spread over categories by name: mean, standard deviation, worst and best category with their values."""
-    rows = []
-    for name, part in tables.average_by_category(metrics, [column]).dropna().groupby("name", sort=False):
-        worst, best = part.loc[part[column].idxmin()], part.loc[part[column].idxmax()]
-        rows.append(
-            {
-                "name": name,
-                "categories": len(part),
-                "mean": part[column].mean(),
-                "standard deviation": part[column].std(ddof=1),
-                "worst": f"{worst.category} ({worst[column]:.3f})",
-                "best": f"{best.category} ({best[column]:.3f})",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def summarise_spreads(metrics: pd.DataFrame) -> pd.DataFrame:
-    """``consistency`` of every metric that has values, with the range between the worst and the best category."""
-    parts = []
-    for column, title in tables.TITLES.items():
-        if metrics[column].notna().any():
-            values = tables.average_by_category(metrics, [column]).dropna().groupby("name", sort=False)[column]
-            found = summarise_spread(metrics, column)
-            found.insert(1, "metric", title)
-            found.insert(5, "range", (values.max() - values.min()).to_numpy())
-            parts.append(found)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "metric"])
-
-
 def describe_categories(metrics: pd.DataFrame) -> str:
     """What the table by category says, as a Markdown list; every sentence states its n."""
     metrics = metrics.dropna(subset="image_auroc")

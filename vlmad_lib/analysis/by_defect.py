@@ -113,7 +113,7 @@ def measure_defects(results: Results, size: int = FRAME) -> pd.DataFrame:
 
 def _kept(image: str, mask: str, width: int, height: int, size: int, cache: Path) -> list[float]:
     file = _file(image, mask, size, cache)
-    return feature_store.kept(file, lambda: _read(image, mask, width, height, size)).tolist()
+    return feature_store.load_or_compute(file, lambda: _read(image, mask, width, height, size)).tolist()
 
 
 def _file(image: str, mask: str, size: int, cache: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import digests, methods, within
+from vlmad_lib import digests, methods, tables, within
 from vlmad_lib.analysis.comparison import format_difference, verdict
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import datasets, image_files
@@ -22,14 +22,13 @@ from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.methods import ChosenMethod
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
-from vlmad_lib.tables import format_count
 
 PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
 STEPS = ["decode", "encode", "score", "upsample"]
-"""The columns of ``measure`` that an image costs every time, in ms."""
+"""The columns of ``measure_costs`` that an image costs every time, in ms."""
 
 
-def precisions(device: torch.device = devices.CPU) -> list[str]:
+def list_precisions(device: torch.device = devices.CPU) -> list[str]:
     """Those that a device has instructions for: emulated, as on many CPUs, bf16 is many times slower than fp32."""
     if device.type == "cpu":
         return ["fp32", *(["bf16"] if packs(torch.bfloat16) else [])]
@@ -38,27 +37,17 @@ def precisions(device: torch.device = devices.CPU) -> list[str]:
     return ["fp32", "bf16", "fp16"]
 
 
-def places(profile: Profile) -> list[torch.device]:
+def list_devices(profile: Profile) -> list[torch.device]:
     """The devices to measure: that of a profile, and the CPU beside an accelerator."""
     return list(dict.fromkeys([devices.choose_device(profile.device), devices.CPU]))
 
 
-def peaks(device: torch.device) -> dict[str, float]:
+def measure_peaks(device: torch.device) -> dict[str, float]:
     """GFLOP/s of a device's matrix products by precision, of those it has."""
-    return {precision: measure_peak(precision, device) for precision in precisions(device)}
+    return {precision: measure_peak(precision, device) for precision in list_precisions(device)}
 
 
-def peak_table(found: dict[torch.device, dict[str, float]]) -> pd.DataFrame:
-    """The peaks of devices for people."""
-    rows = [
-        {"device": devices.describe_device(device, True), "precision": precision, "matrix peak, GFLOP/s": f"{rate:.0f}"}
-        for device, rates in found.items()
-        for precision, rate in rates.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
+def measure_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) -> float:
     """MB that a process of its own takes at its peak, from its start to one encoded batch of an image.
 
     The memory of the backbone's device: of a GPU its own; of a CPU the process's, nan except on Linux. Kept: it takes
@@ -68,7 +57,7 @@ def peak_memory(profile: Profile, spec: Method, image: str, backbone: Backbone) 
     arrays, size = chosen.method.array_names(chosen.settings), chosen.method.image_side(chosen.settings, backbone)
     place = torch.get_num_threads()
     if backbone.device.type != "cpu":
-        place = devices.describe_device(backbone.device), _images_at_once(profile, chosen, backbone)
+        place = devices.describe_device(backbone.device), _count_images(profile, chosen, backbone)
     key = digests.digest(backbone.key, arrays, size, chosen.method.encoder_version, versions, place)
     file = profile.path(profile.cache) / "memory" / f"{key}.npy"
     return float(feature_store.load_or_compute(file, lambda: _peak(profile, spec, image, backbone.device.type)))
@@ -87,7 +76,7 @@ def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tens
 def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
     chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
     pixels = image_files.views(image, chosen.settings.fit, chosen.method.image_side(chosen.settings, backbone))[:1]
-    pixels = pixels.repeat(_images_at_once(profile, chosen, backbone), 0)
+    pixels = pixels.repeat(_count_images(profile, chosen, backbone), 0)
     with devices.multiply_in(spec.precision, backbone.device):
         chosen.method.encode(backbone, backbone.normalise(pixels), chosen.method.array_names(chosen.settings))
     if device == "cuda":
@@ -101,17 +90,19 @@ def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> flo
         return float("nan")
 
 
-def _images_at_once(profile: Profile, chosen: ChosenMethod, backbone: Backbone) -> int:
+def _count_images(profile: Profile, chosen: ChosenMethod, backbone: Backbone) -> int:
     """Images that are encoded together to time them: on a CPU one, elsewhere as many as a run would take."""
     if backbone.device.type == "cpu":
         return 1
-    return profile.batch or devices.plan_images(backbone.device, backbone.width, chosen.grid(backbone) ** 2)
+    kept = chosen.store(profile.path(profile.cache), backbone)
+    stores = kept.stores.values() if isinstance(kept, feature_store.Joint) else [kept]
+    return min(store.images_at_once(profile.batch) for store in stores)
 
 
 # ---------------------------------------------------------------- one method
 
 
-def measure(
+def measure_costs(
     profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
     memory: float | None = None, device: torch.device | None = None,
 ) -> dict:  # fmt: skip
@@ -129,7 +120,7 @@ def measure(
     size, grid = code.image_side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
-    names, together = code.array_names(settings, shots), _images_at_once(profile, chosen, backbone)
+    names, together = code.array_names(settings, shots), _count_images(profile, chosen, backbone)
     pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
     packing = time_call(lambda: backbone.blocks, device)
@@ -190,7 +181,7 @@ def measure(
         "threads": devices.count_readers(device),
         "parameters": sum(value.numel() for value in backbone.model.parameters()) / 1e6,
         "learned": _learned(chosen, backbone),
-        "memory": peak_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
+        "memory": measure_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
 
@@ -203,47 +194,7 @@ def _learned(chosen: ChosenMethod, backbone: Backbone) -> float:
     return sum(value.numel() for value in learner.parameters()) / 1e6
 
 
-def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """The cost rows for people: time."""
-    total = costs[STEPS].sum(axis=1)
-    return costs[["method", "backbone", "precision", "device"]].assign(
-        **{
-            "encode, ms per image": [_span(row) for row in costs.itertuples()],
-            "images per second": (1e3 / total).map("{:.1f}".format),
-            "GFLOP per image": costs.gflop.map("{:.1f}".format),
-            "of the matrix peak": costs.share.map("{:.0%}".format),
-        }
-    )
-
-
-def space_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """The cost rows for people: parameters, memory and disk."""
-    return costs[["method", "backbone", "precision", "device"]].assign(
-        **{
-            "parameters, M": [_parameters(row) for row in costs.itertuples()],
-            "peak memory, MB": costs.memory.map("{:.0f}".format),
-            "kept, kB per image": costs.disk.map("{:.0f}".format),
-        }
-    )
-
-
-def _parameters(row) -> str:
-    return f"{row.parameters:.1f}" + (f" + {row.learned:.2g} learned" if row.learned else "")
-
-
-def _span(row) -> str:
-    return f"{row.encode:.0f} ({row.low:.0f} to {row.high:.0f}, n = {row.n})"
-
-
-def time_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """Where the time goes: ms of each step of an image, and what is paid once."""
-    kept = {"decode": "decode and fit", "encode": "encode", "score": "score", "upsample": "map to pixels"}
-    once = {"text": "prompts, once a category", "pack": "prepare weights, once"}
-    wide = costs[["method", "precision", "device", "shots"]]
-    return wide.assign(**{name: costs[key].map("{:.1f}".format) for key, name in (kept | once).items()})
-
-
-def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
+def tabulate_full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
     """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks."""
     rows = []
     for kind in dict.fromkeys(kinds):
@@ -259,7 +210,7 @@ def full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def published() -> pd.DataFrame:
+def read_published() -> pd.DataFrame:
     """Published latencies of the two methods and their kin, with the hardware where it is known."""
     table = pd.read_csv(PUBLISHED)
     seconds = 1 / pd.to_numeric(table.fps, errors="coerce")
@@ -272,12 +223,12 @@ def published() -> pd.DataFrame:
 # ---------------------------------------------------------------- what bf16 changes
 
 
-def halved(spec: Method) -> Method:
+def halve(spec: Method) -> Method:
     """A method with its image encoder's matrix products in bf16."""
     return spec.model_copy(update={"name": f"{spec.name}, bf16", "precision": "bf16"})
 
 
-def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
+def compare_precisions(results: Results, specs: list[Method]) -> pd.DataFrame:
     """Per method, scores in bf16 beside those in fp32 of the same run: zero-shot or the variant's first draw.
 
     ``largest``: the largest difference of an image score; ``order``: Spearman's correlation of the scores within a
@@ -286,84 +237,48 @@ def precision_effect(results: Results, specs: list[Method]) -> pd.DataFrame:
     """
     rows, together = [], 2 * len(specs)
     for spec in specs:
-        pair = [results.scores[results.scores.method == name] for name in (spec.name, halved(spec).name)]
+        pair = [results.scores[results.scores.method == name] for name in (spec.name, halve(spec).name)]
         both = pair[0].merge(pair[1], on=["category", "image", "shots", "seed"], suffixes=("", "_half"))
         order = both.groupby("category").apply(lambda part: part.score.corr(part.score_half, method="spearman"))
         row = {"method": spec.name, "largest": (both.score - both.score_half).abs().max(), "order": order.min()}
         row |= {"n": both.category.nunique(), "images": both.image.nunique(), "together": together}
         for name in ("image_auroc", "pixel_auroc"):
             wide = results.metrics.pivot_table(index="category", columns="method", values=name)
-            apart = (wide[halved(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
+            apart = (wide[halve(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
             row[name] = statistics.difference(apart.to_numpy(), statistics.together(together))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def effect_table(effect: pd.DataFrame) -> pd.DataFrame:
-    """The effect of bf16 for people."""
-    return pd.DataFrame(
-        {
-            "method": effect.method,
-            "categories": effect.n,
-            "images": effect.images,
-            "largest change of an image score": effect.largest.map("{:.4f}".format),
-            "least rank correlation in a category": effect.order.map("{:.4f}".format),
-            "image AUROC, bf16 less fp32": [format_difference(*value) for value in effect.image_auroc],
-            "pixel AUROC, bf16 less fp32": [format_difference(*value) for value in effect.pixel_auroc],
-        }
-    )
-
-
 # ---------------------------------------------------------------- sentences
 
 
-def findings(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
-    """What the costs say, as a Markdown list."""
-    lines = [f"Timed on {format_count(torch.get_num_threads(), 'core', 'cores')}, as many as this process was given."]
-    several = costs.device.nunique() > 1
-    plain = costs[costs.precision == "fp32"]
-    for row in plain.itertuples():
-        total = row.decode + row.encode + row.score + row.upsample
-        where = f" on {row.device}" if several else ""
-        lines.append(
-            f"{row.method} on {row.backbone}: encoding{where} is {row.encode / total:.0%} of an image's {total:.0f} ms "
-            f"and done once; scoring it anew takes {row.score:.1f} ms with {format_count(row.shots, 'shot', 'shots')} "
-            f"(n = {row.n} timings)."
+def describe_costs(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
+    """Where the time goes and what bf16 gains, as a Markdown list; a line where timings are not to be trusted."""
+    lines = []
+    for row in costs[costs.precision == "fp32"].itertuples():
+        total = sum(getattr(row, step) for step in STEPS)
+        line = (
+            f"{row.method} on {row.backbone}, {row.device}: encoding is {row.encode / total:.0%} of an image's "
+            f"{total:.0f} ms (n = {row.n} timings)"
         )
         half = costs[(costs.method == f"{row.method}, bf16") & (costs.device == row.device)]
         half = half[half.precision == "bf16"]
         if len(half):
-            best = half.low.iloc[0]
-            lines.append(
-                f"{row.method} in bf16 encodes{where} in {best:.0f} ms, {row.low / best:.1f} times as fast as in fp32 "
-                f"({row.low:.0f} ms; the fastest of n = {row.n} timings each)."
-            )
-    lines += [_effect_line(row) for row in effect.itertuples()]
-    lines += [_limit(row) for row in costs.itertuples() if row.decode / row.threads > row.encode]
-    uneven = [row.method for row in costs.itertuples() if row.high > 2 * row.low]
-    if uneven:
+            line += f"; in bf16 it is {row.low / half.low.iloc[0]:.1f} times as fast (the fastest of each)"
+        if row.decode / row.threads > row.encode:
+            line += f"; reading pictures is the limit, {row.decode / row.threads:.1f} ms an image"
+        lines.append(f"{line}.")
+    for row in effect.itertuples():
+        words = [
+            f"{name} AUROC {format_difference(*value)}, {verdict(*value[1:])}"
+            for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc))
+            if not np.isnan(value[0])
+        ]
         lines.append(
-            f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy; run this alone."
+            f"{row.method} in bf16 less fp32: {'; '.join(words) or 'no AUROC'}; n = {tables.format_categories(row.n)}."
         )
+    uneven = costs[costs.high > 2 * costs.low].method
+    if len(uneven):
+        lines.append(f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy.")
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _limit(row) -> str:
-    """That the pictures of a row are encoded sooner than they are read."""
-    read, threads = row.decode / row.threads, format_count(row.threads, "thread", "threads")
-    return (
-        f"{row.method} in {row.precision} on {row.device}: reading pictures is the limit, {read:.1f} ms an image by "
-        f"{threads}, where encoding takes {row.encode:.1f} ms."
-    )
-
-
-def _effect_line(row) -> str:
-    told = []
-    for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc)):
-        if not np.isnan(value[0]):
-            word = {"higher": "better", "lower": "worse"}.get(verdict(*value[1:]), "not decided")
-            told.append(f"{name} AUROC {format_difference(*value)}: {word}")
-    counted = f", n = {row.n}, 95 % for all {row.together} together."
-    return f"{row.method} in bf16 moves an image score by {row.largest:.4f} at most (n = {row.images} images); " + (
-        "; ".join(told) + counted if told else "no AUROC can be measured here."
-    )

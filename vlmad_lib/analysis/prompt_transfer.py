@@ -36,7 +36,7 @@ SEEDS, EPOCHS = (111, 112), 15
 UNSEEN = {"texture": "roof_shingles", "rigid": "padlock", "flexible": "glove"}
 """Auxiliary categories that the demo's backbone was not trained on."""
 DRAWN = {"train": 0, "good": 8, "per_defect": 3}  # images of each of these
-FEW = 3  # categories below which a difference is not put into a sentence
+FEW = 3  # categories below which a difference is not counted in a sentence
 COLUMNS = ["compared", "tested", "measure", "difference", "low", "high", "n"]
 
 
@@ -62,24 +62,24 @@ class Target:
 # ---------------------------------------------------------------- sources and targets
 
 
-def own(profile: Profile) -> Method | None:
+def find_trained(profile: Profile) -> Method | None:
     """A profile's first AnomalyCLIP with learned prompts; none where it has none."""
     known = [spec for spec in profile.methods if spec.method == "anomalyclip"]
     return next((spec for spec in known if spec.settings.get("prompts", "learned") != "object"), None)
 
 
-def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[Source]:
+def list_sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[Source]:
     """Hand-written prompts, those of each profile and of each file; for the demo those trained on one group each.
 
     All on the backbone of the first profile's AnomalyCLIP. Empty where it has none.
     """
-    spec = own(tested[0])
+    spec = find_trained(tested[0])
     if spec is None:
         return []
     hand = spec.model_copy(update={"settings": spec.settings | {"prompts": "object"}} | prompt_variants.UNLEARNED)
     found = [Source(HAND, hand)]
     for profile in tested:
-        one = own(profile)
+        one = find_trained(profile)
         if one is not None:
             given = {"checkpoint": _place(profile, one), "trained_on": one.trained_on, "force_leak": False}
             found.append(Source(_said(one, profile), spec.model_copy(update=given)))
@@ -88,7 +88,7 @@ def sources(tested: Sequence[Profile], checkpoints: Sequence[str] = ()) -> list[
         found.append(Source(_said(one, tested[0]), one))
     if tested[0].dataset == "demo" and spec.backbone == "demo" and spec.weights == "demo":
         for group, seed in ((group, seed) for group in TRAINED for seed in SEEDS):
-            given = {"checkpoint": str(shipped(group, seed)), "trained_on": "", "force_leak": False}
+            given = {"checkpoint": str(shipped_prompts(group, seed)), "trained_on": "", "force_leak": False}
             found.append(Source(group, spec.model_copy(update=given), seed, group))
     different = {(one.spec.checkpoint, one.name): one for one in found}
     return list(different.values())
@@ -104,12 +104,12 @@ def _said(spec: Method, profile: Profile) -> str:
     return f"{known.trained_on} ({known.path.stem})"
 
 
-def shipped(group: str, seed: int) -> Path:
+def shipped_prompts(group: str, seed: int) -> Path:
     """The demo's prompts trained on one group of auxiliary categories."""
     return DEMO.with_name(f"{DEMO.stem}-{group}-{seed}.pth")
 
 
-def targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
+def list_targets(tested: Sequence[Profile], most: int = 0, pixels: int = 0) -> list[Target]:
     """Each profile as a target; for the demo its first ``most`` categories of each group (0: all), then ``unseen``.
 
     ``pixels``: the evaluation size of the demo's, its own for 0.
@@ -144,14 +144,14 @@ def unseen(profile: Profile) -> list[Target]:
 # ---------------------------------------------------------------- the matrix
 
 
-def leaks(source: Source, target: Target) -> bool:
+def is_leaky(source: Source, target: Target) -> bool:
     """Whether prompts were trained on data of a target; InputError for a file that does not say on what."""
     forced = source.spec.model_copy(update={"force_leak": True}) if source.spec.checkpoint else source.spec
     prompts = methods.choose(forced, target.profile).prompts
     return prompts is not None and prompts.leaked
 
 
-def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
+def measure_transfer(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
     """The metrics of every source on every target, zero-shot, a row a category, with ``source``, ``seed``, ``target``.
 
     Cells that leak are not run: their rows have ``refused`` True and no values.
@@ -159,7 +159,7 @@ def measure(known: Sequence[Source], tested: Sequence[Target]) -> pd.DataFrame:
     parts = []
     for target in tested:
         table = run.build_run_index(target.profile)[0] if target.table is None else target.table
-        fair = {f"{one.name}, {one.seed}": one for one in known if not leaks(one, target)}
+        fair = {f"{one.name}, {one.seed}": one for one in known if not is_leaky(one, target)}
         if fair:
             specs = [one.spec.model_copy(update={"name": name}) for name, one in fair.items()]
             changed = target.profile.model_copy(update={"methods": specs})
@@ -183,7 +183,7 @@ def _column(target: Target, group: str) -> str:
     return ", ".join(filter(None, (group, target.name)))
 
 
-def matrix(found: pd.DataFrame, value: str) -> pd.DataFrame:
+def pivot_transfer(found: pd.DataFrame, value: str) -> pd.DataFrame:
     """Macro means by source and target over *n* categories, each the mean of its seeds; ``value`` nan where refused."""
     cells = found.groupby(["source", "target", "category"], sort=False)[[value, "refused"]].mean().reset_index()
     grouped = cells.groupby(["source", "target"], sort=False)
@@ -193,22 +193,10 @@ def matrix(found: pd.DataFrame, value: str) -> pd.DataFrame:
     return means
 
 
-def shown(found: pd.DataFrame, value: str) -> pd.DataFrame:
-    """``matrix`` for people: a row a source, a column a target with its n, ``refused`` where prompts leak."""
-    cells = matrix(found, value)
-    counts = cells.groupby("target").n.max()
-    told = ["refused" if row.refused else f"{getattr(row, value):.3f}" for row in cells.itertuples()]
-    told = [text if text != "nan" else "none" for text in told]
-    named = [f"{name} (n = {counts[name]})" for name in cells.target]
-    wide = cells.assign(told=told, target=named).pivot(index="source", columns="target", values="told")
-    wide = wide.reindex(dict.fromkeys(cells.source))[list(dict.fromkeys(named))]
-    return wide.reset_index().rename_axis(columns=None)
-
-
 # ---------------------------------------------------------------- differences
 
 
-def differences(found: pd.DataFrame, level: float = statistics.LEVEL) -> pd.DataFrame:
+def pair_transfer(found: pd.DataFrame, level: float = statistics.LEVEL) -> pd.DataFrame:
     """Sources set against each other on the same categories, paired, with intervals over *n* categories.
 
     Each learned source less the hand-written prompts; a group's prompts on their own group less the other groups'
@@ -239,18 +227,6 @@ def _rows(name: str, dataset: str, apart: pd.DataFrame, level: float) -> list[tu
     return [(name, dataset, measure, *statistics.difference(one, level), len(one)) for measure, one in known.items()]
 
 
-def difference_table(found: pd.DataFrame) -> pd.DataFrame:
-    """``differences`` for people: measures side by side, with their verdicts."""
-    keys = ["compared", "tested", "n"]
-    told = [
-        f"{comparison.format_difference(row.difference, row.low, row.high)}, {comparison.verdict(row.low, row.high)}"
-        for row in found.itertuples()
-    ]
-    rows = found.assign(told=told, n=found.groupby(keys[:2]).n.transform("max"))
-    wide = rows.pivot(index=keys, columns="measure", values="told").reindex(columns=MEASURES)
-    return wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates())).reset_index().rename_axis(columns=None)
-
-
 @dataclass(frozen=True)
 class Permuted:
     """A permutation test of the training sets: own group less other groups, its p, and what it rests on."""
@@ -262,7 +238,7 @@ class Permuted:
     trainings: int
 
 
-def permuted(found: pd.DataFrame) -> Permuted | None:
+def permute_groups(found: pd.DataFrame) -> Permuted | None:
     """Whether prompts differ on their own group from other groups' by more than which training was called what.
 
     Categories share trainings and a training its luck, so the trainings are permuted: if what they were trained on does
@@ -291,7 +267,7 @@ def permuted(found: pd.DataFrame) -> Permuted | None:
     return Permuted(float(totals[0]), p, len(totals), len(cells), len(names) * len(seeds))
 
 
-def by_seed(found: pd.DataFrame) -> pd.DataFrame:
+def compare_seeds(found: pd.DataFrame) -> pd.DataFrame:
     """How far trainings that differ in their seed alone lie apart, beside those that differ in their group.
 
     Largest less smallest macro mean over the *n* categories that all groups tested: of a group's seeds (mean and
@@ -317,75 +293,48 @@ def by_seed(found: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------- sentences
 
 
-def findings(found: pd.DataFrame) -> str:
-    """Whether it matters what prompts were trained on, as a Markdown list, the answer first, from ``measure``."""
-    apart, seeds = differences(found).dropna(subset="difference"), by_seed(found)
-    told_of = apart[apart.n >= FEW]
-    lines = [_answer(found), _apart(found, told_of)] if len(told_of) else []
-    for (name, dataset), part in told_of.groupby(["compared", "tested"], sort=False):
-        told = [
-            f"{tables.TITLES[row.measure]} {comparison.format_difference(row.difference, row.low, row.high)}, "
-            f"{comparison.verdict(row.low, row.high)}"
-            for row in part.itertuples()
-        ]
-        n = f"n = {tables.format_counts(part.n, 'categories')}"
-        lines.append(f"**{name}**, tested on {dataset}: {'; '.join(told)}; {n}.")
-    if len(told_of):
-        lines.append(
-            f"Each of these verdicts is at 95 % by itself. Comparisons over fewer than {FEW} categories stand in the "
-            "table alone."
-        )
-    for row in seeds.dropna().itertuples():
-        title, seed, group = tables.TITLES[row.measure], row[3], row[5]
-        more = "more than" if group > row[4] else "no more than"
-        lines.append(
-            f"{row.tested}, {title}: macro means of the groups lie {group:.3f} apart, {more} the largest distance "
-            f"between two seeds of one group ({row[4]:.3f}, {seed:.3f} on average; n = "
-            f"{tables.format_categories(row.n)}). "
-            "So few trainings decide nothing by that."
-        )
-    refused = found[found.refused].drop_duplicates(["source", "target"])
-    cells = found.drop_duplicates(["source", "target"])
+def describe(measured: pd.DataFrame) -> str:
+    """Whether it matters what prompts were trained on, as a Markdown list, the answer first."""
+    differences = pair_transfer(measured).dropna(subset="difference")
+    differences = differences[differences.n >= FEW]
+    cells = measured.drop_duplicates(["source", "target"])
+    refused = int(measured[measured.refused].drop_duplicates(["source", "target"]).source.size)
+    lines = [_answer(measured), _count_decided(measured, differences)] if len(differences) else []
     lines.append(
-        f"Of {tables.format_count(len(cells), 'cell', 'cells')} of the matrix {len(refused)} "
-        f"{'is' if len(refused) == 1 else 'are'} refused: the prompts were trained on those very data."
+        f"Of {tables.format_count(len(cells), 'cell', 'cells')} of the matrix {refused} "
+        f"{'is' if refused == 1 else 'are'} refused: the prompts were trained on those very data."
     )
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _answer(found: pd.DataFrame) -> str:
+def _answer(measured: pd.DataFrame) -> str:
     """Whether the training data matter, by the permutation of the training sets, or why that cannot be decided."""
-    told, test = "**Does it matter?**", permuted(found)
+    question, test = "**Does it matter?**", permute_groups(measured)
     if test is None:
-        return f"{told} Undecided: that takes prompts trained on several groups, each with several seeds."
-    least = 1 / test.ways
-    rests = f"n = {tables.format_categories(test.categories)}, {test.trainings} trainings"
-    difference = (
-        f"on a category's own group prompts trained on it lie {test.difference:+.3f} from those of the other groups "
-        f"(the mean of {', '.join(tables.TITLES[name] for name in MEASURES)}; {rests})"
-    )
-    if least > 1 - statistics.LEVEL:
-        return f"{told} Undecided: {difference}, and {test.ways} ways to permute so few trainings decide nothing."
+        return f"{question} Undecided: that takes prompts trained on several groups, each with several seeds."
+    enough = 1 / test.ways <= 1 - statistics.LEVEL
+    decided = enough and test.p <= 1 - statistics.LEVEL + 1e-12
     better = "better" if test.difference > 0 else "worse"
-    decided = test.p <= 1 - statistics.LEVEL + 1e-12
     verdict = f"Yes: prompts are {better} on what they were trained on" if decided else "Not decided"
+    few = "" if enough else ", too few to decide anything"
     return (
-        f"{told} {verdict}. {difference[0].upper()}{difference[1:]}; of the {test.ways} ways to permute the training "
-        f"sets within their seeds {test.p:.0%} give as much, p = {test.p:.3f}."
+        f"{question} {verdict if enough else 'Undecided'}. Own group less other groups {test.difference:+.3f} (n = "
+        f"{tables.format_categories(test.categories)}, {test.trainings} trainings): of the {test.ways} ways to permute "
+        f"the training sets within their seeds {test.p:.0%} give as much, p = {test.p:.3f}{few}."
     )
 
 
-def _apart(found: pd.DataFrame, told_of: pd.DataFrame) -> str:
+def _count_decided(measured: pd.DataFrame, differences: pd.DataFrame) -> str:
     """How many differences between these prompt files are told apart at 95 % all together, and the largest."""
-    together = differences(found, statistics.together(len(told_of))).loc[told_of.index]
-    sure = together[(together.low > 0) | (together.high < 0)]
-    pool = sure if len(sure) else together
-    most = pool.loc[pool.difference.abs().idxmax()]
+    together = pair_transfer(measured, statistics.together(len(differences))).loc[differences.index]
+    decided = together[(together.low > 0) | (together.high < 0)]
+    pool = decided if len(decided) else together
+    largest = pool.loc[pool.difference.abs().idxmax()]
     return (
-        f"Of {len(together)} differences between these prompts {len(sure)} are told apart (95 % all together, over "
-        f"categories), whatever made them differ; the largest{' of them' if len(sure) else ''} is {most.compared}, "
-        f"tested on {most.tested}, {tables.TITLES[most.measure]} "
-        f"{comparison.format_difference(most.difference, most.low, most.high)}, n = {tables.format_categories(most.n)}."
+        f"Of {len(together)} differences between these prompts {len(decided)} are told apart (95 % all together); the "
+        f"largest is {largest.compared}, tested on {largest.tested}, {tables.TITLES[largest.measure]} "
+        f"{comparison.format_difference(largest.difference, largest.low, largest.high)}, n = "
+        f"{tables.format_categories(largest.n)}."
     )
 
 
@@ -404,5 +353,7 @@ def _train_shipped() -> int:
         profile = config.load_profile("demo_auxiliary", {"categories": categories})
         for seed in SEEDS:
             plan = objectives.Plan(epochs=EPOCHS, seed=seed)
-            training.train(objectives.PROMPTS, profile, shipped(group, seed), plan, progress=sys.stderr.isatty())
+            training.train(
+                objectives.PROMPTS, profile, shipped_prompts(group, seed), plan, progress=sys.stderr.isatty()
+            )
     return 0

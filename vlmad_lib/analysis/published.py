@@ -37,27 +37,15 @@ PROMPTS_FROM = {"MVTec AD": "visa", "VisA": "mvtec"}
 """The data set on which AnomalyCLIP's published prompts were trained, by the one they were tested on."""
 _KEYS = ["dataset", "kind", "shots", "category", "metric"]
 _COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds"]
-_BESIDE = [
-    "method",
-    "shots",
-    "category",
-    "metric",
-    "AUPRO by",
-    "ours",
-    "paper",
-    "trust",
-    "difference",
-    "tolerance",
-    "verdict",
-]
-_BESIDE += ["study", "re-implementations", "no verdict because"]
+_JUDGED = ["method", "shots", "category", "metric", "AUPRO by", "ours", "paper", "trust", "difference", "tolerance",
+           "verdict", "study", "re-implementations", "no verdict because"]  # fmt: skip
 _SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
 
 
 # ---------------------------------------------------------------- the figures
 
 
-def published() -> pd.DataFrame:
+def read_papers() -> pd.DataFrame:
     """The papers' and the re-implementations' figures, in [0, 1]; ``who`` is ``paper`` or the re-implementation.
 
     ``kind`` is the method as profiles name it, ``category`` may be ``mean`` (macro). Where several sources quote
@@ -97,7 +85,7 @@ def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return part.assign(kind=kind, who=part.method).drop_duplicates([*_KEYS, "who"])
 
 
-def of_study() -> pd.DataFrame:
+def read_study() -> pd.DataFrame:
     """The study's figures by category and their means (``mean``), as printed; columns as in ``published``."""
     table = pd.read_csv(datasets.REFERENCE / "study_results.csv", dtype=str)
     table = table[(table.shots == "0") & table.group.isin(["category", "overall"])]
@@ -108,22 +96,22 @@ def of_study() -> pd.DataFrame:
     return found.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
 
 
-def figures() -> pd.DataFrame:
+def read_figures() -> pd.DataFrame:
     """``published`` and ``of_study`` in one table."""
     return _figures().copy()
 
 
 @lru_cache(maxsize=1)
 def _figures() -> pd.DataFrame:
-    return pd.concat([published(), of_study()], ignore_index=True)
+    return pd.concat([read_papers(), read_study()], ignore_index=True)
 
 
-def means(dataset: str) -> pd.DataFrame:
+def tabulate_means(dataset: str) -> pd.DataFrame:
     """The published macro means of a benchmark, for display: a row per method, shots and source of the figures.
 
     ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
     """
-    found = figures()
+    found = read_figures()
     found = found[(found.dataset == dataset) & (found.category == "mean")]
     logged = found.source.str.contains(LOG) & (found.who == "paper")
     found = found.assign(
@@ -139,7 +127,7 @@ def means(dataset: str) -> pd.DataFrame:
     )
 
 
-def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
+def read_means(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
     """Published macro means of methods as ``published_results.csv`` names them, in [0, 1], whoever prints them.
 
     A row per method, as ordered, and number of references; columns method, shots, image_auroc, pixel_auroc, aupro, nan
@@ -160,7 +148,7 @@ def quoted(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFrame:
 # ---------------------------------------------------------------- beside ours
 
 
-def kind_of(name: str, profile: Profile) -> str:
+def guess_kind(name: str, profile: Profile) -> str:
     """The kind of a method of a metrics table: from the profile, for an import from its name, or empty."""
     spec = _specs(profile).get(name)
     if spec:
@@ -173,7 +161,7 @@ def _specs(profile: Profile) -> dict[str, Method]:
     return {spec.name: spec for spec in profile.methods} | marked
 
 
-def beside(
+def judge(
     metrics: pd.DataFrame,
     profile: Profile,
     mean_tolerance: float = MEAN_TOLERANCE,
@@ -189,13 +177,13 @@ def beside(
     ours = _ours(metrics)
     counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
     sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
-    known = figures()
+    known = read_figures()
     known = known[known.dataset == metrics.dataset.iloc[0]]
     reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
     lacking = {key: _lacking(part) for key, part in metrics.groupby(["method", "shots"])}
     rows = []
     for row in ours.itertuples():
-        part = known[(known.kind == kind_of(row.method, profile)) & (known.shots == row.shots)]
+        part = known[(known.kind == guess_kind(row.method, profile)) & (known.shots == row.shots)]
         part = part[(part.category == row.category) & (part.metric == row.metric)]
         paper, study = (part[part.who == who] for who in ("paper", "study"))
         others = part[~part.who.isin(["paper", "study"])]
@@ -225,12 +213,14 @@ def beside(
                 "no verdict because": reason,
             }
         )
-    return pd.DataFrame(rows, columns=_BESIDE)
+    return pd.DataFrame(rows, columns=_JUDGED)
 
 
 def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """A metrics table whose AUPRO is by as many ``thresholds`` as the method's paper's, where it was counted so."""
-    coarse = metrics.method.map({name: AUPRO.get(kind_of(name, profile)) for name in metrics.method.unique()}) == COARSE
+    coarse = (
+        metrics.method.map({name: AUPRO.get(guess_kind(name, profile)) for name in metrics.method.unique()}) == COARSE
+    )
     coarse &= metrics.aupro_200.notna()
     counted = pd.Series(EXACT, metrics.index).mask(coarse, COARSE)
     return metrics.assign(aupro=metrics.aupro.mask(coarse, metrics.aupro_200), thresholds=counted)
@@ -242,20 +232,18 @@ def _trust(row: pd.Series) -> str:
 
 def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     """Our figures, long: averaged over draws; the macro means first; no row where there is no value."""
-    columns = [name for name in tables.TITLES if name in set(figures().metric)]  # AUPIMO is younger than the papers
+    columns = [
+        name for name in tables.TITLES if name in set(read_figures().metric)
+    ]  # AUPIMO is younger than the papers
     cells = metrics.groupby(["method", "shots", "category"], sort=False)[columns].mean()
     total = cells.groupby(["method", "shots"], sort=False).mean().assign(category="mean")
-    total = total.set_index("category", append=True)
-    places = {name: place for place, name in enumerate(["mean", *tables.order_categories(metrics)])}
-    names = {name: place for place, name in enumerate(dict.fromkeys(metrics.method))}
-    found = pd.concat([total, cells]).rename_axis(columns="metric").stack().rename("ours").reset_index()
-    order = found.assign(
-        later=found.category != "mean",
-        name=found.method.map(names),
-        place=found.category.map(places),
-        column=found.metric.map(columns.index),
-    )
-    return found.loc[order.sort_values(["later", "name", "shots", "place", "column"]).index].dropna()
+    values = pd.concat([total.set_index("category", append=True), cells]).rename_axis(columns="metric")
+    ours = values.stack().rename("ours").reset_index().dropna()
+    orders = {"method": dict.fromkeys(metrics.method), "category": ["mean", *tables.order_categories(metrics)]}
+    places = {key: {name: place for place, name in enumerate(names)} for key, names in orders.items()}
+    places["metric"] = {name: place for place, name in enumerate(columns)}
+    ranks = ours.assign(later=ours.category != "mean", **{key: ours[key].map(rank) for key, rank in places.items()})
+    return ours.loc[ranks.sort_values(["later", "method", "shots", "category", "metric"]).index]
 
 
 def _range(others: pd.DataFrame) -> str:
@@ -329,54 +317,42 @@ def _cell_reason(row, paper: pd.DataFrame, by: str, size: int, lacking: str, pro
     return lacking
 
 
-def shown(compared: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``beside`` that have a figure beside them, and one for each method and shots that has none.
-
-    Without the columns that say nothing in any of these rows.
-    """
-    known = compared[["paper", "study"]].notna().any(axis=1)
-    keys = ["method", "shots"]
-    alone = ~known.groupby([compared[key] for key in keys]).transform("any") & ~compared.duplicated(keys)
-    found = compared[known | alone]
-    return found.loc[:, (found.notna() & ~found.isin(["", "none"])).any()] if len(found) else found
-
-
-def findings(compared: pd.DataFrame) -> str:
-    """What ``beside`` says, as a Markdown list: how many figures can be judged, and why the others cannot."""
+def describe_verdicts(compared: pd.DataFrame) -> str:
+    """How many figures of ``judge`` lie within the tolerance, a line a method, and how many cannot be judged."""
     if compared.empty:
         return tables.NO_AUROC
-    judged = compared[compared.verdict != ""]
     lines = []
-    for (method, shots), part in judged.groupby(["method", "shots"], sort=False):
-        far = part.loc[part.difference.abs().idxmax()]
+    for (method, shots), rows in compared[compared.verdict != ""].groupby(["method", "shots"], sort=False):
+        furthest = rows.loc[rows.difference.abs().idxmax()]
         lines.append(
-            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(part.verdict == 'within').sum()} of "
-            f"n = {len(part)} figures lie within the tolerance; the furthest is {tables.TITLES[far.metric]} of "
-            f"{far.category}, {far.ours:.3f} against {far.paper:.3f} ({far.difference:+.3f})."
+            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(rows.verdict == 'within').sum()} of "
+            f"n = {len(rows)} figures lie within the tolerance; the furthest is {tables.TITLES[furthest.metric]} of "
+            f"{furthest.category} ({furthest.difference:+.3f})."
         )
-    rest = compared[compared.verdict == ""]
-    if len(rest):
-        counts = rest["no verdict because"].value_counts()
-        told = "; ".join(f"{reason} ({count})" for reason, count in counts.items())
-        lines.append(f"- {len(rest)} of n = {len(compared)} figures have no verdict, because (how many): {told}.")
+    reasons = compared[compared.verdict == ""]["no verdict because"].value_counts()
+    if len(reasons):
+        lines.append(
+            f"- {reasons.sum()} of n = {len(compared)} figures have no verdict, most ({reasons.iloc[0]}) because: "
+            f"{reasons.index[0]}."
+        )
     return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- points of a figure
 
 
-def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
+def collect_points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
     """Zero-shot figures by category, ours among them where the data are a benchmark; else MVTec AD's as published.
 
     Columns: dataset, metric, method (WinCLIP or AnomalyCLIP), category, group, who, value, and low and high for ours.
     """
     dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
-    known = figures()
+    known = read_figures()
     known = known[(known.dataset == dataset) & (known.shots == 0) & (known.metric == metric)]
     metrics = _as_published(metrics, profile)
     ours = metrics[(metrics.dataset == dataset) & (metrics.shots == 0)]
     low, high = (ours.get(f"{metric}_{end}", np.nan) for end in ("low", "high"))
-    kinds = [kind_of(name, profile) for name in ours.method]
+    kinds = [guess_kind(name, profile) for name in ours.method]
     ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
     found = pd.concat([known, ours], ignore_index=True)
     groups = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
@@ -386,7 +362,7 @@ def points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc")
     return found.reindex(columns=["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"])
 
 
-def heading(found: pd.DataFrame, profile: Profile) -> str:
+def write_title(found: pd.DataFrame, profile: Profile) -> str:
     """The title of a figure of ``points``: whose numbers it shows."""
     named = [*_specs(profile), *(spec.name for spec in profile.imports)]
     ours = [name for name in dict.fromkeys(found.who) if name in named]
@@ -490,7 +466,7 @@ def compare_shot_gains(metrics: pd.DataFrame) -> pd.DataFrame:
     Columns: shots, measure, published (the paper's gain of the macro mean), then ours over *n* draws: difference, low,
     high, n. Only numbers of references that the paper has; empty without a zero-shot result.
     """
-    paper = quoted(["WinCLIP", "WinCLIP+"]).set_index("shots")
+    paper = read_means(["WinCLIP", "WinCLIP+"]).set_index("shots")
     shots = sorted(set(metrics.shots) & set(paper.index) - {0})
     steps = [comparison.compare_steps(metrics[metrics.shots.isin([0, number])]) for number in shots]
     gains = pd.concat([comparison.compare_steps(metrics.iloc[:0]), *steps]).rename(columns={"more": "shots"})

@@ -33,7 +33,6 @@ TITLES = tables.TITLES | {FAINT: "AUROC of the faintest defects"}
 MEASURED = tuple(tables.MAIN)
 MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
-FEW_NAMES = 3  # rivals that a sentence names; the table has all
 TOGETHER = 64  # enlarged maps in memory
 DRAWS = 2  # reference draws, the first ones, of which pixels are counted image by image: it is most of the work
 OWN_DATA = "folder "  # how checkpoints name training data that were a person's own pictures
@@ -87,7 +86,7 @@ def _faint_scores(results: Results, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.DataFrame:
-    """``efficiency.measure`` of every method: with the most references that it takes and, where it can, without any.
+    """The costs of every method: with the most references that it takes and, where it can, without any.
 
     Encoding is timed once for both: what they differ by is far less than two timings do. Methods that share an encoder
     have the peak memory of the first of them: a memory bank reads what WinCLIP keeps.
@@ -95,7 +94,7 @@ def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.
     costs, peaks = [], {}
     for spec in profile.methods:
         encoder = *spec.network.values(), methods.METHODS[spec.method].encode
-        costs.append(efficiency.measure(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
+        costs.append(efficiency.measure_costs(profile, spec, rows, repeats=repeats, memory=peaks.get(encoder)))
         peaks.setdefault(encoder, costs[-1].get("memory"))
         if costs[-1]["shots"] and methods.METHODS[spec.method].zero_shot:
             costs.append(costs[-1] | {"shots": 0, "score": costs[-1]["bare"]})
@@ -339,21 +338,9 @@ class ImageComparison:
 # ---------------------------------------------------------------- the recommendation
 
 
-COLUMNS = [
-    "situation",
-    "measure",
-    "time_limit",
-    "unit",
-    "n",
-    "normal",
-    "defective",
-    "categories",
-    "competitors",
-    "left_out",
-    "verdict",
-]
-COLUMNS += ["best", "value", "rivals", "take", "taken", "against", "other", "difference", "low", "high", "margin"]
-COLUMNS += ["asks", "best_asks", "first"]
+COLUMNS = ["situation", "measure", "time_limit", "unit", "n", "normal", "defective", "categories", "competitors",
+           "left_out", "verdict", "best", "value", "rivals", "take", "taken", "against", "other", "difference", "low",
+           "high", "margin", "asks", "best_asks", "first"]  # fmt: skip
 
 
 def recommend(
@@ -468,34 +455,6 @@ def _share_first(wide: pd.DataFrame, best: str, resamples: int = statistics.RESA
     return float((means[:, list(wide).index(best)] >= means.max(1)).mean())
 
 
-def tabulate_recommendations(recommended: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``recommend`` for people: what to take, the best, what it is not told from, and the difference."""
-    return pd.DataFrame(
-        {
-            "situation": recommended.situation,
-            "judged by": recommended.measure.map(TITLES),
-            "n": [_count_units(row) for row in recommended.itertuples()],
-            "take": _with_values(recommended["take"], recommended.taken),
-            "best": _with_values(recommended.best, recommended.value),
-            "could be as good": [name if isinstance(name, str) and name else "none" for name in recommended.rivals],
-            "lead of the best over": [
-                f"{row.against}: {_format_difference(row)}" if isinstance(row.against, str) and row.against else "none"
-                for row in recommended.itertuples()
-            ],
-        }
-    )
-
-
-def _with_values(names: pd.Series, values: pd.Series) -> list[str]:
-    return [f"{name} ({value:.3f})" if value == value else "none" for name, value in zip(names, values, strict=True)]
-
-
-def _format_difference(row) -> str:
-    if np.isnan(row.low):
-        return f"{row.difference:+.3f}"
-    return f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-
-
 def _count_units(row) -> str:
     """What the interval of a recommendation is over: categories, or the images of some that are named."""
     if row.unit == "image":
@@ -510,42 +469,32 @@ def write_recommendations(recommended: pd.DataFrame) -> str:
 
 def _write(row) -> str:
     title, units = TITLES[row.measure], f"n = {_count_units(row)}"
-    absent = " Times are those of this run's backbone." if row.time_limit == row.time_limit else ""
-    absent += f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
+    notes = " Times are those of this run's backbone." if row.time_limit == row.time_limit else ""
+    notes += f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
     if row.verdict == "none":
-        return f"nothing to compare: no method that this situation allows has a value here.{absent}"
-    asks = "asks nothing of you" if row.asks == "nothing" else f"asks for {row.asks}"
+        return f"nothing to compare: no method that this situation allows has a value here.{notes}"
+    asks = "it asks nothing of you" if row.asks == "nothing" else f"it asks for {row.asks}"
     if row.verdict == "only":
-        return (
-            f"only **{row.take}** was run of what this situation allows ({title} {row.taken:.3f}, {units}), so there "
-            f"is nothing to compare it with. It {asks}.{absent}"
-        )
+        alone = f"only **{row.take}** was run of what this situation allows ({title} {row.taken:.3f}, {units})"
+        return f"{alone}, so there is nothing to compare it with; {asks}.{notes}"
+    take, against = f"take **{row.take}** ({title} {row.taken:.3f}): {asks}", f"{row.against} ({row.other:.3f})"
     compared = row.competitors - 1
-    comparisons = f"95 % for all {compared} comparisons together, " if compared > 1 else "95 %, "
-    difference = f"{_format_difference(row)}, {comparisons}{units}"
+    sure = f"95 % for all {compared} comparisons together" if compared > 1 else "95 %"
+    lead = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}, {sure}, {units})"
     if row.verdict == "less":
         return (
-            f"take **{row.take}** ({title} {row.taken:.3f}): it {asks}. The best, {row.best} ({row.value:.3f}), asks "
-            f"for {row.best_asks} and is ahead by {difference}: what you lose is below the margin of "
-            f"{row.margin:g}.{absent}"
+            f"{take}. The best, {row.best} ({row.value:.3f}), asks for {row.best_asks} and is ahead by {lead}: what "
+            f"you lose is below the margin of {row.margin:g}.{notes}"
         )
     if row.verdict == "ahead":
-        others = f"all {compared} others; of the next best, {row.against} ({row.other:.3f})," if compared > 1 else ""
-        others = others or f"{row.against} ({row.other:.3f})"
-        return (
-            f"take **{row.take}** ({title} {row.taken:.3f}): it is ahead of {others} by {difference}. It "
-            f"{asks}.{absent}"
-        )
-    others = [name for name in row.rivals.split("; ") if name != row.against]
-    shown = "; ".join(others[:FEW_NAMES]) + (f" and {len(others) - FEW_NAMES} more" if len(others) > FEW_NAMES else "")
-    also = f" So may that over {shown}." if others else ""
+        others = format_count(compared, "other", "others")
+        return f"{take}. It is told apart from {others}; of {against} it is ahead by {lead}.{notes}"
     if np.isnan(row.low):
-        sure = f"{units} are too few to say how sure its lead over {row.against} ({row.other:.3f}) is."
+        chance = f"{units} are too few to say how sure its lead over {against} is"
     else:
-        lead = f"{_format_difference(row)[:-1]}, {comparisons}{units})"
-        sure = f"its lead of {lead} over {row.against} ({row.other:.3f}) may be chance.{also}"
+        chance = f"its lead over {against}, {lead}, may be chance"
     share = "" if np.isnan(row.first) else f" It stays first in {row.first:.0%} of redraws of these categories."
     return (
-        f"take **{row.take}** ({title} {row.taken:.3f}), the highest of the {row.competitors} that compete, but it is "
-        f"not certain to be the best: {sure}{share} It {asks}.{absent}"
+        f"{take}. It is the highest of {row.competitors} but not certain to be the best: {chance}; "
+        f"{len(row.rivals.split('; '))} may be as good.{share}{notes}"
     )

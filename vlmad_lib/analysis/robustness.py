@@ -34,7 +34,7 @@ MOVING = [
 COLUMNS = ["measure", "mean", "low", "high", "n"]
 
 
-def quick(spec: Method) -> Method | None:
+def thin_windows(spec: Method) -> Method | None:
     """A method that has the zero-shot image scores of ``spec`` at the least cost; none where there is none.
 
     WinCLIP's class token needs no windows: without them its scores stay and its maps are flat.
@@ -48,7 +48,7 @@ def quick(spec: Method) -> Method | None:
     return spec.model_copy(update={"settings": spec.settings | {"windows": []}}) if alone else spec
 
 
-def plans(profile: Profile) -> tuple[Profile, Profile]:
+def plan_runs(profile: Profile) -> tuple[Profile, Profile]:
     """What runs for the scores, and what for the maps that the first does not give.
 
     The second has the methods as they are, zero-shot and with the profile's smallest number of references. Pictures are
@@ -56,14 +56,14 @@ def plans(profile: Profile) -> tuple[Profile, Profile]:
     """
     few = sorted(shots for shots in profile.shots if 0 < shots < FULL)[:1]
     own = [methods.without_category_context(spec) for spec in profile.methods]
-    cheap = [one for one in map(quick, own) if one]
+    cheap = [one for one in map(thin_windows, own) if one]
     slow = [spec for spec in own if spec not in cheap]
     base = profile.model_copy(update={"imports": [], "seeds": profile.seeds[:1]})
     wanted = [{"methods": cheap, "shots": [0]}, {"methods": slow, "shots": [0, *few]}]
     return tuple(base.model_copy(update=one) for one in wanted)
 
 
-def sweep(
+def run_shifts(
     profile: Profile, table: pd.DataFrame, rows: pd.DataFrame, places: Sequence[tuple[str, int]], seed: int = 0
 ) -> Results | None:
     """The results on index rows as they are and at all ``places`` (shift, severity); none where nothing can be run.
@@ -202,7 +202,7 @@ CELLS = ["name", "shift", "severity", "category", "source", "label", "image", "c
 CHANGES = ["change", "drift", "pixel_change"]
 
 
-def cells(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, ...]:
+def measure_changes(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, ...]:
     """``auroc_changes``, ``score_changes``, ``rankings`` and ``compare_maps`` of sweeps.
 
     Scores are read off the first sweep of a method; empty without sweeps. ``whole``: see ``score_changes``.
@@ -214,7 +214,7 @@ def cells(parts: Sequence[Results], whole: pd.DataFrame, seed: int = 0) -> tuple
     return auroc_changes(scores), score_changes(scores, whole), rankings(scores), maps
 
 
-def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("name", "shift")) -> pd.DataFrame:
+def summarise(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("name", "shift")) -> pd.DataFrame:
     """Means of a value and their 95 % intervals over *n* units, categories or images, each first averaged itself.
 
     With a row ``ALL`` for all shifts together, unless severities are told apart.
@@ -230,7 +230,7 @@ def summed(cells: pd.DataFrame, value: str, unit: str, keys: Sequence[str] = ("n
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 
 
-def shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
+def select_shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
     """The rows of ``compare_maps`` with a value, of the shifts, severities and images that every method has.
 
     All with a value where the methods share none.
@@ -241,12 +241,12 @@ def shared(maps: pd.DataFrame, value: str) -> pd.DataFrame:
     return common if len(common) else known
 
 
-def in_place(cells: pd.DataFrame) -> pd.DataFrame:
+def select_in_place(cells: pd.DataFrame) -> pd.DataFrame:
     """The rows of shifts that leave everything where it was."""
     return cells[~cells["shift"].isin(MOVING)]
 
 
-def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
+def compare_methods(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
     """``summed`` of the differences of every two methods, at the shifts, severities and units both have.
 
     ``name`` is ``one less another``.
@@ -259,124 +259,55 @@ def between(cells: pd.DataFrame, value: str, unit: str) -> pd.DataFrame:
         if {one, other} <= set(wide)
     ]
     parts = [part for part in parts if len(part)]
-    return summed(pd.concat(parts), value, unit) if parts else pd.DataFrame(columns=["name", "shift", *COLUMNS])
+    return summarise(pd.concat(parts), value, unit) if parts else pd.DataFrame(columns=["name", "shift", *COLUMNS])
 
 
 # ---------------------------------------------------------------- tables and sentences
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
-    """``summed`` for people: a row a shift, a column a method with its *n*."""
-    told = [comparison.format_difference(row.mean, row.low, row.high) for row in found.itertuples()]
-    counts = found.groupby("name").n.agg(tables.format_range) if len(found) else {}
-    named = [f"{name} (n = {counts[name]})" for name in found.name]
-    rows = found[["shift"]].assign(name=named, told=told)
-    wide = rows.pivot(index="shift", columns="name", values="told")
-    order = [one for one in (*corruptions.CORRUPTIONS, ALL) if one in wide.index]
-    return wide.reindex(order)[list(dict.fromkeys(named))].fillna("none").reset_index().rename_axis(columns=None)
+def tabulate(changes: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``summarise`` for people: a row a shift, a column a method with its *n*."""
+    cells = [comparison.format_difference(row.mean, row.low, row.high) for row in changes.itertuples()]
+    counts = changes.groupby("name").n.agg(tables.format_range) if len(changes) else {}
+    titles = [f"{name} (n = {counts[name]})" for name in changes.name]
+    wide = changes[["shift"]].assign(name=titles, cell=cells).pivot(index="shift", columns="name", values="cell")
+    order = [name for name in (*corruptions.CORRUPTIONS, ALL) if name in wide.index]
+    return wide.reindex(order)[list(dict.fromkeys(titles))].fillna("none").reset_index().rename_axis(columns=None)
 
 
-def rests(auroc: pd.DataFrame) -> str:
-    """On how many images a category's AUROC rests, from ``auroc_changes``; empty where there is none."""
-    if auroc.empty:
-        return ""
-    good, bad = tables.format_range(auroc.good), tables.format_range(auroc.bad)
-    noun = tables.format_counts(auroc.bad, "images").rpartition(" ")[2]
-    return f"Each category's image AUROC rests on {good} good and {bad} defective {noun}."
+def describe_changes(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
+    """What the shifts do to each method and which of two holds better, as a Markdown list.
 
-
-def findings(auroc: pd.DataFrame, drift: pd.DataFrame, maps: pd.DataFrame) -> str:
-    """What the shifts do, as a Markdown list, from ``auroc_changes``, ``score_changes`` and ``compare_maps``."""
-    lines = list(filter(None, [rests(auroc)]))
-    alike, inside = (shared(maps, value) for value in ("correlation", "pixel_change"))
-    for value, unit, cells, what in (
-        ("change", "category", auroc, "image AUROC"),
-        ("pixel_change", "source", inside, "pixel AUROC inside an image"),
-    ):
-        for name, part in summed(cells, value, unit).groupby("name", sort=False):
-            noun = "categories" if unit == "category" else "images"
-            lines.append(f"**{name}**, {what}, {_severities(cells, name)}: {_lost(part, noun)}")
-    for name, part in summed(drift[drift.label == 0], "drift", "source").groupby("name", sort=False):
-        lines.append(f"**{name}**, scores of good images: {_drifting(part)}")
-    for name, part in summed(alike, "correlation", "source").groupby("name", sort=False):
-        least = part[part["shift"] != ALL].sort_values("mean").iloc[0]
-        whole = part.iloc[-1]
-        lines.append(
-            f"**{name}**, maps, {_severities(alike, name)}: rank correlation with the maps before {_plain(whole)} over "
-            f"{whole['shift']}, least under {least['shift']} ({_plain(least)}), "
-            f"n = {tables.format_count(int(least.n), 'image', 'images')}."
-        )
-    for value, unit, cells, what, noun in (
-        ("change", "category", auroc, "image AUROC lost", "categories"),
-        ("correlation", "source", in_place(maps), f"map correlation without {' and '.join(MOVING)}", "images"),
-        ("pixel_change", "source", maps, "pixel AUROC lost inside an image", "images"),
-    ):
-        lines += [_holding(part, name, what, noun) for name, part in between(cells, value, unit).groupby("name")]
-    return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
-
-
-def _severities(cells: pd.DataFrame, name: str) -> str:
-    """At which severities a method is known: ``severity 3``, ``severities 1, 3, 5``."""
-    known = sorted(cells[cells.name == name].severity.unique())
-    return f"{'severity' if len(known) == 1 else 'severities'} {', '.join(map(str, known))}"
-
-
-def _plain(row: pd.Series) -> str:
-    return f"{row['mean']:.2f} ({row.low:.2f} to {row.high:.2f})"
-
-
-def _told(row: pd.Series) -> str:
-    return f"{row['shift']} {comparison.format_difference(row['mean'], row.low, row.high)}"
-
-
-def _split(part: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The single shifts whose intervals lie below zero, and above it, and those that are not decided."""
-    single = part[part["shift"] != ALL].sort_values("mean")
-    said = [comparison.verdict(row.low, row.high) for _, row in single.iterrows()]
-    return tuple(single[[one == word for one in said]] for word in ("lower", "higher", "not decided"))
-
-
-def _undecided(part: pd.DataFrame, rest: pd.DataFrame) -> str:
-    """How many single shifts are not decided, and how many would be by chance."""
-    count = (part["shift"] != ALL).sum()
-    chance = (1 - statistics.LEVEL) * count
-    return f"not decided for {len(rest)} of {count} shifts, of which chance alone would decide about {chance:.1f}"
-
-
-def _lost(part: pd.DataFrame, noun: str) -> str:
-    """Which shifts cost, and how much all of them do."""
-    lower, higher, rest = _split(part)
-    whole, n = part.iloc[-1], f"n = {tables.format_counts(part.n, noun)}"
-    worst = part[part["shift"] != ALL].sort_values("mean").iloc[0]
-    told = f"{_told(whole)}, {n}, {comparison.verdict(whole.low, whole.high)}; "
-    told += f"lower under {', '.join(lower['shift'])}" if len(lower) else "lower under no shift that is decided"
-    told += f"; higher under {', '.join(higher['shift'])}" if len(higher) else ""
-    return f"{told}; {_undecided(part, rest)}. Most under {_told(worst)}."
-
-
-def _drifting(part: pd.DataFrame) -> str:
-    """Under which shifts a threshold would reject more good parts, or miss more."""
-    lower, higher, rest = _split(part)
-    told = [
-        f"{word} under {', '.join(f'{row.shift} ({row.mean:+.1f} standard deviations)' for row in rows.itertuples())}"
-        for word, rows in (("higher", higher.iloc[::-1]), ("lower", lower))
-        if len(rows)
+    From ``auroc_changes``, ``score_changes`` and ``compare_maps``.
+    """
+    inside = select_shared(maps, "pixel_change")
+    summaries = [
+        ("image AUROC", "categories", summarise(auroc, "change", "category")),
+        ("drift of good images", "images", summarise(drift[drift.label == 0], "drift", "source")),
+        ("pixel AUROC inside an image", "images", summarise(inside, "pixel_change", "source")),
+        ("image AUROC lost", "categories", compare_methods(auroc, "change", "category")),
+        ("map correlation in place", "images", compare_methods(select_in_place(maps), "correlation", "source")),
     ]
-    told = "; ".join(told) or "no shift decides which way"
-    return (
-        f"{told}; {_undecided(part, rest)}. Where they rise, a threshold set before rejects more good parts "
-        f"(n = {tables.format_counts(part.n, 'images')})."
+    lines = [
+        f"- **{name}**, {what}: {_describe_shifts(rows, noun)}"
+        for what, noun, changes in summaries
+        for name, rows in changes.groupby("name", sort=False)
+    ]
+    return "\n".join(lines) or tables.NO_AUROC
+
+
+def _describe_shifts(rows: pd.DataFrame, noun: str) -> str:
+    """The change over all shifts, under which single ones it is decided, and of how many it is not."""
+    single, whole = rows[rows["shift"] != ALL].sort_values("mean"), rows.iloc[-1]
+    verdicts = pd.Series(map(comparison.verdict, single.low, single.high), single.index, dtype=object)
+    decided = "".join(
+        f"; {word} under {', '.join(single['shift'][verdicts == word])}"
+        for word in ("lower", "higher")
+        if (verdicts == word).any()
     )
-
-
-def _holding(part: pd.DataFrame, name: str, what: str, noun: str) -> str:
-    """Which of two methods holds, over all shifts and by shift."""
-    one, _, other = name.partition(" less ")
-    lower, higher, rest = _split(part)
-    whole = part.iloc[-1]
-    verdict = {"higher": f"{one} holds better", "lower": f"{other} holds better"}
-    decided = verdict.get(comparison.verdict(whole.low, whole.high), "not decided")
-    told = f"**{name}**, {what}: {_told(whole)}, n = {tables.format_counts(part.n, noun)}: {decided}"
-    for winner, rows in ((one, higher), (other, lower)):
-        told += f"; {winner} under {', '.join(rows['shift'])}" if len(rows) else ""
-    return f"{told}; {_undecided(part, rest)}."
+    return (
+        f"{whole['shift']} {comparison.format_difference(whole['mean'], whole.low, whole.high)}, "
+        f"n = {tables.format_counts(rows.n, noun)}, {comparison.verdict(whole.low, whole.high)}{decided}; not decided "
+        f"for {(verdicts == 'not decided').sum()} of {len(single)} shifts, of which chance alone would decide about "
+        f"{(1 - statistics.LEVEL) * len(single):.1f}."
+    )

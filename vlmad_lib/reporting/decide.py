@@ -351,7 +351,9 @@ def write(decisions: Decisions, folder: Path, out: Path) -> None:
             kept = f"{place + 1:05}-{re.sub(r'[^0-9A-Za-z_-]+', '_', Path(name).stem)[:60]}.jpg"
             picture = _beside(image, Image.fromarray(shown))
             how = {"format": "JPEG", "quality": 88, "comment": MADE}
-            files.replace_file(out / "overlays" / kept, lambda path, picture=picture, how=how: picture.save(path, **how))
+            files.replace_file(
+                out / "overlays" / kept, lambda path, picture=picture, how=how: picture.save(path, **how)
+            )
             table.loc[place, "overlay"] = f"overlays/{kept}"
             if (limit := decisions.facts["pixel_threshold"]) is not None:
                 marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(

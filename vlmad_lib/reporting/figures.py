@@ -413,7 +413,7 @@ MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
     """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
 
-    ``points`` has the columns of ``published.points``.
+    ``points`` has the columns of ``published.collect_points``.
     """
     order, methods = tables.order_categories(points), list(dict.fromkeys(points.method))
     figure, grid = _panels(len(methods), 8.6, 1.7 + 0.27 * len(order), sharey=True)
@@ -496,8 +496,8 @@ def best_sizes(table: pd.DataFrame) -> Figure:
 def over_severity(table: pd.DataFrame, label: str, level: float, highest: float = np.inf) -> Figure:
     """Values with their 95 % intervals against the severity, a panel a shift, a line a method, dashed with references.
 
-    ``table`` as made by ``robustness.summed`` by severity; ``level`` is where the images as they are stand, ``highest``
-    the largest value there can be.
+    ``table`` as made by ``robustness.summarise`` by severity; ``level`` is where the images as they are stand,
+    ``highest`` the largest value there can be.
     """
     panels = list(table.groupby("shift", sort=False))
     names, width, height = list(dict.fromkeys(table.name)), min(len(panels), 4), -(-len(panels) // 4)
@@ -657,8 +657,8 @@ def lent(
 ) -> Figure:  # fmt: skip
     """Heat maps of values in [0, 1] from ``source`` (rows) to ``target`` (columns), a panel a column; own ones framed.
 
-    As made by ``costs.transfer_thresholds`` or ``prompt_transfer.matrix``; ``labels``: of rows, columns and colours.
-    A cell without a value is crossed out.
+    As made by ``costs.transfer_thresholds`` or ``prompt_transfer.pivot_transfer``; ``labels``: of rows, columns and
+    colours. A cell without a value is crossed out.
     """
     sources, targets = (list(dict.fromkeys(table[side])) for side in ("source", "target"))
     wide = {
