@@ -364,7 +364,7 @@ def test_sentences_on_classes_say_what_is_decided_and_what_has_too_few_categorie
     sentences = by_defect.describe_classes(compared, overall, 0.05)
     assert "lower for Surface Damage (-0.300 (-0.500 to -0.100), n = 4 categories)" in sentences
     assert "not decided for 1 of 2 classes (Structural Break)" in sentences
-    assert "too few categories for Multiple" in sentences
+    assert "too few categories for 1 of 3 classes (Multiple)" in sentences
     assert "75% of the defective images" in sentences and "(50% to 100%, n = 6 categories" in sentences
     few = by_defect.describe_classes(compared, overall, 0.025, "no image of 16 in 12 of 12 categories")
     assert "at most 2.5% false positives in each category (no image of 16 in 12 of 12 categories)" in few

@@ -75,7 +75,9 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     rows = datasets.select_tested(table).head(2)
     written = []
     monkeypatch.setattr(
-        methods.winclip, "text", lambda *told, text=methods.winclip.text: written.append(1) or text(*told)
+        methods.winclip.WINCLIP,
+        "encode_text",
+        lambda *inputs, text=methods.winclip.text: written.append(1) or text(*inputs),
     )
     found = efficiency.measure_costs(profile, profile.methods[0], rows, {"fp32": 100.0, "bf16": 200.0}, repeats=2)
     assert found["n"] == 4 and found["low"] <= found["encode"] <= found["high"]

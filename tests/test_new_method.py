@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 
@@ -20,8 +21,7 @@ def example(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n((?:(?!```).)*class MeanDistance.*?)```", text, re.DOTALL)
     (tmp_path / "mean_distance.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    import mean_distance
-
+    mean_distance = importlib.import_module("mean_distance")
     monkeypatch.setitem(methods.METHODS, "mean_distance", mean_distance.MeanDistance())
     yield mean_distance.MeanDistance
     del sys.modules["mean_distance"]

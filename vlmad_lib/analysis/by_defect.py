@@ -494,12 +494,13 @@ def describe_classes(compared: pd.DataFrame, overall: pd.DataFrame, rate: float,
         if len(undecided):
             phrases.append(f"not decided for {len(undecided)} of {len(tested)} classes ({', '.join(undecided)})")
         if len(tested) < len(own):
-            phrases.append(f"too few categories for {', '.join(own.second.drop(tested.index))}")
+            few = own.second.drop(tested.index)
+            phrases.append(f"too few categories for {len(few)} of {len(own)} classes ({', '.join(few)})")
         lines.append(f"- **{name}**, AUROC of a class against the other defects of its category: {'; '.join(phrases)}.")
     for index, row in overall.iterrows():
-        few = f" ({without})" if without else ""
+        strict = f" ({without})" if without else ""
         lines.append(
-            f"- **{row.method}**: with at most {statistics.percent(rate)} false positives in each category{few} it "
+            f"- **{row.method}**: with at most {statistics.percent(rate)} false positives in each category{strict} it "
             f"finds {row.recall:.0%} of the defective images, the mean over categories ({row.low:.0%} to "
             f"{row.high:.0%}, {describe_counts(overall.loc[[index]])})."
         )
