@@ -36,7 +36,7 @@ NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to
 def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dataset: str = "demo") -> BeautifulSoup:
     """The cells as HTML: nothing loaded, links to other notebooks led to their pages, headings in order.
 
-    ``dataset``: the profile's, which decides what of a notebook concerns the run (``ELSEWHERE``).
+    ``dataset``: the profile's, which decides what of a notebook concerns the run (``TAGGED``).
     """
     cells = _concerned(cells, dataset)
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
@@ -63,9 +63,9 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
     return soup
 
 
-# tags of cells, and the data sets on whose pages they are left out: ``demo`` is text on the demo data alone,
-# ``benchmark`` published figures, beside which own pictures cannot stand
-ELSEWHERE = {"demo": ("mvtec", "visa", "folder"), "benchmark": ("folder",)}
+# Tags of cells, and the data sets on whose pages alone they stand: ``demo`` is text on the demo data, ``benchmark``
+# published figures, beside which own pictures cannot stand.
+TAGGED = {"demo": ("demo",), "benchmark": ("demo", "mvtec", "visa")}
 
 
 def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
@@ -74,7 +74,7 @@ def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
     Text tagged ``if-shown`` goes with its code cells, those below
     it up to the next text, where none of them shows anything: a heading above nothing tells a reader nothing.
     """
-    left_out = {tag for tag, names in ELSEWHERE.items() if dataset in names}
+    left_out = {tag for tag, names in TAGGED.items() if dataset not in names}
     cells = [cell for cell in cells if not left_out & set(cell.metadata.get("tags", []))]
     kept, place = [], 0
     while place < len(cells):
