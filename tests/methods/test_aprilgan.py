@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from conftest import TINY, make_mvtec, paint, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError, methods
+from vlmad_lib import ROOT, InputError, methods
 from vlmad_lib.analysis import by_category, thresholds
 from vlmad_lib.config import Method
 from vlmad_lib.data import image_files, mask_files
@@ -111,7 +110,7 @@ def test_maxima_are_stretched_over_a_categorys_images():
 
 @pytest.mark.slow
 def test_parity_with_the_official_code():
-    compared = parity.compare(Path(__file__).with_name("aprilgan_small.json"))
+    compared = parity.compare(ROOT / "tests" / "aprilgan_small.json")
     assert len(compared) > 50 and {name.endswith(parity.KEPT) for name, *_ in compared} == {True, False}
     for name, found, tolerance in compared:
         assert found <= tolerance, name

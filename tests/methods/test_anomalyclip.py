@@ -6,7 +6,6 @@ The mistakes are those of the specification, section 0: each has a test that fai
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import parity
 import pytest
@@ -14,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from conftest import shared
 
-from vlmad_lib import InputError
+from vlmad_lib import ROOT, InputError
 from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip
 from vlmad_lib.methods.anomalyclip import arrays, encode, settings
 
-ORACLE = Path(__file__).with_name("anomalyclip_small.json")
+ORACLE = ROOT / "tests" / "anomalyclip_small.json"
 
 
 @pytest.fixture(scope="module")
