@@ -275,6 +275,7 @@ def test_disagreements_count_both_ways():
     assert list(first.image) == ["plate-1-1"] * 2 + ["plate-0-1"] * 2 and list(first.method) == ["A", "B"] * 2
     assert set(second.image[second.label == 1]) == {"cloth-1-0", "plate-1-0"}
     assert failures.compare_failures(CASES[CASES.method == "A"]).empty
+    assert failures.select_disagreements(CASES[CASES.method == "A"].iloc[:0], "A", "B").empty
 
 
 def test_sentences_say_what_is_and_what_is_not_decided():

@@ -354,7 +354,7 @@ def select_disagreements(cases: pd.DataFrame, first: str, second: str, most: int
         gap = (pairs.margin - pairs.margin_other).abs().sort_values(ascending=False, kind="stable")
         images += list(pairs.image.loc[gap.index[:most]])
     rows = cases[cases.image.isin(images) & cases.method.isin([first, second])]
-    order = rows.image.map(images.index) * 2 + (rows.method == second)
+    order = rows.image.map(images.index).astype(float) * 2 + (rows.method == second)
     return rows.loc[order.sort_values(kind="stable").index]
 
 
