@@ -36,12 +36,17 @@ def test_units_are_paired_by_name_and_those_that_one_side_lacks_are_left_out():
 
 def test_a_side_of_one_row_stands_for_every_unit_whichever_side_it_is():
     single = pd.DataFrame({"image_auroc": [0.5], "pixel_auroc": [0.5]}, ["all"])
-    forth = comparison.pair_differences(BEFORE, single, "categories")
-    back = comparison.pair_differences(single, BEFORE, "categories")
+    forth = comparison.pair_differences(BEFORE, single, "draws")
+    back = comparison.pair_differences(single, BEFORE, "draws")
     assert list(forth.n) == list(back.n) == [4, 4]
     assert forth.difference.to_numpy() == pytest.approx([0.15, 0.25])
     assert back.difference.to_numpy() == pytest.approx(-forth.difference)
     assert back.low.to_numpy() == pytest.approx(-forth.high)
+
+
+def test_a_side_with_one_category_stands_for_no_other():
+    table = comparison.pair_differences(BEFORE[:1] + 0.1, BEFORE, "categories")
+    assert list(table.n) == [1, 1] and table.difference.to_numpy() == pytest.approx([0.1, 0.1])
 
 
 def test_one_unit_decides_nothing():

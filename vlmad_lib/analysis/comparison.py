@@ -24,6 +24,11 @@ def verdict(low: float, high: float) -> str:
     return "higher" if low > 0 else "lower" if high < 0 else "not decided"
 
 
+def judge_row(row) -> str:
+    """The ``verdict`` of a row of differences; ``not decided`` where its digits print as zero."""
+    return verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
+
+
 def format_difference(mean: float, low: float, high: float) -> str:
     """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
 
@@ -53,7 +58,8 @@ def pair_differences(
     """The mean of ``after`` less ``before`` by measure, with its interval over paired units.
 
     Args:
-        after: One row a unit (its index), one column a measure. A side with a single row stands for every unit.
+        after: One row a unit (its index), one column a measure. Over draws a side with a single row stands for every
+            draw, since zero-shot draws nothing; categories and images are always matched by name.
         before: The other side, likewise.
         over: What the units are: a key of ``tables.SINGULAR``.
         comparisons: The intervals hold at 95 % for so many comparisons together (Bonferroni).
@@ -62,7 +68,7 @@ def pair_differences(
     Returns:
         One row a measure: the facts and ``COLUMNS``; *n* counts the units that have both sides.
     """
-    if len(after) == 1 or len(before) == 1:
+    if over == "draws" and (len(after) == 1 or len(before) == 1):
         sides = [side.iloc[0] if len(side) == 1 else side for side in (after, before)]
         differences = sides[0] - sides[1] if len(before) == 1 else -(sides[1] - sides[0])
         differences = differences.to_frame().T if isinstance(differences, pd.Series) else differences
@@ -139,9 +145,7 @@ def list_decided(differences: pd.DataFrame, name: str, higher: str = "Higher", l
     ``name`` is the column that names a row. A difference that prints as zero counts as not decided.
     """
     known = differences.dropna(subset="difference")
-    verdicts = [
-        verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided" for row in known.itertuples()
-    ]
+    verdicts = [judge_row(row) for row in known.itertuples()]
     lines, together = [], describe_together(len(known))
     for kind, word in {"higher": higher, "lower": lower}.items():
         rows = known[np.array(verdicts, object) == kind].sort_values("difference", key=abs, ascending=False)
@@ -256,10 +260,8 @@ def compare_with_others(metrics: pd.DataFrame, own: str, own_shots: int | None =
         facts = {"shots": shots, "against": name}
         for group in [*(groups if len(groups) > 1 else []), "all"]:
             sides = [side if group == "all" else side[side.group == group] for side in (first, second)]
-            # categories are matched by name: a side with one category does not stand for others
             after, before = (side.groupby("category")[tables.MAIN].mean() for side in sides)
-            shared = after.index.intersection(before.index)
-            frames.append(pair_differences(after.loc[shared], before.loc[shared], "categories", **facts, group=group))
+            frames.append(pair_differences(after, before, "categories", **facts, group=group))
         if shots < config.FULL:  # of all references there is a single draw
             after, before = (side.groupby("seed")[tables.MAIN].mean() for side in (first, second))
             frames.append(pair_differences(after, before, "draws", **facts, group="all"))

@@ -40,7 +40,6 @@ WORDS = ("damaged", "broken", "defective", "flawed", "anomalous", "faulty")
 """Words of AnomalyCLIP's hand-written pair, "object" and "<word> object"."""
 UNLEARNED = {"checkpoint": "", "trained_on": "", "force_leak": False}
 """What a method of a profile has no more where it reads hand-written prompts."""
-NOTHING = 0.0005  # a difference below this prints as 0
 ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly seen their words
 MEASURES = ("image_auroc", "pixel_auroc")
 
@@ -209,7 +208,7 @@ def describe_prompt_differences(found: pd.DataFrame) -> str:
         own, others = part.iloc[0], part.iloc[1:].dropna(subset="difference")
         if np.isnan(own.auroc) or others.empty:
             continue
-        told = np.array([_verdict(row) for row in others.itertuples()])
+        told = np.array([comparison.judge_row(row) for row in others.itertuples()])
         told_apart = [_named(others[told == kind], kind) for kind in ("higher", "lower")]
         lines.append(
             f"**{base}**, {tables.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
@@ -217,11 +216,6 @@ def describe_prompt_differences(found: pd.DataFrame) -> str:
             f"Intervals hold at 95 % for all {len(told)} together."
         )
     return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
-
-
-def _verdict(row) -> str:
-    """What a difference says, if anything can be read off its digits."""
-    return comparison.verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
 
 
 def _named(rows: pd.DataFrame, kind: str) -> str:
