@@ -75,8 +75,17 @@ def test_notebooks_are_stripped_thin_and_in_shape(path):
     for cell in code:
         if not exercise & set(cell["metadata"].get("tags", [])):
             assert not re.search(r"^\s*(def|class) ", "".join(cell["source"]), re.M), cell["source"]
-    for heading in ("## Load", "## What we see", "## Exercises", "## Next"):
+    cells = notebook["cells"]
+    answers = [place for place, cell in enumerate(cells) if "answer" in cell["metadata"].get("tags", [])]
+    for heading in ("## Exercises", "## Next"):
         assert heading in text, heading
+    if answers:
+        assert len(answers) == 1 and "show_answer(" in "".join(cells[answers[0]]["source"])
+        assert not any(
+            cell["cell_type"] == "markdown" and "## " in "".join(cell["source"]) for cell in cells[1 : answers[0]]
+        )
+        headings = re.findall(r"^##+ (.*)", text, re.M)
+        assert not {"Load", "Compute", "Table", "Figure", "What we see"} & set(headings)
     prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
     assert len(re.findall(r"^# ", prose, re.M)) == 1
 

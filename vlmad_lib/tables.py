@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -43,6 +43,11 @@ NO_AUROC = "No category has both normal and anomalous test images, so nothing ca
 def format_count(n: int, singular: str, plural: str) -> str:
     """A number with its noun."""
     return f"{n} {singular if n == 1 else plural}"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Words as a list in a sentence: ``A``, ``A and B``, ``A, B and C``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def format_range(counts: pd.Series) -> str:

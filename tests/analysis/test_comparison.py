@@ -52,11 +52,11 @@ def test_a_side_with_one_category_stands_for_no_other():
 def test_one_unit_decides_nothing():
     row = comparison.pair_differences(BEFORE[:1] + 0.1, BEFORE[:1], "categories").iloc[0]
     assert row.n == 1 and row.difference == pytest.approx(0.1)
-    assert comparison.verdict(row.low, row.high) == "not decided"
+    assert comparison.verdict(row.low, row.high) == "no difference shown"
 
 
 @pytest.mark.parametrize(
-    ("ends", "word"), [((0.1, 0.3), "helps"), ((-0.3, -0.1), "costs"), ((-0.1, 0.3), "not decided")]
+    ("ends", "word"), [((0.1, 0.3), "helps"), ((-0.3, -0.1), "costs"), ((-0.1, 0.3), "no difference shown")]
 )
 def test_a_sentence_states_the_interval_n_and_what_is_decided(ends, word):
     row = SimpleNamespace(difference=sum(ends) / 2, low=ends[0], high=ends[1], n=12, over="categories")
@@ -76,3 +76,14 @@ def test_the_pivot_has_a_row_for_each_key_and_the_measures_side_by_side():
     assert list(wide.columns) == ["method", "n", "image_auroc", "pixel_auroc"]
     row = tables[0].iloc[0]
     assert wide.image_auroc[0].startswith(comparison.format_difference(row.difference, row.low, row.high))
+
+
+def test_verdicts_are_clauses_of_one_sentence_the_largest_first():
+    rows = [("A", 0.1, 0.05, 0.15), ("B", 0.3, 0.1, 0.5), ("C", -0.2, -0.3, -0.1), ("D", 0.0, -0.1, 0.1)]
+    table = pd.DataFrame(rows, columns=["method", "difference", "low", "high"]).assign(over="categories", n=12)
+    assert comparison.describe_verdicts(table, "method") == (
+        "higher for B (+0.300, +0.100 to +0.500) and A (+0.100, +0.050 to +0.150), lower for C (-0.200, -0.300 to "
+        "-0.100), no difference shown for D (+0.000, -0.100 to +0.100) (n = 12 categories, 95 % for all 4 together)"
+    )
+    assert "B (+0.300, +0.100 to +0.500) and 1 more" in comparison.describe_verdicts(table, "method", most=1)
+    assert comparison.describe_verdicts(table.assign(difference=float("nan")), "method") == ""

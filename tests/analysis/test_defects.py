@@ -162,7 +162,7 @@ def test_sentences_follow_the_data():
         related = by_defect.correlate_measures(scores, ["contrast"])
         sentences[gap] = by_defect.describe_levels(by_defect.compare_auroc(scores, "level", ENDS), related)
     counted = "(n = 6 categories, 360 images)"
-    assert f"not decided {counted}" in sentences[0.0] and f"higher {counted}" in sentences[6.0]
+    assert f"no difference shown {counted}" in sentences[0.0] and f"higher {counted}" in sentences[6.0]
     assert "rises with contrast" in sentences[6.0] and "rises with contrast" not in sentences[0.0]
     assert "other products" not in sentences[6.0]
 
@@ -252,7 +252,7 @@ def test_a_class_of_the_hardest_product_alone_is_not_harder_within_it():
     compared = by_defect.compare_auroc(scores, "kind", [(by_defect.REST, name) for name in ("hard", "easy")])
     assert (compared.low < 0).all() and (compared.high > 0).all() and compared.categories.tolist() == [5, 5]
     sentences = by_defect.describe_classes(compared, by_defect.summarise_recall(scores, "method"), 0.05)
-    assert "not decided for 2 of 2 classes" in sentences
+    assert "no difference shown for 2 of 2 classes" in sentences
     scores["score"] = scores.score - 2.0 * (scores.kind == "hard")
     again = by_defect.compare_auroc(scores, "kind", [(by_defect.REST, name) for name in ("hard", "easy")])
     assert again.high[0] < 0 < again.high[1]
@@ -363,7 +363,7 @@ def test_sentences_on_classes_say_what_is_decided_and_what_has_too_few_categorie
     )  # fmt: skip
     sentences = by_defect.describe_classes(compared, overall, 0.05)
     assert "lower for Surface Damage (-0.300 (-0.500 to -0.100), n = 4 categories)" in sentences
-    assert "not decided for 1 of 2 classes (Structural Break)" in sentences
+    assert "no difference shown for 1 of 2 classes (Structural Break)" in sentences
     assert "too few categories for 1 of 3 classes (Multiple)" in sentences
     assert "75% of the defective images" in sentences and "(50% to 100%, n = 6 categories" in sentences
     few = by_defect.describe_classes(compared, overall, 0.025, "no image of 16 in 12 of 12 categories")

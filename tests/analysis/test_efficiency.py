@@ -51,7 +51,7 @@ def test_precisions_and_peaks_are_a_device_s_own(monkeypatch):
     assert efficiency.list_precisions()[0] == "fp32" and "tf32" not in efficiency.list_precisions()
 
 
-@pytest.mark.parametrize(("shift", "word"), [(0.2, "higher"), (-0.2, "lower"), (0.0, "not decided")])
+@pytest.mark.parametrize(("shift", "word"), [(0.2, "higher"), (-0.2, "lower"), (0.0, "no difference shown")])
 def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
     rows, scores = [], []
     for number, category in enumerate("abcd"):

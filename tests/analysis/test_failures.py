@@ -94,8 +94,8 @@ def test_shares_are_set_against_the_rest():
     assert list(found["than the rest"]) == ["more often", "less often"] and list(found.share) == [0.6, 0.0]
     assert fisher_exact([[12, 8], [0, 20]]).pvalue < 0.025
     cases.loc[3:, "failure"] = ""
-    assert set(failures.summarise_shares(cases, "category")["than the rest"]) == {"not decided"}
-    assert list(failures.summarise_shares(cases[:20], "category")["than the rest"]) == ["not decided"]
+    assert set(failures.summarise_shares(cases, "category")["than the rest"]) == {"no difference shown"}
+    assert list(failures.summarise_shares(cases[:20], "category")["than the rest"]) == ["no difference shown"]
 
 
 def made(strength: float, categories: int = 8, each: int = 40) -> pd.DataFrame:
@@ -161,7 +161,7 @@ def test_a_class_that_stands_for_a_hard_category_has_no_effect_of_its_own():
     row = failures.estimate_odds(cases, 200).set_index("input").loc["Missing"]
     assert row["odds ratio"] < 2.5 and row.low < 1 < row.high  # pooled it is beyond five
     table = failures.summarise_shares(cases, "defect_class")
-    assert set(table["than the rest"]) == {"not decided"} and (table.within >= 8).all()
+    assert set(table["than the rest"]) == {"no difference shown"} and (table.within >= 8).all()
 
 
 def test_an_effect_within_categories_is_seen():
@@ -220,7 +220,11 @@ def good(counts: dict[str, int], tested: int = 20, k: int = 19) -> pd.DataFrame:
 
 def test_false_alarms_are_held_against_a_threshold_as_random_as_its_images():
     table = failures.compare_with_promise(good({"cork": 2, "tile": 6, "gear": 18}), 0.1).set_index("category")
-    assert table["than promised"].to_dict() == {"cork": "not decided", "tile": "not decided", "gear": "more often"}
+    assert table["than promised"].to_dict() == {
+        "cork": "no difference shown",
+        "tile": "no difference shown",
+        "gear": "more often",
+    }
     assert failures.compare_with_promise(good({"cork": 2}).assign(source=TEST), 0.1).empty
 
 
@@ -234,7 +238,7 @@ def test_the_family_of_categories_is_wrong_in_five_percent_of_runs():
         table = failures.compare_with_promise(
             good({f"c{place}": int(count) for place, count in enumerate(counts)}), 0.1
         )
-        accused += (table["than promised"] != "not decided").any()
+        accused += (table["than promised"] != "no difference shown").any()
     assert accused / runs <= 0.09
 
 
@@ -285,7 +289,7 @@ def test_sentences_say_what_is_and_what_is_not_decided():
     sentences = failures.describe_failures(cases, odds, foresight, failures.compare_failures(cases), 0.1)
     assert "from 9 training images a category in 8 of 8 categories" in sentences
     assert "less likely with log contrast (odds x 0." in sentences and "can be foreseen: AUROC 0." in sentences
-    assert "not decided for 2 of 3 inputs" in sentences
+    assert "no difference shown for 2 of 3 inputs" in sentences
     better = pd.concat([cases[cases.method == "A"].assign(failure=""), cases[cases.method == "B"]])
     differences = failures.compare_failures(better)
     assert "A has fewer" in failures.describe_failures(better, odds[:0], foresight[:0], differences, 0.1)

@@ -85,8 +85,8 @@ def test_differences_are_to_the_variants_own_base():
 
 def test_sentences_state_the_whole_effect_and_what_is_not_decided():
     one, other = (study_claims.describe_faults(study_claims.compare_variants(swept(costs))) for costs in (ONE, OTHER))
-    assert "n = 3 categories" in one and "2 change nothing and 0 are not decided" in one
-    assert "1 are not decided" in other
+    assert "n = 3 categories" in one and "2 change nothing and 0 are no difference shown" in one
+    assert "1 are no difference shown" in other
 
 
 def test_all_faults_together_are_the_study_against_the_paper():

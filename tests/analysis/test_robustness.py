@@ -115,7 +115,7 @@ def test_findings_follow_the_table_and_say_n():
     other = robustness.describe_changes(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
     assert "**A less B**, map correlation in place" in one and "n = 3 images, higher; higher under blur, light" in one
     assert "n = 3 images, lower" in other and "n = 2 categories" in one
-    for told in (line for line in one.splitlines() if "not decided for" in line):
+    for told in (line for line in one.splitlines() if "no difference shown for" in line):
         assert "of 2 shifts, of which chance alone would decide about 0.1" in told
     empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
     assert robustness.describe_changes(empty, empty, empty) == tables.NO_AUROC

@@ -34,13 +34,13 @@ def test_differences_stay_within_what_an_auroc_can_be():
     assert statistics.difference([0.9, -0.9])[1:] == (-1, 1)
     assert [comparison.verdict(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1), (0, 0), (-1, 1))] == [
         *["higher", "lower"],
-        *["not decided"] * 2,
+        *["no difference shown"] * 2,
     ]
     assert comparison.format_difference(0.0123, -0.1, 0.2) == "+0.012 (-0.100 to +0.200)"
     assert (
         comparison.format_difference(*statistics.difference([0.0, 0.0])) == "+0.000 (the same in each)"
     )  # no interval of certainty
-    assert comparison.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "not decided"
+    assert comparison.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "no difference shown"
 
 
 def test_the_study_is_quoted_as_printed():
@@ -316,7 +316,7 @@ def test_wording_findings_follow_the_data():
         for one in (lower, higher)
     ]
     assert "image AUROC 0.800 (n = 3): none is higher; lower with one -0.097" in told[0]
-    assert "higher with one +0.303" in told[1] and "none is lower; not decided for 1 of 2" in told[1]
+    assert "higher with one +0.303" in told[1] and "none is lower; no difference shown for 1 of 2" in told[1]
     assert prompt_variants.describe_prompt_differences(
         prompt_variants.compare_prompts(lower.assign(image_auroc=np.nan, pixel_auroc=np.nan), [FAMILY])
     ) == (tables.NO_AUROC)

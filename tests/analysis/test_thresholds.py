@@ -559,10 +559,10 @@ def test_sentences_on_costs_follow_the_data():
             for number in range(3)]  # fmt: skip
     table = costs.estimate_costs(thresholds.rated(rows), prices).set_index("rule")
     verdicts = table["than not to look"].to_dict()
-    assert verdicts == {"conformal": "cheaper", "quantile": "dearer", OWN: "not decided"}
+    assert verdicts == {"conformal": "cheaper", "quantile": "dearer", OWN: "no difference shown"}
     sentence = costs.describe_costs(table.reset_index(), prices)
     assert "to reject all without looking costs 980" in sentence and "n = 3 categories" in sentence
-    assert "1 cheaper" in sentence and "1 not decided" in sentence and "conformal of A, 198" in sentence
+    assert "1 cheaper" in sentence and "1 no difference shown" in sentence and "conformal of A, 198" in sentence
     assert "n = 0" in costs.describe_costs(table.iloc[:0].reset_index(), prices)
 
 

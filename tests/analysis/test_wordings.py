@@ -15,4 +15,4 @@ def test_a_difference_that_prints_as_nothing_is_not_told():
         {"variant": "more", "difference": 0.01, "low": 0.005, "high": 0.015},
     ]
     told = prompt_variants.describe_prompt_differences(pd.DataFrame([base | row for row in rows]))
-    assert "higher with more +0.010" in told and "less" not in told and "not decided for 1 of 2" in told
+    assert "higher with more +0.010" in told and "less" not in told and "no difference shown for 1 of 2" in told

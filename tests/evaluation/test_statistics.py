@@ -220,7 +220,9 @@ def test_findings_change_with_the_data():
         "By image AUROC highest on texture categories (0.850, n = 2), lowest on rigid ones (0.600, n = 1): +0.25" in one
     )
     assert "By image AUROC highest on rigid categories (0.950, n = 1), lowest on texture ones (0.575, n = 2)" in other
-    assert "(-1.000 to +1.000), not decided" in one and "By pixel" not in one  # one rigid category has no spread
+    assert (
+        "(-1.000 to +1.000), no difference shown" in one and "By pixel" not in one
+    )  # one rigid category has no spread
     assert "above chance (0.5) for 2 of 3" in one and "above chance (0.5) for 1 of 3" in other
 
 
@@ -239,7 +241,7 @@ def test_groups_are_told_apart_by_welchs_interval_for_all_pairs_and_pixel_auroc_
     near = by_category.describe_categories(
         rows.assign(image_auroc=rows.image_auroc.rank() % 4 / 10 + rows.image_auroc / 9)
     )
-    assert "not decided" in near and "told apart" not in near
+    assert "no difference shown" in near and "told apart" not in near
 
 
 def test_a_mean_says_how_many_categories_it_rests_on():
@@ -260,7 +262,7 @@ def test_two_methods_are_compared_by_what_they_localise():
     assert found.n.to_dict() == {"pixel_auroc": 3, "aupro": 4} and found.difference["aupro"] == pytest.approx(-0.2075)
     told = comparison.describe_pixel_pairs(found.reset_index()).splitlines()
     assert "AUPRO: -0.207" in told[1] or "AUPRO: -0.208" in told[1]
-    assert "95 % for all 2 together), behind; n = 4 categories" in told[1] and "not decided" in told[0]
+    assert "95 % for all 2 together), behind; n = 4 categories" in told[1] and "no difference shown" in told[0]
     single = comparison.compare_pixels_of_all_pairs(pd.concat([one[:1], other[:1]]))
     assert single.low.isna().all()
     told = comparison.describe_pixel_pairs(single)
@@ -312,7 +314,7 @@ def test_differences_are_paired_over_categories():
     assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
     told = comparison.describe_comparison(comparison.compare_with_base(table, "base"), "base").splitlines()
     assert "**Lower**: worse -0.097" in told[1] and told[1].endswith("for all 2 together.")
-    assert told[2].startswith("- **Not decided**: 1 of n = 2")
+    assert told[2].startswith("- **No difference shown**: 1 of n = 2")
     assert "0.800 (n = 3 categories)" in told[0]
 
 
@@ -489,7 +491,7 @@ def test_methods_are_told_apart_by_images_and_by_category():
     turned = comparison.compare_images_of_all_pairs(table.assign(score=-table.score))
     assert turned["worse in"].iloc[0] == 2 and "behind" in comparison.describe_image_pairs(turned)
     same = comparison.compare_images_of_all_pairs(table[table.category == "c"])
-    assert same.difference.iloc[0] == 0 and "not decided" in comparison.describe_image_pairs(same)
+    assert same.difference.iloc[0] == 0 and "no difference shown" in comparison.describe_image_pairs(same)
     alone = comparison.compare_images_of_all_pairs(table[table.method == "one"])
     assert alone.empty and comparison.describe_image_pairs(alone) == ""
 

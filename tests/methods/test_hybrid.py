@@ -228,6 +228,6 @@ def test_findings_follow_the_numbers():
         and "n = 2 categories" in told
     )
     same = metrics({"A": [0.7, 0.8], "W": [0.7, 0.8], "H": [0.7, 0.81]})
-    assert "not decided" in hybrid_variants.describe_gains(same, "A", "W")
+    assert "no difference shown" in hybrid_variants.describe_gains(same, "A", "W")
     bare = table.assign(pixel_auroc=np.nan, aupro=np.nan)
     assert "n = 0" in hybrid_variants.describe_gains(bare, "A", "W")

@@ -6,6 +6,7 @@ import ast
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
@@ -15,7 +16,11 @@ BOOKS = sorted(exercises.NOTEBOOKS.glob("*.ipynb"))
 
 
 def tagged(book: nbformat.NotebookNode, tag: str) -> list[nbformat.NotebookNode]:
-    return [cell for cell in book.cells if tag in cell.metadata.get("tags", [])]
+    return tagged_cells(book.cells, tag)
+
+
+def tagged_cells(cells: list[nbformat.NotebookNode], tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in cells if tag in cell.metadata.get("tags", [])]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
@@ -25,12 +30,49 @@ def test_every_notebook_has_exercises_with_folded_solutions(path):
     kinds = ""
     for cell in cells[begin:]:
         tasks = re.findall(r"^(\d)\. ", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
-        tags = cell.metadata.get("tags", []) if cell.cell_type == "code" else []
+        tags = set(cell.metadata.get("tags", [])) & {"exercise", "solution", "check"}
         kinds += "".join(tasks) + "".join(tag[0] for tag in tags)
-    assert re.fullmatch(r"1es2e?s(3e?s)?", kinds), f"tasks, exercise and solution cells in the order {kinds}"
-    for cell in cells:
-        if "solution" in cell.metadata.get("tags", []):
-            assert cell.metadata.get("jupyter") == {"source_hidden": True}, "JupyterLab shows this solution at once"
+    assert re.fullmatch(r"1esc?2e?sc?(3e?sc?)?", kinds), f"tasks, exercise, solution and check cells: {kinds}"
+    for number, cell in enumerate(tagged_cells(cells, "solution"), 1):
+        assert cell.metadata.get("jupyter") == {"source_hidden": True}, "JupyterLab shows this solution at once"
+        if "c" in kinds:
+            assert re.search(r"^answer = ", cell.source, re.MULTILINE), "a solution defines 'answer'"
+            assert cell.metadata["vlmad"]["hint"].endswith(".")
+            check = cells[cells.index(cell) + 1].source
+            assert f'exercises.check_answer("{path.stem[:2]}", {number})' in check
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "same"),
+    [
+        (0.7501, 0.75, True),
+        (0.76, 0.75, False),
+        (float("nan"), float("nan"), True),
+        ("Gear ", "gear", True),
+        ("linen", "gear", False),
+        (["gear", 0.5], ("gear", 0.5), True),
+        (["gear"], ["gear", "linen"], False),
+        ({"linen", "gear"}, {"gear", "linen"}, True),
+        (pd.DataFrame({"b": [1.0], "a": ["x"]}), pd.DataFrame({"a": ["x"], "b": [1.0]}), True),
+        (pd.DataFrame({"a": ["y"]}), pd.DataFrame({"a": ["x"]}), False),
+        (pd.Series([0.5], ["gear"]), {"gear": 0.5}, True),
+        (None, 0.5, False),
+    ],
+)
+def test_an_answer_is_compared_with_what_the_solution_computes(answer, expected, same):
+    assert exercises.is_same(answer, expected) is same
+
+
+def test_a_check_says_right_or_gives_the_hint(tmp_path, monkeypatch, capsys):
+    tags = {"tags": ["solution"], "vlmad": {"hint": "Take the mean."}}
+    cells = [nbformat.v4.new_code_cell("print('no')\nanswer = sum(values) / len(values)", metadata=tags)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "42_means.ipynb")
+    monkeypatch.setattr(exercises, "NOTEBOOKS", tmp_path)
+    for names in ({"answer": 2.0}, {"answer": 3.0}, {"answer": ...}, {}):
+        exercises.check_answer("42", 1, {"values": [1, 2, 3], **names})
+    right, wrong, *none = capsys.readouterr().out.splitlines()
+    assert right == "Right." and wrong.endswith("Hint: Take the mean.")
+    assert all(line.startswith("Not answered yet") for line in none)
 
 
 def test_learner_copies_hold_no_solution_and_are_notebooks(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import joblib
 import nbformat
 import pandas as pd
+import PIL.Image
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -303,7 +305,8 @@ def test_all_notebooks_run_and_the_exit_code_tells(finished, record):
 
 def test_index_shows_failures_red_with_their_last_line(pages):
     rows = pages["index"].select(".notebooks tbody tr")
-    assert [row.select_one(".status").text for row in rows] == ["ok", "failed", "failed", "ok"]
+    states = [row.select_one(".status") for row in rows]
+    assert [state and state.text for state in states] == [None, "failed", "failed", None]
     assert rows[1].select_one(".status.failed")
     assert rows[1].select_one(".error").text == "KeyError: 'lost <key>'"
     assert "Which picture is shown here?" in rows[0].text and "More." not in rows[0].text
@@ -569,3 +572,52 @@ def test_the_study_is_left_out_of_reports_on_own_pictures_but_where_asked_for(tm
     assert study not in report.resolve("own_images", [], tmp_path, "").profile.notebooks
     assert study in report.resolve("mvtec", [], tmp_path, "").profile.notebooks
     assert report.resolve("own_images", [f"notebooks=[{study}]"], tmp_path, "").profile.notebooks == [study]
+
+
+def test_the_answer_stands_first_and_beside_its_question(tmp_path):
+    """Whatever place its cell has: a small figure and its sentences go to the index."""
+    figure = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(_png(900, 600)).decode()})
+    said = nbformat.v4.new_output("display_data", {"text/markdown": "Half escape (n = 12).\n\nTest <b>your</b> own."})
+    cells = [
+        nbformat.v4.new_markdown_cell("# 05 Contrast\n\n**Are faint defects missed?**"),
+        nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", {"text/plain": "loaded"})]),
+        nbformat.v4.new_code_cell("2", metadata={"tags": ["answer"]}, outputs=[said, figure]),
+    ]
+    soup = pages_module.body(cells, tmp_path / "05.ipynb")
+    text = soup.get_text()
+    assert text.index("Half escape") < text.index("loaded") and soup.select_one(".answer img")
+    sentences, picture = pages_module.read_answer(cells)
+    assert sentences == ["Half escape (n = 12).", "Test &lt;b&gt;your&lt;/b&gt; own."]
+    small = PIL.Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    assert small.width <= pages_module.THUMBNAIL[0] and small.height <= pages_module.THUMBNAIL[1]
+    assert pages_module.read_answer(cells[:2]) == ([], "")
+
+
+def _png(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    PIL.Image.new("RGB", (width, height), "white").save(stream, "png")
+    return stream.getvalue()
+
+
+def test_cells_tagged_fold_share_a_box_that_their_heading_opens(tmp_path):
+    fold = {"tags": ["fold"]}
+    cells = [
+        nbformat.v4.new_markdown_cell("# 05 Contrast"),
+        nbformat.v4.new_markdown_cell("## How contrast is measured\n\nBy a ring.", metadata=fold),
+        nbformat.v4.new_code_cell("1", metadata=fold),
+        nbformat.v4.new_markdown_cell("## Faint defects\n\nEvidence."),
+        nbformat.v4.new_code_cell("2", metadata=fold),
+    ]
+    boxes = pages_module.body(cells, tmp_path / "05.ipynb").select("details.fold")
+    assert [box.summary.get_text(strip=True) for box in boxes] == ["How contrast is measured", "details"]
+    assert "By a ring" in boxes[0].get_text() and len(boxes[0].select(".cell")) == 2
+
+
+def test_long_tables_are_folded_and_say_what_they_hold():
+    for rows, folded in ((pages_module.LONG, False), (pages_module.LONG + 1, True)):
+        soup = BeautifulSoup(pd.DataFrame({"category": range(rows)}).to_html(index=False), "html.parser")
+        pages_module._mark_tables(soup)
+        pages_module._fold_long_tables(soup)
+        summary = soup.select_one("details.long > summary")
+        assert bool(summary) is folded
+        assert not folded or summary.get_text() == f"Table of {rows} rows: category and more"

@@ -52,7 +52,7 @@ def _compare_groups(part: pd.DataFrame) -> str:
         return ""
     low, high, pairs = means.index[0], means.index[-1], len(means) * (len(means) - 1) // 2
     ends = _welch(groups[high], groups[low], statistics.together(pairs))
-    verdict = "not decided" if ends[0] <= 0 <= ends[1] else "told apart"
+    verdict = "no difference shown" if ends[0] <= 0 <= ends[1] else "told apart"
     together = f", 95 % for all {pairs} pairs of groups together" if pairs > 1 else ""
     told = (
         f" By image AUROC highest on {high} categories ({means[high]:.3f}, n = {len(groups[high])}), lowest on {low} "

@@ -488,11 +488,13 @@ def describe_classes(compared: pd.DataFrame, overall: pd.DataFrame, rate: float,
         phrases = [
             f"{row.verdict} for {row.second} ({comparison.format_difference(row.difference, row.low, row.high)}, "
             f"n = {tables.format_categories(row.categories)})"
-            for row in tested[tested.verdict != "not decided"].itertuples()
+            for row in tested[tested.verdict != "no difference shown"].itertuples()
         ]
-        undecided = tested[tested.verdict == "not decided"].second
+        undecided = tested[tested.verdict == "no difference shown"].second
         if len(undecided):
-            phrases.append(f"not decided for {len(undecided)} of {len(tested)} classes ({', '.join(undecided)})")
+            phrases.append(
+                f"no difference shown for {len(undecided)} of {len(tested)} classes ({', '.join(undecided)})"
+            )
         if len(tested) < len(own):
             few = own.second.drop(tested.index)
             phrases.append(f"too few categories for {len(few)} of {len(own)} classes ({', '.join(few)})")

@@ -19,14 +19,18 @@ COLUMNS = ["measure", "over", "difference", "low", "high", "n"]
 NOTHING = 0.0005
 
 
+# The one phrase where an interval holds zero: these data show no difference, which is not to say that there is none.
+NO_DIFFERENCE = "no difference shown"
+
+
 def verdict(low: float, high: float) -> str:
-    """``higher``, ``lower`` or ``not decided``: what the interval of a difference says."""
-    return "higher" if low > 0 else "lower" if high < 0 else "not decided"
+    """``higher``, ``lower`` or ``NO_DIFFERENCE``: what the interval of a difference says."""
+    return "higher" if low > 0 else "lower" if high < 0 else NO_DIFFERENCE
 
 
 def judge_row(row) -> str:
-    """The ``verdict`` of a row of differences; ``not decided`` where its digits print as zero."""
-    return verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "not decided"
+    """The ``verdict`` of a row of differences; ``no difference shown`` where its digits print as zero."""
+    return verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "no difference shown"
 
 
 def format_difference(mean: float, low: float, high: float) -> str:
@@ -43,11 +47,11 @@ def format_difference(mean: float, low: float, high: float) -> str:
 
 
 def describe_difference(row, higher: str = "higher", lower: str = "lower") -> str:
-    """A row of a table of differences in words: ``+0.012 (-0.003 to +0.027), n = 12 categories: not decided``.
+    """A row of a table of differences in words: ``+0.012 (-0.003 to +0.027), n = 12 categories: no difference shown``.
 
     ``higher`` and ``lower`` are what an interval above or below zero means for the two sides.
     """
-    words = {"higher": higher, "lower": lower, "not decided": "not decided"}
+    words = {"higher": higher, "lower": lower, "no difference shown": "no difference shown"}
     count = tables.format_counts(pd.Series([row.n]), row.over)
     return f"{format_difference(row.difference, row.low, row.high)}, n = {count}: {words[verdict(row.low, row.high)]}"
 
@@ -86,7 +90,7 @@ def pair_differences(
 def pivot_differences(differences: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """A table of differences for people: a row for each of ``keys``, the measures side by side.
 
-    A cell reads ``+0.012 (-0.003 to +0.027), not decided``; *n* is that of each measure where they differ.
+    A cell reads ``+0.012 (-0.003 to +0.027), no difference shown``; *n* is that of each measure where they differ.
     """
     measures = list(dict.fromkeys(differences.measure))
     if differences.empty:
@@ -106,6 +110,41 @@ def pivot_differences(differences: pd.DataFrame, keys: list[str]) -> pd.DataFram
 def describe_together(count: int) -> str:
     """What an interval holds for: ``, 95 % for all 12 together``; empty for one comparison."""
     return f", 95 % for all {count} together" if count > 1 else ""
+
+
+def describe_verdicts(
+    differences: pd.DataFrame, name: str, higher: str = "higher", lower: str = "lower", most: int = 3
+) -> str:
+    """The clauses of one sentence on a table of differences; empty where none is known.
+
+    Such as ``higher for A (+0.101, +0.020 to +0.182) and B (...), no difference shown for 3 others (n = 12 categories,
+    95 % for all 5 together)``.
+
+    Args:
+        differences: One row a difference, with ``COLUMNS``.
+        name: The column that names a row.
+        higher: What an interval above zero means; likewise ``lower`` below zero.
+        most: So many rows of a verdict are named, those that differ most first; the others are counted.
+    """
+    known = differences.dropna(subset="difference")
+    if known.empty:
+        return ""
+    verdicts, clauses = np.array([judge_row(row) for row in known.itertuples()], object), []
+    for verdict_of_rows, words in {"higher": higher, "lower": lower, NO_DIFFERENCE: NO_DIFFERENCE}.items():
+        rows = known[verdicts == verdict_of_rows].sort_values("difference", key=abs, ascending=False)
+        named = [f"{row[name]} ({_give_ends(row)})" for _, row in rows.head(most).iterrows()]
+        if len(rows) > most:
+            named.append(f"{len(rows) - most} more")
+        if verdict_of_rows == NO_DIFFERENCE and clauses and len(rows) > 1:
+            named = [f"{len(rows)} others"]
+        if named:
+            clauses.append(f"{words} for {tables.join_words(named)}")
+    count = tables.format_counts(known.n, known.over.iloc[0])
+    return f"{', '.join(clauses)} (n = {count}{describe_together(len(known))})"
+
+
+def _give_ends(row: pd.Series) -> str:
+    return format_difference(row.difference, row.low, row.high).replace(" (", ", ").rstrip(")")
 
 
 # ---------------------------------------------------------------- methods against one of them, over categories
@@ -131,7 +170,7 @@ def compare_with_base(metrics: pd.DataFrame, base: str, column: str = "pixel_aur
 def describe_comparison(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
     """What ``compare_with_base`` decides, as a Markdown list of at most four lines.
 
-    The base, then the methods that are higher, those that are lower, and how many are not decided.
+    The base, then the methods that are higher, those that are lower, and how many are no difference shown.
     """
     reference, others = compared.set_index("method").loc[base], compared[compared.method != base]
     count = tables.format_categories(int(reference.n))
@@ -142,7 +181,7 @@ def describe_comparison(compared: pd.DataFrame, base: str, column: str = "pixel_
 def list_decided(differences: pd.DataFrame, name: str, higher: str = "Higher", lower: str = "Lower") -> list[str]:
     """Lines of a Markdown list: the rows of a table of differences that are decided, and how many are not.
 
-    ``name`` is the column that names a row. A difference that prints as zero counts as not decided.
+    ``name`` is the column that names a row. A difference that prints as zero counts as no difference shown.
     """
     known = differences.dropna(subset="difference")
     verdicts = [judge_row(row) for row in known.itertuples()]
@@ -154,9 +193,9 @@ def list_decided(differences: pd.DataFrame, name: str, higher: str = "Higher", l
                 f"{row[name]} {format_difference(row.difference, row.low, row.high)}" for _, row in rows.iterrows()
             ]
             lines.append(f"- **{word}**: {', '.join(named)}{together}.")
-    undecided = verdicts.count("not decided")
+    undecided = verdicts.count("no difference shown")
     if undecided:
-        lines.append(f"- **Not decided**: {undecided} of n = {len(known)} differences{together}.")
+        lines.append(f"- **No difference shown**: {undecided} of n = {len(known)} differences{together}.")
     return lines
 
 
@@ -240,7 +279,7 @@ def describe_image_pairs(compared: pd.DataFrame) -> str:
 
 
 def _name_winner(row) -> str:
-    return {"higher": "ahead", "lower": "behind"}.get(verdict(row.low, row.high), "not decided")
+    return {"higher": "ahead", "lower": "behind"}.get(verdict(row.low, row.high), "no difference shown")
 
 
 # ---------------------------------------------------------------- a method against all others, by number of references

@@ -131,7 +131,7 @@ def _decide(tests: list[tuple[bool, float]]) -> list[str]:
     """The verdicts of tests (more, p), Holm's correction over all of them."""
     decided = statistics.holm([p for _, p in tests])
     words = [("more often" if more else "less often") for more, _ in tests]
-    return [word if sure else "not decided" for word, sure in zip(words, decided, strict=True)]
+    return [word if sure else "no difference shown" for word, sure in zip(words, decided, strict=True)]
 
 
 def _compare_with_rest(
@@ -382,7 +382,7 @@ def describe_failures(
         lines.append(
             f"**{row.failure.capitalize()}s of {row.first} and {row.second}**: shares apart by "
             f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {over}: "
-            f"{words.get(comparison.verdict(row.low, row.high), 'not decided')}."
+            f"{words.get(comparison.verdict(row.low, row.high), 'no difference shown')}."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -408,7 +408,11 @@ def _describe_causes(odds: pd.DataFrame, foresight: pd.DataFrame) -> str:
         if word
     ]
     if len(odds):
-        rest = f"; not decided for {len(odds) - len(decided)} of {len(odds)} inputs" if len(decided) < len(odds) else ""
+        rest = (
+            f"; no difference shown for {len(odds) - len(decided)} of {len(odds)} inputs"
+            if len(decided) < len(odds)
+            else ""
+        )
         text += f" Within a category an escape is {'; '.join(decided) or 'tied to nothing for sure'}{rest}."
         text += " These intervals speak of these products alone." if "image" in set(odds.unit) else ""
     for row in foresight[foresight.n > 0].itertuples():

@@ -212,7 +212,7 @@ def describe_prompt_differences(found: pd.DataFrame) -> str:
         told_apart = [_named(others[told == kind], kind) for kind in ("higher", "lower")]
         lines.append(
             f"**{base}**, {tables.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
-            f"{'; '.join(told_apart)}; not decided for {(told == 'not decided').sum()} of {len(told)}. "
+            f"{'; '.join(told_apart)}; no difference shown for {(told == 'no difference shown').sum()} of {len(told)}. "
             f"Intervals hold at 95 % for all {len(told)} together."
         )
     return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC

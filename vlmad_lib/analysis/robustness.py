@@ -307,7 +307,7 @@ def _describe_shifts(rows: pd.DataFrame, noun: str) -> str:
     )
     return (
         f"{whole['shift']} {comparison.format_difference(whole['mean'], whole.low, whole.high)}, "
-        f"n = {tables.format_counts(rows.n, noun)}, {comparison.verdict(whole.low, whole.high)}{decided}; not decided "
-        f"for {(verdicts == 'not decided').sum()} of {len(single)} shifts, of which chance alone would decide about "
-        f"{(1 - statistics.LEVEL) * len(single):.1f}."
+        f"n = {tables.format_counts(rows.n, noun)}, {comparison.verdict(whole.low, whole.high)}{decided}; "
+        f"{comparison.NO_DIFFERENCE} for {(verdicts == comparison.NO_DIFFERENCE).sum()} of {len(single)} shifts, "
+        f"of which chance alone would decide about {(1 - statistics.LEVEL) * len(single):.1f}."
     )

@@ -453,7 +453,7 @@ def compare_variants(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def describe_faults(changes: pd.DataFrame) -> str:
-    """What all faults together do, and how many single ones are not decided: a line a measure and shots."""
+    """What all faults together do, and how many single ones are no difference shown: a line a measure and shots."""
     lines = []
     for (shots, metric), rows in changes.groupby(["shots", "metric"], sort=False):
         whole, single = rows[rows.direction == ALL].iloc[0], rows[rows.direction != ALL]
@@ -463,6 +463,6 @@ def describe_faults(changes: pd.DataFrame) -> str:
         lines.append(
             f"- **All faults together, {tables.name_shots(shots)}, {tables.TITLES[metric]}**: {effect}, n = "
             f"{tables.format_categories(whole.n)}, {comparison.verdict(whole.low, whole.high)}. Of {len(single)} "
-            f"single changes {idle.sum()} change nothing and {undecided.sum()} are not decided."
+            f"single changes {idle.sum()} change nothing and {undecided.sum()} are no difference shown."
         )
     return "\n".join(lines) or tables.NO_AUROC

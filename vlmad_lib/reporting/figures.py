@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Image, display
+from IPython.display import Image, Markdown, display
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
@@ -43,6 +43,23 @@ def show(figure: Figure, alt: str, photo: bool = False) -> None:
     """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
     kind, pixels = encode_figure(figure, photo)
     display(Image(pixels, format=kind, alt=alt, metadata={"alt": alt}))
+
+
+MOST_SENTENCES = 3
+
+
+def show_answer(sentences: Sequence[str], figure: Figure | None = None, alt: str = "", photo: bool = False) -> None:
+    """Display the answer of a notebook: at most three sentences, and the figure that shows it.
+
+    A report puts what the cell tagged ``answer`` displays at the top of the page and beside the question in its index.
+    Empty sentences are left out; ValueError for more than ``MOST_SENTENCES``.
+    """
+    sentences = [sentence for sentence in sentences if sentence]
+    if len(sentences) > MOST_SENTENCES:
+        raise ValueError(f"an answer has at most {MOST_SENTENCES} sentences, not {len(sentences)}")
+    display(Markdown("\n\n".join(sentences)))
+    if figure is not None:
+        show(figure, alt, photo)
 
 
 def encode_figure(figure: Figure, photo: bool = False) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import latex2mathml.converter
 import nbformat
+import PIL.Image
 from bs4 import BeautifulSoup
 from bs4.formatter import EntitySubstitution, HTMLFormatter
 from nbconvert import HTMLExporter, TemplateExporter
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 TEMPLATE = ROOT / "reports" / "template"
 FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+# A table of more rows is folded on a page.
+LONG = 14
+# The width and height that a figure has at most beside its question in the index.
+THUMBNAIL = (420, 300)
+# The notebooks whose answer may open the index, the first choice first.
+ADVICE = ("17", "00")
 HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
 NUMBER = re.compile(r"[-+−<>≤≥≈]?\s*\.?\d([\d.,\s%±()\[\]/e+−–-]|to)*|nan|none|refused|[—–-]|", re.IGNORECASE)
 
@@ -42,6 +50,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
     tags = [set(cell.metadata.get("tags", [])) for cell in cells]
     if any("injected-parameters" in names for names in tags):  # the defaults they replace would be a second list
         cells = [cell for cell, names in zip(cells, tags, strict=True) if "parameters" not in names]
+    cells = _put_answer_first(cells)
     resources = {"metadata": {"path": str(path.parent)}}
     html, _ = _exporter().from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources)
     soup = BeautifulSoup(html, "html.parser")
@@ -60,6 +69,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
         elif not re.match(r"(https?|mailto):|#", link["href"]):
             link.unwrap()
     _order_headings(soup, path.stem)
+    _fold(soup)
     return soup
 
 
@@ -87,6 +97,40 @@ def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
             kept += section
         place = end
     return kept
+
+
+def _put_answer_first(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """The cells with that tagged ``answer`` behind the first, which holds the title and the question."""
+    answers = [cell for cell in cells if "answer" in cell.metadata.get("tags", []) and cell.get("outputs")]
+    rest = [cell for cell in cells if cell not in answers]
+    return rest[:1] + answers + rest[1:]
+
+
+def read_answer(cells: list[NotebookNode]) -> tuple[list[str], str]:
+    """The answer of a notebook: its sentences as HTML, and its figure as a small ``data:`` URL.
+
+    The answer is what the cell tagged ``answer`` displays. None, and an empty text, of a notebook without such a cell
+    or where it has not been run.
+    """
+    sentences, picture = [], ""
+    for cell in cells:
+        outputs = cell.get("outputs", []) if "answer" in cell.metadata.get("tags", []) else []
+        for data in (output.get("data", {}) for output in outputs):
+            if "text/markdown" in data:
+                paragraphs = BeautifulSoup(_markdown(data["text/markdown"]), "html.parser")(["p", "li"])
+                sentences += [paragraph.decode_contents() for paragraph in paragraphs]
+            for kind in ("image/png", "image/jpeg"):
+                picture = picture or (kind in data and _shrink(base64.b64decode(data[kind])))
+    return sentences, picture or ""
+
+
+def _shrink(pixels: bytes) -> str:
+    """A picture of at most ``THUMBNAIL`` pixels a side as a ``data:`` URL."""
+    picture = PIL.Image.open(io.BytesIO(pixels)).convert("RGB")
+    picture.thumbnail(THUMBNAIL, PIL.Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    picture.quantize(64).save(stream, "png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 class _Exporter(HTMLExporter):
@@ -152,6 +196,38 @@ def _order_headings(soup: BeautifulSoup, title: str) -> None:
         taken.add(heading["id"])
 
 
+def _fold(soup: BeautifulSoup) -> None:
+    """Fold cells tagged ``fold``: each run of them into one box, which the heading of the first opens.
+
+    A run without a heading is called *details*. A new heading begins a new box. What failed stays open.
+    """
+    for cell in soup.select("[data-fold]"):
+        del cell["data-fold"]
+        before, heading = cell.find_previous_sibling(True), cell.find(["h2", "h3", "h4"])
+        if heading is None and before is not None and "fold" in before.get("class", []):
+            before.append(cell.extract())
+            continue
+        box, summary = soup.new_tag("details", attrs={"class": "fold"}), soup.new_tag("summary")
+        summary.append(heading.extract() if heading else "details")
+        cell.wrap(box)
+        box.insert(0, summary)
+    for box in soup.select("details.fold:has(#failure)"):
+        box["open"] = ""
+
+
+def _fold_long_tables(soup: BeautifulSoup) -> None:
+    """Fold each table of more than ``LONG`` rows behind a line that names its first columns and counts its rows."""
+    for table in soup("table"):
+        rows = len(table.select("tbody tr"))
+        if rows <= LONG or table.find_parent("details", class_=["solution", "figures"]):
+            continue
+        names = [cell.get_text(" ", strip=True) for cell in table.select("thead tr:first-child > *")]
+        names = ", ".join(list(filter(None, names))[:4])
+        summary = soup.new_tag("summary", string=f"Table of {rows} rows" + (f": {names} and more" if names else ""))
+        box = table.find_parent("div", class_="scroll").wrap(soup.new_tag("details", attrs={"class": "long"}))
+        box.insert(0, summary)
+
+
 def _mark_tables(soup: BeautifulSoup) -> None:
     """Give each table a box that scrolls, its headers a scope, and columns that hold numbers only the class ``num``."""
     for table in soup("table"):
@@ -184,6 +260,7 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
     books = report.notebooks
     place = books.index(notebook)
     soup = body(cells, notebook.path, [book.page for book in books], report.profile.dataset)
+    notebook.answer, notebook.picture = read_answer(cells)
     notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
     values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
@@ -191,11 +268,19 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
 
 
 def write_index(report: Report) -> None:
-    """Write index.html and run.json as things stand."""
+    """Write index.html and run.json as things stand.
+
+    The index opens with the answer of the first of ``ADVICE`` that has one: which method to take.
+    """
+    answers = {book.path.stem[:2]: book for book in report.notebooks if book.answer}
+    advice = next((answers[number] for number in ADVICE if number in answers), None)
     tables = sorted(path.name for path in report.folder.glob("*.parquet"))
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
-    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile)
-    record = json.dumps(report.record(), indent=1, default=str)
+    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile, advice=advice)
+    record = report.record()
+    for notebook in record["notebooks"]:
+        del notebook["picture"]
+    record = json.dumps(record, indent=1, default=str)
     files.replace_file(report.folder / "run.json", lambda path: path.write_text(record, encoding="utf-8"))
 
 
@@ -221,6 +306,8 @@ def _render(report: Report, template: str, page: str, inner: BeautifulSoup | Non
     if inner is not None:
         soup.template.replace_with(*inner.contents)
     _mark_tables(soup)
+    if inner is not None:
+        _fold_long_tables(soup)
     for node in soup.body("style"):  # of pandas' tables
         soup.head.append(node.extract())
         node.attrs.clear()

@@ -63,6 +63,8 @@ class Notebook:
     error: str = ""
     traceback: str = ""
     categories: list[str] = field(default_factory=list)  # of the run, those its page names
+    answer: list[str] = field(default_factory=list)  # the sentences of its cell tagged 'answer', as HTML
+    picture: str = ""  # a small version of the figure of that cell, as a data: URL
 
     @property
     def page(self) -> str:
