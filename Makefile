@@ -1,4 +1,4 @@
-# make report | check | test | test-slow | test-fault | test-gpu | test-lab | test-all | browser | bench | lab |
+# make report | check | types | test | test-slow | test-fault | test-gpu | test-lab | test-all | browser | bench | lab |
 # exercises | lint | format | audit | lock | clean:
 # the environment is made on first use, in .venv
 PYTHON ?= python3
@@ -16,14 +16,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report check test test-slow test-fault test-gpu test-lab test-all browser bench lab exercises lint format audit lock clean
+.PHONY: report check types test test-slow test-fault test-gpu test-lab test-all browser bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
 
-# what CI runs: code and notebooks, the tests, the demo report, its pages in a browser; 20 minutes on two cores
+# what CI runs: code and notebooks, types, the tests, the demo report, its pages in a browser; 20 minutes on two cores
 check:
 	$(MAKE) lint
+	$(MAKE) types
 	$(MAKE) test
 	$(MAKE) report PROFILE=demo
 	$(MAKE) browser
@@ -76,13 +77,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify $(STRIP) notebooks/*.ipynb
 
+types: $(READY)
+	$(BIN)/mypy
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout $(STRIP) notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) data/cache data/demo data/demo_auxiliary reports/out build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) data/cache data/demo data/demo_auxiliary reports/out build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

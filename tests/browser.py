@@ -59,6 +59,8 @@ def faults_of(browser: Browser, page_file: Path, width: int, shots: Path | None,
         faults += [f"accessibility: {text}" for text in page.evaluate(AUDIT)]
     if page.locator("#search").count():
         faults += _search(page)
+    if page.locator(".gallery").count():
+        faults += _browse(page)
     page.close()
     texts = {
         "wide": "{} px wider than the window",
@@ -81,6 +83,39 @@ def _search(page: Page) -> list[str]:
         rows = page.evaluate(SEARCH)
         if not any(shown for shown, _ in rows) or any(shown != (name.lower() in text.lower()) for shown, text in rows):
             faults.append(f"the search for {name} leaves the wrong rows")
+    return faults
+
+
+def _browse(page: Page) -> list[str]:
+    """What is wrong with the page of all pictures: its threshold, its choices, and its keys."""
+    faults, escapes = [], {}
+    for rate in (0, 50):
+        page.locator("[name=rate]").fill(str(rate))
+        found, missed, passed, alarms = map(int, page.locator(".counts tbody tr:first-child td").all_inner_texts())
+        escapes[rate] = missed
+        if alarms > rate / 100 * (passed + alarms):
+            faults.append(f"{alarms} false alarms of {passed + alarms} good pictures at {rate} %")
+        page.locator("[name=outcome]").select_option("escape")
+        if page.locator(".card").count() != min(missed, 48):
+            faults.append(f"{page.locator('.card').count()} pictures for {missed} escapes")
+        page.locator("[name=outcome]").select_option("")
+    if escapes[50] > escapes[0]:
+        faults.append(f"more escapes at a looser threshold: {escapes}")
+    card = page.locator(".card").first
+    card.focus()
+    page.keyboard.press("Enter")
+    first = page.url
+    page.keyboard.press("ArrowRight")
+    if not page.locator("dialog[open]").count() or "picture=" not in first or page.url == first:
+        faults.append("the keyboard opens no picture, or not the next one")
+    shown = page.locator(".detail p").first.inner_text()
+    page.goto(page.url)
+    page.reload()
+    if page.locator(".detail p").first.inner_text() != shown:
+        faults.append("the link to a picture opens another one")
+    page.keyboard.press("Escape")
+    if page.locator("dialog[open]").count():
+        faults.append("Escape does not close a picture")
     return faults
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 EXTRAS = ("test", "browser", "cluster")
 BINDING = re.compile(r"\b(A?GPL|GNU (AFFERO )?GENERAL PUBLIC|SSPL|BUSL|CC-BY-NC)\b", re.IGNORECASE)
-COMMANDS = {"dask", "jupyterlab", "pytest-xdist", "ruff", "nbstripout", "pyarrow", "torchvision"}
+COMMANDS = {"dask", "jupyterlab", "pytest-xdist", "mypy", "ruff", "nbstripout", "pyarrow", "torchvision"}
 """Declared for what they do, not imported: programs, and what joblib, pandas and open_clip import."""
 STATED = {"cuda-toolkit": "NVIDIA's own licence, with CUDA builds of PyTorch only"}
 """Licences that a package does not state itself."""

@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).resolve().parent
 """The library's own folder."""
 ROOT = PACKAGE.parent
 """The workbook's own folder: notebooks, profiles, reference figures and caches are found from here."""
+REFERENCE = ROOT / "data" / "reference"
+"""Published results, counts, defect classes and the list of checkpoints."""
 
 
 class InputError(ValueError):

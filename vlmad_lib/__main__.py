@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {
     "report": ("vlmad_lib.reporting.report", "run a profile's notebooks into HTML pages"),
     "decide": ("vlmad_lib.reporting.decide", "judge new pictures by normal ones"),
+    "compare": ("vlmad_lib.reporting.compare", "what changed between two reports, as a page"),
     "train": ("vlmad_lib.methods.training", "train what a method learns: anomalyclip, coop or aprilgan"),
     "workload": ("vlmad_lib.pipeline.workload", "how long MVTec AD and VisA take on this machine"),
     "cache": ("vlmad_lib.pipeline.cache", "what is kept of a profile's runs; --prune removes what none needs"),

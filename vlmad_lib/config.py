@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -204,7 +205,8 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     problem = error.errors()[0]
     key = ".".join(str(name) for name in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        keys = list({"methods": Method, "imports": Import}.get(problem["loc"][0], record).model_fields)
+        records: dict[int | str, type[BaseModel]] = {"methods": Method, "imports": Import}
+        keys = list(records.get(problem["loc"][0], record).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), keys, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}."
         return f"{source}: unknown key {key!r}; {hint}"
@@ -257,3 +259,9 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
         raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
     values |= {key: plain[key] for key in FOLDER_NAMES if isinstance(values.get(key), list | dict) and key in plain}
     return check_record(Profile, values | (overrides or {}), path.name)
+
+
+def normalise_dataset_name(text: str) -> str:
+    """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
+    spelt = re.sub("[^a-z0-9]", "", text.casefold())
+    return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())

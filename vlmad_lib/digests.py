@@ -178,7 +178,9 @@ def _without_docstrings(tree: ast.Module) -> str:
             texts = [
                 isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) for statement in body
             ]
-            node.body = [statement for statement, is_text in zip(body, texts, strict=True) if not is_text]
+            node.body = [  # type: ignore[attr-defined]
+                statement for statement, is_text in zip(body, texts, strict=True) if not is_text
+            ]
     return ast.dump(tree)
 
 

@@ -241,7 +241,7 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch, o
     line = json.loads((tmp_path / "parts/curve.jsonl").read_text().splitlines()[-1])
     assert line["step"] == 4 and line["resumed_at"] == 2 and line["patch"] > 0
     train.save(resumed, tmp_path / "weights.safetensors")
-    found = train.backbones.load("demo", str(tmp_path / "weights.safetensors"))
+    found = train.backbones.load_backbone("demo", str(tmp_path / "weights.safetensors"))
     assert not found.is_random
     (tmp_path / "weights.curve.jsonl").write_text((tmp_path / "parts/curve.jsonl").read_text())
     text = card.card(tmp_path / "weights.safetensors", hold_out=False)

@@ -439,7 +439,8 @@ def official(tiny_backbone, tmp_path):
         sums.write_text(f"# made up\nfile,sha256,trained_on\n{rows.format(digest)}\n")
         spec = Method(**TINY, method="coop", checkpoint=str(path), **more)
         profile = small_profile(tmp_path / "x", tmp_path / "c", dataset="mvtec", methods=[], checkpoints=str(sums))
-        return checkpoints.find_checkpoint(spec, profile, clip_baselines.CHECKPOINT)
+        checkpoint = checkpoints.find_checkpoint(spec, profile, clip_baselines.CHECKPOINT)
+        return methods.guard_against_leakage(spec, checkpoint, profile)
 
     return check
 
@@ -497,7 +498,7 @@ def test_a_run_says_whose_weights_and_whose_word_it_takes(tiny_backbone, tmp_pat
     drawn = own.model_copy(update={"dataset": "demo"})
     assert not [one for one in run._warnings(drawn, [], [demo]) if "drawn pictures" in one]
     assert not [one for one in run._warnings(own, [], [tiny_backbone]) if "drawn pictures" in one]
-    kept = checkpoints.Checkpoint(tmp_path / "c.pth", "0" * 64, "visa", False, "prompts", by_word=True)
+    kept = checkpoints.Checkpoint(tmp_path / "c.pth", "0" * 64, "visa", "prompts", by_word=True)
     chosen = methods.ChosenMethod(spec, clip_baselines.COOP.settings(), kept)
     [word] = run._by_word([[run.Variant(chosen, 0, 0)]])
     assert "c.pth were trained on visa is the profile's word" in word

@@ -54,7 +54,7 @@ def done(tmp_path_factory, prompts):
 
 
 def test_both_methods_are_rows_of_one_table(done):
-    results.SCORES.validate(done.scores)
+    results.describe_scores(SETTINGS).validate(done.scores)
     results.METRICS.validate(done.metrics)
     counts = done.scores.drop_duplicates("variant").groupby("method").shots.apply(sorted)
     assert counts.to_dict() == {"WinCLIP": [0, 1, 1], "AnomalyCLIP": [0]}

@@ -42,7 +42,7 @@ def same(first: pd.DataFrame, second: pd.DataFrame) -> None:
 
 
 def test_tables_keep_their_contract(done):
-    results.SCORES.validate(done.scores)
+    results.describe_scores(methods.SETTINGS).validate(done.scores)
     results.METRICS.validate(done.metrics)
     variants = done.scores.drop_duplicates("variant")[["shots", "seed"]]
     assert set(map(tuple, variants.to_numpy())) == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)}

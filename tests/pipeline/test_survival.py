@@ -24,6 +24,7 @@ from test_other_profiles import NOTEBOOKS, run_cells
 
 from vlmad_lib import ROOT, config, files, tables
 from vlmad_lib.evaluation import statistics
+from vlmad_lib.methods import SETTINGS
 from vlmad_lib.pipeline import results, run
 
 pytestmark = pytest.mark.fault
@@ -258,7 +259,7 @@ def test_a_million_rows(tmp_path, monkeypatch, record_property):
         tracemalloc.stop()
         return value
 
-    timed("schema", lambda: results.SCORES.validate(found.scores))
+    timed("schema", lambda: results.describe_scores(SETTINGS).validate(found.scores))
     head = timed("headline", found.headline)
     assert len(head) == 5 and head["test images"].eq(CATEGORIES * IMAGES).all()
     groups = timed("by group", lambda: tables.average_by_group(found.metrics))

@@ -23,7 +23,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from vlmad_lib import ROOT, InputError
-from vlmad_lib.reporting import notebook_runner, report
+from vlmad_lib.reporting import image_browser, notebook_runner, report
 from vlmad_lib.reporting import pages as pages_module
 
 EVIL = "<script>alert(1)</script>"
@@ -90,6 +90,7 @@ def stub(monkeypatch):
 
     module.run = run
     monkeypatch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
+    monkeypatch.setattr(image_browser, "write_page", lambda *_: None)  # it has a test of its own
     monkeypatch.setenv("MPLBACKEND", "agg")  # main sets it for the kernels; restored after the test
     return module
 
@@ -282,6 +283,7 @@ def finished(tmp_path_factory):
         module = types.ModuleType("vlmad_lib.pipeline.run")
         module.run = lambda profile, progress=False, announce=False: Results()
         patch.setitem(sys.modules, "vlmad_lib.pipeline.run", module)
+        patch.setattr(image_browser, "write_page", lambda *_: None)
         patch.setenv("MPLBACKEND", "agg")
         code_of_exit = report.main([str(profile), "-p", "count=5", "--out", str(folder / "out")])
     return folder / "out" / "latest", code_of_exit
@@ -430,7 +432,8 @@ def test_run_folder_is_complete(finished, record):
     assert folder.is_symlink() and not folder.readlink().is_absolute()
     assert re.fullmatch(r"tiny-\d{8}-\d{6}-([0-9a-f]{8}|nogit)", folder.readlink().name)
     assert pd.read_parquet(folder / "scores.parquet").score[0] == 0.25
-    assert (folder / "metrics.parquet").is_file()
+    assert pd.read_csv(folder / "scores.csv").score[0] == 0.25
+    assert (folder / "metrics.parquet").is_file() and (folder / "metrics.csv").is_file()
     assert yaml.safe_load((folder / "profile.yml").read_text())["evaluation_size"] == 240
     profile, first = record["profile"], record["notebooks"][0]
     assert (record["schema"], profile["name"], profile["title"]) == (1, "tiny", "Tiny & small")

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from vlmad_lib import tables
+from vlmad_lib import config, tables
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import USUAL, Method, Profile
 from vlmad_lib.data import datasets
@@ -273,7 +273,7 @@ def _reason(part: pd.DataFrame, profile: Profile) -> str:
         return f"other backbone or weights than {usual['backbone']}, {usual['weights']}"
     if spec.preset != "paper" or spec.settings:
         return "other settings than the paper's"
-    if spec.method == "anomalyclip" and datasets.normalise_dataset_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
+    if spec.method == "anomalyclip" and config.normalise_dataset_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
         return f"prompts not known to be trained on {PROMPTS_FROM[row.dataset]}, as the published ones"
     if row.shots and part.seed.nunique() < DRAWS:
         return f"{part.seed.nunique()} draws of references, the paper averages {DRAWS}"
@@ -303,7 +303,7 @@ def _lacking(part: pd.DataFrame) -> dict[str, str]:
     return found | {"mean": few or next((found[name] for name in run if found[name]), "")}
 
 
-def _cell_reason(row, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
+def _cell_reason(row: pd.Series, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
     """Why a figure is not judged by ``paper``'s rows; ``by``: our thresholds of an AUPRO, ``size``: our pixels."""
     if paper.empty:
         return "not published"

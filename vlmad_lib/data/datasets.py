@@ -9,7 +9,6 @@ where there is none), width and height in pixels.
 from __future__ import annotations
 
 import json
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +17,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from vlmad_lib import ROOT, InputError, within
+from vlmad_lib import REFERENCE, InputError, within
 from vlmad_lib.config import FULL, Profile
 from vlmad_lib.data import layouts
 from vlmad_lib.data.csv_files import read_text_table
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, read_size, require_folder, subfolders
 from vlmad_lib.data.mask_files import check_masks, framed_mask, is_mask_folder, load_mask
 
-REFERENCE = ROOT / "data" / "reference"
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
     *["image", "mask", "width", "height"],
@@ -286,12 +284,6 @@ def find_same_categories(name: str, categories: Sequence[str], profile: Profile)
     names = set(categories) or set(_read_known_categories(DATASETS[name].title).category if name in DATASETS else [])
     folders = profile.categories or ([path.name for path in subfolders(root)] if root.is_dir() else [])
     return sorted(names.intersection([*folders, root.name]))
-
-
-def normalise_dataset_name(text: str) -> str:
-    """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
-    spelt = re.sub("[^a-z0-9]", "", text.casefold())
-    return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())
 
 
 def overlaps_training_data(name: str, root: str, profile: Profile, categories: Sequence[str] = ()) -> bool:

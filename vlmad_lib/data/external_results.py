@@ -175,7 +175,8 @@ def _file(file: Path) -> np.ndarray:
             with Image.open(file) as image:
                 grey, values = image.mode in ("L", "I", "F") or image.mode.startswith("I;16"), np.asarray(image)
         else:
-            from skimage import io  # Pillow reads no TIFF of 16-bit or 64-bit floating point
+            # Pillow reads no TIFF of 16-bit or 64-bit floating point
+            from skimage import io  # type: ignore[attr-defined]
 
             values = np.asarray(io.imread(file))
             grey = values.squeeze().ndim == 2

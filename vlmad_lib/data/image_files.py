@@ -105,7 +105,8 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         image = Image.open(path)
         if image.format in ("TIFF", "WEBP", "PNG", "GIF") and getattr(image, "n_frames", 1) > 1:
-            raise OSError(f"it holds {image.n_frames} pictures, save each as a file of its own")
+            pictures = getattr(image, "n_frames", 1)
+            raise OSError(f"it holds {pictures} pictures, save each as a file of its own")
         return image
     except FileNotFoundError:
         raise InputError(f"The file {path} does not exist; restore it or leave its row out.") from None
@@ -144,7 +145,10 @@ def load_image(path: str | Path) -> Image.Image:
 
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether an opened file has 16 bits a channel, of which Pillow's decoder keeps the upper eight."""
-    return image.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(tile[3]) for tile in image.tile)
+    return image.mode in ("RGB", "RGBA", "LA", "CMYK") and any(
+        ";16" in str(tile[3])
+        for tile in image.tile  # type: ignore[attr-defined]  # an opened file has it
+    )
 
 
 def _plain(image: Image.Image, deep: bool = False) -> Image.Image:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ class Backbone(Described):
         return self
 
     @property
-    def visual(self) -> open_clip.transformer.VisionTransformer:
+    def visual(self) -> Any:
         """The image tower."""
         return self.model.visual
 

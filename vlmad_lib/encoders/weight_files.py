@@ -97,7 +97,8 @@ def _numbers() -> list:
     """The NumPy numbers that training checkpoints hold beside their tensors, under old and new names."""
     import numpy as np
 
-    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
+    core: Any = np._core if hasattr(np, "_core") else np.core
+    scalar = core.multiarray.scalar
     kinds = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     return [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *kinds]
 

@@ -192,18 +192,18 @@ def count_exactly(images: Iterable[Part], thresholds: int = 0) -> tuple[Levels, 
 
     The thresholds start at the lowest score; there are none where all scores are equal.
     """
-    keys, anomalous, weights = [], [np.empty(0, np.float32)], [np.empty(0)]
+    keys, anomalous, weighed = [], [np.empty(0, np.float32)], [np.empty(0)]
     good, covered = [], [np.empty(0)]
     low, high = np.float32(np.inf), np.float32(-np.inf)
     for image in images:
         keys.append(_keys(image.scores))
         good += [keys[-1]] if image.normal else []
         anomalous.append(image.anomalous)
-        weights.append(image.weights)
+        weighed.append(image.weights)
         covered.append(np.full(image.anomalous.size, 1 / max(image.anomalous.size, 1)))
         low, high = min(low, image.low), max(high, image.high)
     values, place, hits = np.unique(np.concatenate(anomalous), return_inverse=True, return_counts=True)
-    weights = np.bincount(place, np.concatenate(weights), values.size)
+    weights = np.bincount(place, np.concatenate(weighed), values.size)
     evenly = np.arange(low, high, (high - low) / np.float32(thresholds)) if thresholds and high > low else np.empty(0)
     evenly = _down(evenly)
     total, sums = sum(map(len, keys)), np.r_[0, hits.cumsum()]
@@ -219,12 +219,12 @@ def count_exactly(images: Iterable[Part], thresholds: int = 0) -> tuple[Levels, 
 
 def _shared(good: list[np.ndarray], at: np.ndarray, weights: np.ndarray) -> Shared:
     """The levels ``at`` (K,), rising, among the normal images' keys, from the highest down; ties are level with it."""
-    highest, shares = [np.empty(0, np.int32)], [np.empty(0)]
+    tops, parts = [np.empty(0, np.int32)], [np.empty(0)]
     for keys in good:  # further down no image but this one is needed to pass the highest rate
         most = min(keys.size, int(np.ceil(SHARED[1] * len(good) * keys.size)) + 1)
-        highest.append(np.partition(keys, keys.size - most)[keys.size - most :])
-        shares.append(np.full(most, 1 / keys.size / len(good)))
-    highest, shares = np.concatenate(highest), np.concatenate(shares)
+        tops.append(np.partition(keys, keys.size - most)[keys.size - most :])
+        parts.append(np.full(most, 1 / keys.size / len(good)))
+    highest, shares = np.concatenate(tops), np.concatenate(parts)
     order = np.argsort(-highest.astype(np.int64), kind="stable")
     sums = np.r_[0, shares[order].cumsum()]
     through = sums[np.searchsorted(-highest[order].astype(np.int64), -at[::-1].astype(np.int64), "right")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -176,14 +176,33 @@ def settings(spec: config.Method) -> MethodSettings:
     factor = backbones.temperature_factor(spec.backbone)
     if factor == 1 or "temperature" not in type(checked).model_fields:
         return checked
-    return checked.model_copy(update={"temperature": checked.temperature * factor})
+    scaled = checked.temperature * factor  # type: ignore[attr-defined]
+    return checked.model_copy(update={"temperature": scaled})
+
+
+def guard_against_leakage(spec: config.Method, checkpoint: Checkpoint, profile: Profile) -> Checkpoint:
+    """The checkpoint with what it shares with the tested data.
+
+    InputError where it was trained on them, unless ``force_leak`` is set.
+    """
+    origin, categories = checkpoint.trained_on, checkpoint.categories
+    leaked = datasets.overlaps_training_data(origin, checkpoint.root, profile, categories)
+    if leaked and not spec.force_leak:
+        raise InputError(
+            f"{spec.name}: the {checkpoint.noun} in {checkpoint.path} were trained on {origin}, the data "
+            f"they would be tested on; use {checkpoint.noun} of another data set, or set 'force_leak: true' to get "
+            "results marked LEAKED."
+        )
+    alike = () if leaked else tuple(datasets.find_same_categories(origin, categories, profile))
+    return replace(checkpoint, leaked=leaked, alike=alike)
 
 
 def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
     checked = settings(spec)
     if checked.learned:
-        return ChosenMethod(spec, checked, find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind))
+        checkpoint = find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind)
+        return ChosenMethod(spec, checked, guard_against_leakage(spec, checkpoint, profile))
     given = [key for key in ("checkpoint", "trained_on", "force_leak") if getattr(spec, key)]
     if given:
         raise InputError(

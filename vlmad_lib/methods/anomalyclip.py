@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ class Settings(MethodSettings):
 def ablations(spec: config.Method, blocks: int) -> list[config.Method]:
     """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
     quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "plain attention": {"attention": "none"},
         "Q-Q attention": {"attention": "qq"},
         "K-K attention": {"attention": "kk"},
@@ -259,7 +259,7 @@ class AnomalyCLIP(Method):
     score = staticmethod(score)
     partial_maps = staticmethod(parts)
 
-    def refuse_contradictions(self, settings: Settings) -> None:
+    def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError where learned prompts are given a word."""
         if settings.learned and settings.word != Settings().word:
             raise InputError(

@@ -284,19 +284,19 @@ class AprilGAN(Method):
     score_category = staticmethod(score_category)
     partial_maps = staticmethod(parts)
 
-    def refuse_contradictions(self, settings: Settings) -> None:
+    def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError for an unknown set of prompts."""
         prompts.ensemble("object", settings.states, settings.templates)
 
-    def draws_with_replacement(self, settings: Settings) -> bool:
+    def draws_with_replacement(self, settings: Any) -> bool:
         """Whether references are drawn with replacement."""
         return settings.draws == "repeated"
 
-    def without_category_context(self, settings: Settings) -> dict[str, Any]:
+    def without_category_context(self, settings: Any) -> dict[str, Any]:
         """The map's maximum is divided by its upper end, not stretched over the category."""
         return {"image_score": "fixed"} if settings.image_score == "stretched" else {}
 
-    def feature_sources(self, settings: Settings, backbone: Backbone | Facts) -> dict[str, tuple[Method, Settings]]:
+    def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, Any]]:
         """AnomalyCLIP's where no position is resized: the arrays are the same then."""
         same = anomalyclip.side(settings, backbone) == backbone.image_size
         return {"": (anomalyclip.ANOMALYCLIP if same else self, settings)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from vlmad_lib import InputError, config
 from vlmad_lib.config import Strict, check_record
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.methods.checkpoints import Kind
+
+if TYPE_CHECKING:
+    from vlmad_lib.methods.checkpoints import Kind
 
 ImageSize = Annotated[int, Field(ge=16, le=4096)]  # pixels along the side of an input
 Temperature = Annotated[float, Field(gt=0)]
@@ -27,6 +29,10 @@ Names = Literal["cleaned", "folder", "object"]  # what prompts call the product
 class MethodSettings(Strict):
     """The settings of a method; every one has ``sigma``, ``fit`` and ``channels`` besides its own."""
 
+    if TYPE_CHECKING:  # declared by each method's own settings, in their order
+        sigma: float
+        fit: str
+        channels: str
     learned: ClassVar[bool] = False  # whether the method reads a checkpoint; a property where that depends on settings
 
 

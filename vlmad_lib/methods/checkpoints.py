@@ -1,4 +1,7 @@
-"""Files of what methods learned, and the guard against testing it on the data it was trained on."""
+"""Files of what methods learned, and on which data they were trained.
+
+``methods.guard_against_leakage`` compares those data with the tested ones.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vlmad_lib import InputError, digests
+from vlmad_lib import REFERENCE, InputError, config, digests
 from vlmad_lib.config import Method, Profile
-from vlmad_lib.data import datasets
 from vlmad_lib.encoders import weight_files
 
-LIST = datasets.REFERENCE / "checkpoints.csv"
+LIST = REFERENCE / "checkpoints.csv"
 
 SAID = ("trained_on", "root", "fingerprint", "activation")
 """What files written here say of themselves; official ones do not."""
@@ -44,15 +46,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file a profile names; ``leaked`` where what it holds was trained on the data of the profile."""
+    """A file that a profile names, and what it was trained on."""
 
     path: Path
     digest: str
     trained_on: str
-    leaked: bool
     noun: str
-    alike: tuple[str, ...] = ()  # categories of own pictures that bear names of those it was trained on
+    root: str = ""  # the folder of own pictures that it was trained on
+    categories: tuple[str, ...] = ()  # that it was trained on, where it says so
     by_word: bool = False  # whether only the profile says what it was trained on
+    leaked: bool = False  # whether it was trained on the tested data
+    alike: tuple[str, ...] = ()  # categories of own pictures that bear names of those it was trained on
 
 
 def read(path: Path, kind: Kind) -> dict[str, Any]:
@@ -88,14 +92,14 @@ def _refusal(path: Path, kind: Kind, reason: str) -> InputError:
     return InputError(f"{path} is no {kind.title} checkpoint: {reason}.")
 
 
-# ---------------------------------------------------------------- leakage
+# ---------------------------------------------------------------- the checkpoint of a profile
 
 
 def find_checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     """The checkpoint a method of a profile names, checked before anything is computed.
 
-    Raises InputError for none, a missing or broken file, one that does not say what it was trained on (nor the
-    profile), and one trained on the profile's own data, unless ``force_leak`` is set.
+    Raises InputError for none, a missing or broken file, and one that does not say what it was trained on (nor the
+    profile).
     """
     if not spec.checkpoint:
         raise InputError(f"{spec.name}: its {kind.noun} are missing; set 'checkpoint' to a file, {kind.without}.")
@@ -105,8 +109,8 @@ def find_checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
     file_digest = digests.digest_file(str(path), profile.path(profile.cache)) if path.is_file() else ""
     content, digest = _read_once(path, file_digest, kind)
     own, given = (
-        datasets.normalise_dataset_name(content["trained_on"]),
-        datasets.normalise_dataset_name(spec.trained_on),
+        config.normalise_dataset_name(content["trained_on"]),
+        config.normalise_dataset_name(spec.trained_on),
     )
     source = read_list(profile)
     official = source.get(digest, "")
@@ -124,14 +128,8 @@ def find_checkpoint(spec: Method, profile: Profile, kind: Kind) -> Checkpoint:
             f"{spec.name}: {path} does not say which data set its {kind.noun} were trained on, and its SHA-256 is not "
             f"in {_list(profile)}; set 'trained_on' of the method, such as visa or mvtec."
         )
-    leaked = datasets.overlaps_training_data(origin, content["root"], profile, content["categories"])
-    if leaked and not spec.force_leak:
-        raise InputError(
-            f"{spec.name}: the {kind.noun} in {path} were trained on {origin}, the data they would be tested "
-            f"on; use {kind.noun} of another data set, or set 'force_leak: true' to get results marked LEAKED."
-        )
-    alike = () if leaked else tuple(datasets.find_same_categories(origin, content["categories"], profile))
-    return Checkpoint(path, digest, origin, leaked, kind.noun, alike, by_word=not (official or own))
+    categories = tuple(content["categories"])
+    return Checkpoint(path, digest, origin, kind.noun, content["root"], categories, by_word=not (official or own))
 
 
 def _list(profile: Profile) -> Path:
@@ -147,9 +145,7 @@ def read_list(profile: Profile) -> dict[str, str]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, comment="#", index_col=False)
         rows = list(
-            zip(
-                table.sha256.str.strip().str.lower(), table.trained_on.map(datasets.normalise_dataset_name), strict=True
-            )
+            zip(table.sha256.str.strip().str.lower(), table.trained_on.map(config.normalise_dataset_name), strict=True)
         )
     except (OSError, ValueError, AttributeError):
         raise InputError(
@@ -170,7 +166,7 @@ def _read_once(path: Path, _: str, kind: Kind) -> tuple[dict, str]:
 
 def _missing(path: Path, spec: Method, kind: Kind) -> str:
     sentence = f"{spec.name}: the {kind.title} checkpoint {path} does not exist; "
-    official = kind.where(datasets.normalise_dataset_name(spec.trained_on))
+    official = kind.where(config.normalise_dataset_name(spec.trained_on))
     if official:
         return (
             sentence

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import isqrt
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -139,13 +139,11 @@ class Hybrid(Method):
     score = staticmethod(score)
     partial_maps = staticmethod(parts)
 
-    def feature_sources(
-        self, settings: Settings, backbone: Backbone | Facts
-    ) -> dict[str, tuple[Method, MethodSettings]]:
+    def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, MethodSettings]]:
         """The arrays that AnomalyCLIP and WinCLIP keep."""
         return {LOCAL: (anomalyclip.ANOMALYCLIP, settings.local), "": (winclip.WINCLIP, settings.windowed)}
 
-    def prompt_wording(self, settings: Settings, row: pd.Series) -> list:
+    def prompt_wording(self, settings: Any, row: pd.Series) -> list:
         """AnomalyCLIP's wording, the same for every category."""
         return anomalyclip.wording(settings.local, row)
 

@@ -313,7 +313,7 @@ class WinCLIP(Method):
     score = staticmethod(score)
     partial_maps = staticmethod(parts)
 
-    def refuse_contradictions(self, settings: Settings) -> None:
+    def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError where no scale is left, and for own prompts that are missing, unused or unfit."""
         if not settings.windows and not settings.full_image:
             raise InputError("WinCLIP settings: 'windows' is empty and 'full_image' is off; keep at least one scale.")

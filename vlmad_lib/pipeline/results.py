@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from vlmad_lib import InputError, config, tables
 from vlmad_lib.config import Profile
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.files import name_read_errors
-from vlmad_lib.methods import SETTINGS
 
 # What names a variant in both tables.
 KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
@@ -21,21 +21,25 @@ KEYS = ["method", "backbone", "weights", "preset", "shots", "seed", "variant"]
 _text = pa.Column(str)
 _share = pa.Column(float, pa.Check.in_range(0, 1), nullable=True)
 _whole = pa.Column(int, pa.Check.ge(0))
-# The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie.
-SCORES = pa.DataFrameSchema(
-    {
+
+
+def describe_scores(settings: Sequence[str]) -> pa.DataFrameSchema:
+    """The scores table: one row per test image and variant; map_file, map_row and tiles say where its maps lie.
+
+    ``settings``: those of all methods, each a column of its own.
+    """
+    columns = {
         **dict.fromkeys(["dataset", "category", "class_name", "defect", "labels", "image", "mask"], _text),
         "group": pa.Column(str, pa.Check.isin(config.GROUPS)),
         "label": pa.Column(int, pa.Check.isin([0, 1])),
         **dict.fromkeys(["method", "backbone", "weights", "preset", "variant", "references"], _text),
         **dict.fromkeys(["shots", "seed", "width", "height", "tiles", "map_row"], _whole),
-        **dict.fromkeys(SETTINGS, pa.Column(str, description="empty where a method has no such setting")),
+        **dict.fromkeys(settings, pa.Column(str, description="empty where a method has no such setting")),
         "map_file": pa.Column(str, description="file of maps in the cache, empty where there are only scores"),
         "score": pa.Column(float, pa.Check(np.isfinite, error="scores are finite numbers")),
-    },
-    strict=True,
-    unique=["variant", "image"],
-)
+    }
+    return pa.DataFrameSchema(columns, strict=True, unique=["variant", "image"])
+
 
 # The metrics table: one row per category and variant, all in [0, 1], nan where a class is missing.
 # ``pixel_auroc_bound`` and so on: how far the value can be from the exact one, 0 unless pixels were counted in bins.

@@ -25,11 +25,12 @@ import torch
 from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, digests, files, methods
-from vlmad_lib.config import FULL, Import, Method, Profile, Strict, load_profile
+from vlmad_lib.config import FULL, Import, Method, Profile, load_profile
 from vlmad_lib.data import datasets, external_results, image_files
 from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import METHODS, SETTINGS, ChosenMethod, anomalyclip
+from vlmad_lib.methods.base import MethodSettings
 from vlmad_lib.pipeline import scoring, units, workload
 from vlmad_lib.pipeline.cache import NEEDS
 from vlmad_lib.pipeline.results import Results
@@ -65,7 +66,8 @@ def list_variants(profile: Profile) -> list[list[Variant]]:
     A method that uses no references has its zero-shot variant, whatever shots the profile asks for; one that needs
     them has none, and is left out where the profile asks for zero-shot alone. InputError for wrong settings.
     """
-    planned, names = [], [spec.name for spec in [*profile.methods, *profile.imports]]
+    specs: list[Method | Import] = [*profile.methods, *profile.imports]
+    planned, names = [], [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"Two methods or imports are named {name!r}; give each its own 'name'.")
@@ -418,7 +420,7 @@ class View:
 
     facts: backbones.Facts
     method: str
-    chosen: Strict
+    chosen: MethodSettings
     grid: int
     features: dict[str, torch.Tensor]
     text: torch.Tensor | None

@@ -19,7 +19,8 @@ from vlmad_lib import digests, files
 from vlmad_lib.config import Profile
 from vlmad_lib.data import mask_files
 from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
-from vlmad_lib.pipeline.results import KEYS, METRICS, SCORES, SHARES
+from vlmad_lib.methods import SETTINGS
+from vlmad_lib.pipeline.results import KEYS, METRICS, SHARES, describe_scores
 
 # By image and fit, its mask at the evaluation frame; None where a defective image has none: no pixels to count.
 Masks = dict[tuple[str, str], pixel_ranking.Regions | None]
@@ -138,7 +139,7 @@ def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, 
     )
     measured = pd.DataFrame([facts["metrics"] for facts in kept]).astype(dict.fromkeys(SHARES, float))
     scored_on = sorted({facts["device"] for facts in kept if facts["device"]})
-    return SCORES.validate(scores), METRICS.validate(measured), scored_on
+    return describe_scores(SETTINGS).validate(scores), METRICS.validate(measured), scored_on
 
 
 def _load_scores(file: Path) -> np.ndarray:

@@ -52,7 +52,7 @@ class Panel(widgets.VBox):
         self.results, self.show, self.normal, self.alpha = results, show, normal, alpha
         self.filling = False
         self.specs = {methods.choose(spec, results.profile).name: spec for spec in results.profile.methods}
-        self.scores = None
+        self.scores: thresholds.CategoryScores | None = None
         self._make()
         first = datasets.choose_example(results.index)
         of_kind = [name for name, spec in self.specs.items() if spec.method == kind]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = ROOT / "reports" / "template"
 FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
+# The page of all pictures, beside the notebooks' (``image_browser``).
+IMAGES = "images.html"
 # A table of more rows is folded on a page.
 LONG = 14
 # The width and height that a figure has at most beside its question in the index.
@@ -66,7 +68,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
         notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
         if notebook and f"{notebook[1]}.html" in pages:
             link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
-        elif not re.match(r"(https?|mailto):|#", link["href"]):
+        elif not re.match(rf"(https?|mailto):|#|{re.escape(IMAGES)}", link["href"]):
             link.unwrap()
     _order_headings(soup, path.stem)
     _fold(soup)
@@ -274,9 +276,10 @@ def write_index(report: Report) -> None:
     """
     answers = {book.path.stem[:2]: book for book in report.notebooks if book.answer}
     advice = next((answers[number] for number in ADVICE if number in answers), None)
-    tables = sorted(path.name for path in report.folder.glob("*.parquet"))
+    tables = sorted(path.name for path in report.folder.iterdir() if path.suffix in (".parquet", ".csv"))
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
-    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile, advice=advice)
+    images = IMAGES if (report.folder / IMAGES).is_file() else ""
+    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile, advice=advice, images=images)
     record = report.record()
     for notebook in record["notebooks"]:
         del notebook["picture"]
@@ -292,16 +295,25 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:
-    """Write a page from the template folder; all is escaped that is not marked safe there.
+def render_template(record: dict[str, Any], template: str, script: str, **values: Any) -> str:
+    """The text of a page from the template folder; all is escaped that is not marked safe there.
 
-    ``inner`` takes the place of its element ``template``, and is not parsed again.
+    Args:
+        record: ``Report.record`` of the report that the page belongs to.
+        template: A file of the folder.
+        script: Another: the one script that the page may run.
+        values: What else the template shows.
     """
     style = (TEMPLATE / "style.css").read_text(encoding="utf-8")
-    script = (TEMPLATE / "search.js").read_text(encoding="utf-8").strip()
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    code = {"style": style, "script": script, "allowed": f"'sha256-{allowed}'"}
-    text = _environment().get_template(template).render(run=report.record(), **code, **values)
+    code = (TEMPLATE / script).read_text(encoding="utf-8").strip()
+    allowed = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    shared = {"style": style, "script": code, "allowed": f"'sha256-{allowed}'"}
+    return _environment().get_template(template).render(run=record, **shared, **values)
+
+
+def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:
+    """Write a page; ``inner`` takes the place of its element ``template``, and is not parsed again."""
+    text = render_template(report.record(), template, "search.js", **values)
     soup = BeautifulSoup(text, "html.parser")
     if inner is not None:
         soup.template.replace_with(*inner.contents)

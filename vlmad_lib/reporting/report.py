@@ -231,6 +231,7 @@ def build(report: Report, progress: bool = False) -> None:
     try:
         from vlmad_lib.analysis import by_defect  # late: a wrong parameter is refused before PyTorch is loaded
         from vlmad_lib.pipeline.run import run
+        from vlmad_lib.reporting import image_browser
 
         by_defect.read_taxonomy(report.profile)  # else notebook 06 would say what is wrong, after hours of work
         report.out.mkdir(parents=True, exist_ok=True)
@@ -244,8 +245,10 @@ def build(report: Report, progress: bool = False) -> None:
         for name, table in tables.items():
             setattr(report, name, json.loads(table.to_json(orient="records", double_precision=6)))
         _open(report)
-        results.scores.to_parquet(report.folder / "scores.parquet")
-        results.metrics.to_parquet(report.folder / "metrics.parquet")
+        for name, table in {"scores": results.scores, "metrics": results.metrics}.items():
+            table.to_parquet(report.folder / f"{name}.parquet")
+            table.to_csv(report.folder / f"{name}.csv", index=False)
+        image_browser.write_page(report, results)
         _run(report)
         report.status = "failed" if "failed" in [book.status for book in report.notebooks] else "ok"
     except KeyboardInterrupt:

@@ -1,0 +1,149 @@
+"""``images.html``: every test picture of a report, with its scores, its mask and its maps.
+
+A reader sorts and filters the pictures, moves the threshold, and sets two methods side by side. The page is one file:
+pictures and maps stand in it as text, a part for each category, which the browser unpacks when it is first shown.
+Pictures and maps shrink where there are many, so that the page stays readable in size (``PICTURE_BYTES``,
+``MAP_BYTES``).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from PIL import Image
+
+from vlmad_lib import files, tables
+from vlmad_lib.analysis import by_defect
+from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.pipeline.results import Results
+from vlmad_lib.reporting import pages
+
+if TYPE_CHECKING:
+    from vlmad_lib.reporting.report import Report
+
+# About how many bytes all pictures of a page take, and all maps.
+PICTURE_BYTES, MAP_BYTES = 6e6, 4e6
+# The longer side of a picture in pixels: at least and at most; a pixel takes about a quarter of a byte as JPEG.
+SIDES, BYTES_A_PIXEL = (40, 128), 0.25
+# The cells of a map along one side, at least and at most.
+CELLS = (6, 16)
+# Cells of a mask along one side.
+MASK_CELLS = 64
+
+
+def write_page(report: Report, results: Results) -> None:
+    """Write ``images.html`` into the folder of a report."""
+    content = collect_images(results)
+    parts = [_dump(part) for part in content.pop("parts")]
+    index = _dump(content)
+    text = pages.render_template(report.record(), "images.html.j2", "images.js", index=index, parts=parts)
+    files.replace_file(report.folder / pages.IMAGES, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _dump(content: dict[str, Any]) -> str:
+    """JSON that can stand in a script element whatever folders are called."""
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def collect_images(results: Results) -> dict[str, Any]:
+    """What the page holds, JSON-ready.
+
+    ``methods``: a name a method and number of references, the first draw. ``images``: a row an image with its place
+    in ``categories``, its label (1 defective), defect, class, level of contrast and name. ``scores``: by method, one
+    an image, none where it has no score. ``parts``: by category, the pictures as base64 JPEG, the masks as packed
+    bits, and by method the maps as bytes (cells x cells), scaled from the lowest to the highest value of the category.
+    """
+    scores = pd.concat([tables.select_first_draw(results.scores, n) for n in sorted(results.scores.shots.unique())])
+    scores = scores.assign(
+        name=tables.name_rows(scores), defect_class=by_defect.classify_defects(scores, results.profile)
+    )
+    methods, categories = list(dict.fromkeys(scores.name)), tables.order_categories(scores)
+    measures = by_defect.measure_defects(results)
+    level = by_defect.assign_levels(measures, limits=results.profile.contrast_limits) if len(measures) else []
+    levels = dict(zip(measures.image, level, strict=True)) if len(measures) else {}
+    places = {name: place for place, name in enumerate(categories)}
+    images = scores.drop_duplicates("image").assign(place=lambda rows: rows.category.map(places))
+    images = images.sort_values(["place", "label", "defect", "image"], kind="stable")
+    side = _choose_side(PICTURE_BYTES / BYTES_A_PIXEL / len(images), SIDES)
+    cells = _choose_side(MAP_BYTES / len(images) / len(methods), CELLS)
+    rows = [
+        {
+            "category": row.place,
+            "label": row.label,
+            "defect": row.defect,
+            "class": row.defect_class,
+            "level": levels.get(row.image) if isinstance(levels.get(row.image), str) else "",
+            "name": "/".join(Path(row.image).parts[-2:]),
+        }
+        for row in images.itertuples()
+    ]
+    by_method = {name: table.set_index("image") for name, table in scores.groupby("name")}
+    drawn = {name: _draw_maps(results, by_method[name], cells) for name in methods}
+    packed = Parallel(n_jobs=results.profile.processes, prefer="threads")(
+        delayed(_pack_picture)(row.image, row.mask, side) for row in images.itertuples()
+    )
+    parts: list[dict[str, list]] = [{"pictures": [], "masks": [], "maps": [[] for _ in methods]} for _ in categories]
+    for row, (picture, mask) in zip(images.itertuples(), packed, strict=True):
+        parts[row.place]["pictures"].append(picture)
+        parts[row.place]["masks"].append(mask)
+        for number, name in enumerate(methods):
+            parts[row.place]["maps"][number].append(drawn[name].get(row.image, ""))
+    listed = [by_method[name].score.reindex(images.image).round(5) for name in methods]
+    return {
+        "methods": methods,
+        "categories": categories,
+        "cells": cells,
+        "maskCells": MASK_CELLS,
+        "images": rows,
+        "scores": [[None if pd.isna(value) else value for value in column] for column in listed],
+        "parts": parts,
+    }
+
+
+def _choose_side(area: float, limits: tuple[int, int]) -> int:
+    """The side of a square of at most so large an area, within the limits."""
+    return int(np.clip(np.sqrt(area), *limits))
+
+
+def _pack_picture(image: str, mask: str, side: int) -> tuple[str, str]:
+    """A picture whose longer side has at most ``side`` pixels, and its mask's cells, both as base64 text."""
+    picture = image_files.load_image(image)
+    picture.thumbnail((side, side), Image.Resampling.BOX)
+    stream = io.BytesIO()
+    picture.save(stream, "jpeg", quality=70)
+    if not mask:
+        return _encode(stream.getvalue()), ""
+    drawn = Image.fromarray(mask_files.load_mask(mask).astype(np.uint8) * 255)
+    covered = np.asarray(drawn.resize((MASK_CELLS, MASK_CELLS), Image.Resampling.BOX)) > 0
+    return _encode(stream.getvalue()), _encode(np.packbits(covered).tobytes())
+
+
+def _draw_maps(results: Results, rows: pd.DataFrame, cells: int) -> dict[str, str]:
+    """The maps of one method by image, as bytes of its category's scale; none where it has no maps."""
+    drawn = {}
+    rows = rows[rows.map_file != ""].reset_index()
+    for _, own in rows.groupby("category", sort=False):
+        maps = np.stack([_shrink_map(results, own.iloc[[place]], cells) for place in range(len(own))])
+        low, high = maps.min(), maps.max()
+        levels = np.round((maps - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+        drawn |= {image: _encode(level.tobytes()) for image, level in zip(own.image, levels, strict=True)}
+    return drawn
+
+
+def _shrink_map(results: Results, row: pd.DataFrame, cells: int) -> np.ndarray:
+    """A map (cells, cells) of the whole image; that of one tile is the grid itself, several are joined first."""
+    tiles = results.maps(row)[0]
+    whole = tiles[0] if len(tiles) == 1 else results.framed(row)[0]
+    resized = Image.fromarray(np.asarray(whole, np.float32)).resize((cells, cells), Image.Resampling.BOX)
+    return np.asarray(resized)
+
+
+def _encode(content: bytes) -> str:
+    return base64.b64encode(content).decode()
