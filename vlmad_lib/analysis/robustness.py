@@ -197,9 +197,9 @@ def summarise(
     A row for each of ``keys`` with ``comparison.COLUMNS``; ``difference`` is the mean. With rows ``ALL`` for all shifts
     together, unless severities are a key. Intervals hold at 95 % for ``comparisons`` together (Bonferroni).
     """
-    known, level = cells.dropna(subset=value), statistics.together(comparisons)
-    several = known["shift"].nunique() > 1 and "severity" not in keys
-    everything = pd.concat([known, known.assign(shift=ALL)]) if several else known
+    cells, level = cells.dropna(subset=value), statistics.together(comparisons)
+    several = cells["shift"].nunique() > 1 and "severity" not in keys
+    everything = pd.concat([cells, cells.assign(shift=ALL)]) if several else cells
     rows = []
     for key, group in everything.groupby(list(keys), sort=False):
         units = group.groupby(unit)[value].mean()
