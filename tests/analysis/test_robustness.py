@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from conftest import TINY, make_mvtec, small_profile
 
-from vlmad_lib import tables
 from vlmad_lib.analysis import robustness
 from vlmad_lib.config import Method, check_record
 from vlmad_lib.data import corruptions, datasets
@@ -49,101 +48,64 @@ def value(found: pd.DataFrame, name: str, shift: str) -> pd.Series:
 
 
 def test_auroc_is_set_against_the_same_categories_before():
-    cells = robustness.auroc_changes(TABLE)
+    cells = robustness.measure_auroc_changes(TABLE)
     one = cells[(cells.name == "A, zero-shot") & (cells.category == "a")].set_index(["shift", "severity"]).change
     assert one.to_dict() == pytest.approx({("blur", 1): -0.25, ("blur", 2): -1.0, ("light", 1): 0.0})
     found = robustness.summarise(cells, "change", "category")
     blur, whole = (value(found, "A, zero-shot", name) for name in ("blur", robustness.ALL))
-    assert (blur["mean"], blur.n) == (pytest.approx(-0.625), 2)
-    assert whole["mean"] == pytest.approx((-0.25 - 1 + 0) / 3)
+    assert (blur.difference, blur.n) == (pytest.approx(-0.625), 2)
+    assert whole.difference == pytest.approx((-0.25 - 1 + 0) / 3)
     assert (blur.low, blur.high) == (-1, 1)  # two equal categories say nothing of a third
     by_severity = robustness.summarise(cells, "change", "category", ("name", "shift", "severity"))
     assert set(by_severity.severity) == {1, 2} and robustness.ALL not in set(by_severity["shift"])
 
 
 def test_one_class_has_no_auroc():
-    assert robustness.auroc_changes(TABLE[TABLE.label == 0]).empty
-    assert robustness.auroc_changes(TABLE[TABLE.label == 1]).empty
+    assert robustness.measure_auroc_changes(TABLE[TABLE.label == 0]).empty
+    assert robustness.measure_auroc_changes(TABLE[TABLE.label == 1]).empty
 
 
 def test_drift_is_in_standard_deviations_of_the_whole_run():
     whole = TABLE[(TABLE["shift"] == "none")].drop(columns=["name"])
     whole = whole.assign(score=whole.score * 2)
-    cells = robustness.score_changes(TABLE, whole)
+    cells = robustness.measure_score_changes(TABLE, whole)
     spread = np.std([0.2, 0.4, 0.6, 0.8], ddof=1)
     light = cells[(cells.name == "A, zero-shot") & (cells["shift"] == "light")]
     assert light.drift.tolist() == pytest.approx([0.1 / spread] * 8)
     found = robustness.summarise(cells[cells.label == 0], "drift", "source")
     blur = value(found, "A, zero-shot", "blur")
     apart = np.array([(0 + 0.4) / 2, (0.15 + 0.4) / 2] * 2) / spread
-    assert blur[["mean", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and blur.n == 4
+    assert blur[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and blur.n == 4
     assert (
-        robustness.score_changes(TABLE, whole[whole.method == "B"]).query("name == 'A, zero-shot'").drift.isna().all()
+        robustness.measure_score_changes(TABLE, whole[whole.method == "B"])
+        .query("name == 'A, zero-shot'")
+        .drift.isna()
+        .all()
     )
 
 
-def test_rankings_are_spearmans_within_a_category():
-    cells = robustness.rankings(TABLE)
-    one = cells[(cells.name == "A, zero-shot") & (cells.category == "a")].set_index(["shift", "severity"]).correlation
-    assert one.to_dict() == pytest.approx({("blur", 1): 0.8, ("blur", 2): -0.6, ("light", 1): 1.0})
-    assert robustness.rankings(TABLE[TABLE.label == 0]).empty  # of two images
-
-
 def test_two_methods_are_compared_where_both_are_known():
-    cells = robustness.auroc_changes(TABLE)
+    cells = robustness.measure_auroc_changes(TABLE)
     cells = cells[~((cells.name == "B, zero-shot") & (cells.severity == 2))]
     found = robustness.compare_methods(cells, "change", "category")
     assert set(found.name) == {"A, zero-shot less B, zero-shot"}
-    assert value(found, found.name[0], "blur")["mean"] == pytest.approx(-0.25)
+    assert value(found, found.name[0], "blur").difference == pytest.approx(-0.25)
     assert robustness.compare_methods(cells[cells.name == "A, zero-shot"], "change", "category").empty
 
 
-def maps(**correlations: list[float]) -> pd.DataFrame:
-    rows = [
-        {"name": name, "shift": shift, "severity": 1, "category": "a", "source": f"s{number}", "correlation": value}
-        for name, values in correlations.items()
-        for shift, less in (("blur", 0), ("light", 0.1))
-        for number, value in enumerate(np.array(values) - less)
-    ]
-    return pd.DataFrame(rows).assign(pixel_auroc=0.9, pixel_change=np.nan)
+def test_intervals_hold_for_all_comparisons_together_and_say_over_what():
+    cells = robustness.measure_auroc_changes(TABLE)
+    cells.loc[cells.category == "b", "change"] /= 2  # the two categories are the same otherwise
+    one, several = (robustness.summarise(cells, "change", "category", comparisons=count) for count in (1, 5))
+    assert (one.difference == several.difference).all() and set(one.over) == {"categories"}
+    assert several.low.le(one.low).all() and value(several, "A, zero-shot", "blur").low == -1
 
 
-def test_findings_follow_the_table_and_say_n():
-    auroc = robustness.auroc_changes(TABLE)
-    drift = robustness.score_changes(TABLE, TABLE[TABLE["shift"] == "none"].drop(columns="name"))
-    one = robustness.describe_changes(auroc, drift, maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52]))
-    other = robustness.describe_changes(auroc, drift, maps(A=[0.5, 0.5, 0.52], B=[0.9, 0.91, 0.92]))
-    assert "**A less B**, map correlation in place" in one and "n = 3 images, higher; higher under blur, light" in one
-    assert "n = 3 images, lower" in other and "n = 2 categories" in one
-    for told in (line for line in one.splitlines() if "no difference shown for" in line):
-        assert "of 2 shifts, of which chance alone would decide about 0.1" in told
-    empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
-    assert robustness.describe_changes(empty, empty, empty) == tables.NO_AUROC
-
-
-def test_methods_are_summed_over_the_maps_that_all_have():
-    one = maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52])
-    worse = one[one.name == "A"].assign(severity=5, correlation=0.0)
-    other = one[(one.name == "A") & (one.source == "s0")].assign(source="good", correlation=0.0)
-    shared = robustness.select_shared(pd.concat([one, worse, other]), "correlation")
-    assert shared.equals(one) and len(robustness.select_shared(one, "pixel_change")) == 0
-    apart = one.assign(severity=[3 if name == "A" else 5 for name in one.name])
-    assert robustness.select_shared(apart, "correlation").equals(apart)  # nothing is shared
-
-
-def test_how_alike_maps_stay_is_not_compared_where_they_move():
-    one = maps(A=[0.9, 0.91, 0.92], B=[0.5, 0.5, 0.52])
-    turned = one[one.name == "B"].assign(shift="rotation", correlation=1.0)
-    table = pd.concat([one, turned, one[one.name == "A"].assign(shift="rotation", correlation=0.0)])
-    empty = pd.DataFrame(columns=[*robustness.CELLS, *robustness.CHANGES])
-    told = robustness.describe_changes(empty, empty, table)
-    assert "higher; higher under blur, light" in told and "rotation" not in told
-
-
-def test_the_table_has_a_row_a_shift_and_a_column_a_method():
-    shown = robustness.tabulate(robustness.summarise(robustness.auroc_changes(TABLE), "change", "category"))
-    assert list(shown["shift"]) == ["light", "blur", robustness.ALL]
-    assert list(shown.columns) == ["shift", "A, zero-shot (n = 2)", "B, zero-shot (n = 2)"]
+def test_each_image_is_set_against_itself_as_it_was():
+    found = robustness.compare_with_clean(TABLE, "score", ["name", "source"], "moved")
+    assert set(found["shift"]) == {"blur", "light"} and (found.score - found.before).equals(found.moved)
+    light = found[(found.name == "A, zero-shot") & (found["shift"] == "light")]
+    assert light.moved.tolist() == pytest.approx([0.1] * 8)
 
 
 # ---------------------------------------------------------------- sweeps
@@ -193,7 +155,7 @@ def test_a_sweep_pairs_every_image_with_itself_and_leaves_references_alone(tiny)
     clean = run.run(slow).scores.set_index(["variant", "image"]).score
     same = found.scores[found.scores["shift"] == corruptions.NONE].set_index(["variant", "source"]).score
     assert same.to_dict() == pytest.approx(clean.loc[same.index].to_dict())
-    cells = robustness.compare_maps(found)
+    cells = robustness.compare_maps([found])
     assert len(cells) == 2 * 2 * len(rows) and cells.correlation.between(-1, 1).all()
     assert cells.pixel_change.notna().sum() == 2 * 2 * (rows.label == 1).sum()
 
@@ -202,7 +164,10 @@ def test_nothing_runs_without_methods_or_images(tiny):
     chosen, table, rows = tiny
     assert robustness.run_shifts(chosen.model_copy(update={"methods": []}), table, rows, []) is None
     assert robustness.run_shifts(chosen, table, rows.iloc[:0], []) is None
-    assert all(one.empty for one in robustness.measure_changes([], TABLE))
+    assert robustness.compare_maps([]).empty
+    empty = robustness.measure_auroc_changes(TABLE.iloc[:0])
+    assert empty.empty and robustness.summarise(empty, "change", "category").empty
+    assert robustness.compare_methods(empty, "change", "category").empty
 
 
 def test_a_map_that_turns_with_its_image_is_the_same_map():

@@ -15,12 +15,9 @@ from vlmad_lib.methods import prompt_learner
 TABLES = study_claims.Tables()
 
 
-def verdicts(
-    tables: study_claims.Tables = TABLES, claims=study_claims.CLAIMS, only: str | None = None
-) -> dict[str, str]:
-    """By what the study says; ``only`` where it says this."""
-    found = study_claims.check_claims([claim for claim in claims if only in (None, claim[1])], tables)
-    return dict(zip(found["the study says"], found.verdict, strict=True))
+def verdict(check, *arguments, tables: study_claims.Tables = TABLES) -> str:
+    """The verdict of one claim."""
+    return study_claims.check_claims([("here", "what it says", check, *arguments)], tables).verdict[0]
 
 
 def changed(item: str, metric: str, value, method="AnomalyCLIP", table="") -> study_claims.Tables:
@@ -33,90 +30,82 @@ def changed(item: str, metric: str, value, method="AnomalyCLIP", table="") -> st
     return study_claims.Tables(study=mended)
 
 
-def test_the_studys_gap_is_judged_from_all_of_mvtec_ad_alone():
-    names = list(TABLES.of("paper", "winclip", "image_auroc").index.drop("mean"))
-    whole = pd.DataFrame({"category": names * 2, "dataset": "MVTec AD"})
-    assert len(names) == 15 and study_claims.covers_benchmark(whole)
-    assert not study_claims.covers_benchmark(whole.assign(dataset="demo")) and not study_claims.covers_benchmark(
-        whole[whole.category != "tile"]
-    )
-    assert not study_claims.covers_benchmark(pd.DataFrame({"category": ["gear", "linen"], "dataset": "MVTec AD"}))
+HOLDS, FAILS, UNKNOWN = study_claims.HOLDS, study_claims.FAILS, study_claims.UNKNOWN
 
 
 @pytest.mark.parametrize(
-    ("says", "verdict", "other", "change"),
+    ("check", "arguments", "expected", "other", "change"),
     [
-        ("AnomalyCLIP, mean pixel AUROC", "false", "true", ("mean", "pixel_auroc", 0.911)),
-        ("AnomalyCLIP, mean image AUROC", "true", "false", ("bottle", "image_auroc", 0.5)),
-        ("WinCLIP, mean image AUROC", "true", "false", ("tile", "image_auroc", 0.9, "WinCLIP", "Table")),
-        ("AnomalyCLIP's gain over WinCLIP in pixel AUROC, %", "false", "true",
-         ("relative_gain_percent", "pixel_auroc", 25.3, "claim")),
-        ("AnomalyCLIP's gain over WinCLIP in image AUROC, %", "true", "false",
-         ("relative_gain_percent", "image_auroc", 55, "claim")),
-        ("AnomalyCLIP, mean image AUROC, rigid", "false", "true", ("rigid", "image_auroc", 0.880)),
-        ("AnomalyCLIP, mean image AUROC, texture", "true", "false", ("wood", "image_auroc", 0.5)),
-        ("WinCLIP's range of image AUROC", "true", "false", ("cable", "image_auroc", 0.1, "WinCLIP")),
-        ("Both methods struggle with flexible objects", "false", "true", ("zipper", "image_auroc", 0.6)),
-        ("High contrast is 17.1 points above low contrast", "true", "false", ("Low", "auroc", 0.9)),
-        ("Medium contrast suggests a threshold effect", "cannot be checked", "false", ("Medium", "auroc", 0.8)),
-        ("Missing components are the most difficult", "cannot be checked", "false",
-         ("Missing Component", "auroc", 0.9)),
-        ("Both tables rest on the same defect types", "true", "false", ("High", "auroc", 0.9)),
-        ("Capsule, grid and hazelnut gain from one reference image", "false", "cannot be checked",
-         ("hazelnut", "image_auroc", 0.7, "WinCLIP")),
-        ("Total test images", "true", "false", ("mean", "n_test_images", 1700)),
+        ("mean", ("AnomalyCLIP", "pixel_auroc"), FAILS, HOLDS, ("mean", "pixel_auroc", 0.911)),
+        ("mean", ("AnomalyCLIP", "image_auroc"), HOLDS, FAILS, ("bottle", "image_auroc", 0.5)),
+        ("mean", ("WinCLIP", "image_auroc"), HOLDS, FAILS, ("tile", "image_auroc", 0.9, "WinCLIP", "Table")),
+        ("gain", ("pixel_auroc",), FAILS, HOLDS, ("relative_gain_percent", "pixel_auroc", 25.3, "claim")),
+        ("gain", ("image_auroc",), HOLDS, FAILS, ("relative_gain_percent", "image_auroc", 55, "claim")),
+        ("group", ("AnomalyCLIP", "image_auroc", "rigid"), FAILS, HOLDS, ("rigid", "image_auroc", 0.880)),
+        ("group", ("AnomalyCLIP", "image_auroc", "texture"), HOLDS, FAILS, ("wood", "image_auroc", 0.5)),
+        ("range", ("WinCLIP", ("tile", 0.149, "hazelnut", 0.904)), HOLDS, FAILS,
+         ("cable", "image_auroc", 0.1, "WinCLIP")),
+        ("flexible", (), FAILS, HOLDS, ("zipper", "image_auroc", 0.6)),
+        ("contrast_gap", (), HOLDS, FAILS, ("Low", "auroc", 0.9)),
+        ("threshold", (), UNKNOWN, FAILS, ("Medium", "auroc", 0.8)),
+        ("hardest", (), UNKNOWN, FAILS, ("Missing Component", "auroc", 0.9)),
+        ("same_types", (), HOLDS, FAILS, ("High", "auroc", 0.9)),
+        ("room", (["capsule", "grid", "hazelnut"], 0.2), FAILS, UNKNOWN, ("hazelnut", "image_auroc", 0.7, "WinCLIP")),
+        ("images", (), HOLDS, FAILS, ("mean", "n_test_images", 1700)),
     ],
 )  # fmt: skip
-def test_verdicts_follow_the_tables(says, verdict, other, change):
-    assert verdicts(only=says) == {says: verdict}
-    assert verdicts(changed(*change), only=says) == {says: other}
+def test_verdicts_follow_the_tables(check, arguments, expected, other, change):
+    check = getattr(study_claims, f"check_{check}")
+    assert verdict(check, *arguments) == expected
+    assert verdict(check, *arguments, tables=changed(*change)) == other
 
 
-def test_a_certain_hardest_type_would_be_true():
+def test_a_certain_hardest_type_would_hold():
     sure = TABLES.study.copy()
     sure.loc[(sure.group == "defect_type") & (sure.metric == "auroc_std"), "value"] = "0.001"
-    assert verdicts(study_claims.Tables(study=sure))["Missing components are the most difficult"] == "true"
+    assert verdict(study_claims.check_hardest, tables=study_claims.Tables(study=sure)) == HOLDS
 
 
-def test_all_annotations_and_one_grouping_would_be_true():
+def test_all_annotations_and_one_grouping_would_hold():
     fewer = TABLES.defects.head(52)
-    assert verdicts(study_claims.Tables(defects=fewer))["Uses MVTec AD's rich annotations"] == "true"
+    assert verdict(study_claims.check_annotations, tables=study_claims.Tables(defects=fewer)) == HOLDS
     groups = TABLES.categories.copy()
     groups.loc[groups.category == "transistor", "group"] = "rigid"
-    says = "Transistor is a rigid object; transistor is a flexible object"
-    assert (verdicts()[says], verdicts(study_claims.Tables(categories=groups))[says]) == ("false", "true")
+    assert verdict(study_claims.check_grouping) == FAILS
+    assert verdict(study_claims.check_grouping, tables=study_claims.Tables(categories=groups)) == HOLDS
 
 
 def test_a_number_on_visa_or_with_references_would_count():
     row = {"table": "Table 7", "method": "WinCLIP", "shots": "1", "group": "VisA", "item": "candle", "metric": "fps"}
     more = study_claims.Tables(study=pd.concat([TABLES.study, pd.DataFrame([row | {"value": "0.9"}])]))
-    for says in ("The study evaluates VisA", "One-shot and few-shot results are in the appendix"):
-        assert (verdicts()[says], verdicts(more)[says]) == ("false", "true")
+    for check, *arguments in ((study_claims.check_mention, "visa"), (study_claims.check_few_shot,)):
+        assert (verdict(check, *arguments), verdict(check, *arguments, tables=more)) == (FAILS, HOLDS)
+
+
+def test_what_is_stated_stands_in_the_claim_and_unprinted_parts_cannot_be_checked():
+    parts = study_claims.check_parts, "@size1", "auroc", "WinCLIP", "all figures", "0.55"
+    row = study_claims.check_claims([("Section 1", "Size 1 has", *parts)], TABLES).iloc[0]
+    assert row["the study says"] == "Size 1 has: 0.55" and row.verdict == UNKNOWN
+    assert row.recomputed.startswith("1 of its parts")
+
+
+PUBLISHED = [
+    (study_claims.check_paper, "image_auroc"),
+    (study_claims.check_paper, "pixel_auroc"),
+    (study_claims.check_tile,),
+    (study_claims.check_authors_log,),
+    (study_claims.check_boards,),
+]
 
 
 def test_published_figures_decide():
-    found = verdicts(claims=study_claims.CONTRADICTIONS)
-    assert list(found.values()) == ["false", "false", "false", "true", "false"]
+    assert [verdict(*claim) for claim in PUBLISHED] == [FAILS, FAILS, FAILS, HOLDS, FAILS]
     figures = TABLES.figures.copy()
     ours = (figures.kind == "winclip") & ~figures.who.isin(["paper", "study"]) & (figures.shots == 0)
     figures.loc[ours, "value"] = 0.4
-    other = verdicts(study_claims.Tables(figures=figures), study_claims.CONTRADICTIONS)
-    assert list(other.values())[:3] == ["true", "true", "true"]
-    assert (
-        "29 of n = 30"
-        in study_claims.check_claims(study_claims.CONTRADICTIONS, changed("cable", "image_auroc", 0.7)).recomputed[3]
-    )
-
-
-def test_the_gap_to_the_paper_is_that_of_the_means():
-    assert study_claims.measure_gaps(TABLES) == pytest.approx(
-        {"image_auroc": 0.612 - 0.918, "pixel_auroc": 0.726 - 0.851}, abs=6e-4
-    )
-    figures = TABLES.figures.copy()
-    figures.loc[(figures.who == "study") & (figures.category == "mean"), "value"] = 0.9
-    assert study_claims.measure_gaps(study_claims.Tables(figures=figures))["image_auroc"] == pytest.approx(
-        -0.018, abs=6e-4
-    )
+    other = study_claims.Tables(figures=figures)
+    assert [verdict(*claim, tables=other) for claim in PUBLISHED[:3]] == [HOLDS, HOLDS, HOLDS]
+    assert verdict(study_claims.check_authors_log, tables=changed("cable", "image_auroc", 0.7)) == FAILS
 
 
 def test_what_is_so_of_the_learned_positions_is_the_codes():
@@ -138,14 +127,9 @@ def test_correlation_is_pearsons_with_fishers_interval():
 
 
 def test_the_study_goes_its_own_way_and_a_good_reimplementation_does_not():
-    from vlmad_lib.analysis import published
-
-    figures = published.read_papers().assign(method="WinCLIP", group="texture")
-    part = pd.concat([figures, published.read_study().assign(method="WinCLIP", group="texture")])
-    part = part[(part.dataset == "MVTec AD") & (part.shots == 0) & (part.metric == "image_auroc")]
-    found = study_claims.correlate_sources(part[(part.kind == "winclip") & (part.category != "mean")])
-    r = found[found.against == "paper"].set_index("figures of").r
-    assert r["study"] == pytest.approx(0.24, abs=0.005) and r["WinCLIP (zqhang reimpl)"] == pytest.approx(
-        0.96, abs=0.005
-    )
-    assert found[found.against == "paper"].set_index("figures of").n["study"] == 15
+    figures = TABLES.figures[(TABLES.figures.dataset == "MVTec AD") & (TABLES.figures.shots == 0)]
+    figures = figures[(figures.kind == "winclip") & (figures.metric == "image_auroc") & (figures.category != "mean")]
+    sources = figures.pivot(index="category", columns="who", values="value")
+    for who, r in {"study": 0.24, "WinCLIP (zqhang reimpl)": 0.96}.items():
+        n, correlation, *_ = study_claims.correlate(sources["paper"], sources[who])
+        assert n == 15 and correlation == pytest.approx(r, abs=0.005)

@@ -179,16 +179,6 @@ def measure_changes(row: pd.Series, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def describe_changes(changes: pd.DataFrame, row: pd.Series) -> str:
-    """What ``changed`` says of one image, as a line of a Markdown list."""
-    last = changes.set_index("shift")[str(SEVERITIES[-1])]
-    return (
-        f"- One image ({row.category}, {row.defect}; n = 1): at severity {SEVERITIES[-1]} its pixels move by "
-        f"{last.min():.1f} grey levels under {last.idxmin()} and by {last.max():.1f} under {last.idxmax()}. A severity "
-        "of one shift is not comparable with that of another."
-    )
-
-
 # ---------------------------------------------------------------- copies
 
 
