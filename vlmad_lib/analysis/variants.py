@@ -1,8 +1,7 @@
-"""Sweeps: one part of a method varied at a time. Here the window sizes, and what every sweep's sentences share.
+"""What notebooks vary: window sizes (07), words and references (18), hybrids (14), and how a sweep's data are chosen.
 
 Variants are methods with changed settings for ``run.run``; images are encoded once for all that share their arrays.
-Tables and sentences come from the metrics alone. Intervals over categories, images or reference draws are Student's,
-paired (``statistics.paired``); a single value, or values that do not vary, have the whole range as theirs.
+Intervals are Student's, paired (``statistics.paired``); values that do not vary have the whole range as theirs.
 """
 
 from __future__ import annotations
@@ -15,32 +14,16 @@ import torch
 from scipy import stats
 
 from vlmad_lib import InputError, digests, tables, within
+from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile, check_record
 from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import memory_bank
+from vlmad_lib.methods import memory_bank, winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
-# ---------------------------------------------------------------- window sizes (notebook 07)
-
-READINGS = {
-    "windows alone": {"full_image": False, "image_score": "map_max"},
-    "with the whole image": {"full_image": True, "image_score": "class_token"},
-}
-"""The two variants of a window size; the image score of the first is the maximum of its map, as in the study."""
-
-
-def keep_fitting_sizes(sizes: Sequence[int], grid: int) -> tuple[list[int], str]:
-    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do).
-
-    InputError where none does.
-    """
-    kept = [size for size in dict.fromkeys(sizes) if 1 <= size <= grid]
-    if not kept:
-        raise InputError(f"None of the window sizes {list(sizes)} fits the {grid} x {grid} tokens; choose 1 to {grid}.")
-    out = [str(size) for size in dict.fromkeys(sizes) if size not in kept]
-    return kept, f"Left out: sizes {tables.join_words(out)} do not fit the {grid} x {grid} tokens." if out else ""
+# ---------------------------------------------------------------- the data of a sweep
 
 
 def choose_categories(table: pd.DataFrame, most: int) -> list[str]:
@@ -73,25 +56,6 @@ def sample_index(table: pd.DataFrame, categories: Sequence[str], images: int) ->
     return pd.concat([some, table[table.split != "test"]], ignore_index=True)
 
 
-def set_window_sizes(spec: Method, sizes: Sequence[int]) -> Method:
-    """A method with other window sizes, all of them fused."""
-    return spec.model_copy(update={"settings": spec.settings | {"windows": list(sizes)}})
-
-
-def list_window_variants(spec: Method, sizes: Sequence[int], shots: int = 0) -> list[Method]:
-    """A WinCLIP as it is, then both readings of each window size.
-
-    With references the association is that of the windows alone too, patch tokens left out.
-    """
-    few = {"patch_tokens": "none"} if within("references", shots, 0) else {}
-    varied = [spec]
-    for size in sizes:
-        for name, change in READINGS.items():
-            settings = spec.settings | {"windows": [size]} | change | few
-            varied.append(spec.model_copy(update={"name": f"{size} x {size}, {name}", "settings": settings}))
-    return varied
-
-
 def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Pixel AUROC inside each image of masked rows of a scores table that have maps, with their index; kept on disk.
 
@@ -119,6 +83,46 @@ def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
     )
 
 
+# ---------------------------------------------------------------- window sizes (notebook 07)
+
+READINGS = {
+    "windows alone": {"full_image": False, "image_score": "map_max"},
+    "with the whole image": {"full_image": True, "image_score": "class_token"},
+}
+"""The two variants of a window size; the image score of the first is the maximum of its map, as in the study."""
+
+
+def keep_fitting_sizes(sizes: Sequence[int], grid: int) -> tuple[list[int], str]:
+    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do).
+
+    InputError where none does.
+    """
+    kept = [size for size in dict.fromkeys(sizes) if 1 <= size <= grid]
+    if not kept:
+        raise InputError(f"None of the window sizes {list(sizes)} fits the {grid} x {grid} tokens; choose 1 to {grid}.")
+    out = [str(size) for size in dict.fromkeys(sizes) if size not in kept]
+    return kept, f"Left out: sizes {tables.join_words(out)} do not fit the {grid} x {grid} tokens." if out else ""
+
+
+def set_window_sizes(spec: Method, sizes: Sequence[int]) -> Method:
+    """A method with other window sizes, all of them fused."""
+    return spec.model_copy(update={"settings": spec.settings | {"windows": list(sizes)}})
+
+
+def list_window_variants(spec: Method, sizes: Sequence[int], shots: int = 0) -> list[Method]:
+    """A WinCLIP as it is, then both readings of each window size.
+
+    With references the association is that of the windows alone too, patch tokens left out.
+    """
+    few = {"patch_tokens": "none"} if within("references", shots, 0) else {}
+    varied = [spec]
+    for size in sizes:
+        for name, change in READINGS.items():
+            settings = spec.settings | {"windows": [size]} | change | few
+            varied.append(spec.model_copy(update={"name": f"{size} x {size}, {name}", "settings": settings}))
+    return varied
+
+
 def find_best_column(values: pd.DataFrame) -> tuple[int, list[int]]:
     """The best column of (n, sizes) values by mean, and all columns that are not shown to be worse, itself among them.
 
@@ -135,6 +139,9 @@ def find_best_column(values: pd.DataFrame) -> tuple[int, list[int]]:
         if flat or stats.ttest_1samp(differences, 0).pvalue >= 0.05 / max(pairs, 1):
             not_worse.append(name)
     return first, not_worse
+
+
+# ---------------------------------------------------------------- words and references (notebooks 17 and 18)
 
 
 def choose_reference_counts(profile: Profile, full: bool) -> list[int | str]:
@@ -157,6 +164,8 @@ def plan_without_words(
     smoothed = spec.model_copy(update={"settings": {"sigma": memory_bank.SIGMA} | spec.settings})
     return wanted.model_copy(update={"methods": [smoothed, *memory_bank.twins(smoothed)], "imports": []})
 
+
+# ---------------------------------------------------------------- beside an AnomalyCLIP (notebook 03)
 
 PLAIN = {"CLIP": "paper", "CLIP-AC": "ac"}
 """Presets of plain CLIP by the names of the paper."""
@@ -187,3 +196,105 @@ def name_missing_relatives(relatives: list[Method]) -> str:
     if not missing:
         return ""
     return f"{tables.join_words(missing)}: left out, since the profile names no checkpoint for this backbone."
+
+
+# ---------------------------------------------------------------- hybrids (notebook 14)
+
+# Shares of AnomalyCLIP's own V-V map in a hybrid's, from which one is chosen on auxiliary data.
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def make_hybrid(spec: Method, name: str, fit: str, **changes) -> Method:
+    """The hybrid that shares an AnomalyCLIP's backbone, prompts and input, with these settings."""
+    shared = {key: spec.settings[key] for key in ("image_size", "sigma") if key in spec.settings}
+    settings = shared | {"fit": fit} | changes
+    return spec.model_copy(update={"method": "hybrid", "name": name, "preset": "paper", "settings": settings})
+
+
+def choose_fit(index: pd.DataFrame) -> str:
+    """How the hybrid fits images: the tiles that WinCLIP keeps where all are square, which changes nothing for them."""
+    return "tiles" if (index.width == index.height).all() else "squash"
+
+
+def make_hand_written(spec: Method, profile: Profile, fit: str) -> Method:
+    """WinCLIP, hand-written words, on an AnomalyCLIP's backbone: the profile's own where it is on it and fits alike."""
+    for own in [own for own in profile.methods if own.method == "winclip" and own.network == spec.network]:
+        if winclip.settings(own.preset, own.settings).fit == fit:
+            return own
+    return Method(method="winclip", name="WinCLIP, same backbone", settings={"fit": fit}, **spec.network)
+
+
+def draw_auxiliary_data(profile: Profile, categories: Sequence[str]) -> Profile:
+    """The profile of a few pictures of auxiliary demo categories, drawn into the cache."""
+    from vlmad_lib.demo import data as demo
+
+    root = profile.path(profile.cache) / "auxiliary"
+    demo.write(root, "auxiliary", train=0, good=4, per_defect=1, categories=list(categories))
+    return profile.model_copy(update={"dataset": "folder", "root": str(root), "categories": []})
+
+
+def measure_weights(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
+    """Pixel AUROC of every weight on an auxiliary profile's categories, a row a weight and category.
+
+    InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
+    were trained on the auxiliary data favour their own V-V map there; the method is then called LEAKED.
+    """
+    if datasets.overlaps_training_data(
+        datasets.describe_identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile
+    ):
+        raise InputError(
+            f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
+        )
+    changes = {"imports": [], "shots": [0], "methods": [spec.model_copy(update={"force_leak": True})]}
+    table, _ = run.build_run_index(auxiliary.model_copy(update=changes))
+    named = {f"weight {weight:g}": weight for weight in WEIGHTS}
+    forced = spec.model_copy(update={"force_leak": True})
+    hybrids = [make_hybrid(forced, name, choose_fit(table), local_weight=weight) for name, weight in named.items()]
+    measured = run.run(auxiliary.model_copy(update=changes | {"methods": hybrids})).metrics
+    weights = measured.method.str.removesuffix(" LEAKED").map(named)
+    return measured.assign(weight=weights)[["method", "weight", "group", "category", "pixel_auroc", "n_defective"]]
+
+
+def choose_weight(weights: pd.DataFrame) -> float:
+    """The weight of the largest macro mean; of equal ones the nearest to one half. 0.5 where nothing is known."""
+    means = weights.groupby("weight").pixel_auroc.mean().dropna()
+    if means.empty:
+        return 0.5
+    first = means[means >= means.max() - 1e-9].index
+    return float(min(first, key=lambda weight: abs(weight - 0.5)))
+
+
+def compare_halves(table: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Gain in pixel AUROC inside an image over ``base``, where that locates worse and where better, by method.
+
+    Each half of a category's images says in turn whether the category is among the worse half for ``base``, the other
+    half what is gained there: one half for both would find gains where ``base`` merely had bad luck. A category near
+    the middle may be in both rows.
+
+    Args:
+        table: One row an image and method: category, image, method and ``auroc``.
+        base: The method against which all others are compared.
+
+    Returns:
+        Columns method, where (``base`` worse, better, or all) and ``comparison.COLUMNS``: means over *n* categories,
+        with intervals at 95 % for all methods of a ``where`` together.
+    """
+    wide = table.pivot(index=["category", "image"], columns="method", values="auroc").dropna().sort_index()
+    half = wide.groupby("category").cumcount() % 2
+    rows = []
+    methods = [name for name in dict.fromkeys(table.method) if name != base]
+    for method in methods:
+        gain, halves = wide[method] - wide[base], []
+        for judged in (0, 1):
+            level = wide[base][half != judged].groupby("category").mean()
+            gained = gain[half == judged].groupby("category").mean().reindex(level.index).dropna()
+            worse = level[gained.index] < level.median()
+            halves.append(pd.DataFrame({"gain": gained, "worse": worse}))
+        both = pd.concat(halves)
+        sides = {f"{base} worse": both[both.worse], f"{base} better": both[~both.worse], "all": both}
+        for name, gains in sides.items():
+            gained = gains.groupby(level="category")[["gain"]].mean().set_axis(["pixel_auroc"], axis=1)
+            facts = {"method": method, "where": name}
+            rows.append(comparison.pair_differences(gained, gained * 0, "categories", len(methods), **facts))
+    columns = ["method", "where", *comparison.COLUMNS]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)
