@@ -165,6 +165,42 @@ def plan_without_words(
     return wanted.model_copy(update={"methods": [smoothed, *memory_bank.twins(smoothed)], "imports": []})
 
 
+def weigh_references(
+    results: Results, words: str, references: str, shots: int, shares: Sequence[float]
+) -> pd.DataFrame:
+    """Image and pixel AUROC of weighted means of words and references, by category and share; first reference draw.
+
+    Args:
+        results: A run with the maps of both methods, smoothed alike.
+        words: The WinCLIP, whose zero-shot scores and maps are taken.
+        references: The association, whose scores and maps with ``shots`` references are taken.
+        shots: The number of references.
+        shares: How much the references count, in [0, 1]: 0 is words alone, 0.5 WinCLIP+, 1 references alone.
+
+    Returns:
+        Columns category, share, image_auroc and pixel_auroc, nan where a class or all masks are missing.
+    """
+    sides = [tables.select_first_draw(results.scores, number) for number in (0, shots)]
+    sides = [side[side.method == name] for side, name in zip(sides, (words, references), strict=True)]
+    rows, size = [], results.profile.evaluation_size
+    for category, said in sides[0].groupby("category", sort=False):
+        near = sides[1].set_index("image").loc[said.image].reset_index()
+        maps = [np.stack(results.framed(side)) for side in (said, near)]
+        files = zip(said["mask"], said.width, said.height, said.fit, strict=True)
+        defect = np.stack([mask_files.framed_mask(*facts, size) for facts in files])
+        label = said.label.to_numpy() == 1
+        outlined = ~label | (said["mask"] != "").to_numpy()  # where a defect is not outlined its pixels are unknown
+        for share in shares:
+            score = (1 - share) * said.score.to_numpy() + share * near.score.to_numpy()
+            pixels = (1 - share) * maps[0] + share * maps[1]
+            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[outlined], defect[outlined])}
+            auroc = {
+                name: metrics.ranking(values[~bad], values[bad])["auroc"] for name, (values, bad) in ranked.items()
+            }
+            rows.append({"category": category, "share": share} | auroc)
+    return pd.DataFrame(rows)
+
+
 # ---------------------------------------------------------------- beside an AnomalyCLIP (notebook 03)
 
 PLAIN = {"CLIP": "paper", "CLIP-AC": "ac"}
