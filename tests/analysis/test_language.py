@@ -12,6 +12,7 @@ from vlmad_lib.analysis import comparison, variants
 from vlmad_lib.config import FULL, Method, check_record
 from vlmad_lib.evaluation import statistics
 from vlmad_lib.methods import memory_bank
+from vlmad_lib.pipeline import run
 
 MEASURES = tables.MAIN
 KEYS = ["shots", "against", "group", "over"]
@@ -106,3 +107,19 @@ def test_steps_to_all_references_are_paired_with_every_draw():
     last = found[(found.more == FULL) & (found.measure == "image_auroc")].iloc[0]
     assert last.n == 2 and last.difference == pytest.approx(0.9 - 0.825)
     assert "1 to all" in set(found.step)
+
+
+def test_references_are_weighed_between_words_alone_and_references_alone(mvtec, tmp_path):
+    profile = small_profile(mvtec, tmp_path, shots=[0, 1])
+    spec = check_record(Method, TINY, "test")
+    plan = variants.plan_without_words(profile, spec, [1], 1, [])
+    compared = run.run(plan.model_copy(update={"methods": plan.methods[:2]}))
+    name, twin = compared.metrics.method.unique()
+    found = variants.weigh_references(compared, name, twin, 1, [0, 0.5, 1]).set_index(["category", "share"])
+    measured = compared.metrics.set_index(["method", "shots", "category"]).sort_index()
+    columns = ["image_auroc", "pixel_auroc"]
+    for share, key in {0: (name, 0), 0.5: (name, 1), 1: (twin, 1)}.items():
+        for category in measured.loc[key].index:
+            assert found.loc[(category, share), columns].tolist() == pytest.approx(
+                measured.loc[(*key, category), columns].tolist(), abs=1e-4
+            )

@@ -43,6 +43,11 @@ def test_differences_stay_within_what_an_auroc_can_be():
     assert comparison.verdict(*statistics.difference([0.1 + 0.2 - 0.3] * 2)[1:]) == "no difference shown"
 
 
+def test_no_zero_of_a_difference_has_a_minus_sign():
+    assert comparison.format_difference(-0.0001, -0.0003, 0.0002) == "+0.000 (less than 0.001 either way)"
+    assert comparison.format_difference(-0.0001, -0.0003, 0.012) == "+0.000 (+0.000 to +0.012)"
+
+
 def test_the_study_is_quoted_as_printed():
     assert published.quote_study("text 5.2.2", "carpet@size3") == "0.89"
     assert published.quote_study("Table 1", "hazelnut", "image_auroc") == "0.904"  # WinCLIP's, not AnomalyCLIP's
@@ -54,7 +59,7 @@ def test_the_study_is_quoted_as_printed():
 def test_sizes_beyond_the_grid_are_said():
     assert variants.keep_fitting_sizes([3, 1, 3, 6, 0], 5) == (
         [3, 1],
-        "Left out: sizes 6, 0 do not fit the 5 x 5 tokens.",
+        "Left out: sizes 6 and 0 do not fit the 5 x 5 tokens.",
     )
     assert variants.keep_fitting_sizes([1, 5], 5) == ([1, 5], "")
     with pytest.raises(InputError, match="choose 1 to 5"):
@@ -77,74 +82,34 @@ def swept(tmp_path_factory):
     return run.run(profile.model_copy(update={"methods": variants.list_window_variants(SPEC, [2, 3])}))
 
 
-def test_only_the_maximum_of_the_map_depends_on_the_size(swept):
-    table = variants.tabulate_window_sizes(swept, "WinCLIP")
-    assert len(table) == len(variants.MEASURES) * 2 * 2 and set(table.k) == {2, 3}
-    token = table[table.measure == "image, class token"].groupby("category").auroc
-    assert (token.nunique() == 1).all()
-    row = table[(table.measure == "image, maximum of the map") & (table.k == 3) & (table.category == "cloth")].iloc[0]
-    scores = swept.scores[(swept.scores.method == "3 x 3, windows alone") & (swept.scores.category == "cloth")]
-    assert row.auroc == pytest.approx(roc_auc_score(scores.label, scores.score))
-    assert scores.score.to_numpy() == pytest.approx([one.max() for one in swept.maps(scores)])
+def test_the_image_score_of_windows_alone_is_the_maximum_of_the_map(swept):
+    scores = swept.scores[swept.scores.method == "3 x 3, windows alone"]
+    assert scores.score.to_numpy() == pytest.approx([values.max() for values in swept.maps(scores)])
+    whole = swept.metrics[swept.metrics.method.str.endswith("with the whole image")]
+    assert (whole.groupby("category").image_auroc.nunique() == 1).all()  # the class token knows no size
 
 
 def test_pixels_inside_an_image(swept):
-    images = variants.average_inside_images(swept, "WinCLIP")
-    assert len(images) == 2 * 4 * 2  # categories, anomalous images, sizes
-    row = images.iloc[3]
-    one = swept.scores[(swept.scores.image == row.image) & (swept.scores.method == f"{row.k} x {row.k}, windows alone")]
+    scores = swept.scores[(swept.scores["mask"] != "") & (swept.scores.method == "2 x 2, windows alone")]
+    auroc = variants.measure_inside_images(swept, scores)
+    assert len(auroc) == 2 * 4 and auroc.index.equals(scores.index)  # categories, anomalous images
     mask = np.zeros((60, 60), bool)
     mask[20:40, 10:40] = True  # what conftest.paint draws
-    assert row.auroc == pytest.approx(roc_auc_score(mask.ravel(), swept.framed(one)[0].ravel()))
-    assert variants.find_best_sizes(images).images.tolist() == [4, 4]
+    assert auroc.iloc[3] == pytest.approx(roc_auc_score(mask.ravel(), swept.framed(scores.iloc[3:4])[0].ravel()))
+    assert variants.measure_inside_images(swept, scores.iloc[:0]).empty
 
 
-def test_the_best_column_and_what_cannot_be_told_from_it():
+def test_the_best_column_and_what_is_not_shown_to_be_worse():
     noise = np.array([0.01, -0.01, 0.02, -0.02, 0.01, -0.01])
     values = pd.DataFrame({1: 0.5 + noise, 2: 0.901 + noise / 2, 3: 0.9 - noise})
     assert variants.find_best_column(values) == (2, [2, 3])
     assert variants.find_best_column(values.assign(**{"3": values[3] + 0.5}).drop(columns=3)) == ("3", ["3"])
-    assert variants.find_best_column(values[:1])[1] == [1, 2, 3]  # one image tells nothing apart
+    assert variants.find_best_column(values[:1])[1] == [1, 2, 3]  # one image shows no difference
     # 3 pairs: a difference at 5 % is not enough, one at 5 % / 3 is
     apart = np.array([0.05, 0.03, 0.0, 0.06, 0.0, 0.05])
     assert 0.05 / 3 < ttest_1samp(apart, 0).pvalue < 0.05
     close = pd.DataFrame({1: 0.9 - apart, 2: [0.9] * 6, 3: [0.1 + 0.1 * (i % 2) for i in range(6)]})
     assert variants.find_best_column(close) == (2, [1, 2])
-
-
-def windows(values: dict[str, tuple[str, list[float]]], measure: str = "pixel, with the whole image") -> pd.DataFrame:
-    """A window table of one measure: sizes 1, 2, 3 ... of each category."""
-    rows = [(measure, group, name, k, one) for name, (group, some) in values.items() for k, one in enumerate(some, 1)]
-    return pd.DataFrame(rows, columns=["measure", "group", "category", "k", "auroc"])
-
-
-def compared(base: list[float], **others: list[float]) -> pd.DataFrame:
-    rows = [
-        {"method": method, "category": str(i), "image_auroc": 0.5, "pixel_auroc": value, "aupro": 0.5}
-        for method, some in ({"WinCLIP": base} | others).items()
-        for i, value in enumerate(some)
-    ]
-    return comparison.compare_with_base(pd.DataFrame(rows), "WinCLIP")
-
-
-def test_claims_of_the_study_are_tested():
-    measure = "pixel, windows alone"
-    poor = windows({str(i): ("texture", [0.5 + i / 100, 0.7, 0.9, 0.9, 0.9, 0.7, 0.7]) for i in range(4)}, measure)
-    fine = windows({str(i): ("texture", [0.9 + i / 100, 0.9, 0.6, 0.6, 0.6, 0.7, 0.7]) for i in range(4)}, measure)
-    told = [variants.describe_size_claims(table) for table in (poor, fine)]
-    assert "k = 1 is poor (it has 0.55 on average)" in told[0] and told[0].count("n = 4 categories: agrees") == 2
-    assert told[1].count("n = 4 categories: contradicts it") == 2
-    assert "structural" not in told[0]  # no rigid category, nothing to say
-
-
-def test_a_claim_that_other_sizes_outdo_is_not_simply_agreed_with():
-    measure = "pixel, windows alone"
-    low = windows({str(i): ("texture", [0.6 + i / 100, 0.9, 0.9, 0.9, 0.9, 0.5, 0.55]) for i in range(4)}, measure)
-    told = variants.describe_size_claims(low)
-    assert "n = 4 categories: agrees on average, yet k = 6, 7 are lower still." in told
-    assert "textures do best with 3 to 5" in told and told.count("yet") == 1  # k = 2 is no higher than they are
-    high = windows({str(i): ("texture", [0.1, 0.95 + i / 100, 0.9, 0.9, 0.9, 0.1, 0.1]) for i in range(4)}, measure)
-    assert "n = 4 categories: agrees on average, yet k = 2 is higher still." in variants.describe_size_claims(high)
 
 
 # ------------------------------------------------------------ reference draws
@@ -200,11 +165,14 @@ def test_the_pivot_of_steps_has_a_row_for_each_step():
     assert table["image_auroc"][0].startswith("+0.205 (+0.19") and table["image_auroc"][0].endswith("higher")
 
 
-def test_the_first_step_is_set_against_the_mean_of_the_later_ones():
-    row = comparison.compare_first_step(shots(RISING), "WinCLIP", "image_auroc").iloc[0]
-    expected = statistics.paired([0.195, 0.205, 0.2])
-    assert (row.difference, row.low, row.high, row.n) == pytest.approx((*expected, 3), abs=1e-9)
-    assert comparison.compare_first_step(shots({0: [[0.5, 0.6]]}), "WinCLIP", "image_auroc").empty
+def test_steps_of_a_measure_hold_together():
+    alone, both = (
+        comparison.compare_steps(shots(RISING), over="categories", measures=["aupro"], together=together)
+        for together in (False, True)
+    )
+    assert both.measure.tolist() == ["aupro"] * 2 and both.difference.tolist() == alone.difference.tolist()
+    expected = statistics.paired([0.21, 0.2], statistics.together(2))
+    assert (both.low[0], both.high[0]) == pytest.approx((expected[1], expected[2])) and both.high[0] > alone.high[0]
 
 
 def test_means_over_draws():
@@ -229,10 +197,6 @@ def test_claims_of_one_reference():
     assert len(every) == 15 and whole.verdict["average"] == "contradicted"
     other = published.check_shot_claims(shots(RISING))
     assert set(other.verdict) == {"none"} and set(other.here) == {"no comparison: the data are demo"}
-    told = [published.describe_shot_claims(one) for one in (found.reset_index(), other)]
-    assert "1 cannot be true by its own table: hazelnut (room for 0.096)" in told[0]
-    assert "On these data (n = 3)" in told[0] and "grid agrees" in told[0]
-    assert "Here, no comparison: the data are demo." in told[1]
 
 
 # ------------------------------------------------------------ wordings
@@ -339,18 +303,6 @@ def test_temperature_is_judged_by_the_data():
 
 
 def test_figures_show_what_the_tables_say():
-    sizes = pd.DataFrame(
-        {"group": "rigid", "category": ["gear", "key"], "images": 5, "k = 1": [0.5, 0.8], "k = 2": [0.9, 0.7],
-         "best": [2, 1], "not told from it": ["2", "1, 2"]}
-    )  # fmt: skip
-    axes = figures.best_sizes(sizes).axes[0]
-    assert [box.get_xy() for box in axes.patches] == [(1, 0), (0, 1)]  # the best of each row is framed
-    assert [text.get_text() for text in axes.texts] == ["0.500", "0.900 •", "0.800 •", "0.700 •"]
-    table = windows({"a": ("texture", [0.5, 0.6]), "b": ("rigid", [0.7, 0.8])}, "pixel, windows alone")
-    figure = figures.over_windows(table, pd.Series({"image_auroc": 0.5, "pixel_auroc": 0.75}))
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert lines["all (n = 2)"].get_ydata().tolist() == pytest.approx([0.6, 0.7])
-    assert lines["the method as it is"].get_ydata()[0] == 0.75
     some = pd.DataFrame({"name": ["x", "y"], "measure": "image_auroc", "difference": [0.1, -0.2], "n": 3})
     axes = figures.differences(some.assign(low=[-0.1, -1.0], high=[0.3, 1.0]), "name").axes[0]
     assert axes.get_xlim()[0] < -1 < 1 < axes.get_xlim()[1] and "n = 3" in axes.get_xlabel()

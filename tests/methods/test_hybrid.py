@@ -9,7 +9,7 @@ import torch
 from conftest import TINY, make_mvtec, small_profile
 
 from vlmad_lib import InputError, methods
-from vlmad_lib.analysis import hybrid_variants
+from vlmad_lib.analysis import variants
 from vlmad_lib.config import Method, check_record
 from vlmad_lib.data import datasets
 from vlmad_lib.encoders import feature_store
@@ -40,7 +40,7 @@ def prompted(tmp_path, tiny_backbone):
     path = tmp_path / "prompts.pth"
     anomalyclip.write(anomalyclip.PromptLearner(tiny_backbone), path, "visa")
     spec = check_record(Method, TINY | {"method": "anomalyclip", "checkpoint": str(path), "name": "A"}, "test")
-    return [spec, hybrid_variants.make_hybrid(spec, "H", "squash")]
+    return [spec, variants.make_hybrid(spec, "H", "squash")]
 
 
 def test_windows_alone_and_fused_by_hand():
@@ -104,8 +104,8 @@ def test_wrong_settings_are_named(settings, words):
 
 def test_it_reads_what_both_methods_keep_and_encodes_nothing(mvtec, tmp_path, prompted, monkeypatch):
     profile = small_profile(mvtec, tmp_path / "cache", shots=[0], categories=["plate"], methods=[TINY])
-    assert hybrid_variants.make_hand_written(prompted[0], profile, "tiles") == profile.methods[0]
-    words = hybrid_variants.make_hand_written(prompted[0], profile, "squash")
+    assert variants.make_hand_written(prompted[0], profile, "tiles") == profile.methods[0]
+    words = variants.make_hand_written(prompted[0], profile, "squash")
     assert words.name == "WinCLIP, same backbone" and words.backbone == prompted[0].backbone
     backbone = run._backbone(prompted[1], profile)
     table, _ = run.build_run_index(profile)
@@ -127,9 +127,7 @@ def test_tiles_that_are_no_whole_image_are_refused(tmp_path, prompted):
     with pytest.raises(InputError, match=r"not square.*fit: squash"):
         run.run(profile.model_copy(update={"methods": [tiled]}))
     table, _ = run.build_run_index(profile)
-    assert (
-        hybrid_variants.choose_fit(table) == "squash" and hybrid_variants.choose_fit(table.assign(width=60)) == "tiles"
-    )
+    assert variants.choose_fit(table) == "squash" and variants.choose_fit(table.assign(width=60)) == "tiles"
 
 
 # ---------------------------------------------------------------- leakage
@@ -150,29 +148,22 @@ def test_prompts_are_not_tested_on_their_own_data(mvtec, tmp_path, tiny_backbone
 def test_weights_are_never_chosen_on_the_data_under_test(mvtec, tmp_path, prompted):
     profile = small_profile(mvtec, tmp_path, shots=[0])
     with pytest.raises(InputError, match="the data under test"):
-        hybrid_variants.measure_weights(profile, profile, prompted[0])
+        variants.measure_weights(profile, profile, prompted[0])
     visa = profile.model_copy(update={"dataset": "visa", "root": str(tmp_path / "elsewhere")})
     with pytest.raises(InputError, match="the data under test"):
-        hybrid_variants.measure_weights(visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
+        variants.measure_weights(visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
     other = small_profile(make_mvtec(tmp_path / "other" / "data", ("rope",)), tmp_path / "cache", shots=[0])
     assert datasets.describe_identity(other) == datasets.describe_identity(
         profile
     )  # own folders of one name are not the same data
-    found = hybrid_variants.measure_weights(profile, other, prompted[0])
-    assert sorted(found.weight) == list(hybrid_variants.WEIGHTS) and set(found.category) == {"rope"}
+    found = variants.measure_weights(profile, other, prompted[0])
+    assert sorted(found.weight) == list(variants.WEIGHTS) and set(found.category) == {"rope"}
 
 
 def test_the_best_weight_and_its_ties():
     table = pd.DataFrame({"weight": [0.0, 0.25, 0.5, 1.0], "pixel_auroc": [0.7, 0.9, 0.8, 0.9]})
-    assert hybrid_variants.choose_weight(table) == 0.25
-    assert hybrid_variants.choose_weight(table.assign(pixel_auroc=np.nan)) == 0.5
-    names = [
-        one.name
-        for one in hybrid_variants.list_hybrids(
-            check_record(Method, TINY | {"method": "anomalyclip"}, "t"), "squash", 0.25
-        )
-    ]
-    assert names == [hybrid_variants.ALONE, hybrid_variants.EQUAL, "Hybrid, weight 0.25 chosen"]
+    assert variants.choose_weight(table) == 0.25
+    assert variants.choose_weight(table.assign(pixel_auroc=np.nan)) == 0.5
 
 
 # ---------------------------------------------------------------- where it gains
@@ -191,7 +182,7 @@ def made(gain: dict[str, float], noise: float = 0.0) -> pd.DataFrame:
 
 
 def test_gains_where_the_base_is_worse_by_hand():
-    found = hybrid_variants.compare_halves(made({"a": 0.2, "b": 0.1, "c": 0.0, "d": -0.1}), "A").set_index("where")
+    found = variants.compare_halves(made({"a": 0.2, "b": 0.1, "c": 0.0, "d": -0.1}), "A").set_index("where")
     assert found.difference["A worse"] == pytest.approx(0.15) and found.n["A worse"] == 2
     assert found.difference["A better"] == pytest.approx(-0.05) and found.difference["all"] == pytest.approx(0.05)
     assert found.low["all"] == pytest.approx(statistics.paired([0.2, 0.1, 0.0, -0.1])[1])
@@ -201,33 +192,17 @@ def test_luck_is_no_gain():
     names = dict.fromkeys([f"c{number:02}" for number in range(40)], 0.0)
     table = made(names, noise=0.2)
     table["auroc"] -= table.category.map({name: 0.1 * number for number, name in enumerate(names)})  # all alike
-    found = hybrid_variants.compare_halves(table, "A").set_index("where")
+    found = variants.compare_halves(table, "A").set_index("where")
     assert found.low["A worse"] < 0 < found.high["A worse"]
     wide = table.pivot(index=["category", "image"], columns="method", values="auroc").groupby("category").mean()
     apart = (wide.H - wide.A)[wide.A.median() > wide.A]
     assert statistics.paired(apart)[1] > 0  # the same images for both would find a gain that is none
 
 
-def metrics(values: dict[str, list[float]]) -> pd.DataFrame:
-    rows = []
-    for method, found in values.items():
-        for number, value in enumerate(found):
-            facts = {"method": method, "shots": 0, "seed": 0, "category": f"c{number}", "group": "rigid"}
-            rows.append(facts | dict.fromkeys(["image_auroc", "pixel_auroc", "aupro"], value))
-    return pd.DataFrame(rows)
-
-
-def test_findings_follow_the_numbers():
-    table = metrics({"A": [0.7, 0.7, 0.7], "W": [0.9, 0.9, 0.9], "H": [0.8, 0.81, 0.79]})
-    weighed = pd.DataFrame({"weight": [0.5, 1.0] * 2, "category": list("xxyy"), "pixel_auroc": [0.7, 0.8, 0.7, 0.9]})
-    told = hybrid_variants.describe_gains(table, "A", "W", weighed)
-    assert "less A +0.100 (+0.075 to +0.125), n = 3 categories: higher" in told
-    assert "less W -0.100 (-0.125 to -0.075), n = 3 categories: lower" in told
-    assert (
-        "the best is 1, which leaves the windows out: against equal weights there +0.150" in told
-        and "n = 2 categories" in told
-    )
-    same = metrics({"A": [0.7, 0.8], "W": [0.7, 0.8], "H": [0.7, 0.81]})
-    assert "no difference shown" in hybrid_variants.describe_gains(same, "A", "W")
-    bare = table.assign(pixel_auroc=np.nan, aupro=np.nan)
-    assert "n = 0" in hybrid_variants.describe_gains(bare, "A", "W")
+def test_the_intervals_of_several_hybrids_hold_together():
+    table = made({"a": 0.2, "b": 0.1, "c": 0.0, "d": -0.1})
+    both = pd.concat([table, table[table.method == "H"].assign(method="I")])
+    found = variants.compare_halves(both, "A").set_index(["method", "where"])
+    expected = statistics.paired([0.2, 0.1, 0.0, -0.1], statistics.together(2))
+    assert found.low["I", "all"] == found.low["H", "all"] == pytest.approx(expected[1])
+    assert variants.compare_halves(table[table.method == "A"], "A").empty

@@ -37,13 +37,17 @@ def format_difference(mean: float, low: float, high: float) -> str:
     """A difference and its interval for people: ``+0.012 (-0.003 to +0.027)``, or ``none`` where it is unknown.
 
     Differences that are all zero have no interval: that these are the same says little of others. Nor has a single
-    one, of which the ends are nan, infinite or all that is possible.
+    one, of which the ends are nan, infinite or all that is possible. No zero has a minus sign.
     """
     if np.isnan(mean):
         return "none"
     if not (low > -1 or high < 1):
-        return f"{mean:+.3f} (too few for an interval)"
-    return f"{mean:+.3f} (the same in each)" if low == high == 0 else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+        return f"{mean:+z.3f} (too few for an interval)"
+    if low == high == 0:
+        return f"{mean:+z.3f} (the same in each)"
+    if max(abs(low), abs(high)) < NOTHING:
+        return f"{mean:+z.3f} (less than 0.001 either way)"
+    return f"{mean:+z.3f} ({low:+z.3f} to {high:+z.3f})"
 
 
 def describe_difference(row, higher: str = "higher", lower: str = "lower") -> str:
@@ -309,37 +313,30 @@ def compare_with_others(metrics: pd.DataFrame, own: str, own_shots: int | None =
     return pd.concat(frames).sort_values("shots", kind="stable", ignore_index=True)
 
 
-def compare_steps(metrics: pd.DataFrame, keys: Sequence[str] = ("method",), over: str = "draws") -> pd.DataFrame:
+def compare_steps(
+    metrics: pd.DataFrame,
+    keys: Sequence[str] = ("method",),
+    over: str = "draws",
+    measures: Sequence[str] = ("image_auroc", "pixel_auroc"),
+    together: bool = False,
+) -> pd.DataFrame:
     """Gain from each number of references to the next, by ``keys``, paired over reference draws or over categories.
 
     Over draws (seeds), macro means over categories unless ``category`` is a key; zero-shot and full-shot draw nothing
-    and are the same for every draw. Over categories, each the mean of its draws. Columns: the keys, step (such as
-    "0 to 1"), fewer, more and ``COLUMNS``; image and pixel AUROC.
+    and are the same for every draw. Over categories, each the mean of its draws. Intervals hold at 95 % each, or for
+    all steps of a key and measure ``together`` (Bonferroni). Columns: the keys, step (such as "0 to 1"), fewer, more
+    and ``COLUMNS``.
     """
-    unit, columns = {"draws": "seed", "categories": "category"}[over], ["image_auroc", "pixel_auroc"]
-    cells, frames = metrics.groupby([*keys, "shots", unit], sort=False)[columns].mean(), []
+    unit = {"draws": "seed", "categories": "category"}[over]
+    cells, frames = metrics.groupby([*keys, "shots", unit], sort=False)[list(measures)].mean(), []
     for key, values in cells.groupby(list(keys), sort=False):
         values = values.droplevel(list(keys))
-        for fewer, more in pairwise(sorted(values.index.unique("shots"))):
+        steps = list(pairwise(sorted(values.index.unique("shots"))))
+        for fewer, more in steps:
             step = f"{tables.format_shots(fewer)} to {tables.format_shots(more)}"
             facts = dict(zip(keys, key, strict=True)) | {"step": step, "fewer": fewer, "more": more}
-            frames.append(pair_differences(values.loc[more], values.loc[fewer], over, **facts))
+            count = len(steps) if together else 1
+            frames.append(pair_differences(values.loc[more], values.loc[fewer], over, count, **facts))
     if not frames:
         return pd.DataFrame(columns=[*keys, "step", "fewer", "more", *COLUMNS])
     return pd.concat(frames, ignore_index=True)
-
-
-def compare_first_step(metrics: pd.DataFrame, method: str, measure: str) -> pd.DataFrame:
-    """Gain of a method's first step to more references less the mean gain of the later ones, paired over draws.
-
-    One row with ``COLUMNS``; none with fewer than three numbers of references.
-    """
-    draws = metrics[metrics.method == method].groupby(["shots", "seed"])[measure].mean().unstack("shots")
-    counts = sorted(draws.columns)
-    if len(counts) < 3:
-        return pd.DataFrame(columns=COLUMNS)
-    if counts[0] == 0:
-        draws[0] = draws[0].dropna().iloc[0]  # zero-shot draws nothing
-    first = draws[counts[1]] - draws[counts[0]]
-    later = (draws[counts[-1]] - draws[counts[1]]) / (len(counts) - 2)
-    return pair_differences(first.to_frame(measure), later.to_frame(measure), "draws")

@@ -447,19 +447,6 @@ def _measure_claim(own: pd.DataFrame, ends: list[float], bounded: bool, comparab
     }
 
 
-def describe_shot_claims(claims: pd.DataFrame) -> str:
-    """How the study's claims of one reference fare, as a line of a Markdown list."""
-    impossible = claims[claims["by its own table"] == "impossible"]
-    names = [f"{row['category']} (room for {row['room']:.3f})" for row in impossible.to_dict("records")]
-    tested = claims[claims.verdict != "none"]
-    here = [f"{row.category} {row.verdict}" for row in tested.itertuples()]
-    return (
-        f"- Of the study's {len(claims)} statements on one reference, {len(names)} cannot be true by its own table"
-        f"{': ' + ', '.join(names) if names else ''}. "
-        + (f"On these data (n = {len(here)}): {', '.join(here)}." if here else f"Here, {claims.here.iloc[0]}.")
-    )
-
-
 def compare_shot_gains(metrics: pd.DataFrame) -> pd.DataFrame:
     """What references bring a WinCLIP here, from none to each number of them, beside its paper's gains on MVTec AD.
 

@@ -1,8 +1,7 @@
-"""Sweeps: one part of a method varied at a time. Here the window sizes, and what every sweep's sentences share.
+"""What notebooks vary: window sizes (07), words and references (18), hybrids (14), and how a sweep's data are chosen.
 
 Variants are methods with changed settings for ``run.run``; images are encoded once for all that share their arrays.
-Tables and sentences come from the metrics alone. Intervals over categories, images or reference draws are Student's,
-paired (``statistics.paired``); a single value, or values that do not vary, have the whole range as theirs.
+Intervals are Student's, paired (``statistics.paired``); values that do not vary have the whole range as theirs.
 """
 
 from __future__ import annotations
@@ -15,40 +14,16 @@ import torch
 from scipy import stats
 
 from vlmad_lib import InputError, digests, tables, within
-from vlmad_lib.analysis import comparison, published
+from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile, check_record
 from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import memory_bank
+from vlmad_lib.methods import memory_bank, winclip
+from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
-# ---------------------------------------------------------------- window sizes (notebook 07)
-
-READINGS = {
-    "windows alone": {"full_image": False, "image_score": "map_max"},
-    "with the whole image": {"full_image": True, "image_score": "class_token"},
-}
-"""The two variants of a window size; the image score of the first is the maximum of its map, as in the study."""
-MEASURES = {
-    "image, maximum of the map": ("windows alone", "image_auroc"),
-    "image, class token": ("with the whole image", "image_auroc"),
-    "pixel, windows alone": ("windows alone", "pixel_auroc"),
-    "pixel, with the whole image": ("with the whole image", "pixel_auroc"),
-}
-"""What is read off the two variants."""
-
-
-def keep_fitting_sizes(sizes: Sequence[int], grid: int) -> tuple[list[int], str]:
-    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do).
-
-    InputError where none does.
-    """
-    kept = [size for size in dict.fromkeys(sizes) if 1 <= size <= grid]
-    if not kept:
-        raise InputError(f"None of the window sizes {list(sizes)} fits the {grid} x {grid} tokens; choose 1 to {grid}.")
-    out = [str(size) for size in dict.fromkeys(sizes) if size not in kept]
-    return kept, f"Left out: sizes {', '.join(out)} do not fit the {grid} x {grid} tokens." if out else ""
+# ---------------------------------------------------------------- the data of a sweep
 
 
 def choose_categories(table: pd.DataFrame, most: int) -> list[str]:
@@ -57,14 +32,15 @@ def choose_categories(table: pd.DataFrame, most: int) -> list[str]:
     if not within("most", most, 0):
         return order
     groups = table.drop_duplicates("category").set_index("category").group
-    return [name for name in order if order.index(name) - [groups[one] for one in order].index(groups[name]) < most]
+    places = pd.Series(order).groupby([groups[name] for name in order], sort=False).cumcount()
+    return [name for name, place in zip(order, places, strict=True) if place < most]
 
 
 def choose_sweep_data(results: Results, most: int = 0, images: int = 0) -> tuple[list[str], pd.DataFrame]:
     """The categories and the index that a sweep runs on: those of a run.
 
     Of the demo data, which are to be quick, the first ``most`` categories of every group with ``images`` test images
-    of each (``some``, ``sampled``).
+    of each (0 for all of either).
     """
     most, images = (most, images) if results.profile.dataset == "demo" else (0, 0)
     categories = choose_categories(results.index, most)
@@ -80,6 +56,54 @@ def sample_index(table: pd.DataFrame, categories: Sequence[str], images: int) ->
     return pd.concat([some, table[table.split != "test"]], ignore_index=True)
 
 
+def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
+    """Pixel AUROC inside each image of masked rows of a scores table that have maps, with their index; kept on disk.
+
+    One image at a time, so it does not matter how its map compares with those of other images, nor whether the whole
+    image is a scale: that changes all its pixels alike. nan where a mask is empty or covers the image.
+    """
+    if rows.empty:
+        return pd.Series(np.nan, rows.index)
+    facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
+    size, pixels = results.profile.evaluation_size, digests.digest_files(rows["mask"].unique(), results.cache)
+    versions = digests.list_versions(digests.MEASURING_LIBRARIES)
+    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
+
+    def compute() -> torch.Tensor:
+        auroc = pd.Series(np.nan, rows.index)
+        for _, of_image in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
+            first = of_image.iloc[0]
+            mask = mask_files.framed_mask(first["mask"], first.width, first.height, first.fit, size)
+            maps = results.framed(of_image)
+            auroc.loc[of_image.index] = [metrics.ranking(values[~mask], values[mask])["auroc"] for values in maps]
+        return torch.from_numpy(auroc.to_numpy(copy=True))
+
+    return pd.Series(
+        feature_store.load_or_compute(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index
+    )
+
+
+# ---------------------------------------------------------------- window sizes (notebook 07)
+
+READINGS = {
+    "windows alone": {"full_image": False, "image_score": "map_max"},
+    "with the whole image": {"full_image": True, "image_score": "class_token"},
+}
+"""The two variants of a window size; the image score of the first is the maximum of its map, as in the study."""
+
+
+def keep_fitting_sizes(sizes: Sequence[int], grid: int) -> tuple[list[int], str]:
+    """The window sizes that fit a grid of tokens, and a sentence on those that do not (empty where all do).
+
+    InputError where none does.
+    """
+    kept = [size for size in dict.fromkeys(sizes) if 1 <= size <= grid]
+    if not kept:
+        raise InputError(f"None of the window sizes {list(sizes)} fits the {grid} x {grid} tokens; choose 1 to {grid}.")
+    out = [str(size) for size in dict.fromkeys(sizes) if size not in kept]
+    return kept, f"Left out: sizes {tables.join_words(out)} do not fit the {grid} x {grid} tokens." if out else ""
+
+
 def set_window_sizes(spec: Method, sizes: Sequence[int]) -> Method:
     """A method with other window sizes, all of them fused."""
     return spec.model_copy(update={"settings": spec.settings | {"windows": list(sizes)}})
@@ -91,68 +115,16 @@ def list_window_variants(spec: Method, sizes: Sequence[int], shots: int = 0) -> 
     With references the association is that of the windows alone too, patch tokens left out.
     """
     few = {"patch_tokens": "none"} if within("references", shots, 0) else {}
-    found = [spec]
+    varied = [spec]
     for size in sizes:
         for name, change in READINGS.items():
             settings = spec.settings | {"windows": [size]} | change | few
-            found.append(spec.model_copy(update={"name": f"{size} x {size}, {name}", "settings": settings}))
-    return found
-
-
-def tabulate_window_sizes(results: Results, base: str) -> pd.DataFrame:
-    """AUROC of each measure, category and window size ``k``, means over reference draws; nan where there is none.
-
-    ``base`` is the name of the method's own fusion, which is left out.
-    """
-    kinds = results.scores.drop_duplicates("variant")[["variant", "windows", "full_image"]]
-    rows = results.metrics[results.metrics.method != base].merge(kinds, on="variant")
-    rows["reading"] = rows.full_image.map({str(one["full_image"]): name for name, one in READINGS.items()})
-    rows["k"] = rows.windows.astype(int)
-    keys = ["group", "category", "k"]
-    parts = [
-        rows[rows.reading == reading][keys].assign(measure=measure, auroc=rows[column])
-        for measure, (reading, column) in MEASURES.items()
-    ]
-    return pd.concat(parts).groupby(["measure", *keys], sort=False).auroc.mean().reset_index()
-
-
-def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
-    """Pixel AUROC inside each image of masked rows of a scores table, with their index; kept on disk."""
-    facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
-    size, pixels = results.profile.evaluation_size, digests.digest_files(rows["mask"].unique(), results.cache)
-    versions = digests.list_versions(digests.MEASURING_LIBRARIES)
-    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
-
-    def compute() -> torch.Tensor:
-        found = pd.Series(np.nan, rows.index)
-        for _, part in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
-            first = part.iloc[0]
-            mask = mask_files.framed_mask(first["mask"], first.width, first.height, first.fit, size)
-            values = [metrics.ranking(one[~mask], one[mask])["auroc"] for one in results.framed(part)]
-            found.loc[part.index] = values
-        return torch.from_numpy(found.to_numpy(copy=True))
-
-    return pd.Series(
-        feature_store.load_or_compute(results.cache / "inside" / f"{key}.npy", compute).numpy(), rows.index
-    )
-
-
-def average_inside_images(results: Results, base: str) -> pd.DataFrame:
-    """Pixel AUROC inside each masked anomalous image, by window size ``k``, means over reference draws.
-
-    One image at a time, so it does not matter how its map compares with those of other images, nor whether the whole
-    image is a scale: that changes all its pixels alike.
-    """
-    scores = results.scores
-    alone = scores[(scores.method != base) & (scores.full_image == "False") & (scores["mask"] != "")]
-    table = alone.assign(k=alone.windows.astype(int), auroc=measure_inside_images(results, alone)).dropna(
-        subset="auroc"
-    )
-    return table.groupby(["group", "category", "image", "k"], sort=False).auroc.mean().reset_index()
+            varied.append(spec.model_copy(update={"name": f"{size} x {size}, {name}", "settings": settings}))
+    return varied
 
 
 def find_best_column(values: pd.DataFrame) -> tuple[int, list[int]]:
-    """The best column of (n, sizes) values by mean, and all columns that n cannot tell from it, itself among them.
+    """The best column of (n, sizes) values by mean, and all columns that are not shown to be worse, itself among them.
 
     Two-sided t tests of the paired differences at 5 % for all pairs of columns together (Bonferroni), since the best
     was picked by the same values.
@@ -160,70 +132,16 @@ def find_best_column(values: pd.DataFrame) -> tuple[int, list[int]]:
     values = values.dropna()
     first = values.mean().idxmax()
     pairs = values.shape[1] * (values.shape[1] - 1) / 2
-    untold = []
+    not_worse = []
     for name in values:
-        apart = (values[first] - values[name]).to_numpy()
-        flat = len(apart) < 2 or np.ptp(apart) < 1e-12
-        if flat or stats.ttest_1samp(apart, 0).pvalue >= 0.05 / max(pairs, 1):
-            untold.append(name)
-    return first, untold
+        differences = (values[first] - values[name]).to_numpy()
+        flat = len(differences) < 2 or np.ptp(differences) < 1e-12
+        if flat or stats.ttest_1samp(differences, 0).pvalue >= 0.05 / max(pairs, 1):
+            not_worse.append(name)
+    return first, not_worse
 
 
-def find_best_sizes(images: pd.DataFrame) -> pd.DataFrame:
-    """Each category's best window size by the mean pixel AUROC inside an image, and those not told from it."""
-    rows = []
-    for category in tables.order_categories(images) if len(images) else []:
-        part = images[images.category == category].pivot(index="image", columns="k", values="auroc")
-        first, untold = find_best_column(part)
-        facts = {"group": images[images.category == category].group.iloc[0], "category": category, "images": len(part)}
-        means = {f"k = {k}": value for k, value in part.mean().items()}
-        rows.append(facts | means | {"best": first, "not told from it": ", ".join(map(str, untold))})
-    return pd.DataFrame(rows)
-
-
-def describe_size_claims(sizewise: pd.DataFrame) -> str:
-    """What the study says of sizes (its section 5.2.2), tested on these data, as a Markdown list: one line a claim.
-
-    ``sizewise``: as made by ``tabulate_window_sizes`` of a zero-shot run. Each claim is tested by the two measures that
-    the study can have meant; intervals hold at 95 % for all of these together.
-    """
-    known = sizewise.dropna(subset="auroc")
-    average = published.quote_study("text 5.2.2", "average@size1")
-    claims = [
-        (f"k = 1 is poor (it has {average} on average)", None, {1}),
-        ("textures do best with 3 to 5", "texture", {3, 4, 5}),
-        ("structural objects do best with 5 to 7", "rigid", {5, 6, 7}),
-    ]
-    measures = ("image, maximum of the map", "pixel, windows alone")
-    lines = []
-    for claim, group, praised in claims:
-        results = []
-        for measure in measures:
-            rows = known[(known.measure == measure) & ((known.group == group) if group else True)]
-            values = rows.pivot(index="category", columns="k", values="auroc")
-            inside = [size for size in values if size in praised]
-            outside = [size for size in values if size not in praised]
-            if inside and outside:
-                sides = (values[sizes].mean(axis=1).to_frame(measure) for sizes in (inside, outside))
-                gain = comparison.pair_differences(*sides, "categories", len(measures) * len(claims)).iloc[0]
-                words = ("agrees", "contradicts it") if group else ("contradicts it", "agrees")
-                beyond = _name_better_sizes(values.mean(), inside, outside, bool(group))
-                agrees = comparison.describe_difference(gain, *words)
-                agrees += f" on average, yet {beyond}" if beyond and agrees.endswith(" agrees") else ""
-                results.append(f"{measure.replace(', ', ' AUROC, ')} {agrees}")
-        if results:
-            lines.append(f"- The study: {claim}. Here, against the other sizes: {'; '.join(results)}.")
-    if lines:
-        lines[-1] += f" Intervals hold at 95 % for all {len(measures) * len(claims)} together."
-    return "\n".join(lines)
-
-
-def _name_better_sizes(means: pd.Series, praised: list[int], outside: list[int], upwards: bool) -> str:
-    """Which of the other sizes are better than the best of those a claim praises, or worse than the worst it blames."""
-    sign = 1 if upwards else -1
-    sizes = [str(size) for size in outside if sign * means[size] > (sign * means[praised]).max()]
-    still = f"{'is' if len(sizes) == 1 else 'are'} {'higher' if upwards else 'lower'} still"
-    return f"k = {', '.join(sizes)} {still}" if sizes else ""
+# ---------------------------------------------------------------- words and references (notebooks 17 and 18)
 
 
 def choose_reference_counts(profile: Profile, full: bool) -> list[int | str]:
@@ -247,8 +165,48 @@ def plan_without_words(
     return wanted.model_copy(update={"methods": [smoothed, *memory_bank.twins(smoothed)], "imports": []})
 
 
+def weigh_references(
+    results: Results, words: str, references: str, shots: int, shares: Sequence[float]
+) -> pd.DataFrame:
+    """Image and pixel AUROC of weighted means of words and references, by category and share; first reference draw.
+
+    Args:
+        results: A run with the maps of both methods, smoothed alike.
+        words: The WinCLIP, whose zero-shot scores and maps are taken.
+        references: The association, whose scores and maps with ``shots`` references are taken.
+        shots: The number of references.
+        shares: How much the references count, in [0, 1]: 0 is words alone, 0.5 WinCLIP+, 1 references alone.
+
+    Returns:
+        Columns category, share, image_auroc and pixel_auroc, nan where a class or all masks are missing.
+    """
+    sides = [tables.select_first_draw(results.scores, number) for number in (0, shots)]
+    sides = [side[side.method == name] for side, name in zip(sides, (words, references), strict=True)]
+    rows, size = [], results.profile.evaluation_size
+    for category, said in sides[0].groupby("category", sort=False):
+        near = sides[1].set_index("image").loc[said.image].reset_index()
+        maps = [np.stack(results.framed(side)) for side in (said, near)]
+        files = zip(said["mask"], said.width, said.height, said.fit, strict=True)
+        defect = np.stack([mask_files.framed_mask(*facts, size) for facts in files])
+        label = said.label.to_numpy() == 1
+        outlined = ~label | (said["mask"] != "").to_numpy()  # where a defect is not outlined its pixels are unknown
+        for share in shares:
+            score = (1 - share) * said.score.to_numpy() + share * near.score.to_numpy()
+            pixels = (1 - share) * maps[0] + share * maps[1]
+            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[outlined], defect[outlined])}
+            auroc = {
+                name: metrics.ranking(values[~bad], values[bad])["auroc"] for name, (values, bad) in ranked.items()
+            }
+            rows.append({"category": category, "share": share} | auroc)
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- beside an AnomalyCLIP (notebook 03)
+
 PLAIN = {"CLIP": "paper", "CLIP-AC": "ac"}
 """Presets of plain CLIP by the names of the paper."""
+LEARNED = {"coop": "CoOp", "aprilgan": "APRIL-GAN"}
+"""Methods that learned otherwise than an AnomalyCLIP, with their names."""
 
 
 def list_relatives(spec: Method, profile: Profile) -> list[Method]:
@@ -258,21 +216,121 @@ def list_relatives(spec: Method, profile: Profile) -> list[Method]:
     they are left out where neither is at hand, since they must have learned.
     """
     size = {"settings": {key: spec.settings[key] for key in ("image_size",) if key in spec.settings}}
-    found = [Method(method="clip", name=name, preset=preset, **spec.network, **size) for name, preset in PLAIN.items()]
-    for method in ("coop", "aprilgan"):
-        own = [one for one in profile.methods if one.method == method]
-        own = [one for one in own if one.network == spec.network]
-        own = [one.model_copy(update={"settings": one.settings | size["settings"]}) for one in own]
+    relatives = [Method(method="clip", name=name, preset=how, **spec.network, **size) for name, how in PLAIN.items()]
+    for method in LEARNED:
+        own = [known for known in profile.methods if known.method == method and known.network == spec.network]
+        own = [known.model_copy(update={"settings": known.settings | size["settings"]}) for known in own]
         if not own and spec.checkpoint == "demo":
             own = [Method(method=method, checkpoint="demo", force_leak=spec.force_leak, **spec.network, **size)]
-        found += own[:1]
-    return found
+        relatives += own[:1]
+    return relatives
 
 
-def name_missing_relatives(found: list[Method]) -> str:
+def name_missing_relatives(relatives: list[Method]) -> str:
     """A sentence on the methods that could not be had, empty where none is missing."""
-    missing = [name for method, name in {"coop": "CoOp", "aprilgan": "APRIL-GAN"}.items()
-               if method not in {one.method for one in found}]  # fmt: skip
+    missing = [name for method, name in LEARNED.items() if method not in {spec.method for spec in relatives}]
     if not missing:
         return ""
-    return f"{' and '.join(missing)}: left out, since the profile names no checkpoint for this backbone."
+    return f"{tables.join_words(missing)}: left out, since the profile names no checkpoint for this backbone."
+
+
+# ---------------------------------------------------------------- hybrids (notebook 14)
+
+# Shares of AnomalyCLIP's own V-V map in a hybrid's, from which one is chosen on auxiliary data.
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def make_hybrid(spec: Method, name: str, fit: str, **changes) -> Method:
+    """The hybrid that shares an AnomalyCLIP's backbone, prompts and input, with these settings."""
+    shared = {key: spec.settings[key] for key in ("image_size", "sigma") if key in spec.settings}
+    settings = shared | {"fit": fit} | changes
+    return spec.model_copy(update={"method": "hybrid", "name": name, "preset": "paper", "settings": settings})
+
+
+def choose_fit(index: pd.DataFrame) -> str:
+    """How the hybrid fits images: the tiles that WinCLIP keeps where all are square, which changes nothing for them."""
+    return "tiles" if (index.width == index.height).all() else "squash"
+
+
+def make_hand_written(spec: Method, profile: Profile, fit: str) -> Method:
+    """WinCLIP, hand-written words, on an AnomalyCLIP's backbone: the profile's own where it is on it and fits alike."""
+    for own in [own for own in profile.methods if own.method == "winclip" and own.network == spec.network]:
+        if winclip.settings(own.preset, own.settings).fit == fit:
+            return own
+    return Method(method="winclip", name="WinCLIP, same backbone", settings={"fit": fit}, **spec.network)
+
+
+def draw_auxiliary_data(profile: Profile, categories: Sequence[str]) -> Profile:
+    """The profile of a few pictures of auxiliary demo categories, drawn into the cache."""
+    from vlmad_lib.demo import data as demo
+
+    root = profile.path(profile.cache) / "auxiliary"
+    demo.write(root, "auxiliary", train=0, good=4, per_defect=1, categories=list(categories))
+    return profile.model_copy(update={"dataset": "folder", "root": str(root), "categories": []})
+
+
+def measure_weights(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
+    """Pixel AUROC of every weight on an auxiliary profile's categories, a row a weight and category.
+
+    InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
+    were trained on the auxiliary data favour their own V-V map there; the method is then called LEAKED.
+    """
+    if datasets.overlaps_training_data(
+        datasets.describe_identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile
+    ):
+        raise InputError(
+            f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
+        )
+    changes = {"imports": [], "shots": [0], "methods": [spec.model_copy(update={"force_leak": True})]}
+    table, _ = run.build_run_index(auxiliary.model_copy(update=changes))
+    named = {f"weight {weight:g}": weight for weight in WEIGHTS}
+    forced = spec.model_copy(update={"force_leak": True})
+    hybrids = [make_hybrid(forced, name, choose_fit(table), local_weight=weight) for name, weight in named.items()]
+    measured = run.run(auxiliary.model_copy(update=changes | {"methods": hybrids})).metrics
+    weights = measured.method.str.removesuffix(" LEAKED").map(named)
+    return measured.assign(weight=weights)[["method", "weight", "group", "category", "pixel_auroc", "n_defective"]]
+
+
+def choose_weight(weights: pd.DataFrame) -> float:
+    """The weight of the largest macro mean; of equal ones the nearest to one half. 0.5 where nothing is known."""
+    means = weights.groupby("weight").pixel_auroc.mean().dropna()
+    if means.empty:
+        return 0.5
+    first = means[means >= means.max() - 1e-9].index
+    return float(min(first, key=lambda weight: abs(weight - 0.5)))
+
+
+def compare_halves(table: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Gain in pixel AUROC inside an image over ``base``, where that locates worse and where better, by method.
+
+    Each half of a category's images says in turn whether the category is among the worse half for ``base``, the other
+    half what is gained there: one half for both would find gains where ``base`` merely had bad luck. A category near
+    the middle may be in both rows.
+
+    Args:
+        table: One row an image and method: category, image, method and ``auroc``.
+        base: The method against which all others are compared.
+
+    Returns:
+        Columns method, where (``base`` worse, better, or all) and ``comparison.COLUMNS``: means over *n* categories,
+        with intervals at 95 % for all methods of a ``where`` together.
+    """
+    wide = table.pivot(index=["category", "image"], columns="method", values="auroc").dropna().sort_index()
+    half = wide.groupby("category").cumcount() % 2
+    rows = []
+    methods = [name for name in dict.fromkeys(table.method) if name != base]
+    for method in methods:
+        gain, halves = wide[method] - wide[base], []
+        for judged in (0, 1):
+            level = wide[base][half != judged].groupby("category").mean()
+            gained = gain[half == judged].groupby("category").mean().reindex(level.index).dropna()
+            worse = level[gained.index] < level.median()
+            halves.append(pd.DataFrame({"gain": gained, "worse": worse}))
+        both = pd.concat(halves)
+        sides = {f"{base} worse": both[both.worse], f"{base} better": both[~both.worse], "all": both}
+        for name, gains in sides.items():
+            gained = gains.groupby(level="category")[["gain"]].mean().set_axis(["pixel_auroc"], axis=1)
+            facts = {"method": method, "where": name}
+            rows.append(comparison.pair_differences(gained, gained * 0, "categories", len(methods), **facts))
+    columns = ["method", "where", *comparison.COLUMNS]
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=columns)

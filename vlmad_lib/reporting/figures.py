@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from vlmad_lib import config, tables
 from vlmad_lib.config import FULL
 from vlmad_lib.data import image_files, mask_files
-from vlmad_lib.evaluation import statistics
 from vlmad_lib.pipeline.results import Results
 
 STYLE = Path(__file__).parent / "vlmad.mplstyle"
@@ -462,52 +461,6 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
 # ---------------------------------------------------------------- sweeps
 
 GROUPS = dict(zip(config.GROUPS, OTHERS, strict=False)) | {"all": NEUTRAL}
-
-
-def over_windows(table: pd.DataFrame, own: pd.Series) -> Figure:
-    """Macro mean AUROC against the window size, a line a group with 95 % intervals over its categories (n).
-
-    ``table`` as made by ``variants.tabulate_window_sizes``; ``own`` has the AUROCs of the method's own fusion.
-    """
-    scored = table.dropna(subset="auroc")
-    panels = {name: rows for name, rows in scored.groupby("measure", sort=False) if name != "image, class token"}
-    figure, grid = _panels(len(panels), 3.6 * len(panels), 3.8, sharey=True)
-    for axes, (measure, rows) in zip(grid, panels.items(), strict=True):
-        value = own["image_auroc" if measure.startswith("image") else "pixel_auroc"]
-        _dash(axes, value, across=True, ls=":", label="the method as it is")
-        names = [name for name in config.GROUPS if name in set(rows.group)]
-        groups = {name: rows[rows.group == name] for name in names if len(names) > 1} | {"all": rows}
-        for number, (name, some) in enumerate(groups.items()):
-            by_size = some.groupby("k").auroc.apply(lambda values: statistics.paired(values.to_numpy()))
-            means, lows, highs = np.array(by_size.tolist()).T
-            if not np.isfinite(lows).all() or some.category.nunique() < 3:
-                lows, highs = means, means  # the intervals of two categories would hide the rest
-            places = by_size.index + _dodge(number, len(groups), 0.12 * len(groups))
-            label = f"{name} (n = {some.category.nunique()})"
-            _columns(axes, places, means, lows.clip(0, 1), highs.clip(0, 1), GROUPS[name], label=label)
-        _dash(axes, 0.5, across=True)
-        axes.set(xlabel="window size k; dashed: chance", title=measure, xticks=sorted(rows.k.unique()))
-    grid[0].set(ylabel="AUROC", ylim=(0, 1.02))
-    _legend(figure, grid[:1], "outside lower center", 5)
-    return figure
-
-
-def best_sizes(table: pd.DataFrame) -> Figure:
-    """Category by window size: mean pixel AUROC inside an image, the best framed, those not told from it dotted.
-
-    ``table`` as made by ``variants.find_best_sizes``.
-    """
-    table = table.set_index(table.category + table.images.map("  (n = {})".format))
-    values = table[[name for name in table if name.startswith("k = ")]].astype(float)
-    sizes = [name.removeprefix("k = ") for name in values]
-    texts = values.map("{:.3f}".format)
-    for size, name in zip(sizes, values, strict=True):
-        texts[name] += [" •" if size in untold.split(", ") else "" for untold in table["not told from it"]]
-    framed = [(row, sizes.index(str(best))) for row, best in enumerate(table.best) if str(best) in sizes]
-    size = (1.6 + 0.75 * len(sizes), 1.2 + 0.36 * len(table))
-    figure, (axes,) = _heat_maps({"": values}, {"": texts}, "pixel AUROC inside an image", size, framed)
-    _separate_groups(axes, table, list(table.category), 1)
-    return figure
 
 
 def over_severity(table: pd.DataFrame, label: str, level: float, highest: float = np.inf) -> Figure:
