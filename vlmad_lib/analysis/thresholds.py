@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import InputError, methods, tables, within
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.evaluation import statistics
-from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
 # Random draws of calibration images, where there is more than one way to draw them.
@@ -110,15 +111,20 @@ def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVE
 
 
 def tabulate_promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
-    """What k normal images can promise: the rank of the threshold, the mean rate, and how far one draw may be off."""
+    """What k normal images can promise: the rank of the threshold, the mean rate, and where 95 % of draws lie.
+
+    Rates are nan where k is too small: such a threshold rejects nothing, so it inspects nothing.
+    """
     rows = []
     for alpha in alphas:
         for k in counts:
-            place, (low, high) = rank(k, alpha), rate_interval(k, alpha)
-            threshold = f"{place} of {k}" if place <= k else "none: too few images"
-            mean = (k + 1 - place) / (k + 1)
-            rows.append({"alpha": alpha, "k": k, "threshold": threshold, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+            place = rank(k, alpha)
+            row = {"alpha": alpha, "k": k, "threshold": "none: too few images, so nothing is inspected"}
+            if place <= k:
+                low, high = rate_interval(k, alpha)
+                row |= {"threshold": f"{place} of {k}", "mean": (k + 1 - place) / (k + 1), "low": low, "high": high}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["alpha", "k", "threshold", "mean", "low", "high"])
 
 
 def plan_images(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
@@ -222,7 +228,7 @@ RULES = {"quantile": quantile, "conformal": conformal}
 
 
 def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: int = 0) -> pd.DataFrame:
-    """An index for ``run.run`` on which normal training images are the ones tested, at most ``most`` a category.
+    """An index for a run on which normal training images are the ones tested, at most ``most`` a category.
 
     The references of a draw stay references. Categories without training images to spare are left out.
     """
@@ -234,26 +240,27 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
 
 
-def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | None:
-    """A run's methods on normal training images, which are scored like test images: their scores and their maps.
+def score_normal_images(run: Callable[..., Results], results: Results, shots: int = 0, most: int = 0) -> Results | None:
+    """Scores and maps of a run's methods on normal training images, which are scored like test images.
 
-    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method. Methods
-    whose scores were stretched over the test images are left out: training images have no place on that scale.
+    Args:
+        run: What scores the images of an index by a profile: ``pipeline.run.run``, called as ``run(profile, table=)``.
+        results: The run whose methods and index are taken.
+        shots: The number of references; those of the first draw stay references.
+        most: At most so many images a category; 0 for all.
+
+    Returns:
+        None where there is no such image or method. Methods whose scores were stretched over the test images are left
+        out: training images have no place on that scale.
     """
-    chosen = results.profile
+    chosen: Profile = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
     able = [spec for spec in chosen.methods if not shots or methods.without_category_context(spec) == spec]
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
-    return run.run(chosen.model_copy(update=changes), table=spare)
-
-
-def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
-    """The scores table of ``normal_run``, for ``collect_scores``; None where there is none."""
-    spare = normal_run(results, shots, most)
-    return spare.scores if spare else None
+    return run(chosen.model_copy(update=changes), table=spare)
 
 
 @dataclass(frozen=True)
@@ -444,18 +451,13 @@ def format_share(hits: float, n: float) -> str:
 
 
 def format_rates(judged: pd.DataFrame) -> pd.DataFrame:
-    """A table of rates for display: counts with their shares and 95 % intervals, macro means where it has them."""
+    """A table of rates for display: counts with their shares and 95 % intervals."""
     table = judged[[name for name in ("method", "category", "share", "rule", "k") if name in judged]].copy()
-    for title, rate, hits, n in (
-        ("false alarms", "false_alarm", "alarms", "n_good"),
-        ("escapes", "escape", "escapes", "n_bad"),
-    ):
+    sides = ("false alarms", "false_alarm", "alarms", "n_good"), ("escapes", "escape", "escapes", "n_bad")
+    for title, rate, hits, n in sides:
         shares = map(format_rate, judged[rate], judged[f"{rate}_low"], judged[f"{rate}_high"])
         counts = [f"{count:.4g} of {whole:.0f}" for count, whole in zip(judged[hits], judged[n], strict=True)]
         table[title] = [f"{count}: {share}" for count, share in zip(counts, shares, strict=True)]
-        if f"macro_{rate}" in judged:
-            columns = judged[[f"macro_{rate}{end}" for end in ("", "_low", "_high")]]
-            table[f"macro mean, {title}"] = [format_rate(*row) for row in columns.itertuples(index=False)]
     return table
 
 
@@ -519,13 +521,13 @@ def _drawn(groups: np.ndarray, resamples: int) -> np.ndarray:
 def compare_with_constant(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = CALIBRATION_RESAMPLES
 ) -> str:
-    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or ``not told from`` it.
+    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or shows no difference.
 
     By the 95 % interval of their difference, image by image: resampled within their group (N,), percentiles.
     """
     lost = (scores - labels) ** 2 - (labels.mean() - labels) ** 2
     low, high = np.quantile(lost[_drawn(groups, resamples)].mean(1), ENDS)
-    return "better than" if high < 0 else "worse than" if low > 0 else "not told from"
+    return {"lower": "better", "higher": "worse"}.get(comparison.verdict(low, high), comparison.NO_DIFFERENCE)
 
 
 def chance_error(scores: np.ndarray, bins: int = 0, resamples: int = CALIBRATION_RESAMPLES) -> float:
