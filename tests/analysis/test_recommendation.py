@@ -109,7 +109,6 @@ def test_no_difference_shown_is_not_equal():
     row = table.iloc[0]
     assert row["take"] == row.best == "Few, 4-shot" and row.verdict == "unsure" and row.rivals == "Plain, 0-shot"
     assert recommendation.explain_choice(next(table.itertuples())).startswith("no difference shown to Plain")
-    assert 0.5 < row["first"] < 0.95
 
 
 def test_learned_prompts_of_others_ask_for_less_than_the_name_and_this_for_less_than_pictures():

@@ -30,10 +30,10 @@ def transfer_thresholds(categories: Sequence[CategoryScores], method: str, alpha
     Rows: ``source`` category of the threshold, ``target`` judged; ``balanced`` is the mean of both rates. Conformal
     thresholds come from training images alone: good test images would be judged by themselves.
     """
-    own = [scores for scores in categories if scores.method == method]
-    targets = [scores for scores in own if len(scores.good) and len(scores.bad)]
+    chosen = [scores for scores in categories if scores.method == method]
+    targets = [scores for scores in chosen if len(scores.good) and len(scores.bad)]
     rows = []
-    for source in [scores for scores in own if len(scores.train)] if alpha else targets:
+    for source in [scores for scores in chosen if len(scores.train)] if alpha else targets:
         limit = thresholds.conformal(source.train, alpha) if alpha else thresholds.f1_max(source.good, source.bad)
         for target in targets:
             alarm, escape = float((target.good > limit).mean()), float((target.bad <= limit).mean())
@@ -296,9 +296,10 @@ def judge_promise(judged: pd.DataFrame, alpha: float) -> pd.DataFrame:
     fresh = judged[(judged.rule == "conformal") & (judged.source == TRAIN) & (judged.n_good > 0)]
     fresh, rows = fresh[np.isfinite(fresh.threshold)], []
     level = statistics.together(max(judged.method.nunique(), 1))
-    for method, own in fresh.groupby("method", sort=False):
-        alarms, n, allowed = int(own.alarms.sum()), int(own.n_good.sum()), thresholds.allowance(own, alpha, level)
+    for method, rows_of_method in fresh.groupby("method", sort=False):
+        alarms, n = int(rows_of_method.alarms.sum()), int(rows_of_method.n_good.sum())
+        allowed = thresholds.allowance(rows_of_method, alpha, level)
         highest = float(beta.ppf(statistics.LEVEL, alarms + 1, n - alarms)) if alarms < n else 1.0
         promise = "contradicted" if alarms > allowed else "not contradicted"
-        rows.append((method, tables.format_range(own.k), alarms, n, allowed, promise, highest))
+        rows.append((method, tables.format_range(rows_of_method.k), alarms, n, allowed, promise, highest))
     return pd.DataFrame(rows, columns=["method", "k", "alarms", "n", "allowed", "promise", "highest"])

@@ -109,9 +109,9 @@ def summarise_shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     """How many of the images of each value of a column fail, by method; ``cases`` of one label.
 
     Wilson's 95 % interval speaks of other images of these categories. *than the rest* compares with the method's other
-    images, Holm's correction over the values: of categories by Fisher's exact test, of other values within each
-    category that has both (``within``, how many), by a t test over these, for images of a category are alike. Where
-    there is but one category it is Fisher's test too, and speaks of this product alone.
+    images, Holm's correction over the values: within each category that has both (``within``, how many), by a t test
+    over these, for images of a category are alike. Where there is but one category it is Fisher's exact test, and
+    speaks of this product alone.
     """
     rows = []
     for method, images in cases.groupby("method", sort=False):
@@ -119,15 +119,13 @@ def summarise_shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
         facts, tests = [], []
         for value in sorted(values.dropna().unique()):
             inside, rest = values == value, values.notna() & (values != value)
-            difference, p, both = _compare_with_rest(wrong, inside, rest, images.category, column)
+            difference, p, both = _compare_with_rest(wrong, inside, rest, images.category)
             tests.append((difference > 0, p))
             hits, n = int(wrong[inside].sum()), int(inside.sum())
             facts.append((method, value, hits, n, wrong[inside].mean(), *statistics.wilson(hits, n), both))
         rows += [(*row, verdict) for row, verdict in zip(facts, _decide(tests), strict=True)]
     columns = ["method", column, "failures", "images", "share", "low", "high", "within", "than the rest"]
     table = pd.DataFrame(rows, columns=columns)
-    if column == "category":
-        table = table.drop(columns="within")
     return tables.order_by_method(table.sort_values("share", ascending=False, kind="stable"), table.method)
 
 
@@ -139,7 +137,7 @@ def _decide(tests: list[tuple[bool, float]]) -> list[str]:
 
 
 def _compare_with_rest(
-    wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series, column: str
+    wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series
 ) -> tuple[float, float, int]:
     """Share of failures inside less that of the rest, its p, and in how many categories both stand."""
     if not rest.any():
@@ -148,7 +146,7 @@ def _compare_with_rest(
         {"inside": wrong[inside].groupby(categories).mean(), "rest": wrong[rest].groupby(categories).mean()}
     )
     both = means.dropna()
-    if column == "category" or categories.nunique() == 1:
+    if categories.nunique() == 1:
         counts = [[wrong[side].sum(), (~wrong[side]).sum()] for side in (inside, rest)]
         return wrong[inside].mean() - wrong[rest].mean(), float(fisher_exact(counts).pvalue), len(both)
     differences = both.inside - both.rest

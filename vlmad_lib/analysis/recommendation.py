@@ -287,9 +287,9 @@ class ImageComparison:
 # ---------------------------------------------------------------- the recommendation
 
 
-COLUMNS = ["situation", "measure", "time_limit", "unit", "n", "normal", "defective", "categories", "competitors",
-           "left_out", "verdict", "best", "value", "rivals", "take", "taken", "against", "other", "difference", "low",
-           "high", "margin", "asks", "best_asks", "first"]  # fmt: skip
+COLUMNS = ["situation", "measure", "unit", "n", "normal", "defective", "categories", "competitors", "left_out",
+           "verdict", "best", "value", "rivals", "take", "taken", "against", "difference", "low", "high", "margin",
+           "asks"]  # fmt: skip
 
 
 def recommend(
@@ -311,8 +311,7 @@ def recommend(
     otherwise the best. ``verdict``: ``none`` (nothing to compare), ``only`` one method, ``less`` (one that asks for
     less and loses less than the margin), ``ahead`` (the best, better than all others) or ``unsure`` (the best, which
     has rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that
-    is the best itself, to its first rival, or else to the next best. ``first`` is the share of resampled categories in
-    which the best is first.
+    is the best itself, to its first rival, or else to the next best.
 
     ``unit`` is ``category`` from ``statistics.ENOUGH`` categories on, ``image`` below it where ``images`` are given,
     else empty: then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
@@ -332,12 +331,7 @@ def recommend(
         wide = wide[measured.notna().sum(axis=1) * 2 > measured.shape[1]]
         wide = wide[[name for name in sort_by_effort(allowed).name if name in wide]]
         whole = wide.dropna(axis=1) if len(wide) else wide.iloc[:, :0]
-        limit = situation.time_limit
-        row = {
-            "situation": situation.name,
-            "measure": situation.measure,
-            "time_limit": np.nan if limit is None else limit,
-        }
+        row = {"situation": situation.name, "measure": situation.measure}
         row |= {"n": len(whole) if whole.shape[1] else 0}
         row |= {"categories": ", ".join(whole.index), "competitors": whole.shape[1]}
         row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": "none"}
@@ -386,22 +380,12 @@ def _choose(
         "take": take,
         "taken": means[take],
         "against": against,
-        "other": means[against] if against else np.nan,
         "difference": means[best] - means[against] if against else np.nan,
         "low": low,
         "high": high,
         "margin": margin,
         "asks": describe_requirements(rows[take]),
-        "best_asks": describe_requirements(rows[best]),
-        "first": _share_first(wide, best) if unit == "category" and others else np.nan,
     }
-
-
-def _share_first(wide: pd.DataFrame, best: str, resamples: int = statistics.RESAMPLES) -> float:
-    """The share of resampled categories in which the best method has the highest mean."""
-    drawn = np.random.default_rng(0).integers(len(wide), size=(resamples, len(wide)))
-    means = wide.to_numpy()[drawn].mean(1)
-    return float((means[:, list(wide).index(best)] >= means.max(1)).mean())
 
 
 def explain_choice(row) -> str:

@@ -88,20 +88,19 @@ def rate_interval(k: int, alpha: float, level: float = statistics.LEVEL) -> tupl
     return float(low), float(high)
 
 
-def alarm_chances(judged: pd.DataFrame, alpha: float, rule: str = "conformal") -> np.ndarray:
-    """The probabilities of 0, 1, 2 ... false alarms over all rows: sums of beta-binomial counts, (most + 1,).
+def alarm_chances(judged: pd.DataFrame, alpha: float) -> np.ndarray:
+    """The probabilities of 0, 1, 2 ... false alarms of conformal thresholds over all rows, (most + 1,).
 
-    The threshold's own randomness is in them: k images fix a rate of their own. For continuous scores and good images
-    exchangeable with those that calibrated. Of ``"conformal"`` thresholds, whose mean rate is at most alpha, or of any
-    other rule set from k images if its mean rate were alpha itself.
+    They are sums of beta-binomial counts: the threshold's own randomness is in them, for k images fix a rate of their
+    own. For continuous scores and good images exchangeable with those that calibrated.
     """
     from scipy.stats import betabinom
 
     chances = np.ones(1)
     for k, n in zip(judged.k, judged.n_good, strict=True):
-        exceed = k + 1 - rank(k, alpha) if rule == "conformal" else (k + 1) * alpha
-        if exceed > 0:
-            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, exceed, k + 1 - exceed))
+        place = rank(k, alpha)
+        if place <= k:
+            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, k + 1 - place, place))
     return chances
 
 
@@ -316,7 +315,11 @@ def collect_scores(scores: pd.DataFrame, normal: pd.DataFrame | None = None, sho
 
 
 def judge(
-    own: CategoryScores, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
+    scores: CategoryScores,
+    rule: str,
+    k: int,
+    trials: Sequence[tuple[float, np.ndarray]],
+    bad: Sequence[np.ndarray] = (),
 ) -> dict:
     """The counts of a rule, means over trials of a threshold and the good images it judges.
 
@@ -324,10 +327,10 @@ def judge(
     """
     limits = np.array([limit for limit, _ in trials])
     alarms = np.mean([(good > limit).sum() for limit, good in trials])
-    judged_bad = bad or [own.bad] * len(trials)
-    escapes = np.mean([(some <= limit).sum() for limit, some in zip(limits, judged_bad, strict=True)])
+    judged_bad = bad or [scores.bad] * len(trials)
+    escapes = np.mean([(values <= limit).sum() for limit, values in zip(limits, judged_bad, strict=True)])
     facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
-    named = {"method": own.method, "group": own.group, "category": own.category, "source": own.source}
+    named = {"method": scores.method, "group": scores.group, "category": scores.category, "source": scores.source}
     counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(judged_bad[0])}
     return named | facts | counts
 
@@ -346,13 +349,13 @@ def rated(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
 def judge_rules(categories: Sequence[CategoryScores], alpha: float, k: int = 0) -> pd.DataFrame:
     """The rules that need normal images only, by category: counts (means over draws), rates, Wilson's intervals."""
     rows = []
-    for own in categories:
-        drawn = list(own.draws(k))
+    for scores in categories:
+        drawn = list(scores.draws(k))
         for rule, choose in RULES.items():
             if drawn:
                 limits = choose(np.stack([normal for normal, _ in drawn]), alpha)
                 trials = [(float(limit), good) for limit, (_, good) in zip(limits, drawn, strict=True)]
-                rows.append(judge(own, rule, len(drawn[0][0]), trials))
+                rows.append(judge(scores, rule, len(drawn[0][0]), trials))
     return rated(rows)
 
 
@@ -369,35 +372,35 @@ def judge_halves(
     training images where there are some, and all good test images are judged. No row where a half would be empty.
     """
     rows = []
-    for own in categories:
+    for scores in categories:
         stream, trials, judged_bad = np.random.default_rng(0), [], []
-        whole = training and len(own.train)
-        if min(len(own.good) * (2 if whole else 1), len(own.bad)) < 2:
+        whole = training and len(scores.train)
+        if min(len(scores.good) * (2 if whole else 1), len(scores.bad)) < 2:
             continue
         for _ in range(REPEATS):
-            good, bad = stream.permutation(own.good), stream.permutation(own.bad)
-            sides = (own.train, good) if whole else np.split(good, [len(good) // 2])
+            good, bad = stream.permutation(scores.good), stream.permutation(scores.bad)
+            sides = (scores.train, good) if whole else np.split(good, [len(good) // 2])
             trials.append((choose(sides[0], bad[: len(bad) // 2]), sides[1]))
             judged_bad.append(bad[len(bad) // 2 :])
-        rows.append(judge(own, rule, 0, trials, judged_bad))
+        rows.append(judge(scores, rule, 0, trials, judged_bad))
     return rated(rows)
 
 
 def judge_labelled(categories: Sequence[CategoryScores]) -> pd.DataFrame:
     """The F1-max threshold of a category's own labels, split-half, and that of all other categories' pooled labels."""
     rows = []
-    for own in categories:
-        others = [other for other in categories if other.method == own.method and other.category != own.category]
+    for scores in categories:
+        others = [other for other in categories if other.method == scores.method and other.category != scores.category]
         good, bad = (np.concatenate([[], *(getattr(other, side) for other in others)]) for side in ("good", "bad"))
         if len(good) and len(bad):
-            rows.append(judge(own, OTHERS, 0, [(f1_max(good, bad), own.good)]))
+            rows.append(judge(scores, OTHERS, 0, [(f1_max(good, bad), scores.good)]))
     return pd.concat([judge_halves(categories, OWN, f1_max), rated(rows)], ignore_index=True)
 
 
 def compare_rules(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """All rules side by side: ``judge_rules`` with all images to spare, then ``judge_labelled``, method by method."""
     table = pd.concat([judge_rules(categories, alpha), judge_labelled(categories)], ignore_index=True)
-    return tables.order_by_method(table, [own.method for own in categories])
+    return tables.order_by_method(table, [scores.method for scores in categories])
 
 
 def pool_categories(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
@@ -419,7 +422,7 @@ def pool_categories(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule
 
 def judge_by_count(categories: Sequence[CategoryScores], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
     """``pool_categories`` by rule and number k of calibration images: those of ``counts`` that every category has."""
-    most = min((own.spare for own in categories), default=0)
+    most = min((scores.spare for scores in categories), default=0)
     judged = [judge_rules(categories, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
     return pool_categories(pd.concat(judged) if judged else rated([]), ("method", "rule", "k"))
 
@@ -432,11 +435,11 @@ def judge_at_escapes(categories: Sequence[CategoryScores], shares: Sequence[floa
     threshold may let escape among other images.
     """
     rows = []
-    for own in categories:
-        for share in shares if len(own.good) and len(own.bad) else ():
-            limit = threshold_at_escape(own.good, own.bad, share)
-            row = judge(own, f"{statistics.percent(share)} escape", 0, [(limit, own.good)])
-            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(own.bad) + 1e-9))})
+    for scores in categories:
+        for share in shares if len(scores.good) and len(scores.bad) else ():
+            limit = threshold_at_escape(scores.good, scores.bad, share)
+            row = judge(scores, f"{statistics.percent(share)} escape", 0, [(limit, scores.good)])
+            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(scores.bad) + 1e-9))})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
 
 
@@ -515,7 +518,7 @@ def _drawn(groups: np.ndarray, resamples: int) -> np.ndarray:
     """(resamples, N) places of images resampled within their group (N,)."""
     stream = np.random.default_rng(0)
     members = [np.flatnonzero(groups == group) for group in pd.unique(groups)]
-    return np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
+    return np.concatenate([stream.choice(places, (resamples, len(places))) for places in members], 1)
 
 
 def compare_with_constant(
@@ -555,11 +558,11 @@ def fit_curve(labels: np.ndarray, scores: np.ndarray, new: np.ndarray, curve: st
 def apply_other_curves(scores: pd.DataFrame, curve: str) -> np.ndarray | None:
     """Each category's scores through the curve of all other categories; None where those lack one of the labels."""
     values = pd.Series(np.nan, scores.index)
-    for category, own in scores.groupby("category"):
+    for category, rows in scores.groupby("category"):
         others = scores[scores.category != category]
         if others.label.nunique() < 2:
             return None
-        values[own.index] = fit_curve(others.label.to_numpy(), others.score.to_numpy(), own.score.to_numpy(), curve)
+        values[rows.index] = fit_curve(others.label.to_numpy(), others.score.to_numpy(), rows.score.to_numpy(), curve)
     return values.to_numpy()
 
 
