@@ -369,6 +369,11 @@ def test_go_or_no_go_is_said_in_parts_of_a_line():
     normal = costs.judge_limits(thresholds.rated([judged_row("A", "conformal", 9, 1, 10)]), 0.05, 0.05)
     sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02)
     assert "pass" not in sentence and "rejects 98 good ones" in sentence and "nan" not in sentence
+    many = pd.concat(
+        [limited.assign(method=name, escape=rate) for name, rate in zip("DABC", (0.9, 0.1, 0.2, 0.3), strict=True)]
+    )
+    sentence = costs.describe_limits(many, 0.05, 0.05, 0.02)
+    assert "the best 3 of 4 methods" in sentence and "C lets 6" in sentence and "D lets" not in sentence
 
 
 def test_a_threshold_for_a_precision_by_brute_force():

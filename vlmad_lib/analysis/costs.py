@@ -231,13 +231,19 @@ def judge_limits(judged: pd.DataFrame, max_escapes: float, max_false_alarms: flo
     return judged.assign(verdict=np.select([broken, kept], [NO_GO, GO], TOO_FEW))
 
 
-def describe_limits(limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float) -> str:
+def describe_limits(
+    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, most: int = 3
+) -> str:
     """Go or no-go in one sentence, from ``judge_limits`` with a row a method and category.
 
-    Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates over categories.
+    Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates over categories. Of
+    more than ``most`` methods it speaks of those with the lowest sum of both rates.
     """
     if limited.empty:
         return "**Neither go nor no-go**: no product has good pictures to set a threshold from (n = 0)."
+    mistakes = limited.groupby("method")[["escape", "false_alarm"]].mean().sum(axis=1)
+    limited = limited[limited.method.isin(mistakes.nsmallest(most).index)]
+    left_out = f", the best {most} of {len(mistakes)} methods" if len(mistakes) > most else ""
     clauses, verdicts = [], limited.groupby("method", sort=False).verdict
     for method, rows in limited.groupby("method", sort=False):
         passed, rejected = 1000 * defect_share * rows.escape.mean(), 1000 * (1 - defect_share) * rows.false_alarm.mean()
@@ -254,7 +260,7 @@ def describe_limits(limited: pd.DataFrame, max_escapes: float, max_false_alarms:
         f"{percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms are shown to be broken in "
         f"{tables.format_each_count(broken)} of {products} and kept in "
         f"{tables.format_each_count(kept) if kept.any() else 'none'} "
-        f"(n = {sizes.n_bad:.0f} defective and {sizes.n_good:.0f} good pictures)."
+        f"(n = {sizes.n_bad:.0f} defective and {sizes.n_good:.0f} good pictures{left_out})."
     )
 
 
