@@ -1,4 +1,4 @@
-"""What methods cost: tables and sentences from made-up timings, the effect of bf16."""
+"""What methods cost: timings of a small run, the effect of bf16 from made-up scores."""
 
 from __future__ import annotations
 
@@ -11,35 +11,10 @@ import torch
 from conftest import TINY, small_profile
 
 from vlmad_lib import methods
-from vlmad_lib.analysis import efficiency
+from vlmad_lib.analysis import comparison, efficiency
 from vlmad_lib.config import Method
 from vlmad_lib.data import datasets
 from vlmad_lib.pipeline import run
-
-
-def made(**changes) -> pd.DataFrame:
-    base = {"method": "A", "backbone": "net", "precision": "fp32", "shots": 2, "n": 9, "decode": 2.0, "score": 3.0}
-    base |= {"device": "cpu", "threads": 1}
-    base |= {"upsample": 1.0, "encode": 94.0, "low": 90.0, "high": 99.0}
-    half = base | {"method": "A, bf16", "precision": "bf16", "encode": 47.0, "low": 45.0, "high": 50.0}
-    return pd.DataFrame([base, half | changes])
-
-
-def test_sentences_follow_the_timings():
-    sentences = efficiency.describe_costs(made(), pd.DataFrame())
-    assert "encoding is 94% of an image's 100 ms (n = 9 timings)" in sentences
-    assert "2.0 times as fast" in sentences and "busy" not in sentences
-    slower = efficiency.describe_costs(made(low=180.0, encode=190.0, high=400.0), pd.DataFrame())
-    assert "0.5 times as fast" in slower and "timings of A, bf16 spread more than twofold" in slower
-
-
-def test_devices_are_compared_apart_and_a_limit_is_named():
-    gpu = made(device="cuda").assign(device="cuda", threads=4, encode=0.4, low=0.3, high=0.5)
-    cpu_line, gpu_line = efficiency.describe_costs(
-        pd.concat([made(), gpu], ignore_index=True), pd.DataFrame()
-    ).splitlines()
-    assert "cpu: encoding is 94%" in cpu_line and "cuda: encoding is 6%" in gpu_line
-    assert "reading pictures is the limit, 0.5 ms an image" in gpu_line and "reading" not in cpu_line
 
 
 def test_precisions_and_peaks_are_a_device_s_own(monkeypatch):
@@ -63,10 +38,9 @@ def test_the_effect_of_bf16_is_read_off_the_tables(shift, word):
                 scores.append(one | {"score": score})
     results = SimpleNamespace(scores=pd.DataFrame(scores), metrics=pd.DataFrame(rows))
     effect = efficiency.compare_precisions(results, [Method(name="A")])
-    row = effect.iloc[0]
+    row = effect.set_index("measure").loc["image_auroc"]
     assert row.largest == pytest.approx(0.003) and row.order == pytest.approx(1) and (row.n, row.images) == (4, 20)
-    sentences = efficiency.describe_costs(made(), effect)
-    assert f", {word}" in sentences and "n = 4 categories" in sentences and "pixel" not in sentences
+    assert comparison.verdict(row.low, row.high) == word and effect.difference.isna().tolist() == [False, True]
 
 
 def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):

@@ -297,8 +297,8 @@ def test_it_appears_wherever_methods_do(job):
 def test_pictures_are_judged_one_by_one_on_a_fixed_scale(job, file):
     """A stretched score depends on the category's other images: thresholds and single pictures do without it."""
     found = job(shots=[0, 1])
-    assert thresholds.normal_scores(found, 0) is not None
-    normal = thresholds.normal_scores(found, 1)
+    assert thresholds.score_normal_images(run.run, found, 0) is not None
+    normal = thresholds.score_normal_images(run.run, found, 1).scores
     assert set(normal.method) == {"WinCLIP"}
     [spec] = [one for one in found.profile.methods if one.method == "aprilgan"]
     judged = methods.without_category_context(spec)

@@ -100,7 +100,9 @@ def test_threshold_counts_what_the_table_has(results):
 
 
 def test_threshold_begins_at_training_images_where_they_were_scored(results):
-    panel = explorer.Panel(results, ["threshold"], normal=thresholds.normal_scores(results), alpha=0.2)
+    panel = explorer.Panel(
+        results, ["threshold"], normal=thresholds.score_normal_images(run.run, results).scores, alpha=0.2
+    )
     assert panel.limit.value == pytest.approx(np.quantile(panel.scores.train, 0.8))
     assert "80% quantile of 4 normal training images" in panel.judgement.value and not panel.pictures.value
 

@@ -30,10 +30,10 @@ def transfer_thresholds(categories: Sequence[CategoryScores], method: str, alpha
     Rows: ``source`` category of the threshold, ``target`` judged; ``balanced`` is the mean of both rates. Conformal
     thresholds come from training images alone: good test images would be judged by themselves.
     """
-    own = [scores for scores in categories if scores.method == method]
-    targets = [scores for scores in own if len(scores.good) and len(scores.bad)]
+    chosen = [scores for scores in categories if scores.method == method]
+    targets = [scores for scores in chosen if len(scores.good) and len(scores.bad)]
     rows = []
-    for source in [scores for scores in own if len(scores.train)] if alpha else targets:
+    for source in [scores for scores in chosen if len(scores.train)] if alpha else targets:
         limit = thresholds.conformal(source.train, alpha) if alpha else thresholds.f1_max(source.good, source.bad)
         for target in targets:
             alarm, escape = float((target.good > limit).mean()), float((target.bad <= limit).mean())
@@ -71,17 +71,17 @@ class Prices:
 
     escape: float
     false_alarm: float
-    defect_rate: float
+    defect_share: float
 
     def __post_init__(self):
-        within("defect_rate", self.defect_rate, 0, 1)
+        within("defect_share", self.defect_share, 0, 1)
         within("cost_escape", self.escape, 0)
         within("cost_false_alarm", self.false_alarm, 0)
 
     def cost(self, false_alarm, escape):
         """Expected cost of 1000 parts at these rates."""
         return 1000 * (
-            self.defect_rate * escape * self.escape + (1 - self.defect_rate) * false_alarm * self.false_alarm
+            self.defect_share * escape * self.escape + (1 - self.defect_share) * false_alarm * self.false_alarm
         )
 
     @property
@@ -124,7 +124,7 @@ def cheapest_threshold(good: np.ndarray, bad: np.ndarray, prices: Prices) -> flo
 # ---------------------------------------------------------------- the line
 
 
-def threshold_at_precision(normal: np.ndarray, bad: np.ndarray, defect_rate: float, target: float) -> float:
+def threshold_at_precision(normal: np.ndarray, bad: np.ndarray, defect_share: float, target: float) -> float:
     """The lowest threshold at which at least ``target`` of what a line rejects is defective; infinite where none is.
 
     The recall is that of the defective scores ``bad``; the false-alarm rate is what k ``normal`` scores promise,
@@ -133,24 +133,24 @@ def threshold_at_precision(normal: np.ndarray, bad: np.ndarray, defect_rate: flo
     limits = np.unique(normal)
     alarms = (1 + len(normal) - np.searchsorted(np.sort(normal), limits, "right")) / (len(normal) + 1)
     recall = 1 - np.searchsorted(np.sort(bad), limits, "right") / len(bad)
-    true, false = defect_rate * recall, (1 - defect_rate) * alarms
+    true, false = defect_share * recall, (1 - defect_share) * alarms
     met = limits[true >= target * (true + false)]
     return float(met[0]) if len(met) else float("inf")
 
 
-def plan_precision(defect_rate: float, target: float) -> tuple[float, int]:
+def plan_precision(defect_share: float, target: float) -> tuple[float, int]:
     """The most false alarms a precision allows, a rate in [0, 1], and how many normal images promise that rate.
 
     Even where every defect is caught; more defects escape, fewer good parts may be rejected. InputError for shares of 0
     or 1, at which there is nothing to aim at.
     """
-    within("defect_rate", defect_rate, 1e-6, 1 - 1e-6)
+    within("defect_share", defect_share, 1e-6, 1 - 1e-6)
     within("target_precision", target, 1e-6, 1 - 1e-6)
-    rate = min(1.0, defect_rate * (1 - target) / ((1 - defect_rate) * target))
+    rate = min(1.0, defect_share * (1 - target) / ((1 - defect_share) * target))
     return rate, thresholds.images_needed(rate)
 
 
-def count_per_thousand(totals: pd.DataFrame, defect_rate: float) -> pd.DataFrame:
+def count_per_thousand(totals: pd.DataFrame, defect_share: float) -> pd.DataFrame:
     """What 1000 parts of a line meet at the macro mean rates of ``thresholds.pool_categories``.
 
     Columns: the keys of the totals, ``rejected``, of which ``defective``, ``escapes`` (defective parts accepted) and
@@ -166,10 +166,10 @@ def count_per_thousand(totals: pd.DataFrame, defect_rate: float) -> pd.DataFrame
         for rate in ("false_alarm", "escape")
     )
     for end, other in (("", ""), ("_low", "_high"), ("_high", "_low")):
-        false, against = (1000 * (1 - defect_rate) * alarm[side] for side in (end, other))
-        true = 1000 * defect_rate * (1 - escape[other])
+        false, against = (1000 * (1 - defect_share) * alarm[side] for side in (end, other))
+        true = 1000 * defect_share * (1 - escape[other])
         counts[f"rejected{end}"], counts[f"defective{end}"] = false + true, true
-        counts[f"escapes{end}"] = 1000 * defect_rate * escape[end]
+        counts[f"escapes{end}"] = 1000 * defect_share * escape[end]
         counts[f"precision{end}"] = true / (true + against).where(true + against > 0)
     return counts
 
@@ -213,7 +213,58 @@ def mark_pixels(results: Results, spare: Results, alpha: float, shots: int = 0) 
     return pd.DataFrame(rows, columns=[*counts, *MARKED])
 
 
-# ---------------------------------------------------------------- sentences
+# ---------------------------------------------------------------- go or no-go
+
+GO, NO_GO, TOO_FEW = "go", "no-go", "too few pictures to say"
+
+
+def judge_limits(judged: pd.DataFrame, max_escapes: float, max_false_alarms: float) -> pd.DataFrame:
+    """Rates of ``thresholds.rated`` with ``verdict``: whether both stay within a person's limits, shares in [0, 1].
+
+    ``no-go`` where the 95 % interval of a rate lies above its limit, ``go`` where both intervals lie within, else too
+    few pictures to say; each row by itself. InputError for limits that are no shares.
+    """
+    limits = {"escape": within("max_escapes", max_escapes, 0, 1)}
+    limits["false_alarm"] = within("max_false_alarms", max_false_alarms, 0, 1)
+    broken = np.any([judged[f"{rate}_low"] > limit for rate, limit in limits.items()], axis=0)
+    kept = np.all([judged[f"{rate}_high"] <= limit for rate, limit in limits.items()], axis=0)
+    return judged.assign(verdict=np.select([broken, kept], [NO_GO, GO], TOO_FEW))
+
+
+def describe_limits(
+    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, most: int = 3
+) -> str:
+    """Go or no-go in one sentence, from ``judge_limits`` with a row a method and category.
+
+    Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates over categories. Of
+    more than ``most`` methods it speaks of those with the lowest sum of both rates.
+    """
+    if limited.empty:
+        return "**Neither go nor no-go**: no product has good pictures to set a threshold from (n = 0)."
+    mistakes = limited.groupby("method")[["escape", "false_alarm"]].mean().sum(axis=1)
+    limited = limited[limited.method.isin(mistakes.nsmallest(most).index)]
+    left_out = f", the best {most} of {len(mistakes)} methods" if len(mistakes) > most else ""
+    clauses, verdicts = [], limited.groupby("method", sort=False).verdict
+    for method, rows in limited.groupby("method", sort=False):
+        passed, rejected = 1000 * defect_share * rows.escape.mean(), 1000 * (1 - defect_share) * rows.false_alarm.mean()
+        counts = [f"lets {passed:.0f} of them pass ({rows.escape.mean():.0%})"] if passed == passed else []
+        counts += [f"rejects {rejected:.0f} good ones ({rows.false_alarm.mean():.0%})"] if rejected == rejected else []
+        clauses.append(f"{method} {tables.join_words(counts) or 'judged no picture'}")
+    kept, broken = (verdicts.agg(lambda names, verdict=verdict: (names == verdict).sum()) for verdict in (GO, NO_GO))
+    whole = (kept == verdicts.size()).any()
+    lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.any() else "Too few to say go"
+    sizes = limited.groupby("method")[["n_bad", "n_good"]].sum().max()
+    products = tables.format_count(limited.category.nunique(), "product", "products")
+    return (
+        f"**{lead}**: of 1,000 parts, {1000 * defect_share:g} of them defective, {', '.join(clauses)}; your limits of "
+        f"{percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms are shown to be broken in "
+        f"{tables.format_each_count(broken)} of {products} and kept in "
+        f"{tables.format_each_count(kept) if kept.any() else 'none'} "
+        f"(n = {sizes.n_bad:.0f} defective and {sizes.n_good:.0f} good pictures{left_out})."
+    )
+
+
+# ---------------------------------------------------------------- what is missing, and what was promised
 
 
 def describe_gaps(categories: Sequence[CategoryScores]) -> str:
@@ -223,9 +274,9 @@ def describe_gaps(categories: Sequence[CategoryScores]) -> str:
     lines = []
     if halves := {scores.category for scores in categories if scores.source != TRAIN}:
         lines.append(
-            f"For {tables.format_categories(len(halves))} no training image was scored: random halves of "
-            "the good test images calibrate and are judged in turn, so each has fewer images. What share of them a "
-            "rule then rejects follows from the rule and the number of images, so it cannot contradict a promise."
+            f"For {tables.format_categories(len(halves))} no training image was scored: a random half of the good test "
+            "images sets the threshold and the other half is judged, many times. What share of them a rule rejects "
+            "then follows from the rule and the number of images, so it cannot contradict a promise."
         )
     if few := sorted({scores.category for scores in categories if not scores.spare}):
         lines.append(f"Without two good images no threshold can be set from them: {', '.join(few)}.")
@@ -241,104 +292,20 @@ def describe_gaps(categories: Sequence[CategoryScores]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def describe_rules(judged: pd.DataFrame, alpha: float) -> str:
-    """Whether false alarms contradict what the rules from normal images aim at, a Markdown list with a line a rule.
+def judge_promise(judged: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Whether false alarms contradict what conformal thresholds from training images promise, a row a method.
 
-    A verdict allows for what thresholds from k images vary by (``thresholds.alarm_chances``) and holds at 95 % over
-    all methods together. Halves of the same images give none: their false alarms follow from the rule alone.
+    ``alarms`` of ``n`` good images over all categories, ``allowed`` by chance at 95 % over all methods together: it
+    takes what thresholds from k images vary by into account (``thresholds.alarm_chances``). ``highest`` is the rate
+    that so many alarms do not contradict (one-sided 95 % bound of Clopper and Pearson 1934).
     """
-    lines, level = [], statistics.together(max(judged.method.nunique(), 1))
-    for (method, rule), rows in judged[judged.rule.isin(thresholds.RULES)].groupby(["method", "rule"], sort=False):
-        alarms, n_good, escapes, n_bad = rows[["alarms", "n_good", "escapes", "n_bad"]].sum()
-        line = f"- **{method}**, {rule}: false alarms {thresholds.format_share(alarms, n_good)}"
-        line += f", escapes {thresholds.format_share(escapes, n_bad)}." if n_bad else "."
-        if silent := int(np.isinf(rows.threshold).sum()):
-            line += (
-                f" In {silent} of {tables.format_categories(len(rows))} k is too small for {percent(alpha)} (it takes "
-                f"{thresholds.images_needed(alpha)}): none is rejected."
-            )
-        fresh = rows[(rows.source == TRAIN) & (rows.n_good > 0) & np.isfinite(rows.threshold)]
-        if len(fresh):
-            line += (
-                _describe_promise(fresh, alpha, level) if rule == "conformal" else _describe_aim(fresh, alpha, level)
-            )
-        lines.append(line)
-    return "\n".join(lines) or "- No category has two good images (n = 0): nothing to judge."
-
-
-def _describe_promise(fresh: pd.DataFrame, alpha: float, level: float) -> str:
-    """Whether conformal thresholds from training images reject more than promised, and up to what rate they may."""
-    alarms, n = int(fresh.alarms.sum()), int(fresh.n_good.sum())
-    promise = f" The promise of {percent(alpha)} (k = {tables.format_range(fresh.k)})"
-    allowed = thresholds.allowance(fresh, alpha, level)
-    if alarms > allowed:
-        return f"{promise} is contradicted: up to {allowed} alarms would be chance. The images are not alike."
-    # the highest rate that so many alarms do not contradict (Clopper and Pearson 1934, one-sided)
-    highest = beta.ppf(statistics.LEVEL, alarms + 1, n - alarms) if alarms < n else 1
-    return (
-        f"{promise} is not contradicted (up to {allowed} alarms would be chance), but the rate could still be up to "
-        f"{highest:.1%} ({percent(statistics.LEVEL)} bound)."
-    )
-
-
-def _describe_aim(fresh: pd.DataFrame, alpha: float, level: float) -> str:
-    """Whether quantile thresholds from training images reject another share than they aim at."""
-    chances, alarms = thresholds.alarm_chances(fresh, alpha, "quantile"), int(fresh.alarms.sum())
-    more, less = (tail <= (1 - level) / 2 for tail in (chances[alarms:].sum(), chances[: alarms + 1].sum()))
-    word = "more than" if more else "less than" if less else "not told from"
-    return f" That is {word} the {percent(alpha)} it aims at (k = {tables.format_range(fresh.k)}); it promises nothing."
-
-
-def describe_line(line: pd.DataFrame, defect_rate: float) -> str:
-    """What 1000 parts of the line meet by each rule (``count_per_thousand``), as a Markdown list."""
-    sentences = [
-        f"- **{row.method}**, {row.rule}: of 1000 parts, {1000 * defect_rate:g} of them defective, it rejects "
-        f"{_format_range(row, 'rejected', '.0f')}, of which {_format_range(row, 'defective', '.0f')} are defective: "
-        f"{_format_range(row, 'precision', '.0%')} of what it rejects. {_format_range(row, 'escapes', '.1f')} "
-        f"defective parts pass (n = {tables.format_categories(row.n)})."
-        for row in line.dropna(subset=["rejected", "escapes"]).itertuples()
-    ]
-    return "\n".join(sentences) or "- What 1000 parts of the line meet takes good and defective test images (n = 0)."
-
-
-def _format_range(row: tuple, name: str, form: str) -> str:
-    """A value of a row with its interval; ``none`` where it has no value."""
-    value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    return "none" if np.isnan(value) else f"{value:{form}} ({low:{form}} to {high:{form}})"
-
-
-def describe_precision(aimed: pd.DataFrame, spare: Sequence[int], defect_rate: float, target: float) -> str:
-    """What a precision takes, and in how many categories a threshold of it was found (rows ``aimed``).
-
-    ``spare``: how many normal images each category has for a threshold.
-    """
-    if aimed.empty or not 0 < defect_rate < 1:
-        return ""
-    rate, least = plan_precision(defect_rate, target)
-    reached = [
-        f"{method} in {np.isfinite(limits).sum()} of {tables.format_categories(len(limits))}"
-        for method, limits in aimed.groupby("method", sort=False).threshold
-    ]
-    return (
-        f"- A precision of {percent(target)} where {percent(defect_rate)} of the parts are defective takes at most "
-        f"{rate:.2%} false alarms, so {least} normal images or more for each category; here they are "
-        f"{tables.format_range(pd.Series(spare))}. It is reached for {', '.join(reached)}."
-    )
-
-
-def describe_costs(table: pd.DataFrame, prices: Prices) -> str:
-    """Which rules are cheaper than not looking at all, as a Markdown list of one.
-
-    Verdicts hold at 95 % each; they are not corrected for their number, which the text says.
-    """
-    name, least = prices.trivial
-    text = f"- Per 1000 parts, to {name} without looking costs {least:.0f}."
-    if table.empty:
-        return f"{text} Without good and defective test images (n = 0) no rule has a cost."
-    counts = [f"{count} {verdict}" for verdict, count in table["than not to look"].value_counts().items()]
-    best = table.loc[table.cost.idxmin()]
-    return (
-        f"{text} Of {len(table)} rules and methods {', '.join(counts)} (each by itself at 95 %, n = "
-        f"{tables.format_categories(table.n.max())}); least: {best.rule} of {best.method}, {best.cost:.0f} "
-        f"({best.cost_low:.0f} to {best.cost_high:.0f})."
-    )
+    fresh = judged[(judged.rule == "conformal") & (judged.source == TRAIN) & (judged.n_good > 0)]
+    fresh, rows = fresh[np.isfinite(fresh.threshold)], []
+    level = statistics.together(max(judged.method.nunique(), 1))
+    for method, rows_of_method in fresh.groupby("method", sort=False):
+        alarms, n = int(rows_of_method.alarms.sum()), int(rows_of_method.n_good.sum())
+        allowed = thresholds.allowance(rows_of_method, alpha, level)
+        highest = float(beta.ppf(statistics.LEVEL, alarms + 1, n - alarms)) if alarms < n else 1.0
+        promise = "contradicted" if alarms > allowed else "not contradicted"
+        rows.append((method, tables.format_range(rows_of_method.k), alarms, n, allowed, promise, highest))
+    return pd.DataFrame(rows, columns=["method", "k", "alarms", "n", "allowed", "promise", "highest"])

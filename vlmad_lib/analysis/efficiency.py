@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import digests, methods, tables, within
-from vlmad_lib.analysis.comparison import format_difference, verdict
+from vlmad_lib import digests, methods, within
+from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices, feature_store
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.encoders.vit_blocks import packs
-from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import ChosenMethod
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
@@ -122,14 +122,14 @@ def measure_costs(
     shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
     names, together = code.array_names(settings, shots), _count_images(profile, chosen, backbone)
     pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
-    inputs = [backbone.normalise(one.repeat(together, 0)) for one in pictures]
+    inputs = [backbone.normalise(pixels.repeat(together, 0)) for pixels in pictures]
     packing = time_call(lambda: backbone.blocks, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
 
     def encode(at: int) -> None:
         with devices.multiply_in(spec.precision, device):
-            found = code.encode(backbone, inputs[at], names)
-        arrays[at] = {name: values[:1] for name, values in found.items()}
+            features = code.encode(backbone, inputs[at], names)
+        arrays[at] = {name: values[:1] for name, values in features.items()}
 
     order = [*range(len(inputs))] * within("repeats", repeats, 1)
     if device.type != "cpu":
@@ -140,28 +140,39 @@ def measure_costs(
     texts: list[torch.Tensor | None] = [None]
     writing = time_call(lambda: texts.__setitem__(0, code.encode_text(backbone, words, file)), device) if words else 0.0
     text = texts[0] if texts[0] is None else texts[0].to(device)
-    references = {name: torch.cat([one[name] for one in (arrays * shots)[:shots]]) for name in names} if shots else None
+    references = (
+        {name: torch.cat([features[name] for features in (arrays * shots)[:shots]]) for name in names}
+        if shots
+        else None
+    )
     references = code.remember(references, settings, grid) if shots else None
-    maps = [chosen.score(one, text, settings, grid, references)[1].cpu() for one in arrays]
+    maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
     bare = arrays if code.zero_shot else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
-    maps = [np.repeat(one.numpy(), len(image_files.boxes(*at[:3])), 0) for one, at in zip(maps, place, strict=True)]
+    maps = [
+        np.repeat(grid_map.numpy(), len(image_files.boxes(*at[:3])), 0)
+        for grid_map, at in zip(maps, place, strict=True)
+    ]
     sigma = getattr(settings, "sigma", 0)
-    parts = {
+    spent_by_step = {
         "decode": [time_call(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
         "encode": spent,
         "score": [
-            time_call(lambda one=one: chosen.score(one, text, settings, grid, references), device) for one in arrays
+            time_call(lambda features=features: chosen.score(features, text, settings, grid, references), device)
+            for features in arrays
         ],
-        "bare": [time_call(lambda one=one: chosen.score(one, text, settings, grid, None), device) for one in bare],
+        "bare": [
+            time_call(lambda features=features: chosen.score(features, text, settings, grid, None), device)
+            for features in bare
+        ],
         "upsample": [
             time_call(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
         ],
     }
-    found = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in parts.items()}
+    steps = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in spent_by_step.items()}
     work = count_gflop(chosen, spec.backbone, shots)
-    rate = work / found["encode"] * 1e3
+    rate = work / steps["encode"] * 1e3
     return {
         "method": chosen.name,
         "backbone": Path(spec.backbone).stem,
@@ -169,7 +180,7 @@ def measure_costs(
         "device": device.type,
         "pixels": size,
         "shots": shots,
-        **found,
+        **steps,
         "low": min(spent) * 1e3,
         "high": max(spent) * 1e3,
         "n": len(spent),
@@ -215,9 +226,9 @@ def read_published() -> pd.DataFrame:
     table = pd.read_csv(PUBLISHED)
     seconds = 1 / pd.to_numeric(table.fps, errors="coerce")
     table["ms per image"] = table.ms_per_image.fillna(1e3 * seconds).round(1)
-    known = table[table.method.str.contains("WinCLIP|AnomalyCLIP")].dropna(subset="ms per image")
+    timed = table[table.method.str.contains("WinCLIP|AnomalyCLIP")].dropna(subset="ms per image")
     kept = ["method", "backbone", "input_px", "shots", "ms per image", "hardware", "source"]
-    return known[kept].astype(object).fillna("").reset_index(drop=True)
+    return timed[kept].astype(object).fillna("").reset_index(drop=True)
 
 
 # ---------------------------------------------------------------- what bf16 changes
@@ -229,56 +240,22 @@ def halve(spec: Method) -> Method:
 
 
 def compare_precisions(results: Results, specs: list[Method]) -> pd.DataFrame:
-    """Per method, scores in bf16 beside those in fp32 of the same run: zero-shot or the variant's first draw.
+    """Per method and measure, results in bf16 less those in fp32 of the same run: zero-shot or the first draw.
 
-    ``largest``: the largest difference of an image score; ``order``: Spearman's correlation of the scores within a
-    category, its smallest; ``image_auroc`` and ``pixel_auroc``: macro differences with intervals over *n*
-    categories, at 95 % for both of all methods ``together``.
+    Columns: method, ``images``, ``largest`` (the largest difference of an image score), ``order`` (Spearman's
+    correlation of the scores within a category, its smallest) and ``comparison.COLUMNS``: image and pixel AUROC, paired
+    over categories, with intervals at 95 % for both of all methods together.
     """
-    rows, together = [], 2 * len(specs)
+    frames, measures = [], ["image_auroc", "pixel_auroc"]
     for spec in specs:
-        pair = [results.scores[results.scores.method == name] for name in (spec.name, halve(spec).name)]
-        both = pair[0].merge(pair[1], on=["category", "image", "shots", "seed"], suffixes=("", "_half"))
-        order = both.groupby("category").apply(lambda part: part.score.corr(part.score_half, method="spearman"))
-        row = {"method": spec.name, "largest": (both.score - both.score_half).abs().max(), "order": order.min()}
-        row |= {"n": both.category.nunique(), "images": both.image.nunique(), "together": together}
-        for name in ("image_auroc", "pixel_auroc"):
-            wide = results.metrics.pivot_table(index="category", columns="method", values=name)
-            apart = (wide[halve(spec).name] - wide[spec.name]) if len(wide) else pd.Series(dtype=float)
-            row[name] = statistics.difference(apart.to_numpy(), statistics.together(together))
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------- sentences
-
-
-def describe_costs(costs: pd.DataFrame, effect: pd.DataFrame) -> str:
-    """Where the time goes and what bf16 gains, as a Markdown list; a line where timings are not to be trusted."""
-    lines = []
-    for row in costs[costs.precision == "fp32"].itertuples():
-        total = sum(getattr(row, step) for step in STEPS)
-        line = (
-            f"{row.method} on {row.backbone}, {row.device}: encoding is {row.encode / total:.0%} of an image's "
-            f"{total:.0f} ms (n = {row.n} timings)"
+        names = halve(spec).name, spec.name
+        half, plain = (results.scores[results.scores.method == name] for name in names)
+        both = half.merge(plain, on=["category", "image", "shots", "seed"], suffixes=("_half", ""))
+        order = both.groupby("category")[["score", "score_half"]].apply(
+            lambda images: images.score.corr(images.score_half, method="spearman")
         )
-        half = costs[(costs.method == f"{row.method}, bf16") & (costs.device == row.device)]
-        half = half[half.precision == "bf16"]
-        if len(half):
-            line += f"; in bf16 it is {row.low / half.low.iloc[0]:.1f} times as fast (the fastest of each)"
-        if row.decode / row.threads > row.encode:
-            line += f"; reading pictures is the limit, {row.decode / row.threads:.1f} ms an image"
-        lines.append(f"{line}.")
-    for row in effect.itertuples():
-        words = [
-            f"{name} AUROC {format_difference(*value)}, {verdict(*value[1:])}"
-            for name, value in (("image", row.image_auroc), ("pixel", row.pixel_auroc))
-            if not np.isnan(value[0])
-        ]
-        lines.append(
-            f"{row.method} in bf16 less fp32: {'; '.join(words) or 'no AUROC'}; n = {tables.format_categories(row.n)}."
-        )
-    uneven = costs[costs.high > 2 * costs.low].method
-    if len(uneven):
-        lines.append(f"The timings of {', '.join(uneven)} spread more than twofold: the machine was busy.")
-    return "\n".join(f"- {line}" for line in lines)
+        facts = {"images": both.image.nunique(), "largest": (both.score - both.score_half).abs().max()}
+        sides = (results.metrics[results.metrics.method == name].groupby("category")[measures].mean() for name in names)
+        facts = {"method": spec.name} | facts | {"order": order.min()}
+        frames.append(comparison.pair_differences(*sides, "categories", 2 * len(specs), **facts))
+    return pd.concat(frames, ignore_index=True)

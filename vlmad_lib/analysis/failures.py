@@ -19,11 +19,12 @@ from vlmad_lib import tables, within
 from vlmad_lib.analysis import by_defect, comparison, thresholds
 from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
 from vlmad_lib.evaluation import statistics
-from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
 
 ALARM, ESCAPE = "false alarm", "escape"
 TEST = "good test images"
+# How many interquartile ranges above the upper quartile a score is far out (Tukey 1977).
+FAR_OUT = 3.0
 # The measures of a defect that the model reads, each less the mean of its category.
 MEASURED = {"contrast": "log contrast", "area": "log area"}
 # A contrast of nothing has no logarithm.
@@ -38,20 +39,26 @@ FREE = 0.01
 # ---------------------------------------------------------------- what went wrong
 
 
-def set_thresholds(parts: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
+def set_thresholds(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """The threshold of each method and category, and the *k* normal images that set it.
 
     Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the quantile of the
     good test images themselves, which then judges its own images. Categories without good images have none.
+
+    ``next`` is the score below the threshold, to which it would fall without the image that set it. ``outlier`` says
+    whether that image lies far out among the k: more than ``FAR_OUT`` interquartile ranges above the upper quartile.
     """
     rows = []
-    for part in parts:
-        limit, source, k = thresholds.conformal(part.train, alpha), TRAIN, len(part.train)
-        if np.isinf(limit) and len(part.good):
-            limit, source, k = thresholds.quantile(part.good, alpha), TEST, len(part.good)
+    for scores in categories:
+        limit, source, normal = thresholds.conformal(scores.train, alpha), TRAIN, scores.train
+        if np.isinf(limit) and len(scores.good):
+            limit, source, normal = thresholds.quantile(scores.good, alpha), TEST, scores.good
         if np.isfinite(limit):
-            rows.append((part.method, part.category, limit, source, k))
-    return pd.DataFrame(rows, columns=["method", "category", "threshold", "source", "k"])
+            below, (lower, upper) = normal[normal < limit], np.quantile(normal, [0.25, 0.75])
+            outlier = source == TRAIN and limit > upper + FAR_OUT * (upper - lower)
+            following = below.max() if len(below) else np.nan
+            rows.append((scores.method, scores.category, limit, source, len(normal), following, outlier))
+    return pd.DataFrame(rows, columns=["method", "category", "threshold", "source", "k", "next", "outlier"])
 
 
 def judge_images(scores: pd.DataFrame, limits: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
@@ -85,17 +92,14 @@ def select_worst(cases: pd.DataFrame, failure: str, most: int = 6) -> pd.DataFra
     return tables.order_by_method(rows, cases.method).groupby("method").head(most)
 
 
-def summarise_failures(cases: pd.DataFrame) -> pd.DataFrame:
-    """Failures of each kind by method, with Wilson's 95 % interval, and the categories they lie in."""
-    rows = []
-    for method, own in cases.groupby("method", sort=False):
-        for label, images in own.groupby("label"):
-            wrong, n = images[images.failure != ""], len(images)
-            share, ends = len(wrong) / n, statistics.wilson(len(wrong), n)
-            among = wrong.category.nunique(), images.category.nunique()
-            rows.append((method, ESCAPE if label else ALARM, len(wrong), n, share, *ends, *among))
-    columns = ["method", "failure", "failures", "images", "share", "low", "high", "in categories", "of"]
-    return pd.DataFrame(rows, columns=columns)
+def count_failures(cases: pd.DataFrame) -> pd.DataFrame:
+    """Judged rows by method and category: false alarms and escapes with their rates (``thresholds.rated``)."""
+    wrong = cases.assign(wrong=cases.failure != "").groupby(["method", "category", "label"], sort=False).wrong
+    counts = wrong.agg(["sum", "size"]).unstack("label", fill_value=0).reindex(
+        columns=pd.MultiIndex.from_product([["sum", "size"], [0, 1]]), fill_value=0
+    )  # fmt: skip
+    counts.columns = ["alarms", "escapes", "n_good", "n_bad"]
+    return thresholds.rated(counts.reset_index())
 
 
 # ---------------------------------------------------------------- what failures have in common
@@ -105,9 +109,9 @@ def summarise_shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
     """How many of the images of each value of a column fail, by method; ``cases`` of one label.
 
     Wilson's 95 % interval speaks of other images of these categories. *than the rest* compares with the method's other
-    images, Holm's correction over the values: of categories by Fisher's exact test, of other values within each
-    category that has both (``within``, how many), by a t test over these, for images of a category are alike. Where
-    there is but one category it is Fisher's test too, and speaks of this product alone.
+    images, Holm's correction over the values: within each category that has both (``within``, how many), by a t test
+    over these, for images of a category are alike. Where there is but one category it is Fisher's exact test, and
+    speaks of this product alone.
     """
     rows = []
     for method, images in cases.groupby("method", sort=False):
@@ -115,15 +119,13 @@ def summarise_shares(cases: pd.DataFrame, column: str) -> pd.DataFrame:
         facts, tests = [], []
         for value in sorted(values.dropna().unique()):
             inside, rest = values == value, values.notna() & (values != value)
-            difference, p, both = _compare_with_rest(wrong, inside, rest, images.category, column)
+            difference, p, both = _compare_with_rest(wrong, inside, rest, images.category)
             tests.append((difference > 0, p))
             hits, n = int(wrong[inside].sum()), int(inside.sum())
             facts.append((method, value, hits, n, wrong[inside].mean(), *statistics.wilson(hits, n), both))
         rows += [(*row, verdict) for row, verdict in zip(facts, _decide(tests), strict=True)]
     columns = ["method", column, "failures", "images", "share", "low", "high", "within", "than the rest"]
     table = pd.DataFrame(rows, columns=columns)
-    if column == "category":
-        table = table.drop(columns="within")
     return tables.order_by_method(table.sort_values("share", ascending=False, kind="stable"), table.method)
 
 
@@ -131,11 +133,11 @@ def _decide(tests: list[tuple[bool, float]]) -> list[str]:
     """The verdicts of tests (more, p), Holm's correction over all of them."""
     decided = statistics.holm([p for _, p in tests])
     words = [("more often" if more else "less often") for more, _ in tests]
-    return [word if sure else "no difference shown" for word, sure in zip(words, decided, strict=True)]
+    return [word if sure else comparison.NO_DIFFERENCE for word, sure in zip(words, decided, strict=True)]
 
 
 def _compare_with_rest(
-    wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series, column: str
+    wrong: pd.Series, inside: pd.Series, rest: pd.Series, categories: pd.Series
 ) -> tuple[float, float, int]:
     """Share of failures inside less that of the rest, its p, and in how many categories both stand."""
     if not rest.any():
@@ -144,7 +146,7 @@ def _compare_with_rest(
         {"inside": wrong[inside].groupby(categories).mean(), "rest": wrong[rest].groupby(categories).mean()}
     )
     both = means.dropna()
-    if column == "category" or categories.nunique() == 1:
+    if categories.nunique() == 1:
         counts = [[wrong[side].sum(), (~wrong[side]).sum()] for side in (inside, rest)]
         return wrong[inside].mean() - wrong[rest].mean(), float(fisher_exact(counts).pvalue), len(both)
     differences = both.inside - both.rest
@@ -356,71 +358,3 @@ def select_disagreements(cases: pd.DataFrame, first: str, second: str, most: int
     rows = cases[cases.image.isin(images) & cases.method.isin([first, second])]
     order = rows.image.map(images.index).astype(float) * 2 + (rows.method == second)
     return rows.loc[order.sort_values(kind="stable").index]
-
-
-# ---------------------------------------------------------------- sentences
-
-
-def describe_failures(
-    cases: pd.DataFrame, odds: pd.DataFrame, foresight: pd.DataFrame, differences: pd.DataFrame, alpha: float
-) -> str:
-    """What fails, what escapes have in common and where methods differ, as a Markdown list.
-
-    ``odds`` and ``foresight``: ``estimate_odds`` and ``evaluate_foresight`` of the defective images; ``differences``:
-    ``compare_failures``.
-    """
-    if cases.empty:
-        return "- No category has a good image to set a threshold from (n = 0), so nothing can be called a failure."
-    lines = [_describe_thresholds(cases, alpha)]
-    for method, kinds in summarise_failures(cases).groupby("method", sort=False):
-        shares = [f"{kind}s {thresholds.format_share(hits, n)}" for _, kind, hits, n, *_ in kinds.to_numpy()]
-        causes = _describe_causes(odds[odds.method == method], foresight[foresight.method == method])
-        lines.append(f"**{method}**: {', '.join(shares)}.{causes}")
-    for row in differences[differences.n > 0].itertuples():
-        words = {"higher": f"{row.second} has fewer", "lower": f"{row.first} has fewer"}
-        over = tables.format_categories(row.n) if row.unit == "category" else f"{row.n} images of one category"
-        lines.append(
-            f"**{row.failure.capitalize()}s of {row.first} and {row.second}**: shares apart by "
-            f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {over}: "
-            f"{words.get(comparison.verdict(row.low, row.high), 'no difference shown')}."
-        )
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _describe_thresholds(cases: pd.DataFrame, alpha: float) -> str:
-    sources = [
-        f"from {tables.format_range(rows.k)} {source} a category in {rows.category.nunique()} of "
-        f"{tables.format_categories(cases.category.nunique())}"
-        for source, rows in cases.drop_duplicates(["method", "category"]).groupby("source", sort=False)
-    ]
-    own = f" Those from {TEST} judge the images that set them." if TEST in set(cases.source) else ""
-    return f"Thresholds that let {percent(alpha)} of the good parts be rejected, set {' and '.join(sources)}.{own}"
-
-
-def _describe_causes(odds: pd.DataFrame, foresight: pd.DataFrame) -> str:
-    """What makes an escape more or less likely within a category, and whether escapes can be foreseen."""
-    text, words = "", {"higher": "more", "lower": "less"}
-    verdicts = [words.get(comparison.verdict(row.low - 1, row.high - 1)) for row in odds.itertuples()]
-    decided = [
-        f"{word} likely with {row.input} (odds x {row[3]:.2f}, {row.low:.2f} to {row.high:.2f}, "
-        f"{tables.format_count(row.images, 'image', 'images')} in {tables.format_categories(row.categories)})"
-        for row, word in zip(odds.itertuples(), verdicts, strict=True)
-        if word
-    ]
-    if len(odds):
-        rest = (
-            f"; no difference shown for {len(odds) - len(decided)} of {len(odds)} inputs"
-            if len(decided) < len(odds)
-            else ""
-        )
-        text += f" Within a category an escape is {'; '.join(decided) or 'tied to nothing for sure'}{rest}."
-        text += " These intervals speak of these products alone." if "image" in set(odds.unit) else ""
-    for row in foresight[foresight.n > 0].itertuples():
-        words = {"higher": "can be foreseen", "lower": "is foreseen wrongly"}
-        word = words.get(comparison.verdict(row.low, row.high), "is not told from chance")
-        ends = f"{max(0.5 + row.low, 0):.3f} to {min(0.5 + row.high, 1):.3f}, " if row.n > 1 else ""
-        text += (
-            f" Which image of a new category escapes {word}: AUROC {0.5 + row.difference:.3f} "
-            f"({ends}n = {tables.format_categories(row.n)})."
-        )
-    return text

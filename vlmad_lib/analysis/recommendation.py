@@ -1,8 +1,8 @@
 """Which method to take on a line (notebook 17): what methods give and ask for, and a recommendation for each situation.
 
 The best method is the one with the highest mean. One that asks for less is recommended in its place only where the
-interval of what it loses stays inside a stated margin (a test of non-inferiority): that two methods are not told apart
-is no evidence that they are equal. The best is compared with every other method that competes (Hsu 1996).
+interval of what it loses stays inside a stated margin (a test of non-inferiority): that no difference is shown between
+two methods is no evidence that they are equal. The best is compared with every other method that competes (Hsu 1996).
 
 Categories are the unit where there are ``statistics.ENOUGH`` of them: the recommendation then speaks of other products
 of the kind. With fewer, the test images are: it then speaks of these products alone.
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from vlmad_lib import config, digests, methods, tables
-from vlmad_lib.analysis import by_defect, efficiency
+from vlmad_lib.analysis import by_defect, comparison, efficiency
 from vlmad_lib.analysis.efficiency import STEPS
 from vlmad_lib.config import FULL, Profile, Shots, Strict
 from vlmad_lib.data import mask_files
@@ -112,7 +112,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
     user's own pictures, so that he has to have them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are
     from ``costs``, of which the next larger number of references counts; nan for a method without any, an import.
     """
-    chosen = {one.name: one for one in (methods.choose(spec, results.profile) for spec in results.profile.methods)}
+    chosen = {spec.name: methods.choose(spec, results.profile) for spec in results.profile.methods}
     first = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
     timed = costs if len(costs) else pd.DataFrame(columns=["method", "shots", "memory", *STEPS])
     rows = []
@@ -137,11 +137,11 @@ def describe_requirements(row) -> str:
     """What a row of ``list_requirements`` asks of the user besides the picture to judge, in words."""
     if not row.known:
         return "unknown: imported results"
-    asked = ["the product's name"] if row.product_name else []
-    asked += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
-    asked += ["all good training pictures"] if row.shots == FULL else []
-    asked += ["pictures with masks of other own products"] if row.own_masks else []
-    return " and ".join(asked) or "nothing"
+    needs = ["the product's name"] if row.product_name else []
+    needs += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
+    needs += ["all good training pictures"] if row.shots == FULL else []
+    needs += ["pictures with masks of other own products"] if row.own_masks else []
+    return " and ".join(needs) or "nothing"
 
 
 def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
@@ -156,41 +156,6 @@ def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns="kind")
 
 
-def tabulate_tradeoffs(
-    results: Results, values: pd.DataFrame, requirements: pd.DataFrame, recalled: pd.DataFrame, rate: float
-) -> pd.DataFrame:
-    """One row a method and number of references, for people: accuracy with 95 % intervals, worst category, needs.
-
-    ``recalled``: ``recall_faint`` at ``rate``. Image AUROC's interval is over images; the others' are Student's over
-    categories, and left out where there is one. ``n``: categories behind the three means (``tables.count_values``).
-    """
-    rows = []
-    for row in requirements.itertuples():
-        own = values[values.name == row.name]
-        scores = results.scores[(results.scores.method == row.method) & (results.scores.shots == row.shots)]
-        worst = own.dropna(subset="image_auroc").nsmallest(1, "image_auroc")
-        faint = recalled[(recalled.method == row.method) & (recalled.shots == row.shots)]
-        rows.append(
-            {
-                "method": row.name,
-                "image AUROC": _format(own.image_auroc.mean(), *statistics.macro_interval(scores)),
-                "pixel AUROC": _format(*_over_categories(own.pixel_auroc)),
-                "AUPRO": _format(*_over_categories(own.aupro)),
-                "worst category": "".join(f"{one.category} ({one.image_auroc:.3f})" for one in worst.itertuples()),
-                f"faint defects found at {statistics.percent(rate)} false alarms": _format(
-                    *faint.iloc[0][["recall", "low", "high"]]
-                )
-                if len(faint)
-                else "none",
-                "ms per image": _format_whole(row.ms),
-                "peak memory, MB": _format_whole(row.memory),
-                "asks for": describe_requirements(row),
-                "n": tables.count_values(own[list(MEASURED)]),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -> pd.DataFrame:
     """``by_defect.summarise_recall`` of the defects of the lowest level of contrast, for every number of shots."""
     levelled = contrasts.assign(level=_levels(results, contrasts))[["image", "level"]]
@@ -199,22 +164,6 @@ def recall_faint(results: Results, contrasts: pd.DataFrame, rate: float = 0.1) -
         recalls = by_defect.summarise_recall(scores, "level", by_defect.LEVELS, rate, shots)
         by_shots.append(recalls[recalls.level == by_defect.LEVELS[0]].assign(shots=shots))
     return pd.concat(by_shots, ignore_index=True)
-
-
-def _over_categories(values: pd.Series) -> tuple[float, float, float]:
-    """The mean over categories and Student's interval within [0, 1]; its ends are nan where they say nothing."""
-    mean, low, high = statistics.paired(values.dropna())
-    return (mean, max(low, 0.0), min(high, 1.0)) if np.isfinite(low) else (mean, np.nan, np.nan)
-
-
-def _format(mean: float, low: float, high: float) -> str:
-    if np.isnan(mean):
-        return "none"
-    return f"{mean:.3f}" if np.isnan(low) else f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _format_whole(value: float) -> str:
-    return "unknown" if np.isnan(value) else f"{value:.0f}"
 
 
 # ---------------------------------------------------------------- two methods on the same images
@@ -275,10 +224,10 @@ class ImageComparison:
 
     def _resample_pixels(self, measure: str, name: str, categories: Sequence[str]) -> np.ndarray | None:
         """(R,) macro means of a pixel metric over resampled images, the same ones for every method."""
-        parts = [self._category_pixels(name, category) for category in categories]
-        if any(part is None for part in parts):
+        resampled = [self._category_pixels(name, category) for category in categories]
+        if any(values is None for values in resampled):
             return None
-        return np.mean([part[0 if measure == "pixel_auroc" else 1] for part in parts], axis=0)
+        return np.mean([values[0 if measure == "pixel_auroc" else 1] for values in resampled], axis=0)
 
     def _category_pixels(self, name: str, category: str) -> np.ndarray | None:
         """(2, R) pixel AUROC and AUPRO over resampled images of a category, means over draws; None with few images."""
@@ -338,9 +287,9 @@ class ImageComparison:
 # ---------------------------------------------------------------- the recommendation
 
 
-COLUMNS = ["situation", "measure", "time_limit", "unit", "n", "normal", "defective", "categories", "competitors",
-           "left_out", "verdict", "best", "value", "rivals", "take", "taken", "against", "other", "difference", "low",
-           "high", "margin", "asks", "best_asks", "first"]  # fmt: skip
+COLUMNS = ["situation", "measure", "unit", "n", "normal", "defective", "categories", "competitors", "left_out",
+           "verdict", "best", "value", "rivals", "take", "taken", "against", "difference", "low", "high", "margin",
+           "asks"]  # fmt: skip
 
 
 def recommend(
@@ -350,20 +299,19 @@ def recommend(
     margins: dict[str, float] | None = None,
     images: ImageComparison | None = None,
 ) -> pd.DataFrame:
-    """One row a situation with the method to take there; ``write_recommendations`` makes sentences of it.
+    """One row a situation with the method to take there; ``explain_choice`` says why.
 
     Every method and number of references that a situation allows competes, over the categories of its groups for
     which most methods have a value; a method that lacks one of these does not compete (``left_out``). So what a
     situation allows more cannot lower the recommended method's mean by more than the margin.
 
-    ``best`` has the highest mean ``value``; ``rivals`` are the methods that it is not told from: paired tests of the
-    best against each, Holm's correction over these. ``take`` is the method that asks for least of those whose loss is
-    smaller than the margin (the upper end of the interval of the difference, Bonferroni over the same comparisons),
+    ``best`` has the highest mean ``value``; ``rivals`` are the methods to which it shows no difference: paired tests of
+    the best against each, Holm's correction over these. ``take`` is the method that asks for least of those whose loss
+    is smaller than the margin (the upper end of the interval of the difference, Bonferroni over the same comparisons),
     otherwise the best. ``verdict``: ``none`` (nothing to compare), ``only`` one method, ``less`` (one that asks for
-    less and loses less than the margin), ``ahead`` (the best, told from all others) or ``unsure`` (the best, which has
-    rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that is
-    the best itself, to its first rival, or else to the next best. ``first`` is the share of resampled categories in
-    which the best is first.
+    less and loses less than the margin), ``ahead`` (the best, better than all others) or ``unsure`` (the best, which
+    has rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that
+    is the best itself, to its first rival, or else to the next best.
 
     ``unit`` is ``category`` from ``statistics.ENOUGH`` categories on, ``image`` below it where ``images`` are given,
     else empty: then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
@@ -383,12 +331,7 @@ def recommend(
         wide = wide[measured.notna().sum(axis=1) * 2 > measured.shape[1]]
         wide = wide[[name for name in sort_by_effort(allowed).name if name in wide]]
         whole = wide.dropna(axis=1) if len(wide) else wide.iloc[:, :0]
-        limit = situation.time_limit
-        row = {
-            "situation": situation.name,
-            "measure": situation.measure,
-            "time_limit": np.nan if limit is None else limit,
-        }
+        row = {"situation": situation.name, "measure": situation.measure}
         row |= {"n": len(whole) if whole.shape[1] else 0}
         row |= {"categories": ", ".join(whole.index), "competitors": whole.shape[1]}
         row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": "none"}
@@ -437,64 +380,39 @@ def _choose(
         "take": take,
         "taken": means[take],
         "against": against,
-        "other": means[against] if against else np.nan,
         "difference": means[best] - means[against] if against else np.nan,
         "low": low,
         "high": high,
         "margin": margin,
         "asks": describe_requirements(rows[take]),
-        "best_asks": describe_requirements(rows[best]),
-        "first": _share_first(wide, best) if unit == "category" and others else np.nan,
     }
 
 
-def _share_first(wide: pd.DataFrame, best: str, resamples: int = statistics.RESAMPLES) -> float:
-    """The share of resampled categories in which the best method has the highest mean."""
-    drawn = np.random.default_rng(0).integers(len(wide), size=(resamples, len(wide)))
-    means = wide.to_numpy()[drawn].mean(1)
-    return float((means[:, list(wide).index(best)] >= means.max(1)).mean())
+def explain_choice(row) -> str:
+    """Why a row of ``recommend`` names its method, and how sure that is, with the lead of the best and its interval."""
+    if row.verdict == "none":
+        return "no method that this situation allows has a value here"
+    if row.verdict == "only":
+        return "the only one run that this allows"
+    lead = comparison.format_difference(row.difference, row.low, row.high).replace(" (", ", ").rstrip(")")
+    if np.isnan(row.low):
+        lead = f"{row.difference:+.3f}, too few for an interval"
+    if row.verdict == "less":
+        return f"{name_with_pictures(row.best)} gains less than the margin of {row.margin:g}: {lead}"
+    words = "better than" if row.verdict == "ahead" else f"{comparison.NO_DIFFERENCE} to"
+    return f"{words} {name_with_pictures(row.against)}: {lead}"
 
 
-def _count_units(row) -> str:
+def describe_units(row) -> str:
     """What the interval of a recommendation is over: categories, or the images of some that are named."""
     if row.unit == "image":
         return f"{row.normal:.0f} good and {row.defective:.0f} defective pictures of {row.categories}"
     return tables.format_categories(row.n)
 
 
-def write_recommendations(recommended: pd.DataFrame) -> str:
-    """The recommendations as a Markdown list; every sentence is its row of ``recommend``."""
-    return "\n".join(f"- **{row.situation}**: {_write(row)}" for row in recommended.itertuples())
-
-
-def _write(row) -> str:
-    title, units = TITLES[row.measure], f"n = {_count_units(row)}"
-    notes = " Times are those of this run's backbone." if row.time_limit == row.time_limit else ""
-    notes += f" {row.left_out} did not compete: it lacks some of these categories." if row.left_out else ""
-    if row.verdict == "none":
-        return f"nothing to compare: no method that this situation allows has a value here.{notes}"
-    asks = "it asks nothing of you" if row.asks == "nothing" else f"it asks for {row.asks}"
-    if row.verdict == "only":
-        alone = f"only **{row.take}** was run of what this situation allows ({title} {row.taken:.3f}, {units})"
-        return f"{alone}, so there is nothing to compare it with; {asks}.{notes}"
-    take, against = f"take **{row.take}** ({title} {row.taken:.3f}): {asks}", f"{row.against} ({row.other:.3f})"
-    compared = row.competitors - 1
-    sure = f"95 % for all {compared} comparisons together" if compared > 1 else "95 %"
-    lead = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f}, {sure}, {units})"
-    if row.verdict == "less":
-        return (
-            f"{take}. The best, {row.best} ({row.value:.3f}), asks for {row.best_asks} and is ahead by {lead}: what "
-            f"you lose is below the margin of {row.margin:g}.{notes}"
-        )
-    if row.verdict == "ahead":
-        others = format_count(compared, "other", "others")
-        return f"{take}. It is told apart from {others}; of {against} it is ahead by {lead}.{notes}"
-    if np.isnan(row.low):
-        chance = f"{units} are too few to say how sure its lead over {against} is"
-    else:
-        chance = f"its lead over {against}, {lead}, may be chance"
-    share = "" if np.isnan(row.first) else f" It stays first in {row.first:.0%} of redraws of these categories."
-    return (
-        f"{take}. It is the highest of {row.competitors} but not certain to be the best: {chance}; "
-        f"{len(row.rivals.split('; '))} may be as good.{share}{notes}"
-    )
+def name_with_pictures(name: str) -> str:
+    """A method and its references in words: ``WinCLIP, 4-shot`` is ``WinCLIP with 4 good pictures``."""
+    method, _, shots = name.rpartition(", ")
+    words = {"zero-shot": "without good pictures", "full-shot": "with all good pictures"}
+    count = shots.removesuffix("-shot")
+    return f"{method} {words.get(shots) or 'with ' + format_count(int(count), 'good picture', 'good pictures')}"

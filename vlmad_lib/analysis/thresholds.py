@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from vlmad_lib import InputError, methods, tables, within
+from vlmad_lib.analysis import comparison
+from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.evaluation import statistics
-from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
 # Random draws of calibration images, where there is more than one way to draw them.
@@ -87,20 +88,19 @@ def rate_interval(k: int, alpha: float, level: float = statistics.LEVEL) -> tupl
     return float(low), float(high)
 
 
-def alarm_chances(judged: pd.DataFrame, alpha: float, rule: str = "conformal") -> np.ndarray:
-    """The probabilities of 0, 1, 2 ... false alarms over all rows: sums of beta-binomial counts, (most + 1,).
+def alarm_chances(judged: pd.DataFrame, alpha: float) -> np.ndarray:
+    """The probabilities of 0, 1, 2 ... false alarms of conformal thresholds over all rows, (most + 1,).
 
-    The threshold's own randomness is in them: k images fix a rate of their own. For continuous scores and good images
-    exchangeable with those that calibrated. Of ``"conformal"`` thresholds, whose mean rate is at most alpha, or of any
-    other rule set from k images if its mean rate were alpha itself.
+    They are sums of beta-binomial counts: the threshold's own randomness is in them, for k images fix a rate of their
+    own. For continuous scores and good images exchangeable with those that calibrated.
     """
     from scipy.stats import betabinom
 
     chances = np.ones(1)
     for k, n in zip(judged.k, judged.n_good, strict=True):
-        exceed = k + 1 - rank(k, alpha) if rule == "conformal" else (k + 1) * alpha
-        if exceed > 0:
-            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, exceed, k + 1 - exceed))
+        place = rank(k, alpha)
+        if place <= k:
+            chances = np.convolve(chances, betabinom.pmf(np.arange(n + 1), n, k + 1 - place, place))
     return chances
 
 
@@ -110,15 +110,20 @@ def allowance(judged: pd.DataFrame, alpha: float, level: float = statistics.LEVE
 
 
 def tabulate_promises(alphas: Sequence[float], counts: Sequence[int]) -> pd.DataFrame:
-    """What k normal images can promise: the rank of the threshold, the mean rate, and how far one draw may be off."""
+    """What k normal images can promise: the rank of the threshold, the mean rate, and where 95 % of draws lie.
+
+    Rates are nan where k is too small: such a threshold rejects nothing, so it inspects nothing.
+    """
     rows = []
     for alpha in alphas:
         for k in counts:
-            place, (low, high) = rank(k, alpha), rate_interval(k, alpha)
-            threshold = f"{place} of {k}" if place <= k else "none: too few images"
-            mean = (k + 1 - place) / (k + 1)
-            rows.append({"alpha": alpha, "k": k, "threshold": threshold, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
+            place = rank(k, alpha)
+            row = {"alpha": alpha, "k": k, "threshold": "none: too few images, so nothing is inspected"}
+            if place <= k:
+                low, high = rate_interval(k, alpha)
+                row |= {"threshold": f"{place} of {k}", "mean": (k + 1 - place) / (k + 1), "low": low, "high": high}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["alpha", "k", "threshold", "mean", "low", "high"])
 
 
 def plan_images(rates: Sequence[float], level: float = statistics.LEVEL) -> pd.DataFrame:
@@ -222,7 +227,7 @@ RULES = {"quantile": quantile, "conformal": conformal}
 
 
 def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: int = 0) -> pd.DataFrame:
-    """An index for ``run.run`` on which normal training images are the ones tested, at most ``most`` a category.
+    """An index for a run on which normal training images are the ones tested, at most ``most`` a category.
 
     The references of a draw stay references. Categories without training images to spare are left out.
     """
@@ -234,26 +239,27 @@ def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: 
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
 
 
-def normal_run(results: Results, shots: int = 0, most: int = 0) -> Results | None:
-    """A run's methods on normal training images, which are scored like test images: their scores and their maps.
+def score_normal_images(run: Callable[..., Results], results: Results, shots: int = 0, most: int = 0) -> Results | None:
+    """Scores and maps of a run's methods on normal training images, which are scored like test images.
 
-    Runs them where they are not kept, at most ``most`` a category. None where there is no such image or method. Methods
-    whose scores were stretched over the test images are left out: training images have no place on that scale.
+    Args:
+        run: What scores the images of an index by a profile: ``pipeline.run.run``, called as ``run(profile, table=)``.
+        results: The run whose methods and index are taken.
+        shots: The number of references; those of the first draw stay references.
+        most: At most so many images a category; 0 for all.
+
+    Returns:
+        None where there is no such image or method. Methods whose scores were stretched over the test images are left
+        out: training images have no place on that scale.
     """
-    chosen = results.profile
+    chosen: Profile = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
     able = [spec for spec in chosen.methods if not shots or methods.without_category_context(spec) == spec]
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
-    return run.run(chosen.model_copy(update=changes), table=spare)
-
-
-def normal_scores(results: Results, shots: int = 0, most: int = 0) -> pd.DataFrame | None:
-    """The scores table of ``normal_run``, for ``collect_scores``; None where there is none."""
-    spare = normal_run(results, shots, most)
-    return spare.scores if spare else None
+    return run(chosen.model_copy(update=changes), table=spare)
 
 
 @dataclass(frozen=True)
@@ -309,7 +315,11 @@ def collect_scores(scores: pd.DataFrame, normal: pd.DataFrame | None = None, sho
 
 
 def judge(
-    own: CategoryScores, rule: str, k: int, trials: Sequence[tuple[float, np.ndarray]], bad: Sequence[np.ndarray] = ()
+    scores: CategoryScores,
+    rule: str,
+    k: int,
+    trials: Sequence[tuple[float, np.ndarray]],
+    bad: Sequence[np.ndarray] = (),
 ) -> dict:
     """The counts of a rule, means over trials of a threshold and the good images it judges.
 
@@ -317,10 +327,10 @@ def judge(
     """
     limits = np.array([limit for limit, _ in trials])
     alarms = np.mean([(good > limit).sum() for limit, good in trials])
-    judged_bad = bad or [own.bad] * len(trials)
-    escapes = np.mean([(some <= limit).sum() for limit, some in zip(limits, judged_bad, strict=True)])
+    judged_bad = bad or [scores.bad] * len(trials)
+    escapes = np.mean([(values <= limit).sum() for limit, values in zip(limits, judged_bad, strict=True)])
     facts = {"rule": rule, "k": k, "draws": len(trials), "threshold": float(np.median(limits))}
-    named = {"method": own.method, "group": own.group, "category": own.category, "source": own.source}
+    named = {"method": scores.method, "group": scores.group, "category": scores.category, "source": scores.source}
     counts = {"alarms": alarms, "n_good": len(trials[0][1]), "escapes": escapes, "n_bad": len(judged_bad[0])}
     return named | facts | counts
 
@@ -339,13 +349,13 @@ def rated(rows: list[dict] | pd.DataFrame) -> pd.DataFrame:
 def judge_rules(categories: Sequence[CategoryScores], alpha: float, k: int = 0) -> pd.DataFrame:
     """The rules that need normal images only, by category: counts (means over draws), rates, Wilson's intervals."""
     rows = []
-    for own in categories:
-        drawn = list(own.draws(k))
+    for scores in categories:
+        drawn = list(scores.draws(k))
         for rule, choose in RULES.items():
             if drawn:
                 limits = choose(np.stack([normal for normal, _ in drawn]), alpha)
                 trials = [(float(limit), good) for limit, (_, good) in zip(limits, drawn, strict=True)]
-                rows.append(judge(own, rule, len(drawn[0][0]), trials))
+                rows.append(judge(scores, rule, len(drawn[0][0]), trials))
     return rated(rows)
 
 
@@ -362,35 +372,35 @@ def judge_halves(
     training images where there are some, and all good test images are judged. No row where a half would be empty.
     """
     rows = []
-    for own in categories:
+    for scores in categories:
         stream, trials, judged_bad = np.random.default_rng(0), [], []
-        whole = training and len(own.train)
-        if min(len(own.good) * (2 if whole else 1), len(own.bad)) < 2:
+        whole = training and len(scores.train)
+        if min(len(scores.good) * (2 if whole else 1), len(scores.bad)) < 2:
             continue
         for _ in range(REPEATS):
-            good, bad = stream.permutation(own.good), stream.permutation(own.bad)
-            sides = (own.train, good) if whole else np.split(good, [len(good) // 2])
+            good, bad = stream.permutation(scores.good), stream.permutation(scores.bad)
+            sides = (scores.train, good) if whole else np.split(good, [len(good) // 2])
             trials.append((choose(sides[0], bad[: len(bad) // 2]), sides[1]))
             judged_bad.append(bad[len(bad) // 2 :])
-        rows.append(judge(own, rule, 0, trials, judged_bad))
+        rows.append(judge(scores, rule, 0, trials, judged_bad))
     return rated(rows)
 
 
 def judge_labelled(categories: Sequence[CategoryScores]) -> pd.DataFrame:
     """The F1-max threshold of a category's own labels, split-half, and that of all other categories' pooled labels."""
     rows = []
-    for own in categories:
-        others = [other for other in categories if other.method == own.method and other.category != own.category]
+    for scores in categories:
+        others = [other for other in categories if other.method == scores.method and other.category != scores.category]
         good, bad = (np.concatenate([[], *(getattr(other, side) for other in others)]) for side in ("good", "bad"))
         if len(good) and len(bad):
-            rows.append(judge(own, OTHERS, 0, [(f1_max(good, bad), own.good)]))
+            rows.append(judge(scores, OTHERS, 0, [(f1_max(good, bad), scores.good)]))
     return pd.concat([judge_halves(categories, OWN, f1_max), rated(rows)], ignore_index=True)
 
 
 def compare_rules(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """All rules side by side: ``judge_rules`` with all images to spare, then ``judge_labelled``, method by method."""
     table = pd.concat([judge_rules(categories, alpha), judge_labelled(categories)], ignore_index=True)
-    return tables.order_by_method(table, [own.method for own in categories])
+    return tables.order_by_method(table, [scores.method for scores in categories])
 
 
 def pool_categories(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule")) -> pd.DataFrame:
@@ -412,7 +422,7 @@ def pool_categories(judged: pd.DataFrame, keys: Sequence[str] = ("method", "rule
 
 def judge_by_count(categories: Sequence[CategoryScores], alpha: float, counts: Sequence[int]) -> pd.DataFrame:
     """``pool_categories`` by rule and number k of calibration images: those of ``counts`` that every category has."""
-    most = min((own.spare for own in categories), default=0)
+    most = min((scores.spare for scores in categories), default=0)
     judged = [judge_rules(categories, alpha, k) for k in sorted({k for k in counts if 0 < k < most} | {most} - {0})]
     return pool_categories(pd.concat(judged) if judged else rated([]), ("method", "rule", "k"))
 
@@ -425,11 +435,11 @@ def judge_at_escapes(categories: Sequence[CategoryScores], shares: Sequence[floa
     threshold may let escape among other images.
     """
     rows = []
-    for own in categories:
-        for share in shares if len(own.good) and len(own.bad) else ():
-            limit = threshold_at_escape(own.good, own.bad, share)
-            row = judge(own, f"{statistics.percent(share)} escape", 0, [(limit, own.good)])
-            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(own.bad) + 1e-9))})
+    for scores in categories:
+        for share in shares if len(scores.good) and len(scores.bad) else ():
+            limit = threshold_at_escape(scores.good, scores.bad, share)
+            row = judge(scores, f"{statistics.percent(share)} escape", 0, [(limit, scores.good)])
+            rows.append(row | {"share": share, "allowed": int(np.floor(share * len(scores.bad) + 1e-9))})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
 
 
@@ -444,18 +454,13 @@ def format_share(hits: float, n: float) -> str:
 
 
 def format_rates(judged: pd.DataFrame) -> pd.DataFrame:
-    """A table of rates for display: counts with their shares and 95 % intervals, macro means where it has them."""
+    """A table of rates for display: counts with their shares and 95 % intervals."""
     table = judged[[name for name in ("method", "category", "share", "rule", "k") if name in judged]].copy()
-    for title, rate, hits, n in (
-        ("false alarms", "false_alarm", "alarms", "n_good"),
-        ("escapes", "escape", "escapes", "n_bad"),
-    ):
+    sides = ("false alarms", "false_alarm", "alarms", "n_good"), ("escapes", "escape", "escapes", "n_bad")
+    for title, rate, hits, n in sides:
         shares = map(format_rate, judged[rate], judged[f"{rate}_low"], judged[f"{rate}_high"])
         counts = [f"{count:.4g} of {whole:.0f}" for count, whole in zip(judged[hits], judged[n], strict=True)]
         table[title] = [f"{count}: {share}" for count, share in zip(counts, shares, strict=True)]
-        if f"macro_{rate}" in judged:
-            columns = judged[[f"macro_{rate}{end}" for end in ("", "_low", "_high")]]
-            table[f"macro mean, {title}"] = [format_rate(*row) for row in columns.itertuples(index=False)]
     return table
 
 
@@ -513,19 +518,19 @@ def _drawn(groups: np.ndarray, resamples: int) -> np.ndarray:
     """(resamples, N) places of images resampled within their group (N,)."""
     stream = np.random.default_rng(0)
     members = [np.flatnonzero(groups == group) for group in pd.unique(groups)]
-    return np.concatenate([stream.choice(some, (resamples, len(some))) for some in members], 1)
+    return np.concatenate([stream.choice(places, (resamples, len(places))) for places in members], 1)
 
 
 def compare_with_constant(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = CALIBRATION_RESAMPLES
 ) -> str:
-    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or ``not told from`` it.
+    """Whether the Brier score is ``better`` or ``worse`` than that of the labels' own share, or shows no difference.
 
     By the 95 % interval of their difference, image by image: resampled within their group (N,), percentiles.
     """
     lost = (scores - labels) ** 2 - (labels.mean() - labels) ** 2
     low, high = np.quantile(lost[_drawn(groups, resamples)].mean(1), ENDS)
-    return "better than" if high < 0 else "worse than" if low > 0 else "not told from"
+    return {"lower": "better", "higher": "worse"}.get(comparison.verdict(low, high), comparison.NO_DIFFERENCE)
 
 
 def chance_error(scores: np.ndarray, bins: int = 0, resamples: int = CALIBRATION_RESAMPLES) -> float:
@@ -553,11 +558,11 @@ def fit_curve(labels: np.ndarray, scores: np.ndarray, new: np.ndarray, curve: st
 def apply_other_curves(scores: pd.DataFrame, curve: str) -> np.ndarray | None:
     """Each category's scores through the curve of all other categories; None where those lack one of the labels."""
     values = pd.Series(np.nan, scores.index)
-    for category, own in scores.groupby("category"):
+    for category, rows in scores.groupby("category"):
         others = scores[scores.category != category]
         if others.label.nunique() < 2:
             return None
-        values[own.index] = fit_curve(others.label.to_numpy(), others.score.to_numpy(), own.score.to_numpy(), curve)
+        values[rows.index] = fit_curve(others.label.to_numpy(), others.score.to_numpy(), rows.score.to_numpy(), curve)
     return values.to_numpy()
 
 

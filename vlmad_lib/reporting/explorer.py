@@ -39,8 +39,8 @@ AS_RUN = "as run"
 class Panel(widgets.VBox):
     """The panel on a run. ``show`` names its parts; ``kind`` is the method to begin with, as profiles name it.
 
-    ``normal`` is the scores table of normal training images (``thresholds.normal_scores``). The threshold begins where
-    a share ``alpha`` of those exceeds it, or of the good test images where there are none. InputError for other parts.
+    ``normal`` is the scores table of normal training images, if they were scored. The threshold begins where a share
+    ``alpha`` of those exceeds it, or of the good test images where there are none. InputError for other parts.
     """
 
     def __init__(

@@ -566,8 +566,8 @@ def worth(points: pd.DataFrame, label: str) -> Figure:
         right.plot(row.ms, place, "o", color=palette[row.method], ms=5)
     left.set_yticks(range(len(points)), points.name)
     left.set_xlabel(f"{label}; bars: 95 % interval")
-    right.set(xscale="log", xlabel="ms per image on this machine (log scale)")
-    right.xaxis.set_major_formatter("{x:g}")
+    _log_axis(right, points.ms)
+    right.set_xlabel("ms per image on this machine (log scale)")
     return figure
 
 
