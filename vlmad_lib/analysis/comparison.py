@@ -56,6 +56,13 @@ def describe_difference(row, higher: str = "higher", lower: str = "lower") -> st
     return f"{format_difference(row.difference, row.low, row.high)}, n = {count}: {words[verdict(row.low, row.high)]}"
 
 
+def phrase_shots(shots: int) -> str:
+    """A number of references within a sentence: ``without good pictures``, ``with 1 good picture``."""
+    if shots == config.FULL:
+        return "with all good pictures"
+    return f"with {tables.format_count(shots, 'good picture', 'good pictures')}" if shots else "without good pictures"
+
+
 def pair_differences(
     after: pd.DataFrame, before: pd.DataFrame, over: str, comparisons: int = 1, **facts: object
 ) -> pd.DataFrame:
@@ -109,7 +116,7 @@ def pivot_differences(differences: pd.DataFrame, keys: list[str]) -> pd.DataFram
 
 def describe_together(count: int) -> str:
     """What an interval holds for: ``, 95 % for all 12 together``; empty for one comparison."""
-    return f", 95 % for all {count} together" if count > 1 else ""
+    return f", 95 % for {'both' if count == 2 else f'all {count}'} together" if count > 1 else ""
 
 
 def describe_verdicts(
