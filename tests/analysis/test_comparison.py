@@ -88,6 +88,8 @@ def test_verdicts_are_clauses_of_one_sentence_the_largest_first():
     )
     assert "B (+0.300, +0.100 to +0.500) and 1 more" in comparison.describe_verdicts(table, "method", most=1)
     assert comparison.describe_verdicts(table.assign(difference=float("nan")), "method") == ""
+    undecided = comparison.describe_verdicts(table.assign(low=-1.0, high=0.5), "method")
+    assert undecided.startswith("no difference shown for any of 4, the largest being B (+0.300, -1.000 to +0.500)")
 
 
 def test_numbers_of_references_within_a_sentence():

@@ -94,7 +94,7 @@ def test_recall_at_a_fixed_false_positive_rate_by_hand():
     assert tuple(found.loc["dent", ["low", "high"]]) == pytest.approx(statistics.wilson(1, 2))
     assert by_defect.summarise_recall(scores, "defect", rate=0.0).recall.tolist() == [0.0, 0.5]  # above 0.9 only
     detected = by_defect.detect_images(scores, 0.05)
-    assert detected.groupby("label").hit.sum().to_dict() == {0: 1, 1: 2}
+    assert detected.groupby("label").hit.sum().to_dict() == {0: 1, 1: 2} and set(detected.limit) == {0.6}
 
 
 # ---------------------------------------------------------------- classes

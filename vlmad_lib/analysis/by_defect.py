@@ -314,18 +314,19 @@ def correlate_measures(scores: pd.DataFrame, measures: Sequence[str], shots: int
 
 
 def detect_images(scores: pd.DataFrame, rate: float = 0.1, shots: int = 0) -> pd.DataFrame:
-    """The images of every method with ``hit``: whether they exceed their category's threshold.
+    """The images of every method with ``hit``: whether they exceed ``limit``, their category's threshold.
 
     That is the lowest score that at most the share ``rate`` of its normal images exceed. Categories without normal
     images are left out.
     """
     within("rate", rate, 0, 1)
-    frames = [scores.iloc[:0].assign(hit=False)]
+    frames = [scores.iloc[:0].assign(limit=0.0, hit=False)]
     for _, variant in _variants(scores, shots):
         normal = variant[variant.label == 0].groupby("category").score
         limits = normal.agg(lambda values: metrics.limit_at(values.to_numpy(), rate))
         rows = variant[variant.category.isin(limits.index)]
-        frames.append(rows.assign(hit=rows.score > rows.category.map(limits).astype(float)))
+        rows = rows.assign(limit=rows.category.map(limits).astype(float))
+        frames.append(rows.assign(hit=rows.score > rows.limit))
     return pd.concat(frames[1:] or frames)
 
 

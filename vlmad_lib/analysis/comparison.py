@@ -125,7 +125,7 @@ def describe_verdicts(
     """The clauses of one sentence on a table of differences; empty where none is known.
 
     Such as ``higher for A (+0.101, +0.020 to +0.182) and B (...), no difference shown for 3 others (n = 12 categories,
-    95 % for all 5 together)``.
+    95 % for all 5 together)``. Where none of more than ``most`` rows is decided, only the largest is named.
 
     Args:
         differences: One row a difference, with ``COLUMNS``.
@@ -144,6 +144,8 @@ def describe_verdicts(
             named.append(f"{len(rows) - most} more")
         if verdict_of_rows == NO_DIFFERENCE and clauses and len(rows) > 1:
             named = [f"{len(rows)} others"]
+        elif verdict_of_rows == NO_DIFFERENCE and len(rows) > most:
+            named = [f"any of {len(rows)}, the largest being {named[0]}"]
         if named:
             clauses.append(f"{words} for {tables.join_words(named)}")
     count = tables.format_counts(known.n, known.over.iloc[0])
