@@ -74,14 +74,14 @@ def describe_data(test: pd.DataFrame, areas: pd.Series) -> str:
 
 
 def explain_temperature(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
-    """What is said of temperatures where a backbone's factor multiplies them; empty where all are as published.
+    """A paragraph on temperatures where a backbone's factor multiplies them; empty where all are as published.
 
     ``backbones`` are those of the run's facts, ``scores`` its table, which has the temperatures used.
     """
-    wide = {one["name"]: one["temperature_factor"] for one in backbones if one.get("temperature_factor", 1) != 1}
-    if not wide:
+    factors = {facts["name"]: facts.get("temperature_factor", 1) for facts in backbones}
+    factors = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in factors.items() if factor != 1)
+    if not factors:
         return ""
-    factors = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in wide.items())
     used = scores[scores.temperature != ""].groupby("method", sort=False).temperature.first().astype(float)
     named = ", ".join(f"{name} {value:g}" for name, value in used.items())
     return (
