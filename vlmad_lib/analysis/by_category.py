@@ -1,4 +1,4 @@
-"""Groups of categories against each other, and what the test images and the temperatures mean for a run."""
+"""Groups of categories against each other, and what the temperatures of a run mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from vlmad_lib import tables
 from vlmad_lib.evaluation import statistics
 
 
@@ -43,34 +42,6 @@ def _welch(first: pd.Series, second: pd.Series, level: float) -> tuple[float, fl
         return -1.0, 1.0
     low, high = ttest_ind(first, second, equal_var=False).confidence_interval(level)
     return max(float(low), -1.0), min(float(high), 1.0)
-
-
-def describe_data(test: pd.DataFrame, areas: pd.Series) -> str:
-    """What the test images and their defects' areas (shares of the image) mean for the metrics, as a Markdown list."""
-    share = test.label.mean()
-    lines = [
-        f"- {tables.format_count(len(test), 'test image', 'test images')} in "
-        f"{tables.format_categories(test.category.nunique())}, {share:.0%} of "
-        f"them anomalous: calling everything anomalous already has an average precision of {share:.2f}, so read AP "
-        "against that."
-    ]
-    if len(areas):
-        small = (areas < 1 / 225).mean()
-        n = tables.format_count(len(areas), "mask", "masks")
-        lines.append(
-            f"- The median defect covers {areas.median():.2%} of its image (n = {n}); {small:.0%} cover less than "
-            "one patch token of a 15 x 15 grid."
-        )
-    counts = test[test.label == 1].groupby(["category", "defect"]).size()
-    if len(counts):
-        has, each = ("has", "") if len(counts) == 1 else ("have", f" each (median {counts.median():.0f})")
-        noun = "image" if counts.max() == 1 else "images"
-        lines.append(
-            f"- {tables.format_count(len(counts), 'defect type', 'defect types')} {has} "
-            f"{tables.format_range(counts)} {noun}{each}: a figure for "
-            "a single type rests on few images."
-        )
-    return "\n".join(lines)
 
 
 def explain_temperature(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
