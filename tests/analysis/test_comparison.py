@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from vlmad_lib import config
 from vlmad_lib.analysis import comparison
 
 CATEGORIES = ["bottle", "cable", "carpet", "grid"]
@@ -87,3 +88,10 @@ def test_verdicts_are_clauses_of_one_sentence_the_largest_first():
     )
     assert "B (+0.300, +0.100 to +0.500) and 1 more" in comparison.describe_verdicts(table, "method", most=1)
     assert comparison.describe_verdicts(table.assign(difference=float("nan")), "method") == ""
+    undecided = comparison.describe_verdicts(table.assign(low=-1.0, high=0.5), "method")
+    assert undecided.startswith("no difference shown for any of 4, the largest being B (+0.300, -1.000 to +0.500)")
+
+
+def test_numbers_of_references_within_a_sentence():
+    said = [comparison.phrase_shots(shots) for shots in (0, 1, 4, config.FULL)]
+    assert said == ["without good pictures", "with 1 good picture", "with 4 good pictures", "with all good pictures"]

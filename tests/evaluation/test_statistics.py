@@ -162,7 +162,6 @@ def metrics(values: dict[str, tuple[str, float]], shots: int = 0, method: str = 
 
 
 GOOD_TEXTURES = {"linen": ("texture", 0.9), "cork": ("texture", 0.8), "gear": ("rigid", 0.6)}
-GOOD_OBJECTS = {"linen": ("texture", 0.55), "cork": ("texture", 0.6), "gear": ("rigid", 0.95)}
 
 
 def test_group_means_are_macro_means_with_n():
@@ -204,9 +203,6 @@ def test_one_of_a_kind_is_singular():
     assert tables.format_categories(1) == "1 category" and tables.format_categories(0) == "0 categories"
     assert tables.format_counts(pd.Series([1, 1]), "images") == "1 image"
     assert tables.format_counts(pd.Series([1, 3]), "draws") == "1 to 3 draws"
-    test = pd.DataFrame({"category": ["plate"], "defect": ["dent"], "label": [1]})
-    told = by_category.describe_data(test, pd.Series([0.01]))
-    assert "1 test image in 1 category" in told and "1 mask)" in told and "1 defect type has 1 image:" in told
 
 
 def test_categories_have_one_order():
@@ -214,71 +210,42 @@ def test_categories_have_one_order():
     assert list(tables.average_by_category(metrics(GOOD_TEXTURES)).category) == ["cork", "linen", "gear"]
 
 
-def test_findings_change_with_the_data():
-    one, other = (by_category.describe_categories(metrics(values)) for values in (GOOD_TEXTURES, GOOD_OBJECTS))
-    assert (
-        "By image AUROC highest on texture categories (0.850, n = 2), lowest on rigid ones (0.600, n = 1): +0.25" in one
-    )
-    assert "By image AUROC highest on rigid categories (0.950, n = 1), lowest on texture ones (0.575, n = 2)" in other
-    assert (
-        "(-1.000 to +1.000), no difference shown" in one and "By pixel" not in one
-    )  # one rigid category has no spread
-    assert "above chance (0.5) for 2 of 3" in one and "above chance (0.5) for 1 of 3" in other
-
-
-def test_groups_are_told_apart_by_welchs_interval_for_all_pairs_and_pixel_auroc_may_order_them_otherwise():
+def test_the_best_and_the_worst_group_are_set_apart_by_welchs_interval_for_all_pairs():
     from scipy.stats import ttest_ind
 
     level = {"texture": 0.9, "rigid": 0.6, "flexible": 0.7}
     values = {f"{name}{i}": (name, base + 0.01 * i) for name, base in level.items() for i in range(4)}
     rows = metrics(values)
-    rows["pixel_auroc"] = 1 - rows.image_auroc
+    few = metrics(
+        {name: (group, 0.1) for name, (group, _) in values.items()}, shots=4
+    )  # of references the fewest count
+    row = by_category.compare_groups(pd.concat([rows, few])).iloc[0]
     groups = [rows.image_auroc[rows.group == name] for name in ("texture", "rigid")]
     ends = ttest_ind(*groups, equal_var=False).confidence_interval(1 - 0.05 / 3)
-    told = by_category.describe_categories(rows).splitlines()[0]
-    assert f"+0.300 ({ends.low:+.3f} to {ends.high:+.3f}, 95 % for all 3 pairs of groups together), told apart" in told
-    assert "By pixel AUROC rigid ones are highest (0.385) and texture ones lowest (0.085)" in told
-    near = by_category.describe_categories(
-        rows.assign(image_auroc=rows.image_auroc.rank() % 4 / 10 + rows.image_auroc / 9)
-    )
-    assert "no difference shown" in near and "told apart" not in near
+    assert (row.highest, row.lowest, row.highest_n, row.lowest_n, row.pairs) == ("texture", "rigid", 4, 4, 3)
+    assert tuple(row[["difference", "low", "high"]]) == pytest.approx((0.3, ends.low, ends.high))
+    turned = by_category.compare_groups(rows.assign(pixel_auroc=1 - rows.image_auroc), "pixel_auroc").iloc[0]
+    assert (turned.highest, turned.lowest, turned.highest_mean) == ("rigid", "texture", pytest.approx(0.385))
 
 
-def test_a_mean_says_how_many_categories_it_rests_on():
-    rows = metrics({name: ("rigid", 0.8) for name in "abcd"})
-    rows.loc[1:, ["pixel_auroc", "aupro"]] = np.nan
-    told = by_category.describe_categories(rows)
-    assert "image AUROC 0.800 (n = 4 categories), pixel AUROC 0.800 (n = 1 category), AUPRO" in told
-    assert "image AUROC 0.800 over 4 categories" in by_category.describe_categories(
-        rows.assign(pixel_auroc=np.nan, aupro=np.nan)
-    )
+def test_a_group_of_one_category_has_no_spread_and_one_group_nothing_to_be_set_against():
+    row = by_category.compare_groups(metrics(GOOD_TEXTURES)).iloc[0]
+    assert (row.highest, row.low, row.high) == ("texture", -1, 1)
+    assert by_category.compare_groups(metrics({"a": ("rigid", 0.8), "b": ("rigid", 0.9)})).empty
+    assert by_category.compare_groups(metrics({"part": ("unknown", np.nan)})).empty
 
 
 def test_two_methods_are_compared_by_what_they_localise():
     one, other = (metrics({f"{i}": ("rigid", 0.7 + 0.01 * i) for i in range(4)}, 0, name) for name in ("One", "Other"))
     other["aupro"] += [0.2, 0.21, 0.22, 0.2]
     other.loc[3, "pixel_auroc"] = np.nan
-    found = comparison.compare_pixels_of_all_pairs(pd.concat([one, other])).set_index("metric")
+    found = comparison.compare_pixels_of_all_pairs(pd.concat([one, other])).set_index("measure")
     assert found.n.to_dict() == {"pixel_auroc": 3, "aupro": 4} and found.difference["aupro"] == pytest.approx(-0.2075)
-    told = comparison.describe_pixel_pairs(found.reset_index()).splitlines()
-    assert "AUPRO: -0.207" in told[1] or "AUPRO: -0.208" in told[1]
-    assert "95 % for all 2 together), behind; n = 4 categories" in told[1] and "no difference shown" in told[0]
+    expected = statistics.difference([-0.2, -0.21, -0.22, -0.2], 0.975)
+    assert tuple(found.loc["aupro", ["difference", "low", "high"]]) == pytest.approx(expected)
     single = comparison.compare_pixels_of_all_pairs(pd.concat([one[:1], other[:1]]))
-    assert single.low.isna().all()
-    told = comparison.describe_pixel_pairs(single)
-    assert "notebook 17 compares one product picture by picture); n = 1 category" in told and "1.000" not in told
-    assert comparison.describe_pixel_pairs(comparison.compare_pixels_of_all_pairs(one)) == ""
-
-
-def test_shot_findings_count_the_categories_that_gain():
-    rows = pd.concat([metrics(GOOD_TEXTURES), metrics(GOOD_OBJECTS, shots=4)])
-    found = by_category.describe_shots(rows)
-    assert "0.767 zero-shot, 0.700 4-shot (-0.067, one draw)" in found and "help in 1 of 3 categories" in found
-
-
-def test_nothing_to_rank_is_said():
-    empty = metrics({"part": ("unknown", np.nan)})
-    assert by_category.describe_categories(empty) == by_category.describe_shots(empty) == tables.NO_AUROC
+    assert set(single.n) == {1} and (single.low == -1).all() and (single.high == 1).all()
+    assert comparison.compare_pixels_of_all_pairs(one).empty
 
 
 def test_paired_interval_is_students():
@@ -312,10 +279,6 @@ def test_differences_are_paired_over_categories():
     assert np.isnan(found.difference["base"]) and found.n.tolist() == [3, 3, 3]
     expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)  # both comparisons with the base together
     assert tuple(found.loc["worse", ["difference", "low", "high"]]) == pytest.approx(expected)
-    told = comparison.describe_comparison(comparison.compare_with_base(table, "base"), "base").splitlines()
-    assert "**Lower**: worse -0.097" in told[1] and told[1].endswith("for all 2 together.")
-    assert told[2].startswith("- **No difference shown**: 1 of n = 2")
-    assert "0.800 (n = 3 categories)" in told[0]
 
 
 # ---------------------------------------------------------------- subsets, differences, ranks
@@ -487,13 +450,12 @@ def test_methods_are_told_apart_by_images_and_by_category():
     table = pd.concat(rows)
     row = comparison.compare_images_of_all_pairs(table).iloc[0]
     assert (row.method, row.against, row["better in"], row["worse in"], row.n) == ("one", "other", 2, 0, 3)
-    assert row.low > 0 and "ahead" in comparison.describe_image_pairs(comparison.compare_images_of_all_pairs(table))
+    assert row.low > 0
     turned = comparison.compare_images_of_all_pairs(table.assign(score=-table.score))
-    assert turned["worse in"].iloc[0] == 2 and "behind" in comparison.describe_image_pairs(turned)
+    assert turned["worse in"].iloc[0] == 2 and turned.high.iloc[0] < 0
     same = comparison.compare_images_of_all_pairs(table[table.category == "c"])
-    assert same.difference.iloc[0] == 0 and "no difference shown" in comparison.describe_image_pairs(same)
-    alone = comparison.compare_images_of_all_pairs(table[table.method == "one"])
-    assert alone.empty and comparison.describe_image_pairs(alone) == ""
+    assert same.difference.iloc[0] == 0 and same["better in"].iloc[0] == same["worse in"].iloc[0] == 0
+    assert comparison.compare_images_of_all_pairs(table[table.method == "one"]).empty
 
 
 def test_zero_shot_gives_way_to_what_was_run():

@@ -13,7 +13,6 @@ from sklearn.metrics import roc_auc_score
 from test_wrong_input import Hostile, refused
 
 from vlmad_lib import config
-from vlmad_lib.analysis import by_category
 from vlmad_lib.data import datasets, image_files, mask_files
 from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.evaluation import metrics
@@ -184,7 +183,6 @@ def test_a_forced_leak_is_said_everywhere(job, tmp_path, tiny_backbone):
     found = job({"checkpoint": str(path), "force_leak": True}, dataset="mvtec")
     assert set(found.scores.method) == set(found.metrics.method) == {"AnomalyCLIP LEAKED"}
     assert list(found.headline().method) == ["AnomalyCLIP LEAKED, zero-shot"]
-    assert "AnomalyCLIP LEAKED" in by_category.describe_categories(found.metrics)
     assert [one for one in found.facts["warnings"] if "LEAKED" in one and "trained on the very data" in one]
     assert found.facts["prompts"][0]["leaked"]
 

@@ -25,8 +25,10 @@ def test_chance_of_the_aupro_is_half_its_limit():
 
 
 def test_a_narrow_log_axis_has_several_ticks():
-    table = pd.DataFrame({"method": "A", "auroc": 0.9, "contrast": [8.0, 14.0, 30.0], "area": [1e-4, 1e-2, 0.5]})
-    figure = figures.against_measures(table, {"contrast": "contrast", "area": "area"})
+    spans = {"contrast": [8.0, 14.0, 30.0], "area": [1e-4, 1e-2, 0.5]}
+    frames = [pd.DataFrame({"measure": name, "value": values}) for name, values in spans.items()]
+    curves = pd.concat(frames).assign(method="A", recall=0.5, low=0.4, high=0.6)
+    figure = figures.recall_curves(curves, {"contrast": "contrast", "area": "area"}, "recall")
     shown = []
     for axes in figure.axes:
         low, high = axes.get_xlim()

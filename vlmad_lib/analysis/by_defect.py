@@ -25,7 +25,6 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 
 from vlmad_lib import digests, tables, within
-from vlmad_lib.analysis import comparison
 from vlmad_lib.config import Profile
 from vlmad_lib.data import csv_files, datasets, image_files, mask_files
 from vlmad_lib.encoders import feature_store
@@ -183,19 +182,6 @@ def classify_defects(rows: pd.DataFrame, profile: Profile) -> pd.Series:
     return keys.merge(distinct, how="left").defect_class.set_axis(rows.index).rename(None)
 
 
-def describe_unclassified(rows: pd.DataFrame) -> str:
-    """A sentence on the defects without a class in a table with ``defect_class``; empty where all have one."""
-    without = rows[(rows.defect_class == UNKNOWN) & (rows.label == 1)].drop_duplicates("image")
-    if without.empty:
-        return ""
-    names = sorted({f"{row.category}/{row.defect}" for row in without.itertuples()})
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"{tables.format_count(len(without), 'image has', 'images have')} a defect without a class ({shown}), shown as "
-        "unknown. Give them one in a file named by 'taxonomy' in the profile."
-    )
-
-
 # ---------------------------------------------------------------- AUROC
 
 
@@ -266,9 +252,10 @@ def compare_auroc(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, 
     """AUROC of the second less that of the first of two values of a column, within each category that has both.
 
     One row a method and pair, whose first may be ``REST``. ``first_auroc``, ``second_auroc`` and ``difference`` are
-    means over those ``categories``, which have ``images`` of the two values. The intervals hold at 95 % for all
-    ``family`` rows together that have an interval (Bonferroni): those with two categories or more, or, where the data
-    have few categories and the interval is over images (``over_images``), with any. The others have (-1, 1).
+    means over those ``categories``, which have ``images`` of the two values. The interval is over categories, or over
+    images where the data have few categories; ``over`` says so, and *n* counts them. The intervals hold at 95 % for all
+    rows together that have one (Bonferroni): those with two categories or more, or, over images, with any. The others
+    have (-1, 1).
     """
     rows = []
     for name, variant in _variants(scores, shots):
@@ -281,8 +268,8 @@ def compare_auroc(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, 
             normal = variant[(variant.label == 0) & variant.category.isin(sides.category)]
             rows.append((name, first, second, sides, normal, _has_few_categories(variant)))
     counts = [sides.category.nunique() for *_, sides, _, _ in rows]
-    family = sum(count >= 2 - few for count, (*_, few) in zip(counts, rows, strict=True))
-    level, table = statistics.together(max(family, 1)), []
+    comparisons = sum(count >= 2 - few for count, (*_, few) in zip(counts, rows, strict=True))
+    level, table = statistics.together(max(comparisons, 1)), []
     for (name, first, second, sides, normal, over_images), count in zip(rows, counts, strict=True):
         estimates, means = [], sides.groupby(["category", "side"]).win.mean().unstack().reindex(columns=[0, 1])
         for category, (before, after) in means.iterrows():
@@ -294,9 +281,10 @@ def compare_auroc(scores: pd.DataFrame, column: str, pairs: Sequence[tuple[str, 
             estimates.append((after - before, *ends))
         aurocs = means.to_numpy().mean(0) if count else (np.nan, np.nan)
         interval = statistics.category_mean(estimates, over_images, level, -1.0)
-        table.append((name, first, second, *aurocs, *interval, count, len(sides), family, over_images))
-    columns = ["method", "first", "second", "first_auroc", "second_auroc", "difference", "low", "high"]
-    return pd.DataFrame(table, columns=[*columns, "categories", "images", "family", "over_images"])
+        units = ("images", len(sides)) if over_images else ("categories", count)
+        table.append((name, first, second, *aurocs, *interval, *units, count, len(sides)))
+    columns = ["method", "first", "second", "first_auroc", "second_auroc", "difference", "low", "high", "over", "n"]
+    return pd.DataFrame(table, columns=[*columns, "categories", "images"])
 
 
 def correlate_measures(scores: pd.DataFrame, measures: Sequence[str], shots: int = 0) -> pd.DataFrame:
@@ -317,46 +305,33 @@ def correlate_measures(scores: pd.DataFrame, measures: Sequence[str], shots: int
                     estimates.append(estimate)
                     images += len(own)
             row = (name, measure, *statistics.category_mean(estimates, over_images, level, -1.0))
-            rows.append((*row, len(estimates), images, over_images))
-    columns = ["method", "measure", "rank correlation", "low", "high", "categories", "images", "over_images"]
+            rows.append((*row, len(estimates), images))
+    columns = ["method", "measure", "rank correlation", "low", "high", "categories", "images"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def add_study(summary: pd.DataFrame, column: str, study: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``summarise_auroc`` beside the study's of the same name, its AUROC and defect types on MVTec AD.
-
-    Only the rows of the method whose results the study gives (AnomalyCLIP) have values.
-    """
-    study = study.assign(value=pd.to_numeric(study.value))
-    printed = study.pivot_table(index="item", columns="metric", values="value")
-    names = summary[column].str.lower().str.replace(" ", "_")
-    printed = printed.set_axis(printed.index.str.lower().str.replace(" ", "_")).reindex(names)
-    printed[~summary.method.str.contains(study.method.iloc[0]).to_numpy()] = np.nan
-    counts = pd.array(printed.n_defect_types, dtype="Int64")
-    return summary.assign(**{"study": printed.auroc.to_numpy(), "study's types": counts})
 
 
 # ---------------------------------------------------------------- recall
 
 
-def detect_images(scores: pd.DataFrame, rate: float = 0.05, shots: int = 0) -> pd.DataFrame:
-    """The images of every method with ``hit``: whether they exceed their category's threshold.
+def detect_images(scores: pd.DataFrame, rate: float = 0.1, shots: int = 0) -> pd.DataFrame:
+    """The images of every method with ``hit``: whether they exceed ``limit``, their category's threshold.
 
     That is the lowest score that at most the share ``rate`` of its normal images exceed. Categories without normal
     images are left out.
     """
     within("rate", rate, 0, 1)
-    frames = [scores.iloc[:0].assign(hit=False)]
+    frames = [scores.iloc[:0].assign(limit=0.0, hit=False)]
     for _, variant in _variants(scores, shots):
         normal = variant[variant.label == 0].groupby("category").score
         limits = normal.agg(lambda values: metrics.limit_at(values.to_numpy(), rate))
         rows = variant[variant.category.isin(limits.index)]
-        frames.append(rows.assign(hit=rows.score > rows.category.map(limits).astype(float)))
+        rows = rows.assign(limit=rows.category.map(limits).astype(float))
+        frames.append(rows.assign(hit=rows.score > rows.limit))
     return pd.concat(frames[1:] or frames)
 
 
 def summarise_recall(
-    scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), rate: float = 0.05, shots: int = 0
+    scores: pd.DataFrame, column: str, order: tuple[str, ...] = (), rate: float = 0.1, shots: int = 0
 ) -> pd.DataFrame:
     """Recall of each value of a column at a false-positive rate of at most ``rate`` in every category, by method.
 
@@ -396,15 +371,18 @@ def estimate_recall_curve(detected: pd.DataFrame, measure: str, at: Sequence[flo
 
 
 def describe_strict_rate(scores: pd.DataFrame, rate: float, shots: int = 0) -> str:
-    """In how many categories the normal images are too few for ``rate``, so that no false alarm is allowed.
+    """A sentence on the categories whose normal images are too few for ``rate``, so that none may be rejected.
 
-    For brackets: ``no image of 16 in 12 of 12 categories``; empty if there is no such category.
+    Empty where there is no such category.
     """
     normal = tables.select_first_draw(scores[scores.label == 0], shots).groupby("category").image.nunique()
     few = normal[np.floor(rate * normal + 1e-9) == 0]
     if few.empty or rate == 0:
         return ""
-    return f"no image of {tables.format_range(few)} in {len(few)} of {tables.format_categories(len(normal))}"
+    return (
+        f"In {len(few)} of {tables.format_categories(len(normal))} the good test images ({tables.format_range(few)}) "
+        f"are too few for a rate of {statistics.percent(rate)}: none of them may be rejected there."
+    )
 
 
 # ---------------------------------------------------------------- what a reader sees
@@ -423,88 +401,3 @@ def show_intervals(
         ends = [f"{low:.3f} to {high:.3f}" if low == low and high == high else None for low, high in pairs]
         shown = shown.assign(low=ends).drop(columns="high").rename(columns={"low": interval})
     return tables.show_table(shown.rename(columns={"auroc": "AUROC", "defect_class": "defect class"}), without=without)
-
-
-def describe_counts(rows: pd.DataFrame) -> str:
-    """How many categories and images some rows rest on: ``n = 12 categories, 192 images``."""
-    return f"n = {tables.format_counts(rows.categories, 'categories')}, {tables.format_counts(rows.images, 'images')}"
-
-
-def _describe_scope(compared: pd.DataFrame) -> list[str]:
-    """Lines on what the intervals hold for together, and of what they speak where categories are few."""
-    count = int(compared.categories.max()) if len(compared) else 0
-    lines = []
-    if count and compared.family.max() > 1:
-        lines.append(f"- The intervals hold at 95 % for all {compared.family.max()} differences together.")
-    if count and compared.over_images.any():
-        these = "this category" if count == 1 else "these categories"
-        lines.append(
-            f"- The data have fewer than {statistics.ENOUGH} categories, so the intervals are over images (n = "
-            f"{tables.format_categories(count)}): they speak of other images of {these}, not of other products."
-        )
-    return lines
-
-
-def describe_levels(compared: pd.DataFrame, related: pd.DataFrame) -> str:
-    """What contrast does to each method, a Markdown list of ``compare_auroc`` of two levels and ``correlate_measures``.
-
-    One line a method.
-    """
-    lines = []
-    for index, row in compared.iterrows():
-        if row.categories < 2 - row.over_images:
-            text = f"too few categories have defects of both {row['first']} and {row.second} contrast to compare them"
-        else:
-            text = (
-                f"AUROC at {row.second} contrast less that at {row['first']} contrast in the same categories: "
-                f"{comparison.format_difference(row.difference, row.low, row.high)}, "
-                f"{comparison.verdict(row.low, row.high)}"
-            )
-        own = related[related.method == row.method].dropna(subset="rank correlation")
-        own = own.assign(
-            relation=np.select([own.low > 0, own.high < 0], ["rises with", "falls with"], "has no decided relation to")
-        )
-        relations = [
-            f"{relation} {', '.join(rows.measure.str.replace('_', '-'))}"
-            for relation, rows in own.groupby("relation", sort=False)
-        ]
-        text += f" ({describe_counts(compared.loc[[index]])})."
-        lines.append(f"- **{row.method}**: {text}" + (f" Detection {'; '.join(relations)}." if relations else ""))
-    lines += _describe_scope(compared)
-    return "\n".join(lines) or "- No defect has a mask, a normal image beside it and a score, so n = 0: nothing to say."
-
-
-def describe_classes(compared: pd.DataFrame, overall: pd.DataFrame, rate: float, without: str = "") -> str:
-    """Which classes are harder than other defects of their category, and how many defects are found: a Markdown list.
-
-    ``compared``: of ``compare_auroc``, each class with ``REST``; ``overall``: of ``summarise_recall``, one row a
-    method; ``without``: what ``describe_strict_rate`` says of the rate.
-    """
-    lines = []
-    for name, own in compared.groupby("method", sort=False):
-        verdicts = [comparison.verdict(row.low, row.high) for row in own.itertuples()]
-        own = own.assign(verdict=verdicts).sort_values("difference")
-        tested = own[own.categories >= 2 - own.over_images]
-        phrases = [
-            f"{row.verdict} for {row.second} ({comparison.format_difference(row.difference, row.low, row.high)}, "
-            f"n = {tables.format_categories(row.categories)})"
-            for row in tested[tested.verdict != "no difference shown"].itertuples()
-        ]
-        undecided = tested[tested.verdict == "no difference shown"].second
-        if len(undecided):
-            phrases.append(
-                f"no difference shown for {len(undecided)} of {len(tested)} classes ({', '.join(undecided)})"
-            )
-        if len(tested) < len(own):
-            few = own.second.drop(tested.index)
-            phrases.append(f"too few categories for {len(few)} of {len(own)} classes ({', '.join(few)})")
-        lines.append(f"- **{name}**, AUROC of a class against the other defects of its category: {'; '.join(phrases)}.")
-    for index, row in overall.iterrows():
-        strict = f" ({without})" if without else ""
-        lines.append(
-            f"- **{row.method}**: with at most {statistics.percent(rate)} false positives in each category{strict} it "
-            f"finds {row.recall:.0%} of the defective images, the mean over categories ({row.low:.0%} to "
-            f"{row.high:.0%}, {describe_counts(overall.loc[[index]])})."
-        )
-    lines += _describe_scope(compared)
-    return "\n".join(lines) or f"- {tables.NO_AUROC} (n = 0)"

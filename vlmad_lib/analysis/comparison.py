@@ -60,6 +60,13 @@ def describe_difference(row, higher: str = "higher", lower: str = "lower") -> st
     return f"{format_difference(row.difference, row.low, row.high)}, n = {count}: {words[verdict(row.low, row.high)]}"
 
 
+def phrase_shots(shots: int) -> str:
+    """A number of references within a sentence: ``without good pictures``, ``with 1 good picture``."""
+    if shots == config.FULL:
+        return "with all good pictures"
+    return f"with {tables.format_count(shots, 'good picture', 'good pictures')}" if shots else "without good pictures"
+
+
 def pair_differences(
     after: pd.DataFrame, before: pd.DataFrame, over: str, comparisons: int = 1, **facts: object
 ) -> pd.DataFrame:
@@ -113,7 +120,7 @@ def pivot_differences(differences: pd.DataFrame, keys: list[str]) -> pd.DataFram
 
 def describe_together(count: int) -> str:
     """What an interval holds for: ``, 95 % for all 12 together``; empty for one comparison."""
-    return f", 95 % for all {count} together" if count > 1 else ""
+    return f", 95 % for {'both' if count == 2 else f'all {count}'} together" if count > 1 else ""
 
 
 def describe_verdicts(
@@ -122,7 +129,7 @@ def describe_verdicts(
     """The clauses of one sentence on a table of differences; empty where none is known.
 
     Such as ``higher for A (+0.101, +0.020 to +0.182) and B (...), no difference shown for 3 others (n = 12 categories,
-    95 % for all 5 together)``.
+    95 % for all 5 together)``. Where none of more than ``most`` rows is decided, only the largest is named.
 
     Args:
         differences: One row a difference, with ``COLUMNS``.
@@ -141,6 +148,8 @@ def describe_verdicts(
             named.append(f"{len(rows) - most} more")
         if verdict_of_rows == NO_DIFFERENCE and clauses and len(rows) > 1:
             named = [f"{len(rows)} others"]
+        elif verdict_of_rows == NO_DIFFERENCE and len(rows) > most:
+            named = [f"any of {len(rows)}, the largest being {named[0]}"]
         if named:
             clauses.append(f"{words} for {tables.join_words(named)}")
     count = tables.format_counts(known.n, known.over.iloc[0])
@@ -171,47 +180,15 @@ def compare_with_base(metrics: pd.DataFrame, base: str, column: str = "pixel_aur
     return pd.DataFrame(rows, columns=["method", "n", *tables.MAIN, "difference", "low", "high"])
 
 
-def describe_comparison(compared: pd.DataFrame, base: str, column: str = "pixel_auroc") -> str:
-    """What ``compare_with_base`` decides, as a Markdown list of at most four lines.
-
-    The base, then the methods that are higher, those that are lower, and how many are no difference shown.
-    """
-    reference, others = compared.set_index("method").loc[base], compared[compared.method != base]
-    count = tables.format_categories(int(reference.n))
-    lines = [f"- **{base}**: {tables.TITLES[column]} {reference[column]:.3f} (n = {count})."]
-    return "\n".join(lines + list_decided(others, "method"))
-
-
-def list_decided(differences: pd.DataFrame, name: str, higher: str = "Higher", lower: str = "Lower") -> list[str]:
-    """Lines of a Markdown list: the rows of a table of differences that are decided, and how many are not.
-
-    ``name`` is the column that names a row. A difference that prints as zero counts as no difference shown.
-    """
-    known = differences.dropna(subset="difference")
-    verdicts = [judge_row(row) for row in known.itertuples()]
-    lines, together = [], describe_together(len(known))
-    for kind, word in {"higher": higher, "lower": lower}.items():
-        rows = known[np.array(verdicts, object) == kind].sort_values("difference", key=abs, ascending=False)
-        if len(rows):
-            named = [
-                f"{row[name]} {format_difference(row.difference, row.low, row.high)}" for _, row in rows.iterrows()
-            ]
-            lines.append(f"- **{word}**: {', '.join(named)}{together}.")
-    undecided = verdicts.count("no difference shown")
-    if undecided:
-        lines.append(f"- **No difference shown**: {undecided} of n = {len(known)} differences{together}.")
-    return lines
-
-
 # ---------------------------------------------------------------- every two methods
 
 
 def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Every two methods at a number of shots: difference of their macro image AUROC, paired by image, and its interval.
 
-    The interval speaks of other images of the same categories and holds at 95 % for all pairs together (Bonferroni).
-    ``better in`` and ``worse in`` count the categories that DeLong's test tells apart at 5 %, Holm's correction over
-    the *n* categories of all pairs; first reference draw.
+    The interval speaks of other images of the same *n* categories and holds at 95 % for all pairs together
+    (Bonferroni). ``better in`` and ``worse in`` count the categories that DeLong's test tells apart at 5 %, Holm's
+    correction over the categories of all pairs; first reference draw.
     """
     rows, tests, chosen = [], [], tables.select_first_draw(scores, shots)
     pairs = list(combinations(dict.fromkeys(chosen.method), 2))
@@ -227,63 +204,30 @@ def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.Data
             ]
         )
         ends = statistics.macro_difference(first, second, statistics.resamples_at(level), level=level)
-        rows.append({"method": method, "against": against} | dict(zip(COLUMNS[2:5], ends, strict=True)))
+        rows.append((method, against, "image_auroc", "categories", *ends, len(tests[-1])))
+    table = pd.DataFrame(rows, columns=["method", "against", *COLUMNS])
     decided = iter(statistics.holm([p for pair in tests for *_, p in pair]))
-    for row, pair in zip(rows, tests, strict=True):
-        signs = [difference * next(decided) for difference, *_ in pair]
-        row |= {"better in": sum(sign > 0 for sign in signs), "worse in": sum(sign < 0 for sign in signs)}
-        row["n"] = len(pair)
-    return pd.DataFrame(rows, columns=["method", "against", "difference", "low", "high", "better in", "worse in", "n"])
+    signs = [[difference * next(decided) for difference, *_ in pair] for pair in tests]
+    table["better in"] = [sum(sign > 0 for sign in pair) for pair in signs]
+    table["worse in"] = [sum(sign < 0 for sign in pair) for pair in signs]
+    return table
 
 
 def compare_pixels_of_all_pairs(metrics: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Every two methods at a number of shots, by pixel AUROC and AUPRO: the paired difference over *n* categories.
 
-    Intervals hold at 95 % for all pairs and both measures together (Bonferroni); nan where one category has values.
+    Intervals hold at 95 % for all pairs and both measures together (Bonferroni).
     """
     chosen, measures = metrics[metrics.shots == shots], tables.MAIN[1:]
     cells = chosen.groupby(["method", "category"], sort=False)[measures].mean()
-    pairs, frames = list(combinations(dict.fromkeys(chosen.method), 2)), []
+    pairs = list(combinations(dict.fromkeys(chosen.method), 2))
+    frames = [pd.DataFrame(columns=["method", "against", *COLUMNS])]
     for method, against in pairs:
+        facts = {"method": method, "against": against}
         sides = (cells.loc[name] for name in (method, against))
-        frames.append(
-            pair_differences(*sides, "categories", len(pairs) * len(measures), method=method, against=against)
-        )
-    if not frames:
-        return pd.DataFrame(columns=["method", "against", "metric", "difference", "low", "high", "n"])
-    rows = pd.concat(frames, ignore_index=True).rename(columns={"measure": "metric"}).drop(columns="over")
-    rows.loc[rows.n < 2, ["low", "high"]] = np.nan
-    return rows[rows.n > 0].astype({"n": int})
-
-
-def describe_pixel_pairs(compared: pd.DataFrame) -> str:
-    """Which of two methods localises better, as a Markdown list; empty with one method, or without masks."""
-    together, lines = describe_together(len(compared)), []
-    for row in compared.itertuples():
-        interval = f" ({row.low:+.3f} to {row.high:+.3f}{together}), {_name_winner(row)}"
-        interval = interval if row.n > 1 else " (notebook 17 compares one product picture by picture)"
-        lines.append(
-            f"- **{row.method}** against **{row.against}**, {tables.TITLES[row.metric]}: "
-            f"{row.difference:+.3f}{interval}; n = {tables.format_categories(row.n)}."
-        )
-    return "\n".join(lines)
-
-
-def describe_image_pairs(compared: pd.DataFrame) -> str:
-    """Whether two methods can be told apart, as a Markdown list; empty with one method."""
-    together = f", 95 % for all {len(compared)} pairs together" if len(compared) > 1 else ""
-    lines = []
-    for row in compared.dropna(subset="difference").itertuples():
-        lines.append(
-            f"- **{row.method}** against **{row.against}**, image AUROC: {row.difference:+.3f} ({row.low:+.3f} to "
-            f"{row.high:+.3f}{together}), {_name_winner(row)} on other images of these categories; "
-            f"category by category better in {row[6]}, worse in {row[7]} of n = {row.n}."
-        )
-    return "\n".join(lines)
-
-
-def _name_winner(row) -> str:
-    return {"higher": "ahead", "lower": "behind"}.get(verdict(row.low, row.high), "no difference shown")
+        frames.append(pair_differences(*sides, "categories", len(pairs) * len(measures), **facts))
+    rows = pd.concat(frames[1:] or frames, ignore_index=True)
+    return rows[rows.n > 0]
 
 
 # ---------------------------------------------------------------- a method against all others, by number of references

@@ -317,27 +317,6 @@ def _cell_reason(row: pd.Series, paper: pd.DataFrame, by: str, size: int, lackin
     return lacking
 
 
-def describe_verdicts(compared: pd.DataFrame) -> str:
-    """How many figures of ``judge`` lie within the tolerance, a line a method, and how many cannot be judged."""
-    if compared.empty:
-        return tables.NO_AUROC
-    lines = []
-    for (method, shots), rows in compared[compared.verdict != ""].groupby(["method", "shots"], sort=False):
-        furthest = rows.loc[rows.difference.abs().idxmax()]
-        lines.append(
-            f"- **{method}, {tables.name_shots(shots)}** against its paper: {(rows.verdict == 'within').sum()} of "
-            f"n = {len(rows)} figures lie within the tolerance; the furthest is {tables.TITLES[furthest.metric]} of "
-            f"{furthest.category} ({furthest.difference:+.3f})."
-        )
-    reasons = compared[compared.verdict == ""]["no verdict because"].value_counts()
-    if len(reasons):
-        lines.append(
-            f"- {reasons.sum()} of n = {len(compared)} figures have no verdict, most ({reasons.iloc[0]}) because: "
-            f"{reasons.index[0]}."
-        )
-    return "\n".join(lines)
-
-
 # ---------------------------------------------------------------- points of a figure
 
 

@@ -409,20 +409,6 @@ def _log_axis(axes: plt.Axes, values: pd.Series) -> None:
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def against_measures(table: pd.DataFrame, measures: dict[str, str]) -> Figure:
-    """The AUROC of every defect type against each measure (column: axis label), one colour per method."""
-    palette = colours(table.method)
-    figure, grid = _panels(len(measures), 3.9 * len(measures), 3.4, sharey=True)
-    for axes, (column, title) in zip(grid, measures.items(), strict=True):
-        sns.scatterplot(table, x=column, y="auroc", hue="method", palette=palette, alpha=0.65, s=24, ax=axes)
-        axes.get_legend().remove()
-        _dash(axes, 0.5, across=True)
-        axes.set(xlabel=title, ylabel="AUROC of a defect type", ylim=(-0.03, 1.03))
-        _log_axis(axes, table[column])
-    _legend(figure, grid)
-    return figure
-
-
 MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 
 
