@@ -204,9 +204,6 @@ def test_one_of_a_kind_is_singular():
     assert tables.format_categories(1) == "1 category" and tables.format_categories(0) == "0 categories"
     assert tables.format_counts(pd.Series([1, 1]), "images") == "1 image"
     assert tables.format_counts(pd.Series([1, 3]), "draws") == "1 to 3 draws"
-    test = pd.DataFrame({"category": ["plate"], "defect": ["dent"], "label": [1]})
-    told = by_category.describe_data(test, pd.Series([0.01]))
-    assert "1 test image in 1 category" in told and "1 mask)" in told and "1 defect type has 1 image:" in told
 
 
 def test_categories_have_one_order():

@@ -90,34 +90,6 @@ def describe_chance(metrics: pd.DataFrame) -> str:
     )
 
 
-def describe_data(test: pd.DataFrame, areas: pd.Series) -> str:
-    """What the test images and their defects' areas (shares of the image) mean for the metrics, as a Markdown list."""
-    share = test.label.mean()
-    lines = [
-        f"- {tables.format_count(len(test), 'test image', 'test images')} in "
-        f"{tables.format_categories(test.category.nunique())}, {share:.0%} of "
-        f"them anomalous: calling everything anomalous already has an average precision of {share:.2f}, so read AP "
-        "against that."
-    ]
-    if len(areas):
-        small = (areas < 1 / 225).mean()
-        n = tables.format_count(len(areas), "mask", "masks")
-        lines.append(
-            f"- The median defect covers {areas.median():.2%} of its image (n = {n}); {small:.0%} cover less than "
-            "one patch token of a 15 x 15 grid."
-        )
-    counts = test[test.label == 1].groupby(["category", "defect"]).size()
-    if len(counts):
-        has, each = ("has", "") if len(counts) == 1 else ("have", f" each (median {counts.median():.0f})")
-        noun = "image" if counts.max() == 1 else "images"
-        lines.append(
-            f"- {tables.format_count(len(counts), 'defect type', 'defect types')} {has} "
-            f"{tables.format_range(counts)} {noun}{each}: a figure for "
-            "a single type rests on few images."
-        )
-    return "\n".join(lines)
-
-
 def describe_shots(metrics: pd.DataFrame) -> str:
     """What references change in the macro image AUROC, as a Markdown list, one line a method."""
     metrics = metrics.dropna(subset="image_auroc")
