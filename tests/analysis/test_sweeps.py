@@ -202,45 +202,43 @@ def test_claims_of_one_reference():
 # ------------------------------------------------------------ wordings
 
 
-def test_wordings_change_one_part_and_repeat_none():
-    found = prompt_variants.list_prompt_variants(SPEC, "a {} in order", "a broken {}")
-    chosen = [winclip.settings(one.preset, one.settings) for one in found]
-    assert found[0] is SPEC and len({str(one) for one in chosen}) == len(found)
-    names = [one.name.removeprefix("WinCLIP, ") for one in found]
-    assert not {"full ensemble", "22 templates", "cleaned names", "temperature 0.07"} & set(names)  # it has those
-    assert chosen[names.index("one pair")].templates == "none" and chosen[-1].own_anomalous == ["a broken {}"]
-    assert "own pair" not in [one.name for one in prompt_variants.list_prompt_variants(SPEC)]
-    accurate = [
-        one.name for one in prompt_variants.list_prompt_variants(SPEC.model_copy(update={"preset": "accurate"}))
-    ]
-    assert "WinCLIP, 22 templates" in accurate and "WinCLIP, 21 templates" not in accurate
-    own = SPEC.model_copy(update={"settings": chosen[-1].model_dump(include={"states", "own_normal", "own_anomalous"})})
-    assert "WinCLIP, full ensemble" in [one.name for one in prompt_variants.list_prompt_variants(own)]
+CHANGES = {
+    "one pair": {"states": "one", "templates": "none", "own_normal": [], "own_anomalous": []},
+    "21 templates": {"templates": "21"},
+    "22 templates": {"templates": "22"},
+    "own pair": {"states": "own", "templates": "none", "own_normal": ["a {}"], "own_anomalous": ["a {}"]},
+    "two at once": {"temperature": 0.2, "names": "object"},
+    "unknown": {"no such setting": 1},
+}
+
+
+def test_settings_vary_as_asked_and_repeat_none():
+    found = prompt_variants.vary_settings(SPEC, CHANGES)
+    chosen = [winclip.settings(spec.preset, spec.settings) for spec in found]
+    names = [spec.name.removeprefix("WinCLIP, ") for spec in found]
+    assert found[0] is SPEC and names[1:] == ["one pair", "21 templates", "own pair", "two at once"]
+    assert chosen[1].templates == "none" and (chosen[4].temperature, chosen[4].names) == (0.2, "object")
+    accurate = prompt_variants.vary_settings(SPEC.model_copy(update={"preset": "accurate"}), CHANGES)
+    assert [spec.name.removeprefix("WinCLIP, ") for spec in accurate[2:3]] == ["22 templates"]
     with pytest.raises(InputError, match="'' is no prompt"):
-        prompt_variants.list_prompt_variants(SPEC, "a {}")
+        prompt_variants.vary_settings(SPEC, {"half": {"states": "own", "own_normal": ["a {}"], "own_anomalous": [""]}})
 
 
-def test_words_of_anomalyclip_need_no_checkpoint():
+def test_only_changes_that_leave_nothing_learned_drop_the_checkpoint():
     spec = Method.model_validate({"method": "anomalyclip", "checkpoint": "demo", "force_leak": True})
-    found = prompt_variants.list_prompt_variants(spec)
-    assert [one.settings["word"] for one in found[1:]] == list(prompt_variants.WORDS)
-    assert not any(one.checkpoint or one.force_leak for one in found[1:])
+    changes = {"plain": {"attention": "none"}, "word": {"prompts": "object", "word": "broken"}}
+    _, plain, word = prompt_variants.vary_settings(spec, changes)
+    assert plain.checkpoint == "demo" and plain.force_leak and not (word.checkpoint or word.force_leak)
 
 
 def test_what_is_asked(tiny_backbone, tmp_path):
     profile = small_profile(make_mvtec(tmp_path / "data", ("plate",)), tmp_path / "cache")
     row = pd.Series({"class_name": "plate", "category": "plate"})
-    some = prompt_variants.list_prompt_variants(SPEC, "a {}", "a {}")
-    found = prompt_variants.tabulate_prompts(some, profile, tiny_backbone, row).set_index("variant")
+    specs = prompt_variants.vary_settings(SPEC, CHANGES)
+    found = prompt_variants.tabulate_prompts(specs, profile, tiny_backbone, row).set_index("variant")
     assert found.loc["WinCLIP", ["normal", "anomalous"]].tolist() == [154, 88]
     assert found.loc["WinCLIP, one pair", "an anomalous one"] == "damaged plate"
     assert found.loc["WinCLIP, own pair", "cosine"] == pytest.approx(1)  # twice the same words
-    told = prompt_variants.describe_cosines(found.reset_index())
-    assert "1.000 (WinCLIP, own pair), n = 11 variants" in told and "results say little: " in told
-    alike = prompt_variants.compare_states(tiny_backbone, "plate", ["a {}", ""])
-    assert alike.shape == (12, 12) and np.diag(alike) == pytest.approx(1) and alike.index[-1] == "a plate"
-    with pytest.raises(InputError, match="own prompts: 'a {thing}' is no prompt"):
-        prompt_variants.compare_states(tiny_backbone, "plate", ["a {thing}"])
 
 
 def worded(**values: list[float]) -> pd.DataFrame:
@@ -259,44 +257,14 @@ def test_wordings_are_paired_over_categories_within_a_family():
     leaked = [SPEC.model_copy(update={"name": "A"}), SPEC.model_copy(update={"name": "A, word"})]
     values = {"WinCLIP": [0.9, 0.8, 0.7], "WinCLIP, one": [0.8, 0.71, 0.6], "WinCLIP, two": [0.9, 0.7, 0.8]}
     values |= {"A LEAKED": [0.5, 0.5, 0.5], "A, word": [0.9, 0.1, 0.5]}  # tables call leaked prompts so
-    found = prompt_variants.compare_prompts(worded(**values), [FAMILY, leaked])
+    found = prompt_variants.compare_families(worded(**values), [FAMILY, leaked])
     image = found[found.measure == "image_auroc"].set_index(["base", "variant"])
     assert list(image.index)[1:4] == [("WinCLIP", "one"), ("WinCLIP", "two"), ("A LEAKED", "A LEAKED")]
     expected = statistics.paired([-0.1, -0.09, -0.1], 0.975)
     assert tuple(image.loc[("WinCLIP", "one"), ["difference", "low", "high"]]) == pytest.approx(expected)
     assert np.isnan(image.difference.iloc[0]) and image.loc[("A LEAKED", "word"), "low"] > -1.0
-    table = prompt_variants.show_prompt_differences(found).set_index("variant")
-    assert (
-        table.loc["two", "image AUROC"] == pytest.approx(0.8)
-        and table.loc["WinCLIP", "image AUROC, difference"] == "none"
-    )
-
-
-def test_wording_findings_follow_the_data():
-    lower = worded(**{"WinCLIP": [0.9, 0.8, 0.7], "WinCLIP, one": [0.8, 0.71, 0.6], "WinCLIP, two": [0.9, 0.7, 0.8]})
-    higher = worded(**{"WinCLIP": [0.5, 0.5, 0.5], "WinCLIP, one": [0.8, 0.81, 0.8], "WinCLIP, two": [0.5, 0.5, 0.5]})
-    told = [
-        prompt_variants.describe_prompt_differences(prompt_variants.compare_prompts(one, [FAMILY]))
-        for one in (lower, higher)
-    ]
-    assert "image AUROC 0.800 (n = 3): none is higher; lower with one -0.097" in told[0]
-    assert "higher with one +0.303" in told[1] and "none is lower; no difference shown for 1 of 2" in told[1]
-    assert prompt_variants.describe_prompt_differences(
-        prompt_variants.compare_prompts(lower.assign(image_auroc=np.nan, pixel_auroc=np.nan), [FAMILY])
-    ) == (tables.NO_AUROC)
-
-
-def test_temperature_is_judged_by_the_data():
-    same = worded(**{"WinCLIP": [0.9, 0.8], "WinCLIP, temperature 0.2": [0.9, 0.8]})
-    moved = worded(**{"WinCLIP": [0.9, 0.8], "WinCLIP, temperature 0.2": [0.9, 0.5]})
-    assert "does not depend on the temperature: no category moves by more than 0.0000 over 2" in (
-        prompt_variants.describe_temperatures(same)
-    )
-    told = prompt_variants.describe_temperatures(moved)
-    assert (
-        "the image AUROC depends on the temperature: no category moves by more than 0.3000" in told and "0.150" in told
-    )
-    assert prompt_variants.describe_temperatures(worded(WinCLIP=[0.9])) == ""
+    assert image.auroc.tolist() == pytest.approx([0.8, 0.703, 0.8, 0.5, 0.5], abs=1e-3)
+    assert set(image.over) == {"categories"} and image.n.tolist() == [3] * 5
 
 
 # ------------------------------------------------------------ figures

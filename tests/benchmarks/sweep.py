@@ -62,10 +62,22 @@ def pretended(backbone, images: torch.Tensor, wanted: list[str]) -> dict[str, to
 pretended.__module__ = winclip.encode.__module__  # kept where the run looks for its own
 
 
+# What the prompt sets change, as in notebook 09.
+WORDINGS = {
+    "one pair": {"states": "one", "templates": "none"},
+    "states only": {"templates": "none"},
+    "templates only": {"states": "one"},
+    "21 templates": {"templates": "21"},
+    "no full stops": {"templates": "22 no stop"},
+    "folder names": {"names": "folder"},
+    "the word object": {"names": "object"},
+}
+
+
 def runs(profile: Profile, spec: Method) -> dict[str, dict]:
     """The grid, one part varied at a time as in the study: what each part changes in the profile."""
     windows = variants.list_window_variants(spec, range(1, 8))[1:]
-    words = [one for one in prompt_variants.list_prompt_variants(spec) if "temperature" not in one.name]
+    words = prompt_variants.vary_settings(spec, WORDINGS)
     return {
         "0, 1, 2, 4 shots x 5 draws": {"shots": [0, 1, 2, 4], "seeds": [0, 1, 2, 3, 4]},
         f"k = 1 to 7, {len(windows)} variants": {"methods": windows},

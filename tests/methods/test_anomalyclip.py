@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from conftest import shared
 
 from vlmad_lib import ROOT, InputError
-from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip
@@ -507,15 +506,3 @@ def test_attention_of_a_patch_by_hand(net, images):
     torch.testing.assert_close(found, weights[:, 1 + 3 * 15 + 5, 1:].unflatten(1, (15, 15)), atol=1e-6, rtol=1e-4)
     alike = anomalyclip.attention(net, images[:1], "vv", (3, 5))
     assert alike.argmax() == 3 * 15 + 5 and alike.sum() < 1 and not torch.allclose(alike, found)
-
-
-def test_ablations_change_one_part_each():
-    spec = Method(method="anomalyclip", backbone="demo", weights="demo", checkpoint="demo", settings={"sigma": 2.0})
-    found = anomalyclip.ablations(spec, 6)
-    assert found[0] == spec and len({one.name for one in found}) == len(found) >= 8
-    default = anomalyclip.settings("paper", spec.settings).model_dump()
-    for one in found[1:]:
-        values = anomalyclip.settings("paper", one.settings).model_dump()
-        assert sum(values[key] != default[key] for key in values) == 1, one.name
-        assert bool(one.checkpoint) == (values["prompts"] != "object")
-    assert [2, 3, 4, 6] in [one.settings.get("layers") for one in found]

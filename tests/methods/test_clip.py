@@ -164,16 +164,19 @@ def test_they_appear_wherever_methods_do(mvtec, tmp_path, tiny_backbone):
     assert list(run.view_image(found.profile, row, found.profile.methods[0]).parts()) == ["plain attention, last layer"]
 
 
-def test_prompts_are_varied_where_a_method_has_any(mvtec, tmp_path, tiny_backbone):
-    plain = Method(**TINY, method="clip")
-    names = [spec.name for spec in prompt_variants.list_prompt_variants(plain, "a {}", "a bad {}")]
-    assert names[0] == "CLIP" and "CLIP, full ensemble" in names and "CLIP, temperature 0.2" in names
-    assert not [name for name in names if "own pair" in name]  # it has no such setting
-    assert prompt_variants.list_prompt_variants(Method(**TINY, method="coop", checkpoint="x.pth"))[1:] == [
-        one
-        for one in prompt_variants.list_prompt_variants(Method(**TINY, method="coop", checkpoint="x.pth"))
-        if "," in one.name
-    ]
+def test_settings_are_varied_where_a_method_has_them():
+    no_pair = {"own_normal": [], "own_anomalous": []}
+    changes = {
+        "full ensemble": {"states": "all", "templates": "22"} | no_pair,
+        "temperature 0.2": {"temperature": 0.2},
+        "own pair": {"states": "own", "own_normal": ["a {}"], "own_anomalous": ["a bad {}"]},
+    }
+    names = [spec.name for spec in prompt_variants.vary_settings(Method(**TINY, method="clip"), changes)]
+    assert names == ["CLIP", "CLIP, full ensemble", "CLIP, temperature 0.2"]  # it has no pair of one's own
+    learned = Method(**TINY, method="coop", checkpoint="x.pth")
+    found = prompt_variants.vary_settings(learned, changes)
+    assert [spec.name for spec in found] == ["CoOp", "CoOp, temperature 0.2"]
+    assert all(spec.checkpoint for spec in found)  # it still learns
 
 
 def test_relatives_stand_on_the_backbone_of_an_anomalyclip():

@@ -206,17 +206,14 @@ def test_words_that_the_demo_never_read_are_known(demo, tiny_backbone):
 def test_variants_of_unread_words_are_left_out(demo, tiny_backbone):
     row = pd.Series({"class_name": "gear", "category": "gear"})
     spec = Method(method="anomalyclip", name="A", backbone="demo", weights="demo", settings={"image_size": 240})
-    family = prompt_variants.list_prompt_variants(spec)
+    words = ("damaged", "defective", "flawed")
+    family = prompt_variants.vary_settings(spec, {word: {"prompts": "object", "word": word} for word in words})
     brought = prompt_variants.find_unread_words(family, demo, row)
-    assert brought == {f"A, word: {word}": [word] for word in ("defective", "flawed", "anomalous", "faulty")}
+    assert brought == {f"A, {word}": [word] for word in ("defective", "flawed")}
     assert prompt_variants.find_unread_words(family, tiny_backbone, row) == {}
-    told = prompt_variants.describe_unread_words(brought)
-    assert told.startswith("- **Left out**") and "A, word: flawed (flawed)" in told and "damaged" not in told
-    own = prompt_variants.list_prompt_variants(
-        Method(backbone="demo", weights="demo", name="W"), "a zzz {}", "a {} with damage"
-    )
+    pair = {"states": "own", "own_normal": ["a zzz {}"], "own_anomalous": ["a {} with damage"]}
+    own = prompt_variants.vary_settings(Method(backbone="demo", weights="demo", name="W"), {"own pair": pair})
     assert prompt_variants.find_unread_words(own, demo, row) == {"W, own pair": ["zzz"]}
-    assert prompt_variants.describe_unread_words({}) == ""
 
 
 # ------------------------------------------------------------ what is said, and the published figures beside

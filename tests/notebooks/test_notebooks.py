@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from itertools import pairwise
 
 import nbformat
@@ -82,6 +83,14 @@ def test_pages_say_what_they_must(reported, name):
     if answer is None:
         answer = page.find(id="What-we-see").find_next("li")
     assert any(digit in answer.get_text() for digit in "0123456789")
+
+
+@pytest.mark.parametrize("name", ["02_winclip", "03_anomalyclip"])
+def test_what_is_computed_by_hand_is_what_the_library_computes(reported, name):
+    cells = nbformat.read(reported[1] / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    differences = re.findall(r"largest difference to the .*: (\S+)", "\n".join(texts))
+    assert differences and all(float(difference) < 1e-4 for difference in differences)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

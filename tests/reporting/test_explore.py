@@ -80,7 +80,8 @@ def test_words_and_windows_change_the_map_on_one_scale(results):
 
 def test_own_words_are_the_ones_of_the_sweep(results):
     spec = results.profile.methods[0]
-    swept = prompt_variants.list_prompt_variants(spec, "a {}", "a bad {}")[-1]
+    pair = {"states": "own", "templates": "none", "own_normal": ["a {}"], "own_anomalous": ["a bad {}"]}
+    swept = prompt_variants.vary_settings(spec, {"own pair": pair})[-1]
     assert prompt_variants.set_own_prompts(spec, "a {}", "a bad {}").settings == swept.settings
 
 

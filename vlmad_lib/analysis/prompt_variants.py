@@ -1,46 +1,23 @@
-"""Wordings: the same features read with other prompts (notebook 09).
+"""Prompts and other settings varied on kept features (notebooks 03 and 09).
 
-Variants are methods with changed settings for ``run.run``; no image is encoded again. Differences are paired over
-categories.
+Variants are methods with changed settings for ``run.run``; no image is encoded again for other words. Differences are
+paired over categories.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 
-from vlmad_lib import InputError, methods, tables
+from vlmad_lib import InputError, methods
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import Method, Profile
-from vlmad_lib.encoders import prompts
 from vlmad_lib.encoders.backbones import Backbone
 
-_WORDED = {"own_normal": [], "own_anomalous": []}  # a set of states in the place of one's own
-ENSEMBLES = {
-    "one pair": {"states": "one", "templates": "none"} | _WORDED,
-    "states only": {"templates": "none"},
-    "templates only": {"states": "one"} | _WORDED,
-    "21 templates": {"templates": "21"},
-    "22 templates": {"templates": "22"},
-    "no full stops": {"templates": "22 no stop"},
-    "folder names": {"names": "folder"},
-    "cleaned names": {"names": "cleaned"},
-    "the word object": {"names": "object"},
-    "temperature 0.01": {"temperature": 0.01},
-    "temperature 0.07": {"temperature": 0.07},
-    "temperature 0.2": {"temperature": 0.2},
-    "full ensemble": {"states": "all", "templates": "22"} | _WORDED,
-}
-"""WinCLIP's wordings, one part changed at a time; those that a method has already are left out."""
-WORDS = ("damaged", "broken", "defective", "flawed", "anomalous", "faulty")
-"""Words of AnomalyCLIP's hand-written pair, "object" and "<word> object"."""
 UNLEARNED = {"checkpoint": "", "trained_on": "", "force_leak": False}
 """What a method of a profile has no more where it reads hand-written prompts."""
-ALIKE = 0.99  # a cosine of two prototypes above which a backbone has hardly seen their words
 MEASURES = ("image_auroc", "pixel_auroc")
 
 
@@ -49,32 +26,33 @@ def list_worded_methods(profile: Profile) -> list[Method]:
     return [spec for spec in profile.methods if methods.METHODS[spec.method].zero_shot]
 
 
-def list_prompt_variants(spec: Method, own_normal: str = "", own_anomalous: str = "") -> list[Method]:
-    """A method as it is, then with other prompts: WinCLIP's sets and one's own pair, AnomalyCLIP's words.
+def vary_settings(spec: Method, changes: Mapping[str, dict]) -> list[Method]:
+    """A method as it is, then with each of the changes of its settings, named ``<method>, <change>``.
 
-    Others have those of WinCLIP's that their settings know.
+    Changes that the method's settings do not know, or that give settings which are there already, are left out. A
+    change that leaves nothing to be learned drops the checkpoint.
 
-    InputError where only one prompt of one's own pair is given, or one is unfit.
+    Args:
+        spec: The method.
+        changes: Settings by the name of the change. An empty list, for no prompts of one's own, goes where the method
+            has no such setting.
+
+    Raises:
+        InputError: Settings that do not go together, such as only one prompt of one's own pair.
     """
-    if spec.method == "anomalyclip":
-        changes, unlearned = {f"word: {word}": _word(word) for word in WORDS}, UNLEARNED
-    else:
-        pair = {"own pair": _pair(own_normal, own_anomalous)} if own_normal or own_anomalous else {}
-        changes, unlearned = ENSEMBLES | pair, {}
-    module = methods.METHODS[spec.method]
-    choose, fields = module.settings, module.Settings.model_fields
-    found, known = [spec], [choose(spec.preset, spec.settings)]
+    method = methods.METHODS[spec.method]
+    fields = method.Settings.model_fields
+    varied, settings_so_far = [spec], [method.settings(spec.preset, spec.settings)]
     for name, change in changes.items():
-        # an empty list stands for no prompts of one's own, which not every method has
         change = {key: value for key, value in change.items() if key in fields or value != []}
         if not change or not set(change) <= set(fields):
             continue
-        settings = spec.settings | change
-        chosen = choose(spec.preset, settings)
-        if chosen not in known:
-            known.append(chosen)
-            found.append(spec.model_copy(update={"name": f"{spec.name}, {name}", "settings": settings} | unlearned))
-    return found
+        settings = method.settings(spec.preset, spec.settings | change)
+        if settings not in settings_so_far:
+            settings_so_far.append(settings)
+            update = {"name": f"{spec.name}, {name}", "settings": spec.settings | change}
+            varied.append(spec.model_copy(update=update | ({} if settings.learned else UNLEARNED)))
+    return varied
 
 
 def set_own_prompts(spec: Method, normal: str, anomalous: str) -> Method:
@@ -83,33 +61,28 @@ def set_own_prompts(spec: Method, normal: str, anomalous: str) -> Method:
     InputError where only one prompt of a pair is given.
     """
     if spec.method == "anomalyclip":
-        return spec.model_copy(update={"settings": spec.settings | _word(anomalous)} | UNLEARNED)
+        return spec.model_copy(
+            update={"settings": spec.settings | {"prompts": "object", "word": anomalous}} | UNLEARNED
+        )
     if not (normal and anomalous):
         raise InputError("Write both prompts, or neither for the method's own words.")
-    return spec.model_copy(update={"settings": spec.settings | _pair(normal, anomalous)})
+    pair = {"own_normal": [normal], "own_anomalous": [anomalous], "states": "own", "templates": "none"}
+    return spec.model_copy(update={"settings": spec.settings | pair})
 
 
-def _word(word: str) -> dict:
-    return {"prompts": "object", "word": word}
-
-
-def _pair(normal: str, anomalous: str) -> dict:
-    return {"own_normal": [normal], "own_anomalous": [anomalous], "states": "own", "templates": "none"}
-
-
-def tabulate_prompts(some: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.Series) -> pd.DataFrame:
-    """What each of the variants asks of an index row: how many prompts, one of each side, how alike the sides are.
+def tabulate_prompts(specs: Sequence[Method], profile: Profile, backbone: Backbone, row: pd.Series) -> pd.DataFrame:
+    """What each of the methods asks of an index row: how many prompts, one of each side, how alike the sides are.
 
     ``cosine`` is that of the normal and the anomalous prototype, in [-1, 1]; learned prompts have no words to show.
     """
     rows = []
-    for spec in some:
+    for spec in specs:
         chosen = methods.choose(spec, profile)
-        words = chosen.method.prompt_wording(chosen.settings, row)
-        text = F.normalize(chosen.text(profile.path(profile.cache), backbone, words), dim=-1)
-        written = isinstance(words[0], list) or not chosen.settings.learned
-        sides = words[:2] if written else ["learned", "learned"]
-        sides = [[one] if isinstance(one, str) else one for one in sides]
+        wording = chosen.method.prompt_wording(chosen.settings, row)
+        prototypes = F.normalize(chosen.text(profile.path(profile.cache), backbone, wording), dim=-1)
+        written = isinstance(wording[0], list) or not chosen.settings.learned
+        sides = wording[:2] if written else ["learned", "learned"]
+        sides = [[side] if isinstance(side, str) else side for side in sides]
         rows.append(
             {
                 "variant": spec.name,
@@ -117,140 +90,46 @@ def tabulate_prompts(some: Sequence[Method], profile: Profile, backbone: Backbon
                 "anomalous": len(sides[1]),
                 "a normal one": sides[0][-1],
                 "an anomalous one": sides[1][-1],
-                "cosine": float(text[0] @ text[1]),
+                "cosine": float(prototypes[0] @ prototypes[1]),
             }
         )
     return pd.DataFrame(rows)
 
 
-def find_unread_words(some: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[str, list[str]]:
+def find_unread_words(family: Sequence[Method], backbone: Backbone, row: pd.Series) -> dict[str, list[str]]:
     """The variants of a family (its first is the base) that bring words which the backbone's text tower never read.
 
     By the variant's name, those words (``Backbone.unread_words``) that the base does not have too; a base with learned
-    prompts has none. What such a variant differs by says nothing about its words. Empty for large CLIPs.
+    prompts has none. What such a variant differs by says nothing about its words: any nonsense word would do the same.
+    Empty for large CLIPs.
     """
-    own, *others = (set(backbone.unread_words(_texts(spec, row))) for spec in some)
-    brought = {spec.name: sorted(words - own) for spec, words in zip(some[1:], others, strict=True)}
+    own, *others = (set(backbone.unread_words(_list_texts(spec, row))) for spec in family)
+    brought = {spec.name: sorted(words - own) for spec, words in zip(family[1:], others, strict=True)}
     return {name: words for name, words in brought.items() if words}
 
 
-def _texts(spec: Method, row: pd.Series) -> list[str]:
+def _list_texts(spec: Method, row: pd.Series) -> list[str]:
     """All prompts of a method for an index row; of learned ones the words behind what is learned."""
-    words = methods.METHODS[spec.method].prompt_wording(methods.settings(spec), row)
-    sides = [[one] if isinstance(one, str) else one for one in words if isinstance(one, (str, list))]
+    wording = methods.METHODS[spec.method].prompt_wording(methods.settings(spec), row)
+    sides = [[side] if isinstance(side, str) else side for side in wording if isinstance(side, (str, list))]
     return [text for side in sides for text in side]
 
 
-def describe_unread_words(brought: dict[str, list[str]]) -> str:
-    """Which variants are left out because of words never read (``unread``), as a line of a Markdown list."""
-    if not brought:
-        return ""
-    named = "; ".join(f"{name} ({', '.join(words)})" for name, words in brought.items())
-    return (
-        "- **Left out**, since this backbone's text tower never read a word that they bring, so that any other word of "
-        f"that kind would do the same: {named}."
-    )
-
-
-@torch.no_grad()
-def compare_states(backbone: Backbone, class_name: str, own: Sequence[str] = ()) -> pd.DataFrame:
-    """Cosines (n, n) of WinCLIP's seven normal and four anomalous states for a class name, then of one's own prompts.
-
-    Without templates; empty prompts of one's own are left out, unfit ones refused (InputError).
-    """
-    own = [text for text in own if text]
-    prompts.refuse_unfit(own, "own prompts")
-    normal, anomalous = prompts.ensemble(class_name, "all", "none")
-    texts = [*normal, *anomalous, *(text.format(class_name) for text in own)]
-    embedded = F.normalize(backbone.encode_text(texts), dim=-1)
-    return pd.DataFrame((embedded @ embedded.T).cpu().numpy(), index=texts, columns=texts)
-
-
-def compare_prompts(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> pd.DataFrame:
+def compare_families(metrics: pd.DataFrame, families: Sequence[Sequence[Method]]) -> pd.DataFrame:
     """Paired differences of every variant to the first of its family, image and pixel AUROC, over *n* categories.
 
-    ``metrics`` are those of all families in their order. Columns: base, variant, measure, auroc, difference, low,
-    high, n; no difference for the base itself.
+    ``metrics`` are those of all families in their order. Columns: base, variant, auroc (the macro mean) and those of
+    ``comparison.COLUMNS``; the base itself has no difference. Intervals hold at 95 % for all variants of a family and
+    measure together.
     """
     # what tables call a method is not always what its profile does: learned prompts may be marked as leaked
-    named, rows = list(metrics.method.unique()), []
+    names, frames = list(metrics.method.unique()), []
     for family in families:
-        own, named = named[: len(family)], named[len(family) :]
+        own, names = names[: len(family)], names[len(family) :]
         labels = [own[0], *(spec.name.removeprefix(f"{family[0].name}, ") for spec in family[1:])]
-        part = metrics[metrics.method.isin(own)]
-        for column in MEASURES:
-            found = comparison.compare_with_base(part, own[0], column).rename(columns={column: "auroc"})
-            found[["low", "high"]] = found[["low", "high"]].clip(-1, 1)  # no difference of AUROCs is larger
-            found = found.assign(base=own[0], variant=labels, measure=column)
-            rows.append(found[["base", "variant", "measure", "auroc", "difference", "low", "high", "n"]])
-    return pd.concat(rows, ignore_index=True)
-
-
-def show_prompt_differences(found: pd.DataFrame) -> pd.DataFrame:
-    """``differences`` for people: one row per variant, image and pixel level side by side."""
-    parts = []
-    for column, part in found.groupby("measure", sort=False):
-        told = [comparison.format_difference(row.difference, row.low, row.high) for row in part.itertuples()]
-        part = part.assign(told=told)[["base", "variant", "n", "auroc", "told"]]
-        title = tables.TITLES[column]
-        names = {"base": "method", "auroc": title, "told": f"{title}, difference", "n": f"n, {title}"}
-        parts.append(part.rename(columns=names).set_index(["method", "variant"]))
-    return pd.concat(parts, axis=1).reset_index()
-
-
-# ---------------------------------------------------------------- sentences
-
-
-def describe_prompt_differences(found: pd.DataFrame) -> str:
-    """Which prompts do better or worse than their base, and which the categories cannot tell, as a Markdown list."""
-    lines = []
-    for (base, column), part in found.groupby(["base", "measure"], sort=False):
-        own, others = part.iloc[0], part.iloc[1:].dropna(subset="difference")
-        if np.isnan(own.auroc) or others.empty:
-            continue
-        told = np.array([comparison.judge_row(row) for row in others.itertuples()])
-        told_apart = [_named(others[told == kind], kind) for kind in ("higher", "lower")]
-        lines.append(
-            f"**{base}**, {tables.TITLES[column]} {own.auroc:.3f} (n = {int(others.n.max())}): "
-            f"{'; '.join(told_apart)}; no difference shown for {(told == 'no difference shown').sum()} of {len(told)}. "
-            f"Intervals hold at 95 % for all {len(told)} together."
-        )
-    return "\n".join(f"- {line}" for line in lines) or tables.NO_AUROC
-
-
-def _named(rows: pd.DataFrame, kind: str) -> str:
-    rows = rows.sort_values("difference", key=abs, ascending=False)
-    names = [
-        f"{row.variant} {comparison.format_difference(row.difference, row.low, row.high)}" for row in rows.itertuples()
-    ]
-    return f"{kind} with {', '.join(names)}" if names else f"none is {kind}"
-
-
-def describe_temperatures(metrics: pd.DataFrame) -> str:
-    """Whether the zero-shot image AUROC depends on the temperature, a line of a Markdown list for each method."""
-    lines, names = [], metrics.method.drop_duplicates()
-    for base in names[names.str.contains(", temperature ")].str.split(", temperature ").str[0].unique():
-        rows = metrics[(metrics.method == base) | metrics.method.str.startswith(f"{base}, temperature ")]
-        image, pixel = (rows.groupby(["category", "method"])[column].mean().unstack() for column in MEASURES)
-        moved, wandered = ((one.max(axis=1) - one.min(axis=1)).max() for one in (image, pixel))
-        if pd.notna(moved):
-            told = "does not depend on the temperature" if moved < 1e-9 else "depends on it by ties of rounding alone"
-            told = told if moved < 0.01 else "depends on the temperature"
-            more = f"; its pixel AUROC moves by up to {wandered:.3f}" if pd.notna(wandered) else ""
-            lines.append(
-                f"- **{base}**: the image AUROC {told}: no category moves by more than {moved:.4f} over "
-                f"{rows.method.nunique()} temperatures (n = {len(image)}){more}."
-            )
-    return "\n".join(lines)
-
-
-def describe_cosines(found: pd.DataFrame) -> str:
-    """How alike the two sides of the prompts are (``asked``), as a line of a Markdown list."""
-    low, high = found.loc[found.cosine.idxmin()], found.loc[found.cosine.idxmax()]
-    blank = list(found[found.cosine > ALIKE].variant)
-    unread = f" Above {ALIKE} the backbone hardly tells the words apart, and results say little: {', '.join(blank)}."
-    return (
-        f"- The normal and the anomalous prototype have a cosine of {low.cosine:.3f} ({low.variant}) to "
-        f"{high.cosine:.3f} ({high.variant}), n = {len(found)} variants; only the little in which they differ can tell "
-        "normal from anomalous." + (unread if blank else "")
-    )
+        for measure in MEASURES:
+            compared = comparison.compare_with_base(metrics[metrics.method.isin(own)], own[0], measure)
+            compared[["low", "high"]] = compared[["low", "high"]].clip(-1, 1)  # no difference of AUROCs is larger
+            facts = {"base": own[0], "variant": labels, "measure": measure, "over": "categories"}
+            frames.append(compared.rename(columns={measure: "auroc"}).assign(**facts))
+    return pd.concat(frames, ignore_index=True)[["base", "variant", "auroc", *comparison.COLUMNS]]

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from vlmad_lib import REFERENCE, InputError, within
 from vlmad_lib.config import FULL, Profile
 from vlmad_lib.data import layouts
 from vlmad_lib.data.csv_files import read_text_table
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, read_size, require_folder, subfolders
-from vlmad_lib.data.mask_files import check_masks, framed_mask, is_mask_folder, load_mask
+from vlmad_lib.data.mask_files import check_masks, is_mask_folder, load_mask
 
 COLUMNS = [
     *["dataset", "category", "group", "class_name", "split", "defect", "labels", "label"],
@@ -404,15 +403,6 @@ def choose_example(table: pd.DataFrame) -> pd.Series:
     first = masked[masked.category == masked.category.min()] if len(masked) else select_tested(table)
     areas = [load_mask(path).mean() if path else 0.0 for path in first["mask"]]
     return first.iloc[int(np.argmax(areas))]
-
-
-def find_central_cell(row: pd.Series, grid: int) -> tuple[int, int]:
-    """Row and column of the patch with most of an index row's defect; the middle where it has no mask."""
-    if not row["mask"]:
-        return grid // 2, grid // 2
-    cover = Image.fromarray(framed_mask(row["mask"], row.width, row.height, "squash", 8 * grid).astype(np.uint8) * 255)
-    place = int(np.asarray(cover.resize((grid, grid), Image.Resampling.BOX)).argmax())
-    return divmod(place, grid)
 
 
 def count_images(table: pd.DataFrame) -> list[dict]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from vlmad_lib import InputError, config
+from vlmad_lib import InputError
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.encoders.vit_blocks import attend
 from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
@@ -56,27 +56,6 @@ class Settings(MethodSettings):
     def learned(self) -> bool:
         """Whether its prompts come from a checkpoint."""
         return self.prompts != "object"
-
-
-def ablations(spec: config.Method, blocks: int) -> list[config.Method]:
-    """A method as it is, and with one part changed or switched off at a time; nothing is trained anew."""
-    quarters = sorted({quarter(blocks, part) for part in (1, 2, 3, 4)})
-    changes: dict[str, dict[str, Any]] = {
-        "plain attention": {"attention": "none"},
-        "Q-Q attention": {"attention": "qq"},
-        "K-K attention": {"attention": "kk"},
-        f"layers {'+'.join(map(str, quarters))} summed": {"layers": quarters},
-        "no deep prompts": {"deep": False},
-        "class names": {"prompts": "class"},
-        "hand-written words": {"prompts": "object"},
-        "diagonal boost (not official)": {"attention": "diagonal_boost"},
-    }
-    unlearned = {"checkpoint": "", "trained_on": "", "force_leak": False}
-    variants = [spec]
-    for name, change in changes.items():
-        dropped = unlearned if change.get("prompts") == "object" else {}
-        variants.append(spec.model_copy(update={"name": name, "settings": spec.settings | change} | dropped))
-    return variants
 
 
 # ---------------------------------------------------------------- image side
