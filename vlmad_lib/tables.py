@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -135,7 +136,6 @@ def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) ->
     return averages.sort_values(["name", "group"], key=lambda values: values.map(places), ignore_index=True)
 
 
-NOT_RUN = "- Not run here (n = 0), so there is nothing to see."
 NO_ROWS = "There is nothing here to put into this table."
 
 
@@ -203,3 +203,22 @@ def average_over_draws(metrics: pd.DataFrame) -> pd.DataFrame:
     grouped = draws.groupby(["method", "shots"], sort=False)
     deviations = grouped[MAIN].std(ddof=1).rename(columns=TITLES).rename(columns="{}, deviation".format)
     return pd.concat([grouped.size().rename("draws"), grouped.mean(), deviations], axis=1).reset_index()
+
+
+def explain_temperature(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
+    """A paragraph on temperatures where a backbone's factor multiplies them; empty where all are as published.
+
+    ``backbones`` are those of the run's facts, ``scores`` its table, which has the temperatures used.
+    """
+    factors = {facts["name"]: facts.get("temperature_factor", 1) for facts in backbones}
+    factors = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in factors.items() if factor != 1)
+    if not factors:
+        return ""
+    used = scores[scores.temperature != ""].groupby("method", sort=False).temperature.first().astype(float)
+    named = ", ".join(f"{name} {value:g}" for name, value in used.items())
+    return (
+        "**Temperatures are not the published ones here**: they are multiplied by the factor of the backbone, "
+        f"{factors}, whose cosines spread wider than those of the CLIPs that the methods were published with. At the "
+        "published temperatures many scores would lie near 0 or 1, and words would swamp the references. The factor "
+        f"was chosen on categories that are not tested here. In use: {named}."
+    )

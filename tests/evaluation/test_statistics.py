@@ -9,7 +9,7 @@ from scipy.stats import bootstrap
 from sklearn.metrics import roc_auc_score
 
 from vlmad_lib import InputError, tables
-from vlmad_lib.analysis import by_category, comparison
+from vlmad_lib.analysis import comparison
 from vlmad_lib.evaluation import statistics
 
 
@@ -219,20 +219,20 @@ def test_the_best_and_the_worst_group_are_set_apart_by_welchs_interval_for_all_p
     few = metrics(
         {name: (group, 0.1) for name, (group, _) in values.items()}, shots=4
     )  # of references the fewest count
-    row = by_category.compare_groups(pd.concat([rows, few])).iloc[0]
+    row = comparison.compare_groups(pd.concat([rows, few])).iloc[0]
     groups = [rows.image_auroc[rows.group == name] for name in ("texture", "rigid")]
     ends = ttest_ind(*groups, equal_var=False).confidence_interval(1 - 0.05 / 3)
     assert (row.highest, row.lowest, row.highest_n, row.lowest_n, row.pairs) == ("texture", "rigid", 4, 4, 3)
     assert tuple(row[["difference", "low", "high"]]) == pytest.approx((0.3, ends.low, ends.high))
-    turned = by_category.compare_groups(rows.assign(pixel_auroc=1 - rows.image_auroc), "pixel_auroc").iloc[0]
+    turned = comparison.compare_groups(rows.assign(pixel_auroc=1 - rows.image_auroc), "pixel_auroc").iloc[0]
     assert (turned.highest, turned.lowest, turned.highest_mean) == ("rigid", "texture", pytest.approx(0.385))
 
 
 def test_a_group_of_one_category_has_no_spread_and_one_group_nothing_to_be_set_against():
-    row = by_category.compare_groups(metrics(GOOD_TEXTURES)).iloc[0]
+    row = comparison.compare_groups(metrics(GOOD_TEXTURES)).iloc[0]
     assert (row.highest, row.low, row.high) == ("texture", -1, 1)
-    assert by_category.compare_groups(metrics({"a": ("rigid", 0.8), "b": ("rigid", 0.9)})).empty
-    assert by_category.compare_groups(metrics({"part": ("unknown", np.nan)})).empty
+    assert comparison.compare_groups(metrics({"a": ("rigid", 0.8), "b": ("rigid", 0.9)})).empty
+    assert comparison.compare_groups(metrics({"part": ("unknown", np.nan)})).empty
 
 
 def test_two_methods_are_compared_by_what_they_localise():

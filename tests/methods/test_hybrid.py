@@ -148,15 +148,15 @@ def test_prompts_are_not_tested_on_their_own_data(mvtec, tmp_path, tiny_backbone
 def test_weights_are_never_chosen_on_the_data_under_test(mvtec, tmp_path, prompted):
     profile = small_profile(mvtec, tmp_path, shots=[0])
     with pytest.raises(InputError, match="the data under test"):
-        variants.measure_weights(profile, profile, prompted[0])
+        variants.measure_weights(run.run, profile, profile, prompted[0])
     visa = profile.model_copy(update={"dataset": "visa", "root": str(tmp_path / "elsewhere")})
     with pytest.raises(InputError, match="the data under test"):
-        variants.measure_weights(visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
+        variants.measure_weights(run.run, visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
     other = small_profile(make_mvtec(tmp_path / "other" / "data", ("rope",)), tmp_path / "cache", shots=[0])
     assert datasets.describe_identity(other) == datasets.describe_identity(
         profile
     )  # own folders of one name are not the same data
-    found = variants.measure_weights(profile, other, prompted[0])
+    found = variants.measure_weights(run.run, profile, other, prompted[0])
     assert sorted(found.weight) == list(variants.WEIGHTS) and set(found.category) == {"rope"}
 
 

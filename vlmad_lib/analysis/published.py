@@ -441,19 +441,3 @@ def compare_shot_gains(metrics: pd.DataFrame) -> pd.DataFrame:
         for row in gains.itertuples()
     ]
     return gains[["shots", "measure", "published", "over", "difference", "low", "high", "n"]].reset_index(drop=True)
-
-
-def describe_shot_gains(gains: pd.DataFrame) -> str:
-    """Where the gains here differ from the published ones, as a Markdown list, a line a measure; most references."""
-    lines = []
-    for measure, rows in gains.dropna().groupby("measure", sort=False):
-        row = rows[rows.shots == rows.shots.max()].iloc[0]
-        beside = "the interval holds the gain there too"
-        if row.high < row.published or row.low > row.published:
-            beside = f"a {'smaller' if row.high < row.published else 'larger'} gain than there"
-        gain = comparison.describe_difference(row, "references help", "references cost")
-        lines.append(
-            f"- **{tables.TITLES[measure]}, {tables.name_shots(row.shots)} less zero-shot**: {row.published:+.3f} in "
-            f"WinCLIP's paper on MVTec AD; here {gain}, {beside}."
-        )
-    return "\n".join(lines)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def thin_windows(spec: Method) -> Method | None:
         return spec
     if spec.method != "winclip":
         return None
-    settings = winclip.settings(spec.preset, spec.settings)
+    settings: Any = winclip.settings(spec.preset, spec.settings)
     alone = settings.image_score == "class_token" and settings.full_image
     return spec.model_copy(update={"settings": spec.settings | {"windows": []}}) if alone else spec
 

@@ -6,7 +6,7 @@ Intervals are Student's, paired (``statistics.paired``); values that do not vary
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import memory_bank, winclip
-from vlmad_lib.pipeline import run
 from vlmad_lib.pipeline.results import Results
 
 # ---------------------------------------------------------------- the data of a sweep
@@ -269,10 +268,12 @@ def draw_auxiliary_data(profile: Profile, categories: Sequence[str]) -> Profile:
     return profile.model_copy(update={"dataset": "folder", "root": str(root), "categories": []})
 
 
-def measure_weights(profile: Profile, auxiliary: Profile, spec: Method) -> pd.DataFrame:
+def measure_weights(
+    run: Callable[[Profile], Results], profile: Profile, auxiliary: Profile, spec: Method
+) -> pd.DataFrame:
     """Pixel AUROC of every weight on an auxiliary profile's categories, a row a weight and category.
 
-    InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
+    ``run`` is ``pipeline.run.run``. InputError where these are the data of ``profile``: the weight would be chosen by what it is judged on. Prompts that
     were trained on the auxiliary data favour their own V-V map there; the method is then called LEAKED.
     """
     if datasets.overlaps_training_data(
@@ -282,11 +283,11 @@ def measure_weights(profile: Profile, auxiliary: Profile, spec: Method) -> pd.Da
             f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
         )
     changes = {"imports": [], "shots": [0], "methods": [spec.model_copy(update={"force_leak": True})]}
-    table, _ = run.build_run_index(auxiliary.model_copy(update=changes))
+    table, _ = datasets.build_index(auxiliary)
     named = {f"weight {weight:g}": weight for weight in WEIGHTS}
     forced = spec.model_copy(update={"force_leak": True})
     hybrids = [make_hybrid(forced, name, choose_fit(table), local_weight=weight) for name, weight in named.items()]
-    measured = run.run(auxiliary.model_copy(update=changes | {"methods": hybrids})).metrics
+    measured = run(auxiliary.model_copy(update=changes | {"methods": hybrids})).metrics
     weights = measured.method.str.removesuffix(" LEAKED").map(named)
     return measured.assign(weight=weights)[["method", "weight", "group", "category", "pixel_auroc", "n_defective"]]
 
