@@ -211,14 +211,14 @@ def explain_temperature(scores: pd.DataFrame, backbones: Sequence[dict]) -> str:
     ``backbones`` are those of the run's facts, ``scores`` its table, which has the temperatures used.
     """
     factors = {facts["name"]: facts.get("temperature_factor", 1) for facts in backbones}
-    factors = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in factors.items() if factor != 1)
-    if not factors:
+    changed = ", ".join(f"`{Path(name).name}` ({factor:g})" for name, factor in factors.items() if factor != 1)
+    if not changed:
         return ""
     used = scores[scores.temperature != ""].groupby("method", sort=False).temperature.first().astype(float)
     named = ", ".join(f"{name} {value:g}" for name, value in used.items())
     return (
         "**Temperatures are not the published ones here**: they are multiplied by the factor of the backbone, "
-        f"{factors}, whose cosines spread wider than those of the CLIPs that the methods were published with. At the "
+        f"{changed}, whose cosines spread wider than those of the CLIPs that the methods were published with. At the "
         "published temperatures many scores would lie near 0 or 1, and words would swamp the references. The factor "
         f"was chosen on categories that are not tested here. In use: {named}."
     )
