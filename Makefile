@@ -1,5 +1,5 @@
-# make report | check | types | test | test-slow | test-fault | test-gpu | test-lab | test-all | browser | bench | lab |
-# exercises | lint | format | audit | lock | clean:
+# make report | readme | check | types | test | test-slow | test-fault | test-gpu | test-lab | test-all | browser | bench |
+# lab | exercises | lint | format | audit | lock | clean:
 # the environment is made on first use, in .venv
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := --keep-id --extra-keys "metadata.papermill metadata.widgets metadata.language_info cell.metadata.papermill"
 
-.PHONY: report check types test test-slow test-fault test-gpu test-lab test-all browser bench lab exercises lint format audit lock clean
+.PHONY: report readme check types test test-slow test-fault test-gpu test-lab test-all browser bench lab exercises lint format audit lock clean
 
 report: $(READY)
 	$(BIN)/python -m vlmad_lib report $(PROFILE) $(if $(DATA),-p "root=$(DATA)") $(PARAMS)
@@ -79,6 +79,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# the README's table and picture, from the newest demo report
+readme: $(READY)
+	$(BIN)/python tests/readme.py reports/out/latest
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

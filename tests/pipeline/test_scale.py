@@ -60,11 +60,11 @@ def test_no_more_workers_than_cores(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_readmes_run_on_a_cluster_equals_a_serial_run(tmp_path, address, monkeypatch):
+def test_the_manuals_run_on_a_cluster_equals_a_serial_run(tmp_path, address, monkeypatch):
     """Its lines as they stand, with this cluster's address and a profile on tiny data; nothing is computed here."""
     profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cluster", shots=[0, 1], seeds=[0, 1])
     (tmp_path / "tiny.yml").write_text(yaml.safe_dump(profile.model_dump()))
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Beyond one machine")[2]
+    section = (ROOT / "reports" / "README.md").read_text(encoding="utf-8").partition("## Beyond one machine")[2]
     lines = re.search(r"```python\n(.+?)```", section, re.DOTALL)[1]
     assert "tcp://scheduler:8786" in lines and '"mvtec"' in lines
     lines = lines.replace("tcp://scheduler:8786", address).replace('"mvtec"', repr(str(tmp_path / "tiny.yml")))

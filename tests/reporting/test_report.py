@@ -624,3 +624,21 @@ def test_long_tables_are_folded_and_say_what_they_hold():
         summary = soup.select_one("details.long > summary")
         assert bool(summary) is folded
         assert not folded or summary.get_text() == f"Table of {rows} rows: category and more"
+
+
+def test_code_that_shows_nothing_shares_one_box(tmp_path):
+    shown = [nbformat.v4.new_output("display_data", {"text/plain": "loaded"})]
+    cells = [nbformat.v4.new_markdown_cell("# 05 Contrast")]
+    cells += [code("first = 1"), code("second = 2"), code("third = 3"), code("fourth = 4")]
+    cells[3].outputs = shown
+    soup = pages_module.body(cells, tmp_path / "05.ipynb")
+    boxes = [box.get_text() for box in soup.select("details.code")]
+    assert len(boxes) == 3 and "first" in boxes[0] and "second" in boxes[0] and boxes[0].count("code") == 1
+
+
+def test_terms_lead_to_the_glossary_of_the_report(tmp_path, finished):
+    cell = nbformat.v4.new_markdown_cell("# 05\n\n[AUROC](TEACHING.md#glossary) [gone](../CHANGELOG.md)")
+    links = pages_module.body([cell], tmp_path / "05.ipynb")("a")
+    assert [link["href"] for link in links] == [pages_module.GLOSSARY]
+    page = BeautifulSoup((finished[0] / pages_module.GLOSSARY).read_text(), "html.parser")
+    assert {"AUROC", "AUPRO", "macro mean"} <= {cell.get_text() for cell in page.select("tbody td, tbody th")}

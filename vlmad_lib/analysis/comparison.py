@@ -186,9 +186,9 @@ def compare_with_base(metrics: pd.DataFrame, base: str, column: str = "pixel_aur
 def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     """Every two methods at a number of shots: difference of their macro image AUROC, paired by image, and its interval.
 
-    The interval speaks of other images of the same *n* categories and holds at 95 % for all pairs together
-    (Bonferroni). ``better in`` and ``worse in`` count the categories that DeLong's test tells apart at 5 %, Holm's
-    correction over the categories of all pairs; first reference draw.
+    The interval speaks of other images of the same categories, *n* of these, and holds at 95 % for all pairs together
+    (Bonferroni). ``better in`` and ``worse in`` count those of its ``categories`` in which DeLong's test shows a
+    difference at 5 %, Holm's correction over the categories of all pairs; first reference draw.
     """
     rows, tests, chosen = [], [], tables.select_first_draw(scores, shots)
     pairs = list(combinations(dict.fromkeys(chosen.method), 2))
@@ -204,11 +204,12 @@ def compare_images_of_all_pairs(scores: pd.DataFrame, shots: int = 0) -> pd.Data
             ]
         )
         ends = statistics.macro_difference(first, second, statistics.resamples_at(level), level=level)
-        rows.append((method, against, "image_auroc", "categories", *ends, len(tests[-1])))
+        rows.append((method, against, "image_auroc", "images", *ends, len(both)))
     table = pd.DataFrame(rows, columns=["method", "against", *COLUMNS])
     decided = iter(statistics.holm([p for pair in tests for *_, p in pair]))
     signs = [[difference * next(decided) for difference, *_ in pair] for pair in tests]
     table["better in"] = [sum(sign > 0 for sign in pair) for pair in signs]
+    table["categories"] = [len(pair) for pair in tests]
     table["worse in"] = [sum(sign < 0 for sign in pair) for pair in signs]
     return table
 

@@ -16,7 +16,7 @@ import jinja2
 import latex2mathml.converter
 import nbformat
 import PIL.Image
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from bs4.formatter import EntitySubstitution, HTMLFormatter
 from nbconvert import HTMLExporter, TemplateExporter
 from nbconvert.filters import Highlight2HTML
@@ -33,6 +33,8 @@ TEMPLATE = ROOT / "reports" / "template"
 FORMATS = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
 # The page of all pictures, beside the notebooks' (``image_browser``).
 IMAGES = "images.html"
+# The page of all terms, from the section of this name in notebooks/TEACHING.md.
+GLOSSARY, TERMS = "glossary.html", ROOT / "notebooks" / "TEACHING.md"
 # A table of more rows is folded on a page.
 LONG = 14
 # The width and height that a figure has at most beside its question in the index.
@@ -65,12 +67,14 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
     for node in soup.select("math [href]"):
         del node["href"]
     for link in soup.select("a[href]"):
+        link["href"] = _lead_to_glossary(link["href"])
         notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
         if notebook and f"{notebook[1]}.html" in pages:
             link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
-        elif not re.match(rf"(https?|mailto):|#|{re.escape(IMAGES)}", link["href"]):
+        elif not re.match(rf"(https?|mailto):|#|{re.escape(IMAGES)}|{re.escape(GLOSSARY)}", link["href"]):
             link.unwrap()
     _order_headings(soup, path.stem)
+    _join_code(soup)
     _fold(soup)
     return soup
 
@@ -101,11 +105,17 @@ def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
     return kept
 
 
+def _lead_to_glossary(address: str) -> str:
+    """A link to the glossary of the notebooks, as one to that of a report; other links as they are."""
+    return re.sub(rf"^{re.escape(TERMS.name)}(#.*)?$", GLOSSARY, address)
+
+
 def _put_answer_first(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """The cells with that tagged ``answer`` behind the first, which holds the title and the question."""
+    """The cells with that tagged ``answer`` behind those of the title, the question and what to read first."""
     answers = [cell for cell in cells if "answer" in cell.metadata.get("tags", []) and cell.get("outputs")]
     rest = [cell for cell in cells if cell not in answers]
-    return rest[:1] + answers + rest[1:]
+    place = next((place for place, cell in enumerate(rest) if cell.cell_type == "code"), len(rest))
+    return rest[:place] + answers + rest[place:]
 
 
 def read_answer(cells: list[NotebookNode]) -> tuple[list[str], str]:
@@ -119,7 +129,10 @@ def read_answer(cells: list[NotebookNode]) -> tuple[list[str], str]:
         outputs = cell.get("outputs", []) if "answer" in cell.metadata.get("tags", []) else []
         for data in (output.get("data", {}) for output in outputs):
             if "text/markdown" in data:
-                paragraphs = BeautifulSoup(_markdown(data["text/markdown"]), "html.parser")(["p", "li"])
+                soup = BeautifulSoup(_markdown(data["text/markdown"]), "html.parser")
+                for link in soup("a"):
+                    link["href"] = _lead_to_glossary(link.get("href", ""))
+                paragraphs = soup(["p", "li"])
                 sentences += [paragraph.decode_contents() for paragraph in paragraphs]
             for kind in ("image/png", "image/jpeg"):
                 picture = picture or (kind in data and _shrink(base64.b64decode(data[kind])))
@@ -198,6 +211,27 @@ def _order_headings(soup: BeautifulSoup, title: str) -> None:
         taken.add(heading["id"])
 
 
+def _join_code(soup: BeautifulSoup) -> None:
+    """Join cells that show nothing but their folded code, one after another, into one box."""
+    for cell in soup.select(".cell"):
+        before = cell.find_previous_sibling(True)
+        if before is None or not (_is_code_alone(cell) and _is_code_alone(before)):
+            continue
+        if cell.has_attr("data-fold") != before.has_attr("data-fold"):
+            continue
+        for node in list(cell.select("details.code > :not(summary)")):
+            before.details.append(node.extract())
+        cell.decompose()
+
+
+def _is_code_alone(cell: Tag) -> bool:
+    """Whether a cell shows folded code and nothing else; the parameters stand by themselves."""
+    children = cell.find_all(True, recursive=False)
+    if "cell" not in cell.get("class", []) or cell.get("id") or len(children) != 1:
+        return False
+    return children[0].get("class") == ["code"] and children[0].summary.get_text() == "code"
+
+
 def _fold(soup: BeautifulSoup) -> None:
     """Fold cells tagged ``fold``: each run of them into one box, which the heading of the first opens.
 
@@ -266,7 +300,16 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
     notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
     values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
-    _render(report, "page.html.j2", notebook.page, soup, notebook=notebook, **around, **values)
+    _render(report, "page.html.j2", notebook.page, soup, fold=True, notebook=notebook, **around, **values)
+
+
+def write_glossary(report: Report) -> None:
+    """Write the page of all terms."""
+    text = TERMS.read_text(encoding="utf-8").partition("## Glossary\n")[2].partition("\n## ")[0]
+    soup = BeautifulSoup(_markdown(text), "html.parser")
+    for link in soup("a"):
+        link.unwrap()
+    _render(report, "glossary.html.j2", GLOSSARY, soup)
 
 
 def write_index(report: Report) -> None:
@@ -311,14 +354,19 @@ def render_template(record: dict[str, Any], template: str, script: str, **values
     return _environment().get_template(template).render(run=record, **shared, **values)
 
 
-def _render(report: Report, template: str, page: str, inner: BeautifulSoup | None = None, **values: Any) -> None:
-    """Write a page; ``inner`` takes the place of its element ``template``, and is not parsed again."""
+def _render(
+    report: Report, template: str, page: str, inner: BeautifulSoup | None = None, fold: bool = False, **values: Any
+) -> None:
+    """Write a page; ``inner`` takes the place of its element ``template``, and is not parsed again.
+
+    ``fold``: long tables are folded.
+    """
     text = render_template(report.record(), template, "search.js", **values)
     soup = BeautifulSoup(text, "html.parser")
     if inner is not None:
         soup.template.replace_with(*inner.contents)
     _mark_tables(soup)
-    if inner is not None:
+    if fold:
         _fold_long_tables(soup)
     for node in soup.body("style"):  # of pandas' tables
         soup.head.append(node.extract())

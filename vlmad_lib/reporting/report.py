@@ -275,6 +275,7 @@ def _open(report: Report) -> None:
     for notebook in report.notebooks:
         notebook.parameters["profile"] = str(folder / "profile.yml")
         pages.write_page(report, notebook, [])
+    pages.write_glossary(report)
     pages.write_index(report)
     latest = report.out / "latest"
     with contextlib.suppress(OSError):  # some file systems have no links
