@@ -579,7 +579,8 @@ def test_the_study_is_left_out_of_reports_on_own_pictures_but_where_asked_for(tm
 
 def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     """Whatever place its cell has: a small figure and its sentences go to the index."""
-    figure = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(_png(900, 600)).decode()})
+    pixels = {"image/png": base64.b64encode(_png(900, 600)).decode()}
+    figure = nbformat.v4.new_output("display_data", pixels, metadata={"alt": "Escapes"})
     said = nbformat.v4.new_output("display_data", {"text/markdown": "Half escape (n = 12).\n\nTest <b>your</b> own."})
     cells = [
         nbformat.v4.new_markdown_cell("# 05 Contrast\n\n**Are faint defects missed?**"),
@@ -591,9 +592,10 @@ def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     assert text.index("Half escape") < text.index("loaded") and soup.select_one(".answer img")
     sentences, picture = pages_module.read_answer(cells)
     assert sentences == ["Half escape (n = 12).", "Test &lt;b&gt;your&lt;/b&gt; own."]
-    small = PIL.Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    assert picture["alt"] == "Escapes"
+    small = PIL.Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
     assert small.width <= pages_module.THUMBNAIL[0] and small.height <= pages_module.THUMBNAIL[1]
-    assert pages_module.read_answer(cells[:2]) == ([], "")
+    assert pages_module.read_answer(cells[:2]) == ([], {})
 
 
 def _png(width: int, height: int) -> bytes:

@@ -118,16 +118,17 @@ def _put_answer_first(cells: list[NotebookNode]) -> list[NotebookNode]:
     return rest[:place] + answers + rest[place:]
 
 
-def read_answer(cells: list[NotebookNode]) -> tuple[list[str], str]:
-    """The answer of a notebook: its sentences as HTML, and its figure as a small ``data:`` URL.
+def read_answer(cells: list[NotebookNode]) -> tuple[list[str], dict[str, str]]:
+    """The answer of a notebook: its sentences as HTML, and its figure as a small ``data:`` URL (src) and text (alt).
 
-    The answer is what the cell tagged ``answer`` displays. None, and an empty text, of a notebook without such a cell
+    The answer is what the cell tagged ``answer`` displays. None of both of a notebook without such a cell
     or where it has not been run.
     """
-    sentences, picture = [], ""
+    sentences, picture = [], {}
     for cell in cells:
         outputs = cell.get("outputs", []) if "answer" in cell.metadata.get("tags", []) else []
-        for data in (output.get("data", {}) for output in outputs):
+        for output in outputs:
+            data = output.get("data", {})
             if "text/markdown" in data:
                 soup = BeautifulSoup(_markdown(data["text/markdown"]), "html.parser")
                 for link in soup("a"):
@@ -135,8 +136,10 @@ def read_answer(cells: list[NotebookNode]) -> tuple[list[str], str]:
                 paragraphs = soup(["p", "li"])
                 sentences += [paragraph.decode_contents() for paragraph in paragraphs]
             for kind in ("image/png", "image/jpeg"):
-                picture = picture or (kind in data and _shrink(base64.b64decode(data[kind])))
-    return sentences, picture or ""
+                if kind in data and not picture:
+                    alt = output.metadata.get("alt", "figure of the answer")
+                    picture = {"src": _shrink(base64.b64decode(data[kind])), "alt": alt}
+    return sentences, picture
 
 
 def _shrink(pixels: bytes) -> str:

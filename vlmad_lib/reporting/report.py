@@ -64,7 +64,7 @@ class Notebook:
     traceback: str = ""
     categories: list[str] = field(default_factory=list)  # of the run, those its page names
     answer: list[str] = field(default_factory=list)  # the sentences of its cell tagged 'answer', as HTML
-    picture: str = ""  # a small version of the figure of that cell, as a data: URL
+    picture: dict[str, str] = field(default_factory=dict)  # a small version of that cell's figure: src and alt
 
     @property
     def page(self) -> str:
