@@ -137,12 +137,12 @@ def describe_verdicts(
         higher: What an interval above zero means; likewise ``lower`` below zero.
         most: So many rows of a verdict are named, those that differ most first; the others are counted.
     """
-    known = differences.dropna(subset="difference")
-    if known.empty:
+    measured = differences.dropna(subset="difference")
+    if measured.empty:
         return ""
-    verdicts, clauses = np.array([judge_row(row) for row in known.itertuples()], object), []
+    verdicts, clauses = np.array([judge_row(row) for row in measured.itertuples()], object), []
     for verdict_of_rows, words in {"higher": higher, "lower": lower, NO_DIFFERENCE: NO_DIFFERENCE}.items():
-        rows = known[verdicts == verdict_of_rows].sort_values("difference", key=abs, ascending=False)
+        rows = measured[verdicts == verdict_of_rows].sort_values("difference", key=abs, ascending=False)
         named = [f"{row[name]} ({_give_ends(row)})" for _, row in rows.head(most).iterrows()]
         if len(rows) > most:
             named.append(f"{len(rows) - most} more")
@@ -152,8 +152,8 @@ def describe_verdicts(
             named = [f"any of {len(rows)}, the largest being {named[0]}"]
         if named:
             clauses.append(f"{words} for {tables.join_words(named)}")
-    count = tables.format_counts(known.n, known.over.iloc[0])
-    return f"{', '.join(clauses)} (n = {count}{describe_together(len(known))})"
+    count = tables.format_counts(measured.n, measured.over.iloc[0])
+    return f"{', '.join(clauses)} (n = {count}{describe_together(len(measured))})"
 
 
 def _give_ends(row: pd.Series) -> str:

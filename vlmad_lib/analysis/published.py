@@ -56,8 +56,8 @@ def read_papers() -> pd.DataFrame:
     table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100)
     table = table[table.shots.str.isdigit() & table.metric.isin(list(tables.TITLES))]
     table = table.assign(shots=table.shots.astype(int))
-    found = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
-    return _counted(pd.concat(found, ignore_index=True))[_COLUMNS]
+    collected = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
+    return _counted(pd.concat(collected, ignore_index=True))[_COLUMNS]
 
 
 def _counted(table: pd.DataFrame) -> pd.DataFrame:
@@ -74,15 +74,15 @@ def _thresholds(kind: str, who: str) -> str:
 
 def _of_paper(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     named = np.where(table.shots > 0, PAPERS[kind][1], PAPERS[kind][0])
-    part = table[(table.method == named) & table.trust.isin(TRUSTED)].assign(kind=kind, who="paper")
-    rank = part.trust.map(TRUSTED.index) - part.groupby("source").value.transform("size") / len(table)
-    return part.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(_KEYS)
+    selected = table[(table.method == named) & table.trust.isin(TRUSTED)].assign(kind=kind, who="paper")
+    rank = selected.trust.map(TRUSTED.index) - selected.groupby("source").value.transform("size") / len(table)
+    return selected.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(_KEYS)
 
 
 def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    part = table[table.method.str.startswith(f"{PAPERS[kind][0]} (") & (table.trust == "reimpl")]
-    part = part[~part.source.str.contains(OTHER_PROTOCOL)]
-    return part.assign(kind=kind, who=part.method).drop_duplicates([*_KEYS, "who"])
+    selected = table[table.method.str.startswith(f"{PAPERS[kind][0]} (") & (table.trust == "reimpl")]
+    selected = selected[~selected.source.str.contains(OTHER_PROTOCOL)]
+    return selected.assign(kind=kind, who=selected.method).drop_duplicates([*_KEYS, "who"])
 
 
 def read_study() -> pd.DataFrame:
@@ -92,8 +92,8 @@ def read_study() -> pd.DataFrame:
     table = table[table.metric.isin(list(tables.TITLES))].rename(columns={"item": "category", "table": "source"})
     kinds = {names[0]: kind for kind, names in PAPERS.items()}
     facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0}
-    found = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
-    return found.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
+    collected = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
+    return collected.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
 
 
 def read_figures() -> pd.DataFrame:
@@ -111,14 +111,15 @@ def tabulate_means(dataset: str) -> pd.DataFrame:
 
     ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
     """
-    found = read_figures()
-    found = found[(found.dataset == dataset) & (found.category == "mean")]
-    logged = found.source.str.contains(LOG) & (found.who == "paper")
-    found = found.assign(
-        method=[USUAL[kind]["name"] for kind in found.kind], who=found.who.mask(logged, "authors' log")
+    collected = read_figures()
+    collected = collected[(collected.dataset == dataset) & (collected.category == "mean")]
+    logged = collected.source.str.contains(LOG) & (collected.who == "paper")
+    collected = collected.assign(
+        method=[USUAL[kind]["name"] for kind in collected.kind], who=collected.who.mask(logged, "authors' log")
     )
-    wide = found.pivot_table(index=["method", "shots", "who", "trust"], columns="metric", values="value", sort=False)
-    by = found[found.metric == "aupro"].set_index(wide.index.names).thresholds
+    keys = ["method", "shots", "who", "trust"]
+    wide = collected.pivot_table(index=keys, columns="metric", values="value", sort=False)
+    by = collected[collected.metric == "aupro"].set_index(wide.index.names).thresholds
     wide = wide[[name for name in tables.TITLES if name in wide]].join(by[~by.index.duplicated()].rename("AUPRO by"))
     return (
         wide.fillna({"AUPRO by": ""})
@@ -177,13 +178,13 @@ def judge(
     ours = _ours(metrics)
     counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
     sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
-    known = read_figures()
-    known = known[known.dataset == metrics.dataset.iloc[0]]
+    figures = read_figures()
+    figures = figures[figures.dataset == metrics.dataset.iloc[0]]
     reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
     lacking = {key: _lacking(part) for key, part in metrics.groupby(["method", "shots"])}
     rows = []
     for row in ours.itertuples():
-        part = known[(known.kind == guess_kind(row.method, profile)) & (known.shots == row.shots)]
+        part = figures[(figures.kind == guess_kind(row.method, profile)) & (figures.shots == row.shots)]
         part = part[(part.category == row.category) & (part.metric == row.metric)]
         paper, study = (part[part.who == who] for who in ("paper", "study"))
         others = part[~part.who.isin(["paper", "study"])]
@@ -292,15 +293,15 @@ def _tested(dataset: str) -> dict[str, tuple[int, int]]:
 
 def _lacking(part: pd.DataFrame) -> dict[str, str]:
     """What the tests of a method lack of the benchmark: by category, and under ``mean``; empty where nothing."""
-    known = _tested(part.dataset.iloc[0])
+    counts = _tested(part.dataset.iloc[0])
     rows = part.drop_duplicates("category").set_index("category")
-    found = {
-        name: "" if known.get(name) == (row.n_good, row.n_defective) else "not the benchmark's test images"
+    reasons = {
+        name: "" if counts.get(name) == (row.n_good, row.n_defective) else "not the benchmark's test images"
         for name, row in rows.iterrows()
     }
-    run = [name for name in known if name in found]
-    few = f"{len(run)} of {len(known)} categories" if len(run) < len(known) else ""
-    return found | {"mean": few or next((found[name] for name in run if found[name]), "")}
+    run = [name for name in counts if name in reasons]
+    few = f"{len(run)} of {len(counts)} categories" if len(run) < len(counts) else ""
+    return reasons | {"mean": few or next((reasons[name] for name in run if reasons[name]), "")}
 
 
 def _cell_reason(row: pd.Series, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
@@ -326,19 +327,21 @@ def collect_points(metrics: pd.DataFrame, profile: Profile, metric: str = "image
     Columns: dataset, metric, method (WinCLIP or AnomalyCLIP), category, group, who, value, and low and high for ours.
     """
     dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
-    known = read_figures()
-    known = known[(known.dataset == dataset) & (known.shots == 0) & (known.metric == metric)]
+    figures = read_figures()
+    figures = figures[(figures.dataset == dataset) & (figures.shots == 0) & (figures.metric == metric)]
     metrics = _as_published(metrics, profile)
     ours = metrics[(metrics.dataset == dataset) & (metrics.shots == 0)]
     low, high = (ours.get(f"{metric}_{end}", np.nan) for end in ("low", "high"))
     kinds = [guess_kind(name, profile) for name in ours.method]
     ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
-    found = pd.concat([known, ours], ignore_index=True)
+    collected = pd.concat([figures, ours], ignore_index=True)
     groups = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
-    found = found[found.category.isin(groups.index) & found.kind.isin(list(PAPERS)) & found.value.notna()]
-    found = found.assign(dataset=dataset, metric=metric, group=found.category.map(groups))
-    found["method"] = [USUAL[kind]["name"] for kind in found.kind]
-    return found.reindex(columns=["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"])
+    judged = collected.category.isin(groups.index) & collected.kind.isin(list(PAPERS)) & collected.value.notna()
+    collected = collected[judged]
+    collected = collected.assign(dataset=dataset, metric=metric, group=collected.category.map(groups))
+    collected["method"] = [USUAL[kind]["name"] for kind in collected.kind]
+    columns = ["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"]
+    return collected.reindex(columns=columns)
 
 
 def write_title(found: pd.DataFrame, profile: Profile) -> str:
@@ -355,8 +358,8 @@ STUDY = datasets.REFERENCE / "study_results.csv"
 
 def read_study_table(table: str) -> pd.DataFrame:
     """The rows of one table of the study, or of one of its sections (``text 5.2.2``), as it printed them."""
-    known = pd.read_csv(STUDY, dtype=str)
-    return known[known.table == table]
+    figures = pd.read_csv(STUDY, dtype=str)
+    return figures[figures.table == table]
 
 
 def quote_study(table: str, item: str, metric: str = "auroc") -> str:

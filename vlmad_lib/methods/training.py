@@ -50,13 +50,13 @@ class Examples:
     def batch(self, places: np.ndarray) -> Batch:
         """The images at some places of the table."""
         rows, side = self.table.iloc[places], self.store.size
-        found, _ = self.store.load(list(rows.image), self.names)
+        arrays, _ = self.store.load(list(rows.image), self.names)
         masks = np.zeros((len(rows), side * side), np.float32)
         for place, image in enumerate(rows.image):
             if image in self.masks:
                 masks[place] = np.unpackbits(self.masks[image], count=side * side)
-        known = ((rows.label == 0) | (rows["mask"] != "")).tolist()
-        return Batch(rows, found, torch.from_numpy(masks).unflatten(1, (side, side)), known)
+        masks_known = ((rows.label == 0) | (rows["mask"] != "")).tolist()
+        return Batch(rows, arrays, torch.from_numpy(masks).unflatten(1, (side, side)), masks_known)
 
     def each(self, parts: Iterable[np.ndarray], plan: Plan, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch at some places of the table, in this order, on the CPU.
@@ -120,12 +120,12 @@ def _stitch(
 
     Which ones depends on seed, epoch and place alone.
     """
-    found = {}
+    sheets = {}
     for number, place in enumerate(places):
         stream = np.random.default_rng([plan.seed, epoch, place])
         if stream.random() < plan.stitched:
-            found[number] = _sheet(_four(table, table.category.iloc[place], stream), side)
-    return found
+            sheets[number] = _sheet(_four(table, table.category.iloc[place], stream), side)
+    return sheets
 
 
 def _encode_sheets(batch: Batch, found: Examples, chosen: ChosenMethod) -> None:
@@ -140,8 +140,8 @@ def _encode_sheets(batch: Batch, found: Examples, chosen: ChosenMethod) -> None:
 
 def _four(table: pd.DataFrame, category: str, stream: np.random.Generator) -> list[pd.Series]:
     """Four rows of a category: of each the kind is drawn first, good or one of its defects, then the picture."""
-    part = table[table.category == category]
-    kinds = [rows for _, rows in part.groupby("defect")]
+    rows_of_category = table[table.category == category]
+    kinds = [rows for _, rows in rows_of_category.groupby("defect")]
     drawn = [kinds[kind] for kind in stream.integers(len(kinds), size=4)]
     return [rows.iloc[stream.integers(len(rows))] for rows in drawn]
 
@@ -174,18 +174,18 @@ def train(
     plan, chosen = plan or task.plan, _method(task, profile, method)
     spec = chosen.spec
     backbone = methods.load_backbone(spec, profile.download, profile.device)
-    found = examples(profile, chosen, backbone, plan, progress, task)
+    training_examples = examples(profile, chosen, backbone, plan, progress, task)
     learner = task.start(backbone, chosen.settings, plan.seed)
     optimiser = torch.optim.Adam(learner.parameters(), plan.rate, (0.5, 0.999))
-    state, key = out.with_suffix(".state.pt"), _key(task, chosen, backbone, found, plan)
+    state, key = out.with_suffix(".state.pt"), _key(task, chosen, backbone, training_examples, plan)
     curve, places = _resume(state, key, learner, optimiser)
     if len(curve) > plan.epochs:
         raise InputError(f"{state} has done {len(curve)} epochs, more than {plan.epochs}; remove it, or change --out.")
-    steps = -(-len(found.table) // plan.batch)
+    steps = -(-len(training_examples.table) // plan.batch)
     bar = tqdm(total=plan.epochs * steps, initial=len(curve) * steps, desc="train", disable=not progress, leave=False)
     with bar, devices.multiply_in("fp32", backbone.device):
         while len(curve) < plan.epochs:
-            means = _epoch(task, found, backbone, chosen, learner, optimiser, plan, len(curve), bar)
+            means = _epoch(task, training_examples, backbone, chosen, learner, optimiser, plan, len(curve), bar)
             curve.append({"epoch": len(curve) + 1} | means)
             places = list(dict.fromkeys([*places, devices.describe_device(backbone.device)]))
             kept = {"key": key, "learner": learner.state_dict(), "optimiser": optimiser.state_dict()}
@@ -198,11 +198,11 @@ def train(
     origin = {
         "trained_on": datasets.describe_identity(profile),
         "root": root,
-        "categories": list(found.table.category.unique()),
+        "categories": list(training_examples.table.category.unique()),
     }
     task.write(learner, out, origin, backbone)
     count = sum(value.numel() for value in learner.parameters())
-    text = _card(task, out, profile, chosen, backbone, found.table, plan, curve, count, places)
+    text = _card(task, out, profile, chosen, backbone, training_examples.table, plan, curve, count, places)
     files.replace_file(out.with_suffix(".md"), lambda path: path.write_text(text, encoding="utf-8"))
     return curve
 
@@ -263,13 +263,13 @@ def _card(
 
 def _method(task: Task, profile: Profile, name: str) -> ChosenMethod:
     """The method to train; its checkpoint need not exist."""
-    known = [spec for spec in profile.methods if spec.method == task.method and name in ("", spec.name)]
-    if not known:
+    candidates = [spec for spec in profile.methods if spec.method == task.method and name in ("", spec.name)]
+    if not candidates:
         called = f" named {name!r}" if name else ""
         raise InputError(f"The profile has no {task.title} method{called}; add one, with its backbone and weights.")
-    chosen = ChosenMethod(known[0], settings(known[0]))
+    chosen = ChosenMethod(candidates[0], settings(candidates[0]))
     if not chosen.settings.learned:
-        raise InputError(f"{known[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")
+        raise InputError(f"{candidates[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")
     return chosen
 
 
@@ -332,11 +332,11 @@ def _resume(file: Path, key: str, learner: nn.Module, optimiser: torch.optim.Opt
 
 def _official(task: Task, chosen: Profile) -> dict:
     """The changes of the plan by which the official code trains on a profile's data; InputError where it does not."""
-    found = task.official.get(datasets.describe_identity(chosen))
-    if found is None:
+    official = task.official.get(datasets.describe_identity(chosen))
+    if official is None:
         names = " or ".join(task.official)
         raise InputError(f"The official code of {task.title} trains on {names}; leave --official out for other data.")
-    return found
+    return official
 
 
 def main(arguments: list[str]) -> int:
@@ -354,8 +354,8 @@ def main(arguments: list[str]) -> int:
         value = getattr(task.plan, key)
         command.add_argument(f"--{key}", type=type(value), default=value, help=f"default {value}")
     if task.official:
-        told = "as the official code trains on these data: epochs, and the share of stitched pictures"
-        command.add_argument("--official", action="store_true", help=told)
+        help_text = "as the official code trains on these data: epochs, and the share of stitched pictures"
+        command.add_argument("--official", action="store_true", help=help_text)
     command.add_argument("--half", action="store_true", help="keep features as fp16: half the disk, nearly the same")
     command.add_argument("--method", default="", help="name of the method to train, where the profile has several")
     command.add_argument("-p", dest="pairs", action="append", default=[], metavar="KEY=VALUE", help="override a key")

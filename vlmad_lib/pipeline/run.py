@@ -447,8 +447,8 @@ class View:
 
 def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
-    known = [*profile.methods, *load_profile("demo").methods]
-    spec = spec or next(one for one in known if one.method == method)
+    candidates = [*profile.methods, *load_profile("demo").methods]
+    spec = spec or next(candidate for candidate in candidates if candidate.method == method)
     chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
     backbone = _backbone(spec, profile)
     store, names = chosen.store(cache, backbone), chosen.method.array_names(chosen.settings)
@@ -457,8 +457,8 @@ def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, met
     text = chosen.text(cache, backbone, chosen.method.prompt_wording(chosen.settings, row))
     first = {name: array[:1] for name, array in values.items()}
     place = chosen.prompts.path if chosen.prompts else None
-    seen = chosen.grid(backbone), first, text, row.image, chosen.partial_maps
-    return View(backbone, spec.method, chosen.settings, *seen, place)
+    of_image = chosen.grid(backbone), first, text, row.image, chosen.partial_maps
+    return View(backbone, spec.method, chosen.settings, *of_image, place)
 
 
 # ---------------------------------------------------------------- one category
@@ -541,15 +541,15 @@ def _plan(
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
     """Jobs in parts of up to ``TOGETHER`` different references, or one that has more."""
-    part, drawn = [], set()
+    jobs_of_part, drawn = [], set()
     for job in jobs:
         more = drawn.union(job.unit.references)
-        if part and len(more) > TOGETHER:
-            yield part
-            part, more = [], set(job.unit.references)
-        part.append(job)
+        if jobs_of_part and len(more) > TOGETHER:
+            yield jobs_of_part
+            jobs_of_part, more = [], set(job.unit.references)
+        jobs_of_part.append(job)
         drawn = more
-    yield part
+    yield jobs_of_part
 
 
 def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Job]], size: int) -> list[tuple]:
@@ -682,15 +682,15 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
 
 def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.AnyStore) -> Scorer:
     """What scores images by a method with each of the draws of references of its jobs."""
-    one = group[0].one
-    code, settings = one.chosen.method, one.chosen.settings
-    text = one.chosen.text(cache, backbone, code.prompt_wording(settings, group[0].row))
-    if not one.shots:
-        return Scorer(one.chosen, text, one.chosen.grid(backbone), device=backbone.device)
+    variant = group[0].one
+    code, settings = variant.chosen.method, variant.chosen.settings
+    text = variant.chosen.text(cache, backbone, code.prompt_wording(settings, group[0].row))
+    if not variant.shots:
+        return Scorer(variant.chosen, text, variant.chosen.grid(backbone), device=backbone.device)
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
-    references = memory.load(list(drawn), code.array_names(settings, one.shots))
-    return Scorer(one.chosen, text, one.chosen.grid(backbone), references, draws, backbone.device)
+    references = memory.load(list(drawn), code.array_names(settings, variant.shots))
+    return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device)
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:

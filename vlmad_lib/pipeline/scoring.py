@@ -17,40 +17,49 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores and maps of images by one method with some draws of references, image by image.
 
-    ``references`` are arrays, a row a tile, and the number of tiles of each image; ``draws`` the places of those
-    images, all of them where it is left out. Tile t meets tile t of a draw, or what the method remembers of those;
-    scores are averaged. Images are scored one by one: memory does not grow with their number, nor does a score depend,
-    in its last digit, on the company it was computed in.
+    A picture that is not square is cut into tiles. Each tile is compared with the same tile of the references, the
+    first with the first ones and so on, and the score of the picture is the mean over its tiles. Images are scored one
+    by one, so that memory does not grow with their number, and a score is the same to the last digit whatever other
+    images are scored in the same run.
+
+    Args:
+        chosen: The method with its settings.
+        text: (2, D) text features, normal first; none where the method reads no words.
+        grid: Cells of a map along one side.
+        references: The arrays of the reference images, a row a tile, and the number of tiles of each image; none
+            without references.
+        draws: The places of the images of each draw among ``references``; one draw of all images where left out.
+        device: Where scores are computed; the inputs may be on any device.
     """
 
     def __init__(
         self, chosen: ChosenMethod, text: torch.Tensor | None, grid: int, references: tuple | None = None,
         draws: list[list[int]] | None = None, device: torch.device = devices.CPU,
     ):  # fmt: skip
-        """``device``: where scores are computed; what is passed in may be anywhere."""
         self.chosen, self.grid, self.device = chosen, grid, device
         self.text = None if text is None else text.to(device)
         self.references = references
         self.draws = [list(range(len(references[1])))] if references and draws is None else draws
-        self.memories, self.found = {}, {}
+        self.memories: dict[int, list[tuple]] = {}
+        self.scored: dict[str, tuple] = {}
 
     def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
         """Score an image by its arrays, a row a tile."""
-        found = []
+        scored_tiles = []
         values = {name: array.to(self.device).float() for name, array in values.items()}
         for place in range(len(next(iter(values.values())))):
             tile = {name: array[place : place + 1] for name, array in values.items()}
             fixed = tile, self.text, self.chosen.settings, self.grid
             with devices.multiply_in("fp32", self.device):
-                parts = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
-            scores, maps = zip(*parts, strict=True)
+                results = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
+            scores, maps = zip(*results, strict=True)
             maps = None if maps[0] is None else torch.cat(maps).cpu().numpy()
-            found.append((torch.cat(scores).cpu().numpy(), maps))
-        scores, maps = zip(*found, strict=True)
-        self.found[image] = np.stack(scores), None if maps[0] is None else np.stack(maps)
+            scored_tiles.append((torch.cat(scores).cpu().numpy(), maps))
+        scores, maps = zip(*scored_tiles, strict=True)
+        self.scored[image] = np.stack(scores), None if maps[0] is None else np.stack(maps)
 
     def _memories(self, place: int) -> list[tuple]:
-        """What ``score`` meets of the references at a tile: for all draws at once, or draw by draw."""
+        """What ``score`` compares tile ``place`` with: for all draws at once, or draw by draw."""
         if not self.references:
             return [(None,)]
         if place not in self.memories:
@@ -65,19 +74,19 @@ class Scorer:
         return self.memories[place]
 
     def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
-        some = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
-        return self.chosen.method.remember(some, self.chosen.settings, self.grid)
+        chosen_rows = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
+        return self.chosen.method.remember(chosen_rows, self.chosen.settings, self.grid)
 
     def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has.
 
         Maps are None where the method has none.
         """
-        found = [self.found[image] for image in images]
-        scores = np.array([values[:, draw].mean(0, dtype=np.float64) for values, _ in found])
+        scored = [self.scored[image] for image in images]
+        scores = np.array([values[:, draw].mean(0, dtype=np.float64) for values, _ in scored])
         scores = self.chosen.method.score_category(scores) if scores.ndim > 1 else scores
-        maps = None if found[0][1] is None else np.concatenate([maps[:, draw] for _, maps in found])
-        return scores, maps, np.array([len(values) for values, _ in found])
+        maps = None if scored[0][1] is None else np.concatenate([maps[:, draw] for _, maps in scored])
+        return scores, maps, np.array([len(values) for values, _ in scored])
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:

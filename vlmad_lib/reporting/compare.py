@@ -129,9 +129,9 @@ def compare_metrics(before: OldReport, after: OldReport) -> pd.DataFrame:
             else:
                 differences = (cells[1].loc[name][measure] - cells[0].loc[name][measure]).dropna()
                 ends, count, over = statistics.difference(differences, level), len(differences), "categories"
-            known = {"difference": ends[0], "low": ends[1], "high": ends[2], "n": count, "over": over}
+            facts = {"difference": ends[0], "low": ends[1], "high": ends[2], "n": count, "over": over}
             rows.append(
-                {"name": name, "measure": measure, "before": means[0][measure], "after": means[1][measure]} | known
+                {"name": name, "measure": measure, "before": means[0][measure], "after": means[1][measure]} | facts
             )
     columns = ["name", *comparison.COLUMNS, "before", "after"]
     return pd.DataFrame(rows, columns=columns).dropna(subset="difference").query("n > 0").reset_index(drop=True)
@@ -153,9 +153,9 @@ def find_changed_pictures(before: OldReport, after: OldReport, rate: float) -> p
     for scores in pair_scores(*(_select_first_draws(report) for report in (before, after))):
         keys = ["name", "category"]
         limits = scores[scores.label == 0].groupby(keys).score.agg(lambda good: metrics.limit_at(good.to_numpy(), rate))
-        known = scores.join(limits.rename("threshold"), on=keys).dropna(subset="threshold")
-        pairs = zip(known.label, known.score > known.threshold, strict=True)
-        judged.append(known.assign(judged=[JUDGED[pair] for pair in pairs]))
+        facts = scores.join(limits.rename("threshold"), on=keys).dropna(subset="threshold")
+        pairs = zip(facts.label, facts.score > facts.threshold, strict=True)
+        judged.append(facts.assign(judged=[JUDGED[pair] for pair in pairs]))
     shown = ["name", "image", "score", "threshold", "judged"]
     both = judged[0][[*shown, "label", "category"]].merge(
         judged[1][shown], on=["name", "image"], suffixes=(" before", " after")
