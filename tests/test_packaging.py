@@ -79,13 +79,12 @@ def test_notebooks_are_stripped_thin_and_in_shape(path):
     answers = [place for place, cell in enumerate(cells) if "answer" in cell["metadata"].get("tags", [])]
     for heading in ("## Exercises", "## Next"):
         assert heading in text, heading
-    if answers:
-        assert len(answers) == 1 and "show_answer(" in "".join(cells[answers[0]]["source"])
-        assert not any(
-            cell["cell_type"] == "markdown" and "## " in "".join(cell["source"]) for cell in cells[1 : answers[0]]
-        )
-        headings = re.findall(r"^##+ (.*)", text, re.M)
-        assert not {"Load", "Compute", "Table", "Figure", "What we see"} & set(headings)
+    assert len(answers) == 1 and "show_answer(" in "".join(cells[answers[0]]["source"])
+    assert not any(
+        cell["cell_type"] == "markdown" and "## " in "".join(cell["source"]) for cell in cells[1 : answers[0]]
+    )
+    headings = re.findall(r"^##+ (.*)", text, re.M)
+    assert not {"Load", "Compute", "Table", "Figure", "What we see"} & set(headings)
     prose = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
     assert len(re.findall(r"^# ", prose, re.M)) == 1
 

@@ -76,3 +76,10 @@ def test_a_curve_of_recall_has_its_band_in_a_panel_for_each_measure():
     (axes,) = figure.axes
     assert axes.get_xlabel() == "Delta-E" and axes.get_lines()[0].get_ydata().tolist() == [0.2, 0.8]
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.9)
+
+
+def test_an_answer_has_at_most_three_sentences(capsys):
+    figures.show_answer(["One.", "", "Two."])
+    assert capsys.readouterr().out
+    with pytest.raises(ValueError, match="at most 3"):
+        figures.show_answer(["One.", "Two.", "Three.", "Four."])
