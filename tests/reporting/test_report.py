@@ -581,7 +581,8 @@ def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     """Whatever place its cell has: a small figure and its sentences go to the index."""
     pixels = {"image/png": base64.b64encode(_png(900, 600)).decode()}
     figure = nbformat.v4.new_output("display_data", pixels, metadata={"alt": "Escapes"})
-    said = nbformat.v4.new_output("display_data", {"text/markdown": "Half escape (n = 12).\n\nTest <b>your</b> own."})
+    words = "Half escape (n = 12).\n\nTest <b>your</b> own: [06](06_type.ipynb), [07](07_size.ipynb)."
+    said = nbformat.v4.new_output("display_data", {"text/markdown": words})
     cells = [
         nbformat.v4.new_markdown_cell("# 05 Contrast\n\n**Are faint defects missed?**"),
         nbformat.v4.new_code_cell("1", outputs=[nbformat.v4.new_output("display_data", {"text/plain": "loaded"})]),
@@ -590,8 +591,9 @@ def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     soup = pages_module.body(cells, tmp_path / "05.ipynb")
     text = soup.get_text()
     assert text.index("Half escape") < text.index("loaded") and soup.select_one(".answer img")
-    sentences, picture = pages_module.read_answer(cells)
-    assert sentences == ["Half escape (n = 12).", "Test &lt;b&gt;your&lt;/b&gt; own."]
+    sentences, picture = pages_module.read_answer(cells, ["06_type.html"])
+    assert sentences[0] == "Half escape (n = 12)."
+    assert sentences[1] == 'Test &lt;b&gt;your&lt;/b&gt; own: <a href="06_type.html">06</a>, 07.'
     assert picture["alt"] == "Escapes"
     small = PIL.Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
     assert small.width <= pages_module.THUMBNAIL[0] and small.height <= pages_module.THUMBNAIL[1]

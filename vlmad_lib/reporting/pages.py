@@ -66,13 +66,7 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
         node.replace_with(f"[not part of this report: {node.get('alt') or node['src']}]")
     for node in soup.select("math [href]"):
         del node["href"]
-    for link in soup.select("a[href]"):
-        link["href"] = _lead_to_glossary(link["href"])
-        notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", link["href"])
-        if notebook and f"{notebook[1]}.html" in pages:
-            link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
-        elif not re.match(rf"(https?|mailto):|#|{re.escape(IMAGES)}|{re.escape(GLOSSARY)}", link["href"]):
-            link.unwrap()
+    _lead_links(soup, pages)
     _order_headings(soup, path.stem)
     _join_code(soup)
     _fold(soup)
@@ -105,9 +99,17 @@ def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
     return kept
 
 
-def _lead_to_glossary(address: str) -> str:
-    """A link to the glossary of the notebooks, as one to that of a report; other links as they are."""
-    return re.sub(rf"^{re.escape(TERMS.name)}(#.*)?$", GLOSSARY, address)
+def _lead_links(soup: BeautifulSoup, pages: Collection[str]) -> None:
+    """Lead links to notebooks and to the glossary to their ``pages``; a link to another file becomes its text."""
+    for link in soup.select("a[href]"):
+        address = re.sub(rf"^{re.escape(TERMS.name)}(#.*)?$", GLOSSARY, link["href"])
+        notebook = re.fullmatch(r"(?:.*/)?([^/#]+)\.ipynb(#.*)?", address)
+        if notebook and f"{notebook[1]}.html" in pages:
+            link["href"] = f"{notebook[1]}.html{notebook[2] or ''}"
+        elif re.match(rf"(https?|mailto):|#|{re.escape(IMAGES)}|{re.escape(GLOSSARY)}", address):
+            link["href"] = address
+        else:
+            link.unwrap()
 
 
 def _put_answer_first(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -118,11 +120,11 @@ def _put_answer_first(cells: list[NotebookNode]) -> list[NotebookNode]:
     return rest[:place] + answers + rest[place:]
 
 
-def read_answer(cells: list[NotebookNode]) -> tuple[list[str], dict[str, str]]:
+def read_answer(cells: list[NotebookNode], pages: Collection[str] = ()) -> tuple[list[str], dict[str, str]]:
     """The answer of a notebook: its sentences as HTML, and its figure as a small ``data:`` URL (src) and text (alt).
 
-    The answer is what the cell tagged ``answer`` displays. None of both of a notebook without such a cell
-    or where it has not been run.
+    The answer is what the cell tagged ``answer`` displays, its links led to ``pages``. None of both of a notebook
+    without such a cell, or where it has not been run.
     """
     sentences, picture = [], {}
     for cell in cells:
@@ -131,8 +133,7 @@ def read_answer(cells: list[NotebookNode]) -> tuple[list[str], dict[str, str]]:
             data = output.get("data", {})
             if "text/markdown" in data:
                 soup = BeautifulSoup(_markdown(data["text/markdown"]), "html.parser")
-                for link in soup("a"):
-                    link["href"] = _lead_to_glossary(link.get("href", ""))
+                _lead_links(soup, pages)
                 paragraphs = soup(["p", "li"])
                 sentences += [paragraph.decode_contents() for paragraph in paragraphs]
             for kind in ("image/png", "image/jpeg"):
@@ -298,8 +299,9 @@ def write_page(report: Report, notebook: Notebook, cells: list[NotebookNode]) ->
     """Write one notebook's page; without cells it says that the notebook has not been run."""
     books = report.notebooks
     place = books.index(notebook)
-    soup = body(cells, notebook.path, [book.page for book in books], report.profile.dataset)
-    notebook.answer, notebook.picture = read_answer(cells)
+    names = [book.page for book in books]
+    soup = body(cells, notebook.path, names, report.profile.dataset)
+    notebook.answer, notebook.picture = read_answer(cells, names)
     notebook.categories = _named(soup, dict.fromkeys(row["category"] for row in report.categories))
     values = {"headings": soup(["h2", "h3"]), "cells": len(cells)}
     around = {"previous": [None, *books][place], "next": [*books, None][place + 1]}
