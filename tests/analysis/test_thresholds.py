@@ -359,20 +359,20 @@ def test_go_needs_both_intervals_within_the_limits():
 def test_go_or_no_go_is_said_in_parts_of_a_line():
     rows = [judged_row("A", "conformal", 19, 10, 100, 20, 40), judged_row("A", "conformal", 19, 0, 900, 0, 900)]
     limited = costs.judge_limits(thresholds.rated(rows).assign(category=["a", "b"]), 0.05, 0.05)
-    sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02)
+    sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02, 0.1)
     assert sentence.startswith("**Go for some products**") and "20 of them defective" in sentence
     assert "A lets 5 of them pass (25%) and rejects 49 good ones (5%)" in sentence  # means of 50 and 0 %, of 10 and 0 %
     assert "broken in 1 of 2 products and kept in 1" in sentence and "n = 940 defective" in sentence
-    assert costs.describe_limits(limited[1:], 0.05, 0.05, 0.02).startswith("**Go**")
-    assert costs.describe_limits(limited[:1], 0.05, 0.05, 0.02).startswith("**No-go**")
-    assert "n = 0" in costs.describe_limits(limited[:0], 0.05, 0.05, 0.02)
+    assert costs.describe_limits(limited[1:], 0.05, 0.05, 0.02, 0.1).startswith("**Go**")
+    assert costs.describe_limits(limited[:1], 0.05, 0.05, 0.02, 0.1).startswith("**No-go**")
+    assert "n = 0" in costs.describe_limits(limited[:0], 0.05, 0.05, 0.02, 0.1)
     normal = costs.judge_limits(thresholds.rated([judged_row("A", "conformal", 9, 1, 10)]), 0.05, 0.05)
-    sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02)
+    sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02, 0.1)
     assert "pass" not in sentence and "rejects 98 good ones" in sentence and "nan" not in sentence
     many = pd.concat(
         [limited.assign(method=name, escape=rate) for name, rate in zip("DABC", (0.9, 0.1, 0.2, 0.3), strict=True)]
     )
-    sentence = costs.describe_limits(many, 0.05, 0.05, 0.02)
+    sentence = costs.describe_limits(many, 0.05, 0.05, 0.02, 0.1)
     assert "the best 3 of 4 methods" in sentence and "C lets 6" in sentence and "D lets" not in sentence
 
 

@@ -646,3 +646,14 @@ def test_terms_lead_to_the_glossary_of_the_report(tmp_path, finished):
     assert [link["href"] for link in links] == [pages_module.GLOSSARY]
     page = BeautifulSoup((finished[0] / pages_module.GLOSSARY).read_text(), "html.parser")
     assert {"AUROC", "AUPRO", "macro mean"} <= {cell.get_text() for cell in page.select("tbody td, tbody th")}
+
+
+def test_a_picture_that_is_gone_stops_no_notebook(tiny, monkeypatch):
+    def refuse(*_):
+        raise InputError("a.png does not exist; restore it.")
+
+    monkeypatch.setattr(image_browser, "write_page", refuse)
+    built = resolve(tiny)
+    report.build(built)
+    assert built.status == "ok" and built.facts["notes"][-1] == "No page of pictures: a.png does not exist; restore it."
+    assert "No page of pictures" in (built.folder / "index.html").read_text()

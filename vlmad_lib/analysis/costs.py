@@ -232,9 +232,12 @@ def judge_limits(judged: pd.DataFrame, max_escapes: float, max_false_alarms: flo
 
 
 def describe_limits(
-    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, most: int = 3
+    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, alpha: float, most: int = 3
 ) -> str:
     """Go or no-go in one sentence, from ``judge_limits`` with a row a method and category.
+
+    ``alpha`` is the share of good parts that the thresholds were set to reject: with one above ``max_false_alarms`` a
+    no-go may be due to it.
 
     Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates over categories. Of
     more than ``most`` methods it speaks of those with the lowest sum of both rates.
@@ -256,7 +259,8 @@ def describe_limits(
     sizes = limited.groupby("method")[["n_bad", "n_good"]].sum().max()
     products = tables.format_count(limited.category.nunique(), "product", "products")
     return (
-        f"**{lead}**: of 1,000 parts, {1000 * defect_share:g} of them defective, {', '.join(clauses)}; your limits of "
+        f"**{lead}**: of 1,000 parts, {1000 * defect_share:g} of them defective, {', '.join(clauses)}, at thresholds "
+        f"set for {percent(alpha)} false alarms; your limits of "
         f"{percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms are shown to be broken in "
         f"{tables.format_each_count(broken)} of {products} and kept in "
         f"{tables.format_each_count(kept) if kept.any() else 'none'} "

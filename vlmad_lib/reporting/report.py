@@ -248,7 +248,10 @@ def build(report: Report, progress: bool = False) -> None:
         for name, table in {"scores": results.scores, "metrics": results.metrics}.items():
             table.to_parquet(report.folder / f"{name}.parquet")
             table.to_csv(report.folder / f"{name}.csv", index=False)
-        image_browser.write_page(report, results)
+        try:
+            image_browser.write_page(report, results)
+        except InputError as error:  # a picture that is gone since it was scored must not stop the notebooks
+            report.facts = report.facts | {"notes": [*report.facts.get("notes", []), f"No page of pictures: {error}"]}
         _run(report)
         report.status = "failed" if "failed" in [book.status for book in report.notebooks] else "ok"
     except KeyboardInterrupt:
