@@ -197,6 +197,11 @@ def select_first_draw(scores: pd.DataFrame, shots: int = 0) -> pd.DataFrame:
     return chosen[chosen.seed == chosen.groupby("method").seed.transform("min")]
 
 
+def select_first_draws(scores: pd.DataFrame) -> pd.DataFrame:
+    """``select_first_draw`` at every number of shots that was run, the fewest first."""
+    return pd.concat([select_first_draw(scores, shots) for shots in sorted(scores.shots.unique())])
+
+
 def average_over_draws(metrics: pd.DataFrame) -> pd.DataFrame:
     """Macro means by method and shots over reference draws, with their standard deviations over *n* draws."""
     draws = metrics.groupby(["method", "shots", "seed"], sort=False)[MAIN].mean()

@@ -30,7 +30,7 @@ def verdict(low: float, high: float) -> str:
 
 def judge_row(row) -> str:
     """The ``verdict`` of a row of differences; ``no difference shown`` where its digits print as zero."""
-    return verdict(row.low, row.high) if abs(row.difference) >= NOTHING else "no difference shown"
+    return verdict(row.low, row.high) if abs(row.difference) >= NOTHING else NO_DIFFERENCE
 
 
 def format_difference(mean: float, low: float, high: float) -> str:
@@ -55,7 +55,7 @@ def describe_difference(row, higher: str = "higher", lower: str = "lower") -> st
 
     ``higher`` and ``lower`` are what an interval above or below zero means for the two sides.
     """
-    words = {"higher": higher, "lower": lower, "no difference shown": "no difference shown"}
+    words = {"higher": higher, "lower": lower, NO_DIFFERENCE: NO_DIFFERENCE}
     count = tables.format_counts(pd.Series([row.n]), row.over)
     return f"{format_difference(row.difference, row.low, row.high)}, n = {count}: {words[verdict(row.low, row.high)]}"
 

@@ -107,7 +107,7 @@ def estimate_costs(judged: pd.DataFrame, prices: Prices) -> pd.DataFrame:
             low, high = (prices.cost(*rates) for rates in ends)
         low, high = max(low, 0.0), min(high, most)
         words = {"lower": "cheaper", "higher": "dearer"}
-        verdict = words.get(comparison.verdict(low - least, high - least), "no difference shown")
+        verdict = words.get(comparison.verdict(low - least, high - least), comparison.NO_DIFFERENCE)
         rows.append((method, rule, mean, low, high, verdict, len(categories)))
     columns = ["method", "rule", "cost", "cost_low", "cost_high", "than not to look", "n"]
     return tables.order_by_method(pd.DataFrame(rows, columns=columns), judged.method)

@@ -422,7 +422,7 @@ def _measure_claim(own: pd.DataFrame, ends: list[float], bounded: bool, comparab
     low, high = (ends[0], ends[-1]) if bounded else (-1.0, -1e-9)
     apart = row.low > high or row.high < low
     inside = low <= row.low and row.high <= high
-    word = "contradicted" if apart else "agrees" if inside else "no difference shown"
+    word = "contradicted" if apart else "agrees" if inside else comparison.NO_DIFFERENCE
     return {
         "here": f"{comparison.format_difference(row.difference, row.low, row.high)}, n = {row.n}",
         "verdict": word,

@@ -113,7 +113,8 @@ def compare_metrics(before: OldReport, after: OldReport) -> pd.DataFrame:
     """
     sides = pair_scores(before.results.scores, after.results.scores)
     names = [name for name in dict.fromkeys(sides[0].name) if name in set(sides[1].name)]
-    level = statistics.together(max(1, len(names) * len(tables.MAIN)))
+    comparisons = max(1, len(names) * len(tables.MAIN))
+    level = statistics.together(comparisons)
     cells = []
     for report in (before, after):
         named = report.results.metrics.assign(name=tables.name_rows(report.results.metrics))
@@ -123,23 +124,20 @@ def compare_metrics(before: OldReport, after: OldReport) -> pd.DataFrame:
         old, new = (side[side.name == name] for side in sides)
         means = [side.loc[name].mean() for side in cells]
         for measure in tables.MAIN:
+            facts: dict[str, Any]
             if measure == "image_auroc":
                 ends = statistics.macro_difference(new, old, statistics.resamples_at(level), level=level)
-                count, over = len(set(new.image) & set(old.image)), "images"
+                facts = dict(zip(("difference", "low", "high"), ends, strict=True))
+                facts |= {"n": len(set(new.image) & set(old.image)), "over": "images"}
             else:
-                differences = (cells[1].loc[name][measure] - cells[0].loc[name][measure]).dropna()
-                ends, count, over = statistics.difference(differences, level), len(differences), "categories"
-            facts = {"difference": ends[0], "low": ends[1], "high": ends[2], "n": count, "over": over}
+                before_cells, after_cells = (side.loc[name][[measure]] for side in cells)
+                paired = comparison.pair_differences(after_cells, before_cells, "categories", comparisons)
+                facts = paired.iloc[0].to_dict()
             rows.append(
                 {"name": name, "measure": measure, "before": means[0][measure], "after": means[1][measure]} | facts
             )
     columns = ["name", *comparison.COLUMNS, "before", "after"]
     return pd.DataFrame(rows, columns=columns).dropna(subset="difference").query("n > 0").reset_index(drop=True)
-
-
-def _select_first_draws(report: OldReport) -> pd.DataFrame:
-    scores = report.results.scores
-    return pd.concat([tables.select_first_draw(scores, shots) for shots in sorted(scores.shots.unique())])
 
 
 def find_changed_pictures(before: OldReport, after: OldReport, rate: float) -> pd.DataFrame:
@@ -150,7 +148,7 @@ def find_changed_pictures(before: OldReport, after: OldReport, rate: float) -> p
     judged.
     """
     judged = []
-    for scores in pair_scores(*(_select_first_draws(report) for report in (before, after))):
+    for scores in pair_scores(*(tables.select_first_draws(report.results.scores) for report in (before, after))):
         keys = ["name", "category"]
         limits = scores[scores.label == 0].groupby(keys).score.agg(lambda good: metrics.limit_at(good.to_numpy(), rate))
         facts = scores.join(limits.rename("threshold"), on=keys).dropna(subset="threshold")
@@ -211,7 +209,7 @@ def _draw_pictures(before: OldReport, after: OldReport, name: str, rows: pd.Data
     for side, report, scores in zip(
         ("before", "after"),
         (before, after),
-        pair_scores(_select_first_draws(before), _select_first_draws(after)),
+        pair_scores(*(tables.select_first_draws(report.results.scores) for report in (before, after))),
         strict=True,
     ):
         chosen = scores[scores.name == name].set_index("image").loc[wanted.image].reset_index()

@@ -60,7 +60,7 @@ def collect_images(results: Results) -> dict[str, Any]:
     an image, none where it has no score. ``parts``: by category, the pictures as base64 JPEG, the masks as packed
     bits, and by method the maps as bytes (cells x cells), scaled from the lowest to the highest value of the category.
     """
-    scores = pd.concat([tables.select_first_draw(results.scores, n) for n in sorted(results.scores.shots.unique())])
+    scores = tables.select_first_draws(results.scores)
     scores = scores.assign(
         name=tables.name_rows(scores), defect_class=by_defect.classify_defects(scores, results.profile)
     )
