@@ -32,6 +32,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # The data sets, each a class in data/datasets.py.
 DATASETS = ("demo", "mvtec", "visa", "folder")
+VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
@@ -161,6 +162,7 @@ class Profile(Strict):
     download: bool = False
     cache: str = "data/cache"
     notebooks: list[str] = list(NOTEBOOKS)
+    figures: Literal["", *VECTORS] = ""  # each figure of a report as such a file too, for papers and slides
     notice: str = ""
 
     @model_validator(mode="before")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from IPython.display import Markdown
@@ -146,18 +146,43 @@ def show_table(frame: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> 
     """
     if not len(frame):
         return Markdown(without)
-    if "shots" in frame:
-        frame = frame.assign(shots=frame.shots.map(format_shots))
     blank = [name for name in frame if frame[name].isna().all()]
-    frame = frame.drop(columns=blank)
     styled = (
-        frame.rename(columns=TITLES | FEW_ALARMS)
+        _title_columns(frame.drop(columns=blank))
         .map(_unbroken)
         .style.format(precision=digits, na_rep="none", escape="html")
     )
     styled = styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
     named = ", ".join((TITLES | FEW_ALARMS).get(name, str(name)) for name in blank)
     return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
+
+
+def _title_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the metrics' titles above its columns, and the numbers of references as people say them."""
+    if "shots" in frame:
+        frame = frame.assign(shots=frame.shots.map(format_shots))
+    return frame.rename(columns=TITLES | FEW_ALARMS)
+
+
+def format_table(frame: pd.DataFrame, kind: Literal["markdown", "latex"] = "markdown", digits: int = 3) -> str:
+    """A frame as the text of a Markdown or LaTeX table, titled and rounded as ``show_table`` does; no row numbers.
+
+    LaTeX needs the package booktabs. Raises InputError for another ``kind``.
+    """
+    frame = _title_columns(frame)
+    if kind == "latex":
+        styled = frame.style.format(precision=digits, na_rep="", escape="latex").hide(axis="index")
+        return styled.format_index(escape="latex", axis="columns").to_latex(hrules=True)
+    if kind != "markdown":
+        raise InputError(f"There is no kind of table {kind!r}; write 'markdown' or 'latex'.")
+
+    def format_cell(value: Any) -> str:
+        text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+        return "" if pd.isna(value) else text.replace("|", "\\|")
+
+    head, rows = [str(name) for name in frame], frame.astype(object).itertuples(index=False, name=None)
+    lines = [head, ["---"] * len(head), *([format_cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _unbroken(value: Any) -> Any:

@@ -580,7 +580,7 @@ def test_the_study_is_left_out_of_reports_on_own_pictures_but_where_asked_for(tm
 def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     """Whatever place its cell has: a small figure and its sentences go to the index."""
     pixels = {"image/png": base64.b64encode(_png(900, 600)).decode()}
-    figure = nbformat.v4.new_output("display_data", pixels, metadata={"alt": "Escapes"})
+    figure = nbformat.v4.new_output("display_data", pixels, metadata={"image/png": {"alt": "Escapes"}})
     words = "Half escape (n = 12).\n\nTest <b>your</b> own: [06](06_type.ipynb), [07](07_size.ipynb)."
     said = nbformat.v4.new_output("display_data", {"text/markdown": words})
     cells = [

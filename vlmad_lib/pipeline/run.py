@@ -155,7 +155,18 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(
-        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
+        exclude={
+            "title",
+            "notice",
+            "notebooks",
+            "figures",
+            "taxonomy",
+            "workers",
+            "batch",
+            "cache",
+            "download",
+            "device",
+        }
     )
     read = digests.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
     return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,10 @@ BEST = "#ff2d55"  # frames and outlines
 MAP = "magma"
 
 
-def use_style() -> None:
-    """Make matplotlib draw in the workbook's style."""
+def use_style(profile: str | Path = "") -> None:
+    """Make matplotlib draw in the workbook's style; ``show`` attaches a figure as the profile's ``figures`` says."""
     plt.style.use(STYLE)
+    plt.rcParams["savefig.format"] = (config.load_profile(profile).figures if profile else "") or "png"
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
@@ -39,9 +41,25 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 
 def show(figure: Figure, alt: str, photo: bool = False) -> None:
-    """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
+    """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller.
+
+    Where the profile says ``figures: svg`` or ``pdf``, the figure is attached in that format as well: a report writes
+    it beside its pages.
+    """
+    chosen = plt.rcParams["savefig.format"]
+    drawing = _draw_vectors(figure, chosen) if chosen in config.VECTORS else {}
     kind, pixels = encode_figure(figure, photo)
-    display(Image(pixels, format=kind, alt=alt, metadata={"alt": alt}))
+    data, metadata = Image(pixels, format=kind, alt=alt, metadata={"alt": alt})._repr_mimebundle_()
+    display({"text/plain": alt} | data | drawing, metadata=metadata, raw=True)
+
+
+def _draw_vectors(figure: Figure, kind: str) -> dict[str, str]:
+    """A figure as SVG or PDF by its media type, as notebooks keep them: text, or base64; no date is written in it."""
+    stream = io.BytesIO()
+    dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
+    figure.savefig(stream, format=kind, metadata=dates)
+    drawn = stream.getvalue()
+    return {config.VECTORS[kind]: drawn.decode() if kind == "svg" else base64.b64encode(drawn).decode()}
 
 
 MOST_SENTENCES = 3

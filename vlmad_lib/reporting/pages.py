@@ -24,7 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vlmad_lib import ROOT, files
+from vlmad_lib import ROOT, config, files
 
 if TYPE_CHECKING:
     from vlmad_lib.reporting.report import Notebook, Report
@@ -138,9 +138,31 @@ def read_answer(cells: list[NotebookNode], pages: Collection[str] = ()) -> tuple
                 sentences += [paragraph.decode_contents() for paragraph in paragraphs]
             for kind in ("image/png", "image/jpeg"):
                 if kind in data and not picture:
-                    alt = output.metadata.get("alt", "figure of the answer")
-                    picture = {"src": _shrink(base64.b64decode(data[kind])), "alt": alt}
+                    picture = {"src": _shrink(base64.b64decode(data[kind])), "alt": _read_alt(output)}
     return sentences, picture
+
+
+def take_figures(cells: list[NotebookNode], folder: Path, stem: str) -> list[dict[str, str]]:
+    """Take the figures attached as SVG or PDF out of cells' outputs and write each as a file of ``folder``.
+
+    Returns the file of each, below the folder of ``folder``, and what it shows, in their order.
+    """
+    taken = []
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        for suffix, media_type in config.VECTORS.items():
+            if (drawing := output.get("data", {}).pop(media_type, None)) is None:
+                continue
+            content = drawing.encode() if suffix == "svg" else base64.b64decode(drawing)
+            file = folder / f"{stem}-{len(taken) + 1}.{suffix}"
+            files.replace_file(file, lambda path, content=content: path.write_bytes(content))
+            taken.append({"file": f"{folder.name}/{file.name}", "alt": _read_alt(output)})
+    return taken
+
+
+def _read_alt(output: NotebookNode) -> str:
+    """What the figure of an output shows, in words."""
+    described = (output.metadata.get(kind, {}).get("alt") for kind in ("image/png", "image/jpeg"))
+    return next(filter(None, described), "figure")
 
 
 def _shrink(pixels: bytes) -> str:
