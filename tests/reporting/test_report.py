@@ -592,7 +592,7 @@ def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     text = soup.get_text()
     assert text.index("Half escape") < text.index("loaded") and soup.select_one(".answer img")
     sentences, picture = pages_module.read_answer(cells, ["06_type.html"])
-    assert sentences[0] == "Half escape (n = 12)."
+    assert sentences[0] == "Half escape (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}12)."
     assert sentences[1] == 'Test &lt;b&gt;your&lt;/b&gt; own: <a href="06_type.html">06</a>, 07.'
     assert picture["alt"] == "Escapes"
     small = PIL.Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
