@@ -75,7 +75,8 @@ class Results:
         return pd.DataFrame({"Category": [EVIL], "AUROC": [0.98765], "AUPRO": [None]})
 
     def by_category(self) -> pd.DataFrame:
-        return pd.DataFrame({"category": [EVIL, "bolt", "grid"], "image AUROC": [0.5, 0.75, None]})
+        facts = {"category": [EVIL, "bolt", "grid"], "group": "rigid", "method": "other, zero-shot"}
+        return pd.DataFrame(facts | {"image AUROC": [0.5, 0.75, None]})
 
 
 @pytest.fixture(autouse=True)
@@ -382,6 +383,18 @@ def test_index_can_be_searched_by_category(pages, record):
     assert [one["value"] for one in pages["index"].select("datalist option")] == [EVIL, "bolt", "grid"]
     assert pages["index"].find(id="search").find_parent(hidden=True)  # until the script that serves it runs
     assert [book["categories"] for book in record["notebooks"]] == [["bolt", "grid"], [], [], []]
+
+
+def test_the_index_has_a_row_a_product_and_a_column_a_method(pages):
+    """It stands open; the other figures are folded below it."""
+    open_table, folded = (
+        pages["index"].select("table:has(tr[data-words])")[-1],
+        pages["index"].select_one(".figures table"),
+    )
+    heads = [cell.text for cell in open_table.select("thead th")]
+    assert heads[:2] == ["product", "group"] and "other, zero-shot" in heads
+    assert [row.td.text for row in open_table.select("tbody tr")] == [EVIL, "bolt", "grid"]
+    assert open_table.find_parent("details") is None and len(folded.select("tbody tr")) >= 3
 
 
 def test_headline_figure_has_a_point_for_each_figure(pages):
