@@ -37,7 +37,7 @@ MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 # A figure that rests on fewer images is shown as resting on few.
 SMALL = 20
 # No line ends within an interval, nor between *n* and its number.
-UNBROKEN = re.compile(r"\(\S+ to \S+\)|[-+]\d[\d.]* to [-+]\d[\d.]*|n = \d+")
+UNBROKEN = re.compile(r"\(\S+ to \S+\)|[-+]\d[\d.]* to [-+]\d[\d.]*|n = \d+(?: products?\b)?")
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 

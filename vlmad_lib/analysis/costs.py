@@ -258,7 +258,7 @@ def describe_limits(
     kept, broken = (verdicts.agg(lambda names, verdict=verdict: (names == verdict).sum()) for verdict in (GO, NO_GO))
     whole = (kept == verdicts.size()).any()
     lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.any() else "Too few to say go"
-    sizes = limited.groupby("method")[["n_bad", "n_good"]].sum().max()
+    sizes = limited.groupby("method")[["n_bad", "n_good", "alarms"]].sum().max()
     products = tables.format_count(limited.category.nunique(), "product", "products")
     passed = [
         f"{1000 * defect_share * share:.0f} ({share:.0%}) with {name}"
@@ -273,8 +273,9 @@ def describe_limits(
     )
     return (
         f"**{lead}** at your limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms: "
-        f"where at most {percent(max_false_alarms)} of each product's good test pictures are rejected, {counted}; "
-        f"{judged} (n = {sizes.n_bad:.0f} defective and {sizes.n_good:.0f} good pictures{left_out}); next, "
+        f"where at most {percent(max_false_alarms)} of each product's good test pictures are rejected, here "
+        f"{sizes.alarms:.0f} of {sizes.n_good:.0f}, {counted}; {judged} (n = {sizes.n_bad:.0f} defective and "
+        f"{sizes.n_good:.0f} good pictures{left_out}); next, "
         f"{_advise(lead, max_escapes, max_false_alarms)}."
     )
 
