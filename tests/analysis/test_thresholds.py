@@ -362,11 +362,17 @@ def test_go_or_no_go_is_said_in_parts_of_a_line():
     sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02)
     assert sentence.startswith("**Go for some products** at your limits of 5% escapes and 5% false alarms")
     assert "5 (25%) with A of 20 defective parts in 1,000 escape" in sentence  # the mean of 50 and 0 %
-    assert "broken in 1 and kept in 1 of 2 products (n = 940 defective" in sentence and "12 Thresholds" in sentence
+    assert (
+        "broken in 1 of 2 products and kept in 1 of 2 products (n = 940 defective" in sentence
+        and "12 Thresholds" in sentence
+    )
     assert costs.describe_limits(limited[1:], 0.05, 0.05, 0.02).startswith("**Go**")
     no_go = costs.describe_limits(limited[:1], 0.05, 0.05, 0.02)
     assert no_go.startswith("**No-go**") and "kept" not in no_go and "11 Failures" in no_go
     assert "n = 0" in costs.describe_limits(limited[:0], 0.05, 0.05, 0.02)
+    open_too = pd.concat([limited[:1], limited[:1].assign(method="B", escape=0.0, verdict=costs.TOO_FEW)])
+    sentence = costs.describe_limits(open_too, 0.05, 0.05, 0.02)  # another method may still do
+    assert sentence.startswith("**Too few to say go**") and "broken in 1 of 1 product with A (n" in sentence
     normal = costs.judge_limits(thresholds.rated([judged_row("A", "conformal", 9, 1, 10)]), 0.05, 0.05)
     sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02)
     assert "unknown without a defective picture" in sentence and "nan" not in sentence

@@ -246,8 +246,9 @@ def describe_limits(
     """Go or no-go, and what to do next, in one sentence; ``judge_limits`` of a row a method and category.
 
     The rows are those of ``thresholds.judge_at_false_alarms`` at ``max_false_alarms``, so that methods are compared at
-    the same false alarms. Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates
-    over categories. Of more than ``most`` methods it speaks of those that let the fewest defects escape.
+    the same false alarms. It is a no-go where each method breaks a limit for some product. Counts are of 1,000 parts
+    of which the share ``defect_share`` is defective, at the mean rates over categories. Of more than ``most`` methods
+    it speaks of those that let the fewest defects escape.
     """
     if limited.empty:
         return "**Neither go nor no-go**: no product has good pictures to set a threshold from (n = 0)."
@@ -257,7 +258,7 @@ def describe_limits(
     verdicts = limited.groupby("method", sort=False).verdict
     kept, broken = (verdicts.agg(lambda names, verdict=verdict: (names == verdict).sum()) for verdict in (GO, NO_GO))
     whole = (kept == verdicts.size()).any()
-    lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.any() else "Too few to say go"
+    lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.all() else "Too few to say go"
     sizes = limited.groupby("method")[["n_bad", "n_good", "alarms"]].sum().max()
     products = tables.format_count(limited.category.nunique(), "product", "products")
     passed = [
@@ -266,11 +267,13 @@ def describe_limits(
     ]
     counted = f"{tables.join_words(passed)} of {1000 * defect_share:g} defective parts in 1,000 escape"
     counted = counted if passed else "how many defects escape is unknown without a defective picture"
-    states = [f"shown to be broken in {tables.format_each_count(broken)}"] if broken.any() else []
-    states += [f"kept in {tables.format_each_count(kept)}"] if kept.any() else []
-    judged = (
-        f"your limits are {tables.join_words(states)} of {products}" if states else "no limit is shown to be broken"
-    )
+    named = [
+        f"{words} in {tables.format_each_count(counts[counts > 0])} of {products}"
+        + ("" if (counts > 0).all() else f" with {tables.join_words(list(counts.index[counts > 0]))}")
+        for words, counts in (("shown to be broken", broken), ("kept", kept))
+        if counts.any()
+    ]
+    judged = f"your limits are {tables.join_words(named)}" if named else "no limit is shown to be broken"
     return (
         f"**{lead}** at your limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms: "
         f"where at most {percent(max_false_alarms)} of each product's good test pictures are rejected, here "
