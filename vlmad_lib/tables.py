@@ -37,7 +37,7 @@ MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 # A figure that rests on fewer images is shown as resting on few.
 SMALL = 20
 # No line ends within an interval, nor between *n* and its number.
-UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
+UNBROKEN = re.compile(r"\(\S+ to \S+\)|[-+]\d[\d.]* to [-+]\d[\d.]*|n = \d+(?: products?\b)?")
 NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
 
 
@@ -186,10 +186,13 @@ def format_table(frame: pd.DataFrame, kind: Literal["markdown", "latex"] = "mark
 
 
 def _unbroken(value: Any) -> Any:
-    """A value; in a text no line ends within an interval, nor between *n* and its number."""
-    if not isinstance(value, str):
-        return value
-    return UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
+    """A value; ``keep_together`` of a text."""
+    return keep_together(value) if isinstance(value, str) else value
+
+
+def keep_together(text: str) -> str:
+    """A text in which no line ends within an interval, nor between *n* and its number."""
+    return UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def title_metrics(table: pd.DataFrame) -> pd.DataFrame:

@@ -443,6 +443,24 @@ def judge_at_escapes(categories: Sequence[CategoryScores], shares: Sequence[floa
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
 
 
+def judge_at_false_alarms(categories: Sequence[CategoryScores], share: float) -> pd.DataFrame:
+    """Escapes at thresholds that reject at most this share of the good test images, by category.
+
+    Every method is judged at the same number of false alarms, whatever its own thresholds would be. They are set on
+    the very good images that they judge, which flatters all methods alike. ``allowed`` false alarms of ``n_good``: 0
+    where the share is less than one image. No row for a category without good images. InputError for no share.
+    """
+    within("max_false_alarms", share, 0, 1)
+    rows = []
+    for scores in categories:
+        if len(scores.good):
+            allowed = int(np.floor(share * len(scores.good) + 1e-9))
+            falling = np.append(np.sort(scores.good)[::-1], -np.inf)
+            row = judge(scores, f"{statistics.percent(share)} false alarms", 0, [(falling[allowed], scores.good)])
+            rows.append(row | {"share": share, "allowed": allowed})
+    return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
+
+
 def format_rate(rate: float, low: float, high: float) -> str:
     """A share and its interval for people: ``12.5% (4.0 to 31.0)``, or ``none``."""
     return "none" if np.isnan(rate) else f"{rate:.1%} ({100 * low:.1f} to {100 * high:.1f})"

@@ -24,7 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vlmad_lib import ROOT, config, files
+from vlmad_lib import ROOT, config, files, tables
 
 if TYPE_CHECKING:
     from vlmad_lib.reporting.report import Notebook, Report
@@ -38,7 +38,7 @@ GLOSSARY, TERMS = "glossary.html", ROOT / "notebooks" / "TEACHING.md"
 # A table of more rows is folded on a page.
 LONG = 14
 # The width and height that a figure has at most beside its question in the index.
-THUMBNAIL = (420, 300)
+THUMBNAIL = (640, 480)
 # The notebooks whose answer may open the index, the first choice first.
 ADVICE = ("17", "00")
 HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
@@ -212,7 +212,7 @@ def _markdown(text: str, maths: bool = False) -> str:
     So are dollar signs, unless the cell has the tag ``maths``.
     """
     renderer = (_Renderer if maths else IPythonRenderer)(escape=True, exclude_anchor_links=True)
-    return MarkdownWithMath(renderer=renderer).render(text)
+    return MarkdownWithMath(renderer=renderer).render(tables.keep_together(text))
 
 
 @jinja2.pass_context
@@ -346,10 +346,18 @@ def write_index(report: Report) -> None:
     """
     answers = {book.path.stem[:2]: book for book in report.notebooks if book.answer}
     advice = next((answers[number] for number in ADVICE if number in answers), None)
-    tables = sorted(path.name for path in report.folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    tabled = sorted(path.name for path in report.folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    products: dict[str, dict[str, Any]] = {}  # a row a product, a column a method
+    for row in report.categories:
+        product = products.setdefault(row["category"], {"product": row["category"], "group": row["group"]})
+        product[row["method"]] = row[tables.TITLES["image_auroc"]]
+    for name in dict.fromkeys(row["method"] for row in report.categories):  # the same columns in each row
+        for product in products.values():
+            product[name] = product.pop(name, None)
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
     images = IMAGES if (report.folder / IMAGES).is_file() else ""
-    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile, advice=advice, images=images)
+    shown = {"files": tabled, "yaml": profile, "advice": advice, "images": images, "products": list(products.values())}
+    _render(report, "run.html.j2", "index.html", **shown)
     record = report.record()
     for notebook in record["notebooks"]:
         del notebook["picture"]
