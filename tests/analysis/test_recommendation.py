@@ -72,7 +72,7 @@ def test_every_number_of_a_sentence_is_in_its_row():
     row, sentence = recommend(means)
     for value in (row.difference, row.low, row.high):
         assert f"{value:+.3f}" in sentence
-    assert recommendation.describe_units(row) == "8 categories" and row.low < row.difference < row.high
+    assert recommendation.describe_units(row) == "8 products" and row.low < row.difference < row.high
     wide = make_values(means).pivot(index="category", columns="name", values="image_auroc")
     assert row.difference == pytest.approx((wide["One, 0-shot"] - wide["Other, 0-shot"]).mean())
 

@@ -583,7 +583,7 @@ def test_a_rule_is_dearer_or_cheaper_than_not_to_look():
 def test_gaps_say_what_is_missing():
     whole = [part([1, 2], [3], [1.0], "a"), part([1, 2], [3], [1.0], "b")]
     assert costs.describe_gaps(whole) == ""
-    assert "1 category no training image was scored" in costs.describe_gaps([part([1, 2], [3]), whole[0]])
+    assert "1 product no training image was scored" in costs.describe_gaps([part([1, 2], [3]), whole[0]])
     assert "No test image is defective" in costs.describe_gaps([part([1, 2], [], [1.0])])
     assert "With one category" in costs.describe_gaps(whole[:1]) and "With one category" not in costs.describe_gaps(
         whole
