@@ -79,7 +79,10 @@ def test_a_cell_without_images_is_empty_and_others_tell_their_n():
     values = axes.collections[0].get_array()
     assert values.reshape(2, 2).mask.tolist() == [[False, True], [True, False]]
     shown = {text.get_position(): text.get_text() for text in axes.texts if text.get_text()}
-    assert shown == {(0.5, 0.5): "0.25\n0.10 to 0.50\nn = 8, 3 cat.", (1.5, 1.5): "0.75\n0.50 to 1.00\nn = 12, 4 cat."}
+    assert shown == {
+        (0.5, 0.5): "0.25\n0.10 to 0.50\nn = 8,\n3 products",
+        (1.5, 1.5): "0.75\n0.50 to 1.00\nn = 12,\n4 products",
+    }
 
 
 def test_a_curve_of_recall_has_its_band_in_a_panel_for_each_measure():

@@ -344,7 +344,7 @@ def dots(
     counts = table.groupby(label, sort=False)[[n, *({"categories"} & set(table))]].min()
     ticks = {name: f"{name}  (n = {count:.0f})" for name, count in counts[n].items()}
     if "categories" in table and n == "images":
-        texts = counts.images.map("  (n = {} images, ".format) + counts.categories.map("{} cat.)".format)
+        texts = counts.images.map("  (n = {} images, ".format) + counts.categories.map(tables.format_categories) + ")"
         ticks = {name: f"{name}{text}" for name, text in texts.items()}
     figure, axes = _point_rows(table, label, value, ticks)
     names = list(dict.fromkeys(table.method))
@@ -380,7 +380,8 @@ def cells(table: pd.DataFrame, rows: str, columns: str, value: str, label: str) 
     is empty.
     """
     lines = [
-        f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\nn = {cell.images}, {cell.categories} cat."
+        f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\n"
+        f"n = {cell.images},\n{tables.format_categories(cell.categories)}"
         for share, cell in zip(table[value], table.itertuples(), strict=True)
     ]
     wide = {
