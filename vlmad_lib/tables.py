@@ -38,7 +38,7 @@ MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 SMALL = 20
 # No line ends within an interval, nor between *n* and its number.
 UNBROKEN = re.compile(r"\(\S+ to \S+\)|[-+]\d[\d.]* to [-+]\d[\d.]*|n = \d+(?: products?\b)?")
-NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
+NO_AUROC = "No product has both good and defective test images, so nothing can be ranked: scores only, no AUROC."
 
 
 def format_count(n: int, singular: str, plural: str) -> str:
@@ -57,12 +57,13 @@ def format_range(counts: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-SINGULAR = {"categories": "category", "images": "image", "draws": "draw"}
+# What a count of units is called for people, one and several: a category of the data is a product of the reader's.
+NOUNS = {"categories": ("product", "products"), "images": ("image", "images"), "draws": ("draw", "draws")}
 
 
 def format_counts(counts: pd.Series, noun: str) -> str:
-    """``format_range`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
-    return f"{format_range(counts)} {SINGULAR[noun] if counts.max() == 1 else noun}"
+    """``format_range`` with what people call ``noun``, a key of ``NOUNS``: ``1 product``, ``2 to 3 images``."""
+    return f"{format_range(counts)} {NOUNS[noun][bool(counts.max() != 1)]}"
 
 
 def count_values(values: pd.DataFrame) -> str:
@@ -201,8 +202,8 @@ def title_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_categories(n: int) -> str:
-    """``1 category``, ``2 categories``."""
-    return format_count(n, "category", "categories")
+    """A number of categories for people: ``1 product``, ``2 products``."""
+    return format_count(n, *NOUNS["categories"])
 
 
 def choose_shots(scores: pd.DataFrame, shots: int) -> int:

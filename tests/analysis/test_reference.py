@@ -119,7 +119,7 @@ FROM_OWN = {"method": "anomalyclip", "checkpoint": "x.pth", "trained_on": "my pa
         ({}, {"methods": [{"settings": {"temperature": 0.01}}]}, "other settings"),
         ({"method": "AnomalyCLIP LEAKED"}, {"methods": [LEAKED]}, "LEAKED"),
         ({"method": "AnomalyCLIP"}, {"methods": [FROM_OWN]}, "prompts not known to be trained on visa"),
-        ({"categories": ["bottle", "tile"]}, {}, "2 of 15 categories"),
+        ({"categories": ["bottle", "tile"]}, {}, "2 of 15 products"),
         ({"shots": 1, "seeds": (0, 1)}, {}, "2 draws of references"),
         ({"method": "WinCLIP of others"}, {"methods": [], "imports": [{"name": "WinCLIP of others", "path": "x"}]},
          "imported"),

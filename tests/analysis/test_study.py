@@ -86,7 +86,7 @@ def test_what_is_stated_stands_in_the_claim_and_unprinted_parts_cannot_be_checke
     parts = study_claims.check_parts, "@size1", "auroc", "WinCLIP", "all figures", "0.55"
     row = study_claims.check_claims([("Section 1", "Size 1 has", *parts)], TABLES).iloc[0]
     assert row["the study says"] == "Size 1 has: 0.55" and row.verdict == UNKNOWN
-    assert row.recomputed.startswith("1 of its parts")
+    assert row.recomputed.startswith("1 of the figures it needs")
 
 
 PUBLISHED = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import digests, methods, within
+from vlmad_lib import digests, files, methods, within
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import datasets, image_files
@@ -26,6 +27,9 @@ from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
 PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
 STEPS = ["decode", "encode", "score", "upsample"]
 """The columns of ``measure_costs`` that an image costs every time, in ms."""
+LEAST_REPEATS = 2
+KEPT_FOR = 3600.0
+"""Seconds for which timings are kept, so that all pages of a report have the same."""
 
 
 def list_precisions(device: torch.device = devices.CPU) -> list[str]:
@@ -103,8 +107,8 @@ def _count_images(profile: Profile, chosen: ChosenMethod, backbone: Backbone) ->
 
 
 def measure_costs(
-    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
-    memory: float | None = None, device: torch.device | None = None,
+    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None,
+    repeats: int = LEAST_REPEATS, memory: float | None = None, device: torch.device | None = None,
 ) -> dict:  # fmt: skip
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
@@ -112,10 +116,34 @@ def measure_costs(
     ``device``, that of the profile where none is named, on an accelerator in batches; ``threads`` decode there at once.
     With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
     ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
+
+    Each image is timed ``repeats`` times, at least ``LEAST_REPEATS``. What this machine measured within ``KEPT_FOR``
+    is read, so that two notebooks of a report name the same times; while one measures, another that wants the same
+    waits.
     """
+    repeats = max(within("repeats", repeats, 1), LEAST_REPEATS)
+    device = device or devices.choose_device(profile.device)
+    machine = devices.describe_device(device, True), torch.get_num_threads(), torch.__version__
+    facts = spec.model_dump_json(), methods.METHODS[spec.method].encoder_version, list(rows.image), profile.shots
+    facts += profile.evaluation_size, profile.batch, repeats
+    file = profile.path(profile.cache) / "timings" / f"{digests.digest(machine, facts)}.json"
+    with files.hold_lock(file):
+        try:
+            costs = files.read_json(file) if time.time() - file.stat().st_mtime < KEPT_FOR else None
+        except (OSError, files.Damaged):
+            costs = None
+        if costs is None:
+            costs = _time_steps(profile, spec, rows, repeats, memory, device)
+            files.write_json(file, costs)
+    return costs | {"share": costs["rate"] / (peaks or {}).get(spec.precision, float("nan"))}
+
+
+def _time_steps(
+    profile: Profile, spec: Method, rows: pd.DataFrame, repeats: int, memory: float | None, device: torch.device
+) -> dict:
+    """The row of ``measure_costs`` but for its ``share``, measured now."""
     chosen = methods.choose(spec, profile)
     code, settings = chosen.method, chosen.settings
-    device = device or devices.choose_device(profile.device)
     backbone = methods.load_backbone(spec, device=device.type)
     size, grid = code.image_side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
@@ -131,7 +159,7 @@ def measure_costs(
             features = code.encode(backbone, inputs[at], names)
         arrays[at] = {name: values[:1] for name, values in features.items()}
 
-    order = [*range(len(inputs))] * within("repeats", repeats, 1)
+    order = [*range(len(inputs))] * repeats
     if device.type != "cpu":
         encode(0)  # the first call of a GPU loads what computes
     spent = [time_call(lambda at=at: encode(at), device) / together for at in order]
@@ -172,7 +200,6 @@ def measure_costs(
     }
     steps = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in spent_by_step.items()}
     work = count_gflop(chosen, spec.backbone, shots)
-    rate = work / steps["encode"] * 1e3
     return {
         "method": chosen.name,
         "backbone": Path(spec.backbone).stem,
@@ -185,8 +212,7 @@ def measure_costs(
         "high": max(spent) * 1e3,
         "n": len(spent),
         "gflop": work,
-        "rate": rate,
-        "share": rate / (peaks or {}).get(spec.precision, float("nan")),
+        "rate": work / steps["encode"] * 1e3,
         "text": writing * 1e3,
         "pack": packing * 1e3,
         "threads": devices.count_readers(device),
