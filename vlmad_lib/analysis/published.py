@@ -202,8 +202,9 @@ def judge(
     sizes = by_method.evaluation_size.first()
     kinds = {name: guess_kind(name, profile) for name in metrics.method.unique()}
     figures = _over_categories(metrics)
-    figures = figures[figures.kind.isin(list(kinds.values()))]
-    cells = {key: list(part.itertuples()) for key, part in figures.groupby(_KEYS[1:])}
+    cells: dict[tuple, list[Any]] = {}
+    for figure in figures[figures.kind.isin(list(kinds.values()))].itertuples():
+        cells.setdefault((figure.kind, figure.shots, figure.category, figure.metric), []).append(figure)
     coarse = _ours(metrics.assign(aupro=metrics.aupro_200)).query("metric == 'aupro'")
     coarse = coarse.set_index(["method", "shots", "category"]).ours
     reasons = {key: _reason(part, profile) for key, part in by_method}
