@@ -440,7 +440,7 @@ def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Shape and colour by source: reruns in grey shapes, ours as dots in the methods' colours."""
     others = [who for who in dict.fromkeys(points.who) if who.endswith("rerun)")]
     ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
-    shapes = {who: ("s^v<"[number % 4], "#9aa1ab") for number, who in enumerate(others)}
+    shapes = {who: ("s^v<>phd*"[number % 9], "#9aa1ab") for number, who in enumerate(others)}
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
 
 
