@@ -129,11 +129,15 @@ class Method(Strict):
 
 
 class Import(Strict):
-    """Anomaly maps and image scores made by another tool (a folder of .npz or .npy, or a CSV)."""
+    """Anomaly maps and image scores made by another tool (a folder of maps, a CSV, or ADEval's pickle).
+
+    ``scale`` is the level that stands for 1 in PNG maps: what all of them were multiplied by, never each by its own.
+    """
 
     name: str
     path: str
     shots: Shots = 0
+    scale: Literal[255, 65535] | None = None
 
 
 class Profile(Strict):

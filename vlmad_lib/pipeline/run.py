@@ -707,7 +707,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
     """The unit of an outside result on one category (none where it covers no image), and notes."""
     path = profile.path(spec.path)
-    rows, scores, maps, notes = external_results.read_results(path, datasets.select_tested(table))
+    rows, scores, maps, notes = external_results.read_results(path, datasets.select_tested(table), spec.scale)
     if rows.empty:
         return [], notes
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}

@@ -432,7 +432,7 @@ MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 
 
 def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
-    """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
+    """Figures by category, a panel a method: paper, study and reruns, ours in its colour with interval.
 
     ``points`` has the columns of ``published.collect_points``.
     """
@@ -456,10 +456,10 @@ def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figu
 
 
 def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Shape and colour by source: re-implementations in grey shapes, ours as dots in the methods' colours."""
-    others = [who for who in dict.fromkeys(points.who) if who.endswith("reimpl)") or who.endswith("rerun)")]
+    """Shape and colour by source: reruns in grey shapes, ours as dots in the methods' colours."""
+    others = [who for who in dict.fromkeys(points.who) if who.endswith("rerun)")]
     ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
-    shapes = {who: ("s^v<"[number % 4], "#9aa1ab") for number, who in enumerate(others)}
+    shapes = {who: ("s^v<>phd*"[number % 9], "#9aa1ab") for number, who in enumerate(others)}
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
 
 
