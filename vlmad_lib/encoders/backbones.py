@@ -33,6 +33,9 @@ DEMO_CONFIG = PACKAGE / "demo" / "vlmad-demo.json"
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
 ACTIVATION = {True: "QuickGELU", False: "GELU"}
+NEEDS = TEXT, CLASS_TOKEN, CLIP_BLOCKS = "a text tower", "a class token", "the blocks of CLIP's own ViT"
+"""What a method may need of a backbone besides patch tokens, in words."""
+HAVING_ALL = ("ViT-B-16-plus-240", "ViT-L-14-336-quickgelu", "demo")  # backbones with all of it
 FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
@@ -45,6 +48,15 @@ class Described:
     precision: str
     parameters: int
     activation: str
+    has_text: bool
+    has_class_token: bool
+    is_clip_vit: bool
+
+    @property
+    def offers(self) -> set[str]:
+        """What it has besides patch tokens, in the words of ``TEXT``, ``CLASS_TOKEN`` and ``CLIP_BLOCKS``."""
+        has = {TEXT: self.has_text, CLASS_TOKEN: self.has_class_token, CLIP_BLOCKS: self.is_clip_vit}
+        return {part for part, there in has.items() if there}
 
     @property
     def temperature_factor(self) -> float:
@@ -197,8 +209,8 @@ class Backbone(Described):
 
     @property
     def is_clip_vit(self) -> bool:
-        """Whether it is a CLIP with open_clip's own ViT and a class token, whose blocks methods can take apart."""
-        return self.has_text and self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
+        """Whether its image tower is open_clip's own ViT with a class token, whose blocks methods can take apart."""
+        return self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
 
     @property
     def parameters(self) -> int:
@@ -218,8 +230,14 @@ class Backbone(Described):
     @cached_property
     def blocks(self) -> list[Block]:
         """The image tower's residual blocks for inference; the precision is that of their matrix products alone."""
+        if not isinstance(self.tower, image_towers.ClipTower):
+            raise InputError(f"{self.name} has not {CLIP_BLOCKS}; choose one that has, such as {HAVING_ALL[0]}.")
         dtype = devices.TYPES[self.precision]
         return [Block(block, dtype) for block in self.visual.transformer.resblocks]
+
+    def pack(self) -> None:
+        """Pack its image tower's weights for inference now, not with the first image."""
+        self.tower.pack(self)
 
     @cached_property
     def window_tokens_at_once(self) -> int:
@@ -247,6 +265,8 @@ class Backbone(Described):
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
         """Text embeddings (N, D) in fp32, not normalised; padding that cannot matter is cut off."""
+        if not self.has_text:
+            raise InputError(f"{self.name} has not {TEXT}; choose a backbone that has, such as {HAVING_ALL[0]}.")
         tokens = _tokenizer(self)(texts)
         with devices.multiply_in("fp32", self.device):
             return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])

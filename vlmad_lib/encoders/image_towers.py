@@ -113,6 +113,10 @@ class ClipTower:
         """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
         return _name_activation(self.visual.transformer.resblocks[0].mlp.gelu)
 
+    def pack(self, backbone: Backbone) -> None:
+        """Pack the weights of its blocks."""
+        _ = backbone.blocks
+
     def encode(self, backbone: Backbone, images: Tensor, numbers: Collection[int], resize: str) -> Tokens:
         """See ``encode_tokens``."""
         visual, kept = self.visual, {}
@@ -265,6 +269,10 @@ class TimmTower:
         """What its blocks compute between the layers of their MLPs."""
         mlp = self.visual.trunk.blocks[0].mlp
         return _name_activation(getattr(mlp, "act", mlp))
+
+    def pack(self, backbone: Backbone) -> None:
+        """Pack the weights of its blocks, where ``vit_blocks`` computes them."""
+        self._inside(devices.TYPES[backbone.precision])
 
     def encode(self, backbone: Backbone, images: Tensor, numbers: Collection[int], resize: str) -> Tokens:
         """See ``encode_tokens``."""

@@ -196,7 +196,9 @@ def _compute(
 ) -> None:  # fmt: skip
     """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
     here = _planning(profile)
-    for spec in profile.methods:  # what is missing is said before the first method has worked for hours
+    for chosen in _chosen(planned):  # what is missing is said before the first method has worked for hours
+        chosen.refuse_backbone(backbones.build_skeleton(chosen.spec.backbone))
+    for spec in profile.methods:
         if not spec.weights.startswith("random:"):
             methods.locate_weights(spec, profile.download)
     started = time.perf_counter()
