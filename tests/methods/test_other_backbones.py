@@ -26,9 +26,11 @@ def banks(**network) -> list[dict]:
 
 @pytest.mark.parametrize("key", [key for key in METHODS if METHODS[key].needs])
 def test_methods_with_words_are_refused_before_anything_is_encoded(key, mvtec, tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones, "load_backbone", lambda *_: pytest.fail("weights were read"))
     chosen = methods.ChosenMethod(Method(method=key, **VIT), METHODS[key].settings())
+    with pytest.raises(InputError, match="needs a text tower"):
+        methods.load_backbone(chosen.spec)
     monkeypatch.setattr(methods, "choose", lambda spec, profile: chosen)
+    monkeypatch.setattr(backbones, "load_backbone", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(InputError) as caught:
         run.run(small_profile(mvtec, tmp_path / "cache", methods=[chosen.spec.model_dump()]))
     sentence = str(caught.value)
@@ -36,8 +38,6 @@ def test_methods_with_words_are_refused_before_anything_is_encoded(key, mvtec, t
         f"{chosen.spec.name} needs a text tower, the blocks of CLIP's own ViT, which {VIT['backbone']} does not have; "
         "choose a backbone that has, such as ViT-B-16-plus-240, ViT-L-14-336-quickgelu, demo."
     )
-    with pytest.raises(InputError, match="needs a text tower"):
-        methods.load_backbone(chosen.spec)
 
 
 def test_windows_are_refused_and_how_to_do_without():

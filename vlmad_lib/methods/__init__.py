@@ -168,9 +168,11 @@ def locate_weights(spec: config.Method, download: bool = False) -> Path:
 
 
 def load_backbone(spec: config.Method, download: bool = False, device: str = "cpu") -> Backbone:
-    """``backbones.load_backbone`` of a method's backbone, read as the method reads it."""
-    ChosenMethod(spec, settings(spec)).refuse_backbone(backbones.build_skeleton(spec.backbone))
-    return backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
+    """``backbones.load_backbone`` of a method's backbone, read as the method reads it and fit for it."""
+    plain = plain_gelu(spec)
+    backbone = backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain, device)
+    ChosenMethod(spec, settings(spec)).refuse_backbone(backbone)
+    return backbone
 
 
 def plain_gelu(spec: config.Method) -> bool:
