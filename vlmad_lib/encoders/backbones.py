@@ -528,7 +528,7 @@ def _judge(
 def build_skeleton(name: str) -> Backbone:
     """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
     with torch.device("meta"):
-        return Backbone(name, "", _build(name, read_config(name)).eval(), "")
+        return Backbone(name, "", _build(name, read_config(name)).eval().requires_grad_(False), "")
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
