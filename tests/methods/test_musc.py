@@ -15,6 +15,7 @@ from conftest import TINY, make_mvtec, paint, small_profile
 from vlmad_lib import ROOT, InputError, methods
 from vlmad_lib.analysis import efficiency, prompt_variants, robustness, thresholds
 from vlmad_lib.config import Method
+from vlmad_lib.encoders import backbones, image_towers
 from vlmad_lib.methods import anomalyclip, musc
 from vlmad_lib.methods.musc import MUSC
 from vlmad_lib.pipeline import run, scoring, workload
@@ -189,8 +190,6 @@ def test_the_neighbours_counted_are_those_of_the_oracle():
     ("name", "size"), [("ViT-L-14-336", 518), ("ViT-L-14", 518), ("ViT-B-16-plus-240", 240), ("ViT-B-32", 224)]
 )
 def test_the_size_is_the_official_one_for_patches_of_14_pixels(name, size):
-    from vlmad_lib.encoders import backbones
-
     assert musc.side(MUSC.settings(), backbones.build_skeleton(name)) == size
 
 
@@ -210,6 +209,18 @@ def test_positions_are_resized_without_antialias_and_shared_only_where_they_are_
     assert native.store(tmp_path, tiny_backbone).encode is anomalyclip.ANOMALYCLIP.encode
     assert native.store(tmp_path, tiny_backbone).size == 80 and resized.store(tmp_path, tiny_backbone).size == 96
     assert resized.store(tmp_path, tiny_backbone).encode is MUSC.encode
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit.r160_in1k", "timm/test_vit3.r160_in1k"])
+def test_it_reads_other_towers_after_their_final_norm(name, tmp_path):
+    net = backbones.load_backbone(name, "random:0")
+    images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    found, tokens = musc.encode(net, images, [*musc.LAYERS, "image"]), image_towers.encode_tokens(net, images)
+    torch.testing.assert_close(found["raw_q4"], tokens.patches)
+    assert torch.equal(found["image"], tokens.image) and list(found) == [*musc.LAYERS, "image"]
+    spec = Method(method="musc", backbone=name, weights="random:0")
+    store = methods.ChosenMethod(spec, methods.settings(spec)).store(tmp_path, net)
+    assert store.encode is MUSC.encode and store.size == 160
 
 
 # ---------------------------------------------------------------- a run

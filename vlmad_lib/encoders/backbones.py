@@ -1,4 +1,4 @@
-"""One door to every open_clip ViT: by name and weights, offline unless told, with a fingerprint.
+"""One door to every ViT of open_clip and timm: by name and weights, offline unless told, with a fingerprint.
 
 Which activation weights were trained with, QuickGELU or plain GELU, is in no tensor: it follows from where they come
 from (``_origin``), and a backbone that computes the other one is refused.
@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmad_lib import PACKAGE, ROOT, InputError, open_clip
-from vlmad_lib.encoders import devices, weight_files
+from vlmad_lib.encoders import devices, image_towers, weight_files
+from vlmad_lib.encoders.image_towers import TIMM
 from vlmad_lib.encoders.vit_blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
@@ -32,6 +33,9 @@ DEMO_CONFIG = PACKAGE / "demo" / "vlmad-demo.json"
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
 ACTIVATION = {True: "QuickGELU", False: "GELU"}
+NEEDS = TEXT, CLASS_TOKEN, CLIP_BLOCKS = "a text tower", "a class token", "the blocks of CLIP's own ViT"
+"""What a method may need of a backbone besides patch tokens, in words."""
+HAVING_ALL = ("ViT-B-16-plus-240", "ViT-L-14-336-quickgelu", "demo")  # backbones with all of it
 FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
@@ -44,6 +48,15 @@ class Described:
     precision: str
     parameters: int
     activation: str
+    has_text: bool
+    has_class_token: bool
+    is_clip_vit: bool
+
+    @property
+    def offers(self) -> set[str]:
+        """What it has besides patch tokens, in the words of ``TEXT``, ``CLASS_TOKEN`` and ``CLIP_BLOCKS``."""
+        has = {TEXT: self.has_text, CLASS_TOKEN: self.has_class_token, CLIP_BLOCKS: self.is_clip_vit}
+        return {part for part, there in has.items() if there}
 
     @property
     def temperature_factor(self) -> float:
@@ -97,6 +110,11 @@ class Facts(Described):
     grid: int
     patch_size: int
     width: int
+    depth: int
+    prefix_tokens: int
+    has_class_token: bool
+    has_text: bool
+    is_clip_vit: bool
     parameters: int
     activation: str
     device: torch.device = devices.CPU
@@ -115,7 +133,7 @@ class Facts(Described):
 
 @dataclass(frozen=True)
 class Backbone(Described):
-    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
+    """A frozen CLIP or image tower with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
 
     ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
     without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
@@ -144,35 +162,65 @@ class Backbone(Described):
         """The image tower."""
         return self.model.visual
 
+    @cached_property
+    def tower(self) -> image_towers.ClipTower | image_towers.TimmTower:
+        """How its image tower is read (``image_towers.encode_tokens``)."""
+        return image_towers.open_tower(self.visual)
+
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
-        return self.visual.image_size[0]
+        return self.tower.image_size
 
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return self.visual.patch_size[0]
+        return self.tower.patch_size
 
     @property
     def grid(self) -> int:
         """Patch tokens along one side."""
-        return self.visual.grid_size[0]
+        return self.tower.grid
 
     @property
     def width(self) -> int:
         """Numbers of a patch token."""
-        return self.visual.class_embedding.shape[0]
+        return self.tower.width
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the image tower."""
+        return self.tower.depth
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the patches: class token and registers."""
+        return self.tower.prefix_tokens
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token stands for the whole image, and no mean or attention over its patches."""
+        return self.tower.has_class_token
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it has a text tower."""
+        return not isinstance(self.model, ImageModel)
+
+    @property
+    def is_clip_vit(self) -> bool:
+        """Whether its image tower is open_clip's own ViT with a class token, whose blocks methods can take apart."""
+        return self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
 
     @property
     def parameters(self) -> int:
-        """Numbers of the model, both towers together."""
+        """Numbers of the model, of both towers where it has two."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def activation(self) -> str:
-        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
-        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
+        """``QuickGELU`` or ``GELU`` as a rule, which its image tower's blocks compute; no tensor tells."""
+        return self.tower.activation
 
     def known(self, load: Callable[[], Backbone] | None = None) -> Facts:
         """Its facts, with what loads it again."""
@@ -182,8 +230,14 @@ class Backbone(Described):
     @cached_property
     def blocks(self) -> list[Block]:
         """The image tower's residual blocks for inference; the precision is that of their matrix products alone."""
+        if not isinstance(self.tower, image_towers.ClipTower):
+            raise InputError(f"{self.name} has not {CLIP_BLOCKS}; choose one that has, such as {HAVING_ALL[0]}.")
         dtype = devices.TYPES[self.precision]
         return [Block(block, dtype) for block in self.visual.transformer.resblocks]
+
+    def pack(self) -> None:
+        """Pack its image tower's weights for inference now, not with the first image."""
+        self.tower.pack(self)
 
     @cached_property
     def window_tokens_at_once(self) -> int:
@@ -191,7 +245,7 @@ class Backbone(Described):
         return devices.plan_tokens(self.device, self.width)
 
     def normalise(self, images: np.ndarray) -> Tensor:
-        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation, on its device.
+        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 by its own mean and deviation, on its device.
 
         The bytes go there, from pinned memory to a GPU, and become numbers there.
         """
@@ -202,7 +256,7 @@ class Backbone(Described):
         return self.standardise(pixels.permute(0, 3, 1, 2).float() / 255)
 
     def standardise(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..1 less CLIP's mean, by its deviation."""
+        """(N, 3, H, W) in 0..1 less the mean that its weights were trained with, by their deviation."""
         mean = getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
         std = getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
@@ -211,6 +265,8 @@ class Backbone(Described):
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
         """Text embeddings (N, D) in fp32, not normalised; padding that cannot matter is cut off."""
+        if not self.has_text:
+            raise InputError(f"{self.name} has not {TEXT}; choose a backbone that has, such as {HAVING_ALL[0]}.")
         tokens = _tokenizer(self)(texts)
         with devices.multiply_in("fp32", self.device):
             return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
@@ -242,6 +298,14 @@ class Backbone(Described):
         x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
         return tower.project(open_clip.transformer.text_global_pool(x, tokens, "argmax"))
+
+
+class ImageModel(torch.nn.Module):
+    """A model of an image tower alone."""
+
+    def __init__(self, visual: torch.nn.Module):
+        super().__init__()
+        self.visual = visual
 
 
 @dataclass(frozen=True)
@@ -303,7 +367,9 @@ def temperature_factor(name: str) -> float:
 
 
 def read_config(name: str) -> dict:
-    """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
+    """The open_clip model config of a name, of ``demo``, or of the path of a JSON file; of timm's models the name."""
+    if name.startswith(TIMM):
+        return {"timm_model_name": image_towers.split_name(name)[0]}
     path = config_file(name)
     if path:
         if not path.is_file():
@@ -329,12 +395,13 @@ def load_backbone(
 ) -> Backbone:  # fmt: skip
     """A backbone in evaluation mode, its weights read and fingerprinted on the CPU and then moved to a device.
 
-    ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
-    (``weight_files``; CLIPModel of Hugging Face too), ``random:<seed>``, ``demo`` for the ones shipped, or a tag of
-    open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
+    ``name``: an open_clip model whose image tower is a ViT, timm's as ``timm/NAME`` or ``timm/NAME.TAG``, ``demo``, or
+    the path of a model config. ``weights``: the path of a file of them (``weight_files``; CLIPModel of Hugging Face
+    and Meta's own DINO files too), ``random:<seed>``, ``demo`` for the ones shipped, or a tag of open_clip or timm,
+    looked for in data/weights and in the local hub cache and fetched only with ``download``.
     ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
     ``device``: as a profile names it. Raises InputError for an unknown name, missing or unfit weights, those that need
-    the other activation, towers that are no ViT with a class token, and a device or precision that is not there.
+    the other activation, towers without patch tokens, and a device or precision that is not there.
     """
     place = devices.choose_device(device)
     devices.refuse_precision(precision, place)
@@ -361,12 +428,17 @@ def load_backbone(
             "name 'backbone: demo'."
         )
     key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
-    tokenizer = settings["text_cfg"].get("hf_tokenizer_name") or ""
+    tokenizer = settings.get("text_cfg", {}).get("hf_tokenizer_name") or ""
     return Backbone(name, weights, model.to(place), fingerprint, precision, key, warning, note, tokenizer, place)
 
 
 def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
+    """Mean and deviation of the pixels that weights were trained on: those of timm's list for its models, else CLIP's.
+
+    Some weights of open_clip have others, as its list says.
+    """
+    if name.startswith(TIMM):
+        return image_towers.read_moments(name, weights)
     entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return tuple(list(entry.get(moment) or usual[moment]) for moment in usual)
@@ -433,6 +505,8 @@ def _judge(
 ) -> tuple[str, str]:
     """A warning and a note on the activation; InputError where a named model computes another one than weights need."""
     quick = bool(settings.get("quick_gelu"))
+    if "timm_model_name" in settings.get("vision_cfg", settings):  # timm's architectures have theirs
+        return "", ""
     if needed is None:
         return "", (
             f"Where the weights {Path(weights).name} of {Path(name).name} come from is not known, nor the activation "
@@ -458,25 +532,22 @@ def build_skeleton(name: str) -> Backbone:
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
-    """The model of a config, without weights; InputError where it has no tower that the methods can read."""
+    """The model of a config, without weights; InputError where its image tower has no patch tokens.
+
+    Where its text tower is one of a hub, or part of a decoder, it is the image tower alone.
+    """
+    if name.startswith(TIMM):
+        return ImageModel(image_towers.build_timm(name))
     settings = copy.deepcopy(settings)
     custom = settings.pop("custom_text", False)
-    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-    if "multimodal_cfg" in settings or "timm_model_name" in settings["vision_cfg"]:
-        raise InputError(f"{name} is not an open_clip ViT; windows need its class token (try ViT-B-16-plus-240).")
-    if "hf_model_name" in settings["text_cfg"]:
-        raise InputError(f"{name} reads its text tower from a hub; choose a model with open_clip's own text tower.")
     for key in ("pretrained_cfg", "tokenizer"):
         settings.pop(key, None)
-    model = kind(**settings)
-    visual = model.visual
-    plain = isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None
-    if not plain or visual.pool_type != "tok":
-        raise InputError(f"{name} has no class token; windows need one (try ViT-B-16-plus-240).")
-    usual = open_clip.transformer.ResidualAttentionBlock
-    if not all(type(block) is usual for block in visual.transformer.resblocks):
-        raise InputError(f"{name} has attention blocks with parts of their own, which are not computed here; "
-                         "choose a model without them (try ViT-B-16-plus-240).")  # fmt: skip
+    if "multimodal_cfg" in settings or "hf_model_name" in settings["text_cfg"]:
+        parts = settings["embed_dim"], settings["vision_cfg"], bool(settings.get("quick_gelu"))
+        model = ImageModel(open_clip.model._build_vision_tower(*parts))
+    else:
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+    image_towers.refuse_tower(model.visual, name)
     return model
 
 
@@ -494,51 +565,62 @@ def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: 
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
 
     A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
-    before anything is fetched (``plain_gelu`` as in ``load``).
+    before anything is fetched (``plain_gelu`` as in ``load_backbone``).
     """
     if weights == "demo":
         if name == "demo":
             return DEMO_WEIGHTS
         raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
-    entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
-    if entry:
+    path = Path(weights).expanduser()
+    of_timm = name.startswith(TIMM) and image_towers.read_entry(name, weights)
+    entry = of_timm or ({} if name.startswith(TIMM) else open_clip.pretrained.get_pretrained_cfg(name, weights))
+    if entry and not of_timm:
         _judge(
             name, weights, read_config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu
         )
-    else:
+    elif not entry:
         for candidate in (path, ROOT / path):
             if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
                 return candidate  # of a folder the reader says what is in it
         if path.suffix or len(path.parts) > 1:
             raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
     base = name.removesuffix("-quickgelu")
-    for model in dict.fromkeys([name, base, f"{base}-quickgelu"]):  # one file serves both
+    stems = [f"{model}-{weights}" for model in dict.fromkeys([name, base, f"{base}-quickgelu"])]  # one file serves both
+    stems = of_timm["stems"] if of_timm else stems
+    for stem in stems:
         for suffix in weight_files.SUFFIXES:
-            if (WEIGHTS / f"{model}-{weights}{suffix}").is_file():
-                return WEIGHTS / f"{model}-{weights}{suffix}"
+            if (WEIGHTS / f"{stem}{suffix}").is_file():
+                return WEIGHTS / f"{stem}{suffix}"
     if not entry:
         if name == "demo":
             raise InputError(f"The backbone demo has no weights {weights!r}; write 'weights: demo' beside it.")
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        own_tags = (
+            image_towers.list_tags(name) if name.startswith(TIMM) else open_clip.list_pretrained_tags_by_model(name)
+        )
+        tags = ", ".join(own_tags) or "none"
         raise InputError(f"{name} has no weights {weights!r}; tags: {tags}; or give a file or random:<seed>.")
     # The hub entry of laion400m_e32 holds e31, so this tag takes its release file.
     hub = "" if weights == "laion400m_e32" else entry.get("hf_hub", "").rstrip("/")
     if hub and (cached := _cached(hub)):
         return cached
-    source = f"open_clip_model.safetensors of the hub repository {hub}" if hub else Path(entry["url"]).name
-    place = WEIGHTS / f"{name}-{weights}{'.safetensors' if hub else '.pt'}"
+    file = "model.safetensors" if of_timm else "open_clip_model.safetensors"
+    source = f"{file} of the hub repository {hub}" if hub else Path(entry["url"]).name
+    place = WEIGHTS / f"{stems[0]}{'.safetensors' if hub else '.pt'}"
     if not download:
         raise InputError(
             f"The weights {weights} of {name} are not on this machine; fetch {source} and put it at {place}, "
             "or set 'download: true' in the profile."
         )
-    return _fetched(entry, bool(hub), f"The weights {weights} of {name}", f"fetch {source}", place)
+    fetch = partial(open_clip.download_pretrained, entry, prefer_hf_hub=bool(hub))
+    if of_timm:
+        fetch = partial(_download, hub, file)
+    return _fetched(fetch, f"The weights {weights} of {name}", f"fetch {source}", place)
 
 
-def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Path:
-    """The file of an entry, downloaded; InputError says whether the network or the disk was to blame."""
+def _fetched(fetch: Callable[[], str], what: str, remedy: str, place: Path) -> Path:
+    """The file that was downloaded; InputError says whether the network or the disk was to blame."""
     try:
-        return Path(open_clip.download_pretrained(entry, prefer_hf_hub=hub))
+        return Path(fetch())
     except Exception as error:  # the hub's client and urllib raise many kinds
         chain, cause = [error], error
         while (cause := cause.__cause__ or cause.__context__) and cause not in chain:
@@ -554,10 +636,17 @@ def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Pat
     )
 
 
+def _download(hub: str, file: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(hub, file)
+
+
 def _cached(hub: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+    names = ("model.safetensors", "pytorch_model.bin")
+    for file in (f"{start}{name}" for start in ("open_clip_", "") for name in names):
         place = try_to_load_from_cache(hub, file)
         if isinstance(place, str):
             return Path(place)
@@ -565,12 +654,19 @@ def _cached(hub: str) -> Path | None:
 
 
 def _convert(state: dict[str, Tensor], model: torch.nn.Module, path: Path) -> dict[str, Tensor]:
-    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry."""
+    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry.
+
+    Of a file with two towers an ``ImageModel`` takes those of its own.
+    """
+    if isinstance(model.visual, image_towers.TimmImage):
+        return image_towers.convert_timm(state, model.visual.trunk, path)
     if _is_transformers(state):
         state = _from_transformers(state, path)
     state = {key: value for key, value in state.items() if key not in COUNTERS and not key.endswith("attn_mask")}
     if isinstance(model, open_clip.CustomTextCLIP) and any(key.startswith("transformer.") for key in state):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
+    if isinstance(model, ImageModel):
+        state = {key: value for key, value in state.items() if key.startswith("visual.")}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -679,24 +775,34 @@ _PROJECTIONS = {
 _BIASES = {"attn.in_proj_bias": 0.1, "attn.out_proj.bias": 0.05, "mlp.c_fc.bias": 0.05, "mlp.c_proj.bias": 0.05}
 _TABLES = {"visual.positional_embedding": 0.5, "token_embedding.weight": 0.02, "positional_embedding": 0.01}
 
+_TIMM_TABLES = {"pos_embed": 0.2, "cls_token": 0.5, "reg_token": 0.5, "latent": 0.5}
+
 
 def random_state(model: torch.nn.Module, seed: int) -> dict[str, Tensor]:
     """Weights drawn by name, each from its own stream keyed by (seed, name): the same on every machine.
 
     Values can be held in fp16. Every bias and layer norm is random too, so that a missing or swapped
-    layer shows in a parity test.
+    layer shows in a parity test. Buffers, of batch norms for instance, stay as they are.
     """
-    state = {}
+    state, parameters = {}, dict(model.named_parameters())
     for key, value in model.state_dict().items():
-        name = key.removeprefix("text.")
+        if key not in parameters:
+            state[key] = value
+            continue
+        name = key.removeprefix("text.").removeprefix("visual.trunk.")
         if name.endswith("logit_scale"):
             state[key] = torch.full(value.shape, float(np.log(100.0)))
             continue
-        mean, deviation = _moments(name, value)
-        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn = mean + deviation * stream.standard_normal(tuple(value.shape), dtype=np.float32)
-        state[key] = torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
+        mean, deviation = (_timm_moments if key.startswith("visual.trunk.") else _moments)(name, value)
+        state[key] = draw_named(seed, name, tuple(value.shape), mean, deviation)
     return state
+
+
+def draw_named(seed: int, name: str, shape: tuple[int, ...], mean: float, deviation: float) -> Tensor:
+    """fp32 normal numbers from a stream keyed by (seed, name), rounded to what fp16 holds."""
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    drawn = mean + deviation * stream.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
 
 
 def _moments(name: str, value: Tensor) -> tuple[float, float]:
@@ -716,6 +822,20 @@ def _moments(name: str, value: Tensor) -> tuple[float, float]:
     if name == "visual.conv1.weight":
         return 0.0, float(np.prod(value.shape[1:])) ** -0.5
     return 0.0, (value.shape[0] if value.ndim else 1) ** -0.5
+
+
+def _timm_moments(name: str, value: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the draw of one of timm's tensors, such that activations stay near 1."""
+    parent, leaf = ["", *name.split(".")][-2:]
+    if "gamma" in leaf:  # of layer scale
+        return 0.8, 0.2
+    if leaf.endswith("bias"):
+        return 0.0, 0.05
+    if leaf in _TIMM_TABLES:
+        return 0.0, _TIMM_TABLES[leaf]
+    if value.ndim == 1:  # of norms
+        return 1.0, 0.1
+    return 0.0, (0.5 if parent in ("proj", "fc2") else 1.0) * float(np.prod(value.shape[1:])) ** -0.5
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vlmad_lib import InputError
 from vlmad_lib.encoders.backbones import Backbone, Facts
+from vlmad_lib.encoders.image_towers import encode_tokens
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, memory_bank
 from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma
@@ -54,7 +55,7 @@ class Settings(MethodSettings):
     type in every part, which needs the labels.
     """
 
-    image_size: ImageSize | None = None  # none: 518 for patches of 14 pixels, otherwise the backbone's own
+    image_size: ImageSize | None = None  # none: 518 for CLIPs with patches of 14 pixels, otherwise the backbone's own
     neighbourhoods: Annotated[list[Literal[1, 3, 5, 7, 9]], Field(min_length=1)] = [1, 3, 5]
     interval: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.0, 0.3]
     rescoring: list[Positive] = [1, 2, 3]
@@ -69,9 +70,12 @@ class Settings(MethodSettings):
 
 
 def side(settings: Settings, backbone: Backbone | Facts) -> int:
-    """Side of the square input in pixels: 518 for patches of 14 pixels, as officially, otherwise the backbone's own."""
-    official = OFFICIAL_SIZE if backbone.patch_size == OFFICIAL_PATCH else backbone.image_size
-    return anomalyclip.side(settings.model_copy(update={"image_size": settings.image_size or official}), backbone)
+    """Side of the square input in pixels: 518 for CLIPs of 14-pixel patches, as officially, else the backbone's."""
+    official = backbone.is_clip_vit and backbone.patch_size == OFFICIAL_PATCH
+    size = settings.image_size or (OFFICIAL_SIZE if official else backbone.image_size)
+    if size == backbone.image_size:  # which is no whole number of patches for some
+        return size
+    return anomalyclip.side(settings.model_copy(update={"image_size": size}), backbone)
 
 
 def arrays(settings: Settings, shots: int = 0) -> list[str]:
@@ -80,8 +84,20 @@ def arrays(settings: Settings, shots: int = 0) -> list[str]:
 
 
 def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-    """AnomalyCLIP's arrays, positions resized as the official code does: bicubically, without antialias."""
-    return anomalyclip.encode(backbone, images, names, "cubic")
+    """Patch tokens (N, P, width) after the block at the end of each quarter of the depth, and embeddings (N, D).
+
+    On CLIP's own ViT these are AnomalyCLIP's arrays, positions resized as the official code does: bicubically, without
+    antialias. On other towers tokens have been through the final layer norm, as the official code reads DINOv2, and
+    ``image`` is what the tower makes of the whole image.
+    """
+    if backbone.is_clip_vit:
+        return anomalyclip.encode(backbone, images, names, "cubic")
+    blocks = {name: anomalyclip.quarter(backbone.depth, part) for part, name in enumerate(LAYERS, 1) if name in names}
+    tokens = encode_tokens(backbone, images, blocks.values())
+    norm = getattr(getattr(backbone.visual, "trunk", None), "norm", torch.nn.Identity())
+    with torch.inference_mode():
+        arrays = {name: norm(tokens.blocks[number]) for name, number in blocks.items()} | {"image": tokens.image}
+    return {name: arrays[name] for name in names}
 
 
 # ---------------------------------------------------------------- local neighbourhoods (LNAMD)
@@ -221,7 +237,7 @@ def deal_out(images: int, subsets: int, seed: int) -> list[Tensor]:
 
 
 class MuSc(Method):
-    """MuSc on the patch tokens of a CLIP; its default backbone computes plain GELU, as the official code does."""
+    """MuSc on patch tokens; its default backbone computes plain GELU, as the official code does."""
 
     key = "musc"
     Settings = Settings
@@ -245,7 +261,7 @@ class MuSc(Method):
     def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, Any]]:
         """AnomalyCLIP's where no position is resized: the arrays are the same then."""
         size = side(settings, backbone)  # named, since AnomalyCLIP's default is another
-        same = size == backbone.image_size
+        same = backbone.is_clip_vit and size == backbone.image_size
         return {"": (anomalyclip.ANOMALYCLIP if same else self, settings.model_copy(update={"image_size": size}))}
 
     def least_images(self, settings: Any) -> int:
