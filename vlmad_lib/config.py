@@ -80,7 +80,8 @@ USUAL |= {
     method: USUAL["anomalyclip"] | {"name": name}
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
 }
-USUAL["aprilgan"]["backbone"] = "ViT-L-14-336"  # its official code computes plain GELU
+USUAL["musc"] = USUAL["anomalyclip"] | {"name": "MuSc"}
+USUAL["aprilgan"]["backbone"] = USUAL["musc"]["backbone"] = "ViT-L-14-336"  # their official codes compute plain GELU
 # What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp take AnomalyCLIP's
 # backbone, as in its paper, those without words WinCLIP's.
 USUAL |= {

@@ -45,7 +45,7 @@ def make_requirements(values: pd.DataFrame, learned: tuple[str, ...] = (), **ms:
     first = values.drop_duplicates("name")[["name", "method", "shots"]].reset_index(drop=True)
     first["learned"] = first.method.isin(learned)
     first["product_name"] = ~first.learned
-    return first.assign(own_masks=False, known=True, ms=first.method.map(ms).fillna(10.0), memory=100.0)
+    return first.assign(batched=False, own_masks=False, known=True, ms=first.method.map(ms).fillna(10.0), memory=100.0)
 
 
 def recommend(means: dict[str, float], learned: tuple[str, ...] = (), margins=None, groups=GROUPS, **changes):
@@ -154,6 +154,18 @@ def test_learned_prompts_of_others_ask_for_less_than_the_name_and_this_for_less_
     assert recommendation.sort_by_effort(own).name.iloc[-1] == "Learned, 0-shot"
     imported = requirements.assign(known=~requirements.learned)  # nobody knows what it asks for
     assert recommendation.sort_by_effort(imported).name.iloc[-1] == "Learned, 0-shot"
+
+
+def test_a_method_that_scores_pictures_together_competes_only_where_they_are_judged_so():
+    values = make_values({"Plain, 0-shot": 0.8, "Batched, 0-shot": 0.9})
+    requirements = make_requirements(values).assign(batched=lambda rows: rows.method == "Batched", product_name=False)
+    said = [
+        recommendation.describe_requirements(row) for row in recommendation.sort_by_effort(requirements).itertuples()
+    ]
+    assert said == ["nothing", "many unlabelled pictures of the product at once"]
+    for batched, taken in ((False, "Plain, 0-shot"), (True, "Batched, 0-shot")):
+        line = Situation(name="Line", measure="image_auroc", batched=batched)
+        assert recommendation.recommend(values, requirements, [line])["take"].tolist() == [taken]
 
 
 def test_situations_exclude_what_they_cannot_give():

@@ -6,7 +6,9 @@ import multiprocessing
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,6 +117,8 @@ def measure_costs(
     ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given and on
     ``device``, that of the profile where none is named, on an accelerator in batches; ``threads`` decode there at once.
     With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
+    A method that scores a category as a whole is timed on the fewest images it takes; an image's share grows with the
+    others, so it is that in a category of the profile's mean number of test images.
     ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
 
     Each image is timed ``repeats`` times, at least ``LEAST_REPEATS``. What this machine measured within ``KEPT_FOR``
@@ -174,8 +178,17 @@ def _time_steps(
         else None
     )
     references = code.remember(references, settings, grid) if shots else None
-    maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
-    bare = arrays if code.zero_shot else []
+
+    def score(known: Any) -> list[float]:
+        calls = [partial(chosen.score, features, text, settings, grid, known) for features in arrays]
+        return [time_call(call, device) for call in calls]
+
+    if code.scores_whole_category:
+        maps, spent_scoring = _score_category(profile, chosen, arrays, grid, size, device)
+        bare = spent_scoring
+    else:
+        maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
+        spent_scoring, bare = score(references), score(None) if code.zero_shot else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [
         np.repeat(grid_map.numpy(), len(image_files.boxes(*at[:3])), 0)
@@ -185,14 +198,8 @@ def _time_steps(
     spent_by_step = {
         "decode": [time_call(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
         "encode": spent,
-        "score": [
-            time_call(lambda features=features: chosen.score(features, text, settings, grid, references), device)
-            for features in arrays
-        ],
-        "bare": [
-            time_call(lambda features=features: chosen.score(features, text, settings, grid, None), device)
-            for features in bare
-        ],
+        "score": spent_scoring,
+        "bare": bare,
         "upsample": [
             time_call(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
@@ -221,6 +228,20 @@ def _time_steps(
         "memory": measure_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
+
+
+def _score_category(
+    profile: Profile, chosen: ChosenMethod, arrays: list[dict], grid: int, side: int, device: torch.device
+) -> tuple[list[torch.Tensor], list[float]]:
+    """The maps of images scored together, and the seconds an image takes in a category of the profile's mean size."""
+    count = max(2, chosen.method.least_images(chosen.settings))
+    repeated = (arrays * count)[:count]
+    features = {name: torch.cat([values[name] for values in repeated]) for name in arrays[0]}
+    scored: list[tuple] = []
+    spent = time_call(lambda: scored.append(chosen.score(features, None, chosen.settings, grid, side=side)), device)
+    sizes = datasets.select_tested(datasets.build_index(profile)[0]).groupby("category").size()
+    each = spent / count * max(1.0, (sizes.mean() - 1) / (count - 1))
+    return list(scored[0][1][: len(arrays)].cpu().split(1)), [each]
 
 
 def _learned(chosen: ChosenMethod, backbone: Backbone) -> float:

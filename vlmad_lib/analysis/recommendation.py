@@ -52,14 +52,17 @@ OWN_DATA = "folder "  # how checkpoints name training data that were a person's 
 class Situation(Strict):
     """A line to advise: what decides there, which categories are like its products, and what it can give a method.
 
-    ``references``: good pictures at most (``full``: as many as there are). ``training``: whether prompts or layers
-    that were learned on other products may be used. ``time_limit``: milliseconds an image may take on this machine.
+    ``references``: good pictures at most (``full``: as many as there are). ``batched``: whether pictures are judged
+    many at a time; otherwise methods that score them only together do not compete. ``training``: whether prompts or
+    layers that were learned on other products may be used. ``time_limit``: milliseconds an image may take on this
+    machine.
     """
 
     name: str
     measure: Literal["image_auroc", "pixel_auroc", "aupro", FAINT]
     groups: list[Literal[config.GROUPS]] = list(config.GROUPS)
     references: Shots = FULL
+    batched: bool = False
     training: bool = True
     time_limit: float | None = None
 
@@ -112,16 +115,17 @@ def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.
     return pd.DataFrame(costs)
 
 
-REQUIREMENTS = ["name", "method", "shots", "product_name", "learned", "own_masks", "known", "ms", "memory"]
+REQUIREMENTS = ["name", "method", "shots", "batched", "product_name", "learned", "own_masks", "known", "ms", "memory"]
 """What each method asks for: good pictures (``shots``), the product's name, pictures with masks of the user's own."""
 
 
 def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``REQUIREMENTS`` for every method and number of references of a run.
 
-    ``learned``: whether it reads prompts or layers learned on other products; ``own_masks``: whether these were the
-    user's own pictures, so that he has to have them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are
-    from ``costs``, of which the next larger number of references counts; nan for a method without any, an import.
+    ``batched``: whether it scores pictures of the product only together. ``learned``: whether it reads prompts or
+    layers learned on other products; ``own_masks``: whether these were the user's own pictures, so that he has to have
+    them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are from ``costs``, of which the next larger
+    number of references counts; nan for a method without any, an import.
     """
     chosen = {spec.name: methods.choose(spec, results.profile) for spec in results.profile.methods}
     first = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
@@ -133,6 +137,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
         enough = timings[timings.shots >= row.shots]
         cost = next((enough if len(enough) else timings[::-1]).itertuples(), None)
         facts = {
+            "batched": bool(method and method.method.scores_whole_category),
             "product_name": bool(method and method.names_product(results.index.iloc[0])),
             "learned": bool(method and method.settings.learned),
             "own_masks": bool(method and method.prompts and method.prompts.trained_on.startswith(OWN_DATA)),
@@ -149,6 +154,7 @@ def describe_requirements(row) -> str:
     if not row.known:
         return "unknown: imported results"
     needs = ["the product's name"] if row.product_name else []
+    needs += ["many unlabelled pictures of the product at once"] if row.batched else []
     needs += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
     needs += ["all good pictures"] if row.shots == FULL else []
     needs += ["pictures with masks of other own products"] if row.own_masks else []
@@ -156,12 +162,14 @@ def describe_requirements(row) -> str:
 
 
 def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
-    """Requirements from the least to the most: nothing, the product's name, few and many good pictures, masks.
+    """Requirements from the least to the most: nothing, the product's name, unlabelled pictures at once, few and many
+    good pictures, masks.
 
     Of two that ask for the same the faster one goes first, and unknown times last. So do methods of which it is
     unknown what they ask for.
     """
-    conditions = [~requirements.known, requirements.own_masks, requirements.shots > 0, requirements.product_name]
+    several = (requirements.shots > 0) | requirements.batched
+    conditions = [~requirements.known, requirements.own_masks, several, requirements.product_name]
     kind = np.select(conditions, [4, 3, 2, 1], 0)
     ordered = requirements.assign(kind=kind).sort_values(["kind", "shots", "product_name", "ms"], kind="stable")
     return ordered.drop(columns="kind")
@@ -333,7 +341,9 @@ def recommend(
     rows = []
     for situation in situations:
         allowed = requirements[
-            (requirements.shots <= situation.references) & (situation.training | ~requirements.learned)
+            (requirements.shots <= situation.references)
+            & (situation.training | ~requirements.learned)
+            & (situation.batched | ~requirements.batched)
         ]
         if situation.time_limit is not None:
             allowed = allowed[allowed.ms <= situation.time_limit]

@@ -249,13 +249,14 @@ def score_normal_images(run: Callable[..., Results], results: Results, shots: in
         most: At most so many images a category; 0 for all.
 
     Returns:
-        None where there is no such image or method. Methods whose scores were stretched over the test images are left
-        out: training images have no place on that scale.
+        None where there is no such image or method. Methods whose scores were stretched over the test images, or that
+        compare these with each other, are left out: training images have no place on that scale.
     """
     chosen: Profile = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
-    able = [spec for spec in chosen.methods if not shots or methods.without_category_context(spec) == spec]
+    alone = methods.list_scoring_alone(chosen.methods)
+    able = [spec for spec in alone if not shots or methods.without_category_context(spec) == spec]
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
