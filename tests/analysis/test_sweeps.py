@@ -308,3 +308,14 @@ def test_a_sweep_is_small_on_the_demo_data_alone(dataset):
         assert (table.split == "train").sum() == 1
     else:
         assert categories == ["a", "b"] and len(table) == len(index)
+
+
+@pytest.mark.parametrize(("share", "good", "bad"), [(0.5, 6, 6), (0.25, 6, 2), (0.75, 2, 6)])
+def test_the_share_of_defective_images_is_as_asked_and_as_many_stay_as_it_allows(share, good, bad):
+    rows = [("train", 0)] * 3 + [("test", 0)] * 6 + [("test", 1)] * 6
+    table = pd.DataFrame(rows, columns=["split", "label"]).assign(category="plate", image=[*map(str, range(15))])
+    kept = variants.sample_defective_share(table, share)
+    tested = kept[kept.split == "test"]
+    assert (tested.label == 0).sum() == good and (tested.label == 1).sum() == bad
+    assert (kept.split == "train").sum() == 3 and kept.image.is_unique
+    assert list(kept.image) == sorted(kept.image, key=int)  # in the index's order

@@ -55,6 +55,20 @@ def sample_index(table: pd.DataFrame, categories: Sequence[str], images: int) ->
     return pd.concat([some, table[table.split != "test"]], ignore_index=True)
 
 
+def sample_defective_share(table: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
+    """An index of which in each category this share of the test images is defective; training images stay.
+
+    Of the images of a category as many as the share allows are kept, drawn by ``seed``. ``share`` lies in (0, 1).
+    """
+    kept = [table[table.split != "test"]]
+    for _, tested in table[table.split == "test"].groupby("category", sort=False):
+        good, bad = tested[tested.label == 0], tested[tested.label == 1]
+        defective = min(len(bad), round(len(good) * share / (1 - share)))
+        normal = min(len(good), round(defective * (1 - share) / share))
+        kept += [good.sample(normal, random_state=seed), bad.sample(defective, random_state=seed)]
+    return pd.concat(kept).loc[lambda rows: table.index.intersection(rows.index)].reset_index(drop=True)
+
+
 def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
     """Pixel AUROC inside each image of masked rows of a scores table that have maps, with their index; kept on disk.
 
