@@ -84,7 +84,7 @@ def format_each_count(counts: pd.Series) -> str:
 
 def name_rows(table: pd.DataFrame) -> pd.Series:
     """One name per row of a scores or metrics table: method (unique in a run) and number of shots."""
-    return table.method + ", " + table.shots.map(name_shots)
+    return table.method + ", " + table.shots.map(name_shots).astype(str)  # of no rows too
 
 
 def name_shots(shots: int) -> str:

@@ -14,6 +14,7 @@ from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones, image_towers
 from vlmad_lib.methods import METHODS, memory_bank, winclip
 from vlmad_lib.pipeline import run, workload
+from vlmad_lib.tables import name_rows
 
 VIT = {"backbone": "timm/test_vit.r160_in1k", "weights": "random:0"}  # 160 pixels, 10x10 tokens, six narrow blocks
 PLAIN = {"association": {"windows": []}}
@@ -66,6 +67,8 @@ def test_memory_banks_run_on_own_pictures(mvtec, tmp_path):
     found = run.run(small_profile(mvtec, tmp_path / "cache", methods=specs, shots=[2], categories=["plate"]))
     assert len(found.metrics) == len(specs) and np.isfinite(found.scores.score).all()
     assert found.metrics.image_auroc.between(0, 1).all() and (found.scores.map_file != "").all()
+    unseen = found.scores[found.scores.shots == 0]
+    assert unseen.empty and name_rows(unseen).empty  # a run without words has no zero-shot rows to name
     assert [fact["name"] for fact in found.facts["backbones"]] == [VIT["backbone"], TINY["backbone"]]
     stores = {place.parent.name.split("-")[0]: place.name for place in (tmp_path / "cache/features").glob("*/*")}
     assert stores.keys() == {"test_vit", "tiny"}
