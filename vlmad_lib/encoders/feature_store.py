@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -38,9 +39,12 @@ class Store:
 
     def __init__(
         self, cache: Path, backbone: Backbone | Facts, encode: Encode, version: int,
-        size: int, fit: str, channels: str, exact: bool = False,
+        size: int, fit: str, channels: str, exact: bool = False, rotation: image_files.Rotation | None = None,
     ):  # fmt: skip
-        """``version``: the encoder's; ``size``: the side of the input in pixels; ``exact`` keeps fp32, for training."""
+        """``version``: the encoder's; ``size``: the side of the input in pixels; ``exact`` keeps fp32, for training.
+
+        With a ``rotation`` the features are those of the rotated copies of the images.
+        """
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
         self._fitting: int | None = None  # images that the device's memory was found to hold at once
@@ -50,6 +54,11 @@ class Store:
             version, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
+        self.read_views: Callable[[str, str, int], np.ndarray] = image_files.views
+        if rotation:
+            self.read_views = partial(image_files.rotated_views, rotation=rotation)
+            kind += f"-{rotation.label}"
+            steps = digests.digest(steps, image_files.rotated_views, image_files.Rotation.turn)
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
         self.folders = (self.folder,)
 
@@ -130,7 +139,7 @@ class Store:
                             claim.give_back()
                             bar.update()
                         else:
-                            reading.append((path, claim, readers.submit(image_files.views, path, self.fit, self.size)))
+                            reading.append((path, claim, readers.submit(self.read_views, path, self.fit, self.size)))
                     if not reading:
                         break
                     batch_read = [reading[place] for place in range(min(batch, len(reading)))]

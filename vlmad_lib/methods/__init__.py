@@ -89,6 +89,10 @@ class ChosenMethod:
         """Cells of the map along one side."""
         return self.method.image_side(self.settings, backbone) // backbone.patch_size
 
+    def settled(self, backbone: Backbone | Facts, category: str) -> ChosenMethod:
+        """The method with its settings as they hold for a category on its backbone."""
+        return replace(self, settings=self.method.settle(self.settings, backbone, category))
+
     def store(
         self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False
     ) -> feature_store.AnyStore:
@@ -97,6 +101,11 @@ class ChosenMethod:
         for prefix, (method, settings) in self.method.feature_sources(self.settings, backbone).items():
             place = method.image_side(settings, backbone), settings.fit, channels or settings.channels, exact
             stores[prefix] = feature_store.Store(cache, backbone, method.encode, method.encoder_version, *place)
+        for prefix, rotation in self.method.reference_rotations(self.settings).items():
+            stores[prefix] = feature_store.Store(
+                cache, backbone, self.method.encode, self.method.encoder_version,
+                self.method.image_side(self.settings, backbone), self.settings.fit, "rgb", exact, rotation,
+            )  # fmt: skip
         return feature_store.Joint(stores) if len(stores) > 1 else stores[""]
 
     def references(self, table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:
