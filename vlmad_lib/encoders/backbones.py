@@ -1,4 +1,4 @@
-"""One door to every open_clip ViT: by name and weights, offline unless told, with a fingerprint.
+"""One door to every ViT of open_clip and timm: by name and weights, offline unless told, with a fingerprint.
 
 Which activation weights were trained with, QuickGELU or plain GELU, is in no tensor: it follows from where they come
 from (``_origin``), and a backbone that computes the other one is refused.
@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmad_lib import PACKAGE, ROOT, InputError, open_clip
-from vlmad_lib.encoders import devices, weight_files
+from vlmad_lib.encoders import devices, image_towers, weight_files
+from vlmad_lib.encoders.image_towers import TIMM
 from vlmad_lib.encoders.vit_blocks import Block
 
 WEIGHTS = ROOT / "data" / "weights"
@@ -97,6 +98,11 @@ class Facts(Described):
     grid: int
     patch_size: int
     width: int
+    depth: int
+    prefix_tokens: int
+    has_class_token: bool
+    has_text: bool
+    is_clip_vit: bool
     parameters: int
     activation: str
     device: torch.device = devices.CPU
@@ -115,7 +121,7 @@ class Facts(Described):
 
 @dataclass(frozen=True)
 class Backbone(Described):
-    """A frozen CLIP with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
+    """A frozen CLIP or image tower with what is needed to use it; ``fingerprint`` is the SHA-256 of its weights.
 
     ``key`` is a digest of what decides its features: weights, architecture and the pixels' mean and deviation. Layers
     without weights, such as QuickGELU or the number of heads, are in no fingerprint. ``warning`` and ``note`` are
@@ -144,35 +150,65 @@ class Backbone(Described):
         """The image tower."""
         return self.model.visual
 
+    @cached_property
+    def tower(self) -> image_towers.ClipTower | image_towers.TimmTower:
+        """How its image tower is read (``image_towers.encode_tokens``)."""
+        return image_towers.open_tower(self.visual)
+
     @property
     def image_size(self) -> int:
         """Side of the square input in pixels."""
-        return self.visual.image_size[0]
+        return self.tower.image_size
 
     @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
-        return self.visual.patch_size[0]
+        return self.tower.patch_size
 
     @property
     def grid(self) -> int:
         """Patch tokens along one side."""
-        return self.visual.grid_size[0]
+        return self.tower.grid
 
     @property
     def width(self) -> int:
         """Numbers of a patch token."""
-        return self.visual.class_embedding.shape[0]
+        return self.tower.width
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the image tower."""
+        return self.tower.depth
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Tokens before those of the patches: class token and registers."""
+        return self.tower.prefix_tokens
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token stands for the whole image, and no mean or attention over its patches."""
+        return self.tower.has_class_token
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it has a text tower."""
+        return not isinstance(self.model, ImageModel)
+
+    @property
+    def is_clip_vit(self) -> bool:
+        """Whether it is a CLIP with open_clip's own ViT and a class token, whose blocks methods can take apart."""
+        return self.has_text and self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
 
     @property
     def parameters(self) -> int:
-        """Numbers of the model, both towers together."""
+        """Numbers of the model, of both towers where it has two."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def activation(self) -> str:
-        """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
-        return ACTIVATION[isinstance(self.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)]
+        """``QuickGELU`` or ``GELU`` as a rule, which its image tower's blocks compute; no tensor tells."""
+        return self.tower.activation
 
     def known(self, load: Callable[[], Backbone] | None = None) -> Facts:
         """Its facts, with what loads it again."""
@@ -191,7 +227,7 @@ class Backbone(Described):
         return devices.plan_tokens(self.device, self.width)
 
     def normalise(self, images: np.ndarray) -> Tensor:
-        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 with CLIP's mean and deviation, on its device.
+        """(N, size, size, 3) uint8 RGB -> (N, 3, size, size) float32 by its own mean and deviation, on its device.
 
         The bytes go there, from pinned memory to a GPU, and become numbers there.
         """
@@ -202,7 +238,7 @@ class Backbone(Described):
         return self.standardise(pixels.permute(0, 3, 1, 2).float() / 255)
 
     def standardise(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) in 0..1 less CLIP's mean, by its deviation."""
+        """(N, 3, H, W) in 0..1 less the mean that its weights were trained with, by their deviation."""
         mean = getattr(self.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
         std = getattr(self.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
@@ -242,6 +278,14 @@ class Backbone(Described):
         x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
         return tower.project(open_clip.transformer.text_global_pool(x, tokens, "argmax"))
+
+
+class ImageModel(torch.nn.Module):
+    """A model of an image tower alone."""
+
+    def __init__(self, visual: torch.nn.Module):
+        super().__init__()
+        self.visual = visual
 
 
 @dataclass(frozen=True)
@@ -303,7 +347,9 @@ def temperature_factor(name: str) -> float:
 
 
 def read_config(name: str) -> dict:
-    """The open_clip model config of a name, of ``demo``, or of the path of a JSON file."""
+    """The open_clip model config of a name, of ``demo``, or of the path of a JSON file; of timm's models the name."""
+    if name.startswith(TIMM):
+        return {"timm_model_name": image_towers.split_name(name)[0]}
     path = config_file(name)
     if path:
         if not path.is_file():
@@ -329,12 +375,13 @@ def load_backbone(
 ) -> Backbone:  # fmt: skip
     """A backbone in evaluation mode, its weights read and fingerprinted on the CPU and then moved to a device.
 
-    ``name``: an open_clip ViT, ``demo``, or the path of a model config. ``weights``: the path of a file of them
-    (``weight_files``; CLIPModel of Hugging Face too), ``random:<seed>``, ``demo`` for the ones shipped, or a tag of
-    open_clip, looked for in data/weights and in the local hub cache and fetched only with ``download``.
+    ``name``: an open_clip model whose image tower is a ViT, timm's as ``timm/NAME`` or ``timm/NAME.TAG``, ``demo``, or
+    the path of a model config. ``weights``: the path of a file of them (``weight_files``; CLIPModel of Hugging Face
+    and Meta's own DINO files too), ``random:<seed>``, ``demo`` for the ones shipped, or a tag of open_clip or timm,
+    looked for in data/weights and in the local hub cache and fetched only with ``download``.
     ``plain_gelu``: weights that need QuickGELU are read by plain GELU on purpose, as a method's official code does.
     ``device``: as a profile names it. Raises InputError for an unknown name, missing or unfit weights, those that need
-    the other activation, towers that are no ViT with a class token, and a device or precision that is not there.
+    the other activation, towers without patch tokens, and a device or precision that is not there.
     """
     place = devices.choose_device(device)
     devices.refuse_precision(precision, place)
@@ -346,7 +393,8 @@ def load_backbone(
     else:
         path = locate_weights(name, weights, download, plain_gelu)  # what is missing is said before work begins
         state = weight_files.select_tensors(weight_files.read_tensors(path))
-        warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
+        if not name.startswith(TIMM):  # where the architecture decides the activation
+            warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
         model = _build(name, settings)
         state = _convert(state, model, path)
     mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
@@ -361,12 +409,18 @@ def load_backbone(
             "name 'backbone: demo'."
         )
     key = hashlib.sha256(json.dumps([fingerprint, settings, mean, std], sort_keys=True).encode()).hexdigest()
-    tokenizer = settings["text_cfg"].get("hf_tokenizer_name") or ""
+    tokenizer = settings.get("text_cfg", {}).get("hf_tokenizer_name") or ""
     return Backbone(name, weights, model.to(place), fingerprint, precision, key, warning, note, tokenizer, place)
 
 
 def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the pixels that weights were trained on: CLIP's own unless open_clip knows others."""
+    """Mean and deviation of the pixels that weights were trained on: those of timm's list for its models, else CLIP's.
+
+    Some weights of open_clip have others, as its list says.
+    """
+    if name.startswith(TIMM):
+        known = image_towers.describe_weights(name, weights)
+        return list(known.mean), list(known.std)
     entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return tuple(list(entry.get(moment) or usual[moment]) for moment in usual)
@@ -458,25 +512,22 @@ def build_skeleton(name: str) -> Backbone:
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
-    """The model of a config, without weights; InputError where it has no tower that the methods can read."""
+    """The model of a config, without weights; InputError where its image tower has no patch tokens.
+
+    Where its text tower is one of a hub, or part of a decoder, it is the image tower alone.
+    """
+    if name.startswith(TIMM):
+        return ImageModel(image_towers.build_timm(name))
     settings = copy.deepcopy(settings)
     custom = settings.pop("custom_text", False)
-    kind = open_clip.CustomTextCLIP if custom else open_clip.CLIP
-    if "multimodal_cfg" in settings or "timm_model_name" in settings["vision_cfg"]:
-        raise InputError(f"{name} is not an open_clip ViT; windows need its class token (try ViT-B-16-plus-240).")
-    if "hf_model_name" in settings["text_cfg"]:
-        raise InputError(f"{name} reads its text tower from a hub; choose a model with open_clip's own text tower.")
     for key in ("pretrained_cfg", "tokenizer"):
         settings.pop(key, None)
-    model = kind(**settings)
-    visual = model.visual
-    plain = isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None
-    if not plain or visual.pool_type != "tok":
-        raise InputError(f"{name} has no class token; windows need one (try ViT-B-16-plus-240).")
-    usual = open_clip.transformer.ResidualAttentionBlock
-    if not all(type(block) is usual for block in visual.transformer.resblocks):
-        raise InputError(f"{name} has attention blocks with parts of their own, which are not computed here; "
-                         "choose a model without them (try ViT-B-16-plus-240).")  # fmt: skip
+    if "multimodal_cfg" in settings or "hf_model_name" in settings["text_cfg"]:
+        parts = settings["embed_dim"], settings["vision_cfg"], bool(settings.get("quick_gelu"))
+        model = ImageModel(open_clip.model._build_vision_tower(*parts))
+    else:
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**settings)
+    image_towers.refuse_tower(model.visual, name)
     return model
 
 
@@ -679,24 +730,34 @@ _PROJECTIONS = {
 _BIASES = {"attn.in_proj_bias": 0.1, "attn.out_proj.bias": 0.05, "mlp.c_fc.bias": 0.05, "mlp.c_proj.bias": 0.05}
 _TABLES = {"visual.positional_embedding": 0.5, "token_embedding.weight": 0.02, "positional_embedding": 0.01}
 
+_TIMM_TABLES = {"pos_embed": 0.2, "cls_token": 0.5, "reg_token": 0.5, "latent": 0.5}
+
 
 def random_state(model: torch.nn.Module, seed: int) -> dict[str, Tensor]:
     """Weights drawn by name, each from its own stream keyed by (seed, name): the same on every machine.
 
     Values can be held in fp16. Every bias and layer norm is random too, so that a missing or swapped
-    layer shows in a parity test.
+    layer shows in a parity test. Buffers, of batch norms for instance, stay as they are.
     """
-    state = {}
+    state, parameters = {}, dict(model.named_parameters())
     for key, value in model.state_dict().items():
-        name = key.removeprefix("text.")
+        if key not in parameters:
+            state[key] = value
+            continue
+        name = key.removeprefix("text.").removeprefix("visual.trunk.")
         if name.endswith("logit_scale"):
             state[key] = torch.full(value.shape, float(np.log(100.0)))
             continue
-        mean, deviation = _moments(name, value)
-        stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        drawn = mean + deviation * stream.standard_normal(tuple(value.shape), dtype=np.float32)
-        state[key] = torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
+        mean, deviation = (_timm_moments if key.startswith("visual.trunk.") else _moments)(name, value)
+        state[key] = draw_named(seed, name, tuple(value.shape), mean, deviation)
     return state
+
+
+def draw_named(seed: int, name: str, shape: tuple[int, ...], mean: float, deviation: float) -> Tensor:
+    """fp32 normal numbers from a stream keyed by (seed, name), rounded to what fp16 holds."""
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    drawn = mean + deviation * stream.standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
 
 
 def _moments(name: str, value: Tensor) -> tuple[float, float]:
@@ -716,6 +777,20 @@ def _moments(name: str, value: Tensor) -> tuple[float, float]:
     if name == "visual.conv1.weight":
         return 0.0, float(np.prod(value.shape[1:])) ** -0.5
     return 0.0, (value.shape[0] if value.ndim else 1) ** -0.5
+
+
+def _timm_moments(name: str, value: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the draw of one of timm's tensors, such that activations stay near 1."""
+    parent, leaf = ["", *name.split(".")][-2:]
+    if "gamma" in leaf:  # of layer scale
+        return 0.8, 0.2
+    if leaf.endswith("bias"):
+        return 0.0, 0.05
+    if leaf in _TIMM_TABLES:
+        return 0.0, _TIMM_TABLES[leaf]
+    if value.ndim == 1:  # of norms
+        return 1.0, 0.1
+    return 0.0, (0.5 if parent in ("proj", "fc2") else 1.0) * float(np.prod(value.shape[1:])) ** -0.5
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:

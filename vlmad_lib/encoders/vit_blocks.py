@@ -77,7 +77,7 @@ class Linear:
 
 
 class Block:
-    """One residual block of an open_clip tower: attention and MLP, each added to what came in.
+    """One residual block under open_clip's names: attention and MLP, each added to what came in.
 
     Tokens are (N, L, width) in fp32; matrix products run in ``dtype``, layer norms and sums in fp32. Without
     ``packed`` the block stays differentiable.
@@ -140,7 +140,7 @@ class Block:
 
 def _scaled(linear: nn.Linear, scale: nn.Module) -> tuple[Tensor, Tensor]:
     """Weight and bias of a linear with the layer scale that follows it, if one does."""
-    if not isinstance(scale, open_clip.transformer.LayerScale):
+    if not hasattr(scale, "gamma"):
         return linear.weight, linear.bias
     return linear.weight * scale.gamma[:, None], linear.bias * scale.gamma
 
