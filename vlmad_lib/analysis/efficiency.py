@@ -113,10 +113,10 @@ def measure_costs(
     With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
     ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
     """
-    chosen = methods.choose(spec, profile)
-    code, settings = chosen.method, chosen.settings
     device = device or devices.choose_device(profile.device)
     backbone = methods.load_backbone(spec, device=device.type)
+    chosen = methods.choose(spec, profile).settled(backbone, rows.category.iloc[0])
+    code, settings = chosen.method, chosen.settings
     size, grid = code.image_side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
@@ -141,7 +141,11 @@ def measure_costs(
     writing = time_call(lambda: texts.__setitem__(0, code.encode_text(backbone, words, file)), device) if words else 0.0
     text = texts[0] if texts[0] is None else texts[0].to(device)
     references = (
-        {name: torch.cat([features[name] for features in (arrays * shots)[:shots]]) for name in names}
+        {
+            copy + name: torch.cat([features[name] for features in (arrays * shots)[:shots]])
+            for copy in ("", *code.reference_rotations(settings))
+            for name in names
+        }
         if shots
         else None
     )

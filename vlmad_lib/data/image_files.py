@@ -208,16 +208,6 @@ def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def views(path: str | Path, fit: str, size: int) -> np.ndarray:
-    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
-    image = load_image(path)
-    tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
-    return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
-
-
-# ---------------------------------------------------------------- rotated copies of reference images
-
-
 @dataclass(frozen=True)
 class Rotation:
     """A rotation of a whole picture by ``angle`` degrees, counter-clockwise as seen; the picture keeps its size.
@@ -249,8 +239,13 @@ class Rotation:
         return Image.fromarray(np.rint(np.stack(turned, -1)).astype(np.uint8))
 
 
-def rotated_views(path: str | Path, fit: str, size: int, rotation: Rotation) -> np.ndarray:
-    """``views`` of the rotated copy of an image, which is rotated before it is cut and resized."""
-    image = rotation.turn(load_image(path))
-    tiles = (image.crop(box) for box in boxes(*image.size, fit))
+def views(path: str | Path, fit: str, size: int, rotation: Rotation | None = None) -> np.ndarray:
+    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic.
+
+    With a ``rotation`` of its rotated copy, which is rotated before it is cut and resized.
+    """
+    image = load_image(path)
+    if rotation:
+        image = rotation.turn(image)
+    tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
     return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])

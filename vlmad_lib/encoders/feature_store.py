@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -47,6 +46,7 @@ class Store:
         """
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
+        self.rotation = rotation
         self._fitting: int | None = None  # images that the device's memory was found to hold at once
         versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
@@ -54,11 +54,9 @@ class Store:
             version, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
-        self.read_views: Callable[[str, str, int], np.ndarray] = image_files.views
         if rotation:
-            self.read_views = partial(image_files.rotated_views, rotation=rotation)
             kind += f"-{rotation.label}"
-            steps = digests.digest(steps, image_files.rotated_views, image_files.Rotation.turn)
+            steps = digests.digest(steps, image_files.Rotation)
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
         self.folders = (self.folder,)
 
@@ -123,6 +121,7 @@ class Store:
     def _fill(self, todo: Sequence[str], names: Sequence[str], batch: int, bar: tqdm, wait: bool) -> list[str]:
         """Encode images that no other process has claimed; returns those that one has."""
         left: list[str] = []
+        frame = self.fit, self.size, self.rotation
         began, waited = perf_counter(), 0.0
         threads = devices.count_readers(self.backbone.device)
         reading: deque[tuple[str, files.Claim, Future]] = deque()
@@ -139,7 +138,7 @@ class Store:
                             claim.give_back()
                             bar.update()
                         else:
-                            reading.append((path, claim, readers.submit(self.read_views, path, self.fit, self.size)))
+                            reading.append((path, claim, readers.submit(image_files.views, path, *frame)))
                     if not reading:
                         break
                     batch_read = [reading[place] for place in range(min(batch, len(reading)))]

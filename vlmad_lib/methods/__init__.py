@@ -21,7 +21,16 @@ from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.methods import anomalyclip, aprilgan, clip_baselines, hybrid, memory_bank, winclip
+from vlmad_lib.methods import (
+    anomalyclip,
+    anomalydino,
+    aprilgan,
+    clip_baselines,
+    hybrid,
+    memory_bank,
+    subspacead,
+    winclip,
+)
 from vlmad_lib.methods.base import Method, MethodSettings
 from vlmad_lib.methods.checkpoints import Checkpoint, find_checkpoint
 
@@ -45,6 +54,8 @@ METHODS = Registry(
         clip_baselines.CLIP,
         hybrid.HYBRID,
         *memory_bank.METHODS.values(),
+        anomalydino.ANOMALYDINO,
+        subspacead.SUBSPACEAD,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))

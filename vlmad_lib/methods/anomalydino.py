@@ -67,9 +67,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def is_dino(backbone: Backbone | Facts, version: str = "") -> bool:
+    """Whether a backbone is a DINO of timm, of a version where one is named: "v2" or "v3"."""
+    return backbone.name.startswith(image_towers.TIMM) and f"dino{version}" in backbone.name
+
+
 def image_side(settings: Any, backbone: Backbone | Facts, side: int = SIDE) -> int:
     """The side of the input in pixels: that of the settings, ``side`` for DINO, else the backbone's own."""
-    return settings.image_size or (side if "dino" in backbone.name else backbone.image_size)
+    return settings.image_size or (side if is_dino(backbone) else backbone.image_size)
 
 
 def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
@@ -117,11 +122,12 @@ def remember(references: dict[str, Tensor], settings: Settings, grid: int) -> li
     for pictures in zip(*references.values(), strict=True):
         if settings.mask_references and settings.masking is True:
             pictures = [tokens[find_foreground(tokens, grid, grid)] for tokens in pictures]
-        memories.append(_compared(torch.cat(list(pictures)), settings))
+        memories.append(as_compared(torch.cat(list(pictures)), settings))
     return memories
 
 
-def _compared(tokens: Tensor, settings: Settings) -> Tensor:
+def as_compared(tokens: Tensor, settings: Settings) -> Tensor:
+    """(..., D) tokens as they are compared: of length one for cosines."""
     return F.normalize(tokens, dim=-1) if settings.metric == "cosine" else tokens
 
 
@@ -140,7 +146,7 @@ def measure_distances(
 
     One memory after the other, so that what is held does not grow with the references.
     """
-    patches = _compared(tokens, settings)
+    patches = as_compared(tokens, settings)
     near = [nearest_squares(patches, memory, settings.nearest) for memory in memories]
     distances = []
     for draw in [range(len(near))] if draws is None else draws:
@@ -200,7 +206,7 @@ class AnomalyDINO(Method):
 
     def settle(self, settings: Settings, backbone: Backbone | Facts, category: str) -> Settings:
         """Masking and rotation as they hold for a category; InputError for masking that the backbone does not have."""
-        able = "dinov2" in backbone.name
+        able = is_dino(backbone, "v2")
         if settings.masking and settings.masking != MASKED and not able:
             raise InputError(
                 f"{self.title}: the mask reads DINOv2's tokens, which {backbone.name} does not have; set "
