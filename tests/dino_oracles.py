@@ -148,7 +148,11 @@ class DinoOracle:
             component = anomalydino.first_component(tokens).unflatten(0, grid)
             stored = np.array(expected["first_component"])
             steps = [-(-length // count) for length, count in zip(grid, stored.shape, strict=True)]
-            yield f"first component, {kind}", _apart(component[:: steps[0], :: steps[1]], stored), bounds["first component"]
+            yield (
+                f"first component, {kind}",
+                _apart(component[:: steps[0], :: steps[1]], stored),
+                bounds["first component"],
+            )
             yield f"mask, {kind}", float(drawn != expected["mask"]), 0.0
         for case in self.oracle["top_percent"]:
             values = torch.from_numpy(np.random.default_rng([case["n"], 782]).random(case["n"]))
@@ -174,7 +178,9 @@ class DinoOracle:
         memories = []
         for copies in pictures:
             parts = [
-                keep(tokens)[anomalydino.find_foreground(keep(tokens), *grid)] if settings.mask_references else keep(tokens)
+                keep(tokens)[anomalydino.find_foreground(keep(tokens), *grid)]
+                if settings.mask_references
+                else keep(tokens)
                 for tokens, grid in copies
             ]
             memories.append(anomalydino.as_compared(torch.cat(parts), settings))

@@ -25,7 +25,9 @@ ARRAYS = {  # of each method that has an encoder of its own
     "winclip": ["class", "window_2", "window_3", "patch", "patch_ln_post", "patch_penultimate"],
     "anomalyclip": ["class", "image", "vv_last", "qq_1", "kk_last", "diagonal_boost_last", "none_last", "raw_q1"],
     "aprilgan": ["image", "raw_q1", "raw_q4"],
+    "patchcore": ["class", "patch", "patch_ln_post", "patch_penultimate"],
 }
+NETWORKS = {"patchcore": {"name": "timm/test_vit", "weights": "random:0"}}  # the others are on the tiny one
 ROW = pd.Series({"category": "metal_nut", "class_name": "metal nut"})
 TOLERANCE = 1e-4  # of the largest number of an array: another CPU rounds otherwise
 
@@ -53,7 +55,7 @@ def sample(values: torch.Tensor) -> list[float]:
 
 def compute(key: str, net: backbones.Backbone) -> dict:
     """Version, arrays and text features of a method's encoders on a seeded picture."""
-    method = METHODS[key]
+    method, net = METHODS[key], backbones.load_backbone(**NETWORKS[key]) if key in NETWORKS else net
     settings = method.settings()
     side, numbers = method.image_side(settings, net), {}
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, side, side), dtype=np.float32))

@@ -129,7 +129,11 @@ class Method(Strict):
         if not isinstance(values, dict):
             return values
         method = str(values.get("method", "winclip"))
-        return USUAL.get(method, USUAL["winclip"] | {"name": method}) | values
+        usual = USUAL.get(method, USUAL["winclip"] | {"name": method})
+        architecture, _, tag = str(values.get("backbone", "")).partition(".")
+        if tag and architecture.startswith("timm/"):  # whose names may say the weights
+            usual = usual | {"weights": tag}
+        return usual | values
 
     @property
     def network(self) -> dict[str, str]:

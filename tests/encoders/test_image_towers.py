@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared
+from safetensors.torch import save_file
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Method
 from vlmad_lib.encoders import backbones, image_towers
 from vlmad_lib.encoders.image_towers import encode_tokens
 
@@ -47,6 +49,16 @@ def oracle_backbone(case: dict) -> backbones.Backbone:
     return backbones.Backbone(f"timm/{architecture}", "random:0", backbones.ImageModel(visual), "")
 
 
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def small_backbone(architecture: str, precision: str = "fp32", **overrides) -> backbones.Backbone:
+    """A narrow timm model on the seeded weights of ``random:0``."""
+    model = backbones.ImageModel(image_towers.build_timm(f"timm/{architecture}", **(SMALL | overrides)))
+    model.load_state_dict(backbones.random_state(model, 0))
+    return backbones.Backbone(f"timm/{architecture}", "random:0", model.eval().requires_grad_(False), "", precision)
+
+
 @pytest.mark.parametrize("kind", ["dinov2", "dinov2_reg4", "dinov2_giant_reg4", "dinov3", "dinov3_qkvb"])
 def test_tokens_are_those_of_the_originals(kind):
     """At the native size and at others, with the residual stream of a block in between, and the class token."""
@@ -73,11 +85,11 @@ def test_tokens_are_those_of_the_originals(kind):
 
 def test_rounded_periods_move_the_tokens_of_dinov3():
     """What is computed without the rounding of published weights is another model."""
-    net = backbones.load_backbone("timm/vit_small_patch16_dinov3", "random:0")
+    net = small_backbone("vit_small_patch16_dinov3")
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     rounded = encode_tokens(net, images).patches
     periods = net.visual.trunk.rope.periods
-    assert rounded.shape == (1, 24, 384) and torch.equal(periods, periods.bfloat16().float())
+    assert rounded.shape == (1, 24, 48) and torch.equal(periods, periods.bfloat16().float())
     net.visual.trunk.rope.periods = net.visual.trunk.rope._compute_periods()
     assert 1e-4 < (encode_tokens(net, images).patches - rounded).abs().max() < 0.1
 
@@ -100,3 +112,134 @@ def test_what_a_tower_cannot_read_is_refused(tiny_backbone):
         encode_tokens(tiny_backbone, torch.zeros(1, 3, 80, 80), [3])
     with pytest.raises(InputError, match="90x80 pixels are no whole patches of 16"):
         encode_tokens(tiny_backbone, torch.zeros(1, 3, 80, 90))
+
+
+# ---------------------------------------------------------------- weights of timm's models
+
+META = {
+    "vit_small_patch14_dinov2": {"img_size": 56},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 56},
+    "vit_giant_patch14_reg4_dinov2": {"img_size": 56},
+    "vit_small_patch16_dinov3": {},
+    "vit_small_patch16_dinov3_qkvb": {},
+}
+
+
+def name_as_meta(state: dict[str, torch.Tensor], architecture: str) -> dict[str, torch.Tensor]:
+    """Tensors of timm's DINOv2 and DINOv3 under the names of the original files."""
+    state = {name: value.clone() for name, value in state.items()}
+    meta = {"mask_token": torch.zeros(1, state["cls_token"].shape[-1])}
+    if "dinov3" in architecture:
+        width = state["cls_token"].shape[-1]
+        meta |= {"storage_tokens": state.pop("reg_token"), "rope_embed.periods": torch.ones(4)}
+        for block in range(SMALL["depth"]):
+            ours = [state.pop(f"blocks.{block}.attn.{letter}_bias", torch.zeros(width)) for letter in "qv"]
+            masked = torch.full((width,), 7.0)  # what stands there is multiplied by 0
+            meta[f"blocks.{block}.attn.qkv.bias"] = torch.cat([ours[0], masked, ours[1]])
+            meta[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(3 * width)
+            for number in (1, 2):
+                meta[f"blocks.{block}.ls{number}.gamma"] = state.pop(f"blocks.{block}.gamma_{number}")
+        return meta | state
+    if "reg4" in architecture:  # the class token's position is a row of the table there
+        table = torch.cat([torch.ones_like(state["cls_token"]), state.pop("pos_embed")], 1)
+        meta |= {"register_tokens": state.pop("reg_token"), "pos_embed": table}
+        meta["cls_token"] = state.pop("cls_token") - 1
+    renamed = {"fc1": "w12", "fc2": "w3"} if "giant" in architecture else {}
+    for old, new in renamed.items():
+        state = {name.replace(old, new): value for name, value in state.items()}
+    return meta | state
+
+
+@pytest.mark.parametrize("architecture", META)
+def test_weights_under_the_names_of_their_authors(architecture, tmp_path):
+    """And under timm's own, with a classifier beside them: the same tensors come out."""
+    visual = image_towers.build_timm(f"timm/{architecture}", **SMALL, **META[architecture])
+    model = backbones.ImageModel(visual)
+    drawn = backbones.random_state(model, 0)
+    own = {name.removeprefix("visual.trunk."): value for name, value in drawn.items()}
+    for held in (name_as_meta(own, architecture), own | {"head.weight": torch.ones(5, 48)}):
+        found = backbones._convert(held, model, tmp_path)
+        assert found.keys() == drawn.keys() and not backbones._misfit(found, model.state_dict())
+        for name, value in drawn.items():
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    """No table is resampled at load, and no bias is dropped that is not zero."""
+    plain, larger = (
+        image_towers.build_timm("timm/vit_small_patch14_dinov2", **SMALL, img_size=side).trunk for side in (56, 70)
+    )
+    with pytest.raises(
+        InputError, match="of another input size: its pos_embed is 1 x 26 x 48, the model's 1 x 17 x 48"
+    ):
+        image_towers.convert_timm(larger.state_dict(), plain, tmp_path)
+    biased = image_towers.build_timm("timm/vit_small_patch16_dinov3_qkvb", **SMALL)
+    state = backbones.random_state(backbones.ImageModel(biased), 0)
+    state = {name.removeprefix("visual.trunk."): value for name, value in state.items()}
+    unbiased = image_towers.build_timm("timm/vit_small_patch16_dinov3", **SMALL).trunk
+    with pytest.raises(InputError, match="biases of queries and values; .* _qkvb"):
+        image_towers.convert_timm(name_as_meta(state, "dinov3"), unbiased, tmp_path)
+
+
+VIT = "timm/vit_tiny_patch16_224"
+
+
+def test_a_file_of_timm_weights(tmp_path, monkeypatch):
+    """By path and by tag, in both kinds of file: one fingerprint, and one key as pixels are standardised alike."""
+    drawn = backbones.load_backbone(VIT, "random:0")
+    state = {name.removeprefix("visual.trunk."): value.half() for name, value in drawn.model.state_dict().items()}
+    monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "any.safetensors")
+    torch.save({"model": state}, tmp_path / "vit_tiny_patch16_224.augreg_in21k.pth")
+    by_path = backbones.load_backbone(VIT, str(tmp_path / "any.safetensors"))
+    by_tag = backbones.load_backbone(VIT, "augreg_in21k")
+    assert by_path.fingerprint == by_tag.fingerprint == drawn.fingerprint and by_path.key == by_tag.key == drawn.key
+    assert by_tag.label == "vit_tiny_patch16_224 (augreg_in21k, fp32)" and not by_tag.note and not by_tag.has_text
+    facts = by_tag.known()
+    assert (facts.depth, facts.width, facts.grid, facts.prefix_tokens, facts.has_class_token) == (12, 192, 14, 1, True)
+
+
+def test_names_of_timm_models():
+    with pytest.raises(InputError, match="timm has no model 'vit_none'"):
+        backbones.load_backbone("timm/vit_none", "random:0")
+    with pytest.raises(InputError, match="no vit_small_patch14_dinov2 with the tag 'laion'; tags: lvd142m"):
+        backbones.load_backbone("timm/vit_small_patch14_dinov2.laion", "random:0")
+    with pytest.raises(InputError, match="timm/resnet18 is no ViT and has no patch tokens"):
+        backbones.load_backbone("timm/resnet18", "random:0")
+    with pytest.raises(InputError, match="has no weights 'laion400m_e31'; tags: .*augreg_in21k"):
+        backbones.locate_weights(VIT, "laion400m_e31")
+    spec = Method(method="patchcore", backbone="timm/vit_small_patch14_dinov2.lvd142m")
+    assert spec.weights == "lvd142m"
+
+
+def test_timm_weights_are_asked_for_by_name(tmp_path, monkeypatch):
+    """Nothing is fetched unless told; the authors' own file serves under its own name too."""
+    monkeypatch.setattr(backbones, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(backbones, "_cached", lambda hub: None)
+    name = "timm/vit_small_patch14_dinov2.lvd142m"
+    with pytest.raises(
+        InputError, match="fetch model.safetensors of the hub repository timm/vit_small_patch14_dinov2.lvd142m"
+    ):
+        backbones.locate_weights(name, "lvd142m")
+    fetched = []
+    monkeypatch.setattr(backbones, "_download", lambda *asked: fetched.append(asked) or str(tmp_path / "file"))
+    assert backbones.locate_weights(name, "lvd142m", download=True) == tmp_path / "file"
+    assert fetched == [("timm/vit_small_patch14_dinov2.lvd142m", "model.safetensors")]
+    for file in ("dinov2_vits14_pretrain.pth", "vit_small_patch14_dinov2.lvd142m.safetensors"):
+        (tmp_path / file).touch()
+        assert backbones.locate_weights(name, "lvd142m").name == file
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "mean"),
+    [
+        ("timm/vit_small_patch14_dinov2", "random:0", 0.485),
+        ("timm/vit_large_patch16_dinov3", "random:0", 0.485),
+        ("timm/vit_large_patch16_dinov3", "sat493m", 0.43),
+        ("timm/vit_large_patch16_dinov3", "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth", 0.43),
+        ("timm/vit_large_patch16_dinov3.sat493m", "some.pth", 0.43),
+        ("timm/vit_base_patch16_clip_224", "openai", 0.48145466),
+    ],
+)
+def test_pixels_are_standardised_as_timm_says(name, weights, mean):
+    assert backbones._standard(name, weights)[0][0] == mean

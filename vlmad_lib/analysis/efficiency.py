@@ -123,7 +123,7 @@ def measure_costs(
     names, together = code.array_names(settings, shots), _count_images(profile, chosen, backbone)
     pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(pixels.repeat(together, 0)) for pixels in pictures]
-    packing = time_call(lambda: backbone.blocks, device)
+    packing = time_call(backbone.pack, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
 
     def encode(at: int) -> None:

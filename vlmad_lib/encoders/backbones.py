@@ -33,6 +33,9 @@ DEMO_CONFIG = PACKAGE / "demo" / "vlmad-demo.json"
 DEMO_WEIGHTS = DEMO_CONFIG.with_suffix(".safetensors")
 COUNTERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own files, beside the weights
 ACTIVATION = {True: "QuickGELU", False: "GELU"}
+NEEDS = TEXT, CLASS_TOKEN, CLIP_BLOCKS = "a text tower", "a class token", "the blocks of CLIP's own ViT"
+"""What a method may need of a backbone besides patch tokens, in words."""
+HAVING_ALL = ("ViT-B-16-plus-240", "ViT-L-14-336-quickgelu", "demo")  # backbones with all of it
 FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
@@ -45,6 +48,15 @@ class Described:
     precision: str
     parameters: int
     activation: str
+    has_text: bool
+    has_class_token: bool
+    is_clip_vit: bool
+
+    @property
+    def offers(self) -> set[str]:
+        """What it has besides patch tokens, in the words of ``TEXT``, ``CLASS_TOKEN`` and ``CLIP_BLOCKS``."""
+        has = {TEXT: self.has_text, CLASS_TOKEN: self.has_class_token, CLIP_BLOCKS: self.is_clip_vit}
+        return {part for part, there in has.items() if there}
 
     @property
     def temperature_factor(self) -> float:
@@ -197,8 +209,8 @@ class Backbone(Described):
 
     @property
     def is_clip_vit(self) -> bool:
-        """Whether it is a CLIP with open_clip's own ViT and a class token, whose blocks methods can take apart."""
-        return self.has_text and self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
+        """Whether its image tower is open_clip's own ViT with a class token, whose blocks methods can take apart."""
+        return self.has_class_token and isinstance(self.tower, image_towers.ClipTower)
 
     @property
     def parameters(self) -> int:
@@ -218,8 +230,14 @@ class Backbone(Described):
     @cached_property
     def blocks(self) -> list[Block]:
         """The image tower's residual blocks for inference; the precision is that of their matrix products alone."""
+        if not isinstance(self.tower, image_towers.ClipTower):
+            raise InputError(f"{self.name} has not {CLIP_BLOCKS}; choose one that has, such as {HAVING_ALL[0]}.")
         dtype = devices.TYPES[self.precision]
         return [Block(block, dtype) for block in self.visual.transformer.resblocks]
+
+    def pack(self) -> None:
+        """Pack its image tower's weights for inference now, not with the first image."""
+        self.tower.pack(self)
 
     @cached_property
     def window_tokens_at_once(self) -> int:
@@ -247,6 +265,8 @@ class Backbone(Described):
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch: int = 128) -> Tensor:
         """Text embeddings (N, D) in fp32, not normalised; padding that cannot matter is cut off."""
+        if not self.has_text:
+            raise InputError(f"{self.name} has not {TEXT}; choose a backbone that has, such as {HAVING_ALL[0]}.")
         tokens = _tokenizer(self)(texts)
         with devices.multiply_in("fp32", self.device):
             return torch.cat([self._text(tokens[start : start + batch]) for start in range(0, len(texts), batch)])
@@ -393,8 +413,7 @@ def load_backbone(
     else:
         path = locate_weights(name, weights, download, plain_gelu)  # what is missing is said before work begins
         state = weight_files.select_tensors(weight_files.read_tensors(path))
-        if not name.startswith(TIMM):  # where the architecture decides the activation
-            warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
+        warning, note = _judge(name, weights, settings, *_origin(name, weights, path, state), plain_gelu)
         model = _build(name, settings)
         state = _convert(state, model, path)
     mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
@@ -419,8 +438,7 @@ def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]
     Some weights of open_clip have others, as its list says.
     """
     if name.startswith(TIMM):
-        known = image_towers.describe_weights(name, weights)
-        return list(known.mean), list(known.std)
+        return image_towers.read_moments(name, weights)
     entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return tuple(list(entry.get(moment) or usual[moment]) for moment in usual)
@@ -487,6 +505,8 @@ def _judge(
 ) -> tuple[str, str]:
     """A warning and a note on the activation; InputError where a named model computes another one than weights need."""
     quick = bool(settings.get("quick_gelu"))
+    if "timm_model_name" in settings.get("vision_cfg", settings):  # timm's architectures have theirs
+        return "", ""
     if needed is None:
         return "", (
             f"Where the weights {Path(weights).name} of {Path(name).name} come from is not known, nor the activation "
@@ -545,51 +565,62 @@ def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: 
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
 
     A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
-    before anything is fetched (``plain_gelu`` as in ``load``).
+    before anything is fetched (``plain_gelu`` as in ``load_backbone``).
     """
     if weights == "demo":
         if name == "demo":
             return DEMO_WEIGHTS
         raise InputError(f"The weights demo belong to 'backbone: demo' alone; name weights of {name}.")
-    entry, path = open_clip.pretrained.get_pretrained_cfg(name, weights), Path(weights).expanduser()
-    if entry:
+    path = Path(weights).expanduser()
+    of_timm = name.startswith(TIMM) and image_towers.read_entry(name, weights)
+    entry = of_timm or ({} if name.startswith(TIMM) else open_clip.pretrained.get_pretrained_cfg(name, weights))
+    if entry and not of_timm:
         _judge(
             name, weights, read_config(name), "open_clip's list of weights", bool(entry.get("quick_gelu")), plain_gelu
         )
-    else:
+    elif not entry:
         for candidate in (path, ROOT / path):
             if candidate.is_file() or (candidate.is_dir() and (path.suffix or len(path.parts) > 1)):
                 return candidate  # of a folder the reader says what is in it
         if path.suffix or len(path.parts) > 1:
             raise InputError(f"The weights file {path} does not exist; correct 'weights' of {name}.")
     base = name.removesuffix("-quickgelu")
-    for model in dict.fromkeys([name, base, f"{base}-quickgelu"]):  # one file serves both
+    stems = [f"{model}-{weights}" for model in dict.fromkeys([name, base, f"{base}-quickgelu"])]  # one file serves both
+    stems = of_timm["stems"] if of_timm else stems
+    for stem in stems:
         for suffix in weight_files.SUFFIXES:
-            if (WEIGHTS / f"{model}-{weights}{suffix}").is_file():
-                return WEIGHTS / f"{model}-{weights}{suffix}"
+            if (WEIGHTS / f"{stem}{suffix}").is_file():
+                return WEIGHTS / f"{stem}{suffix}"
     if not entry:
         if name == "demo":
             raise InputError(f"The backbone demo has no weights {weights!r}; write 'weights: demo' beside it.")
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        own_tags = (
+            image_towers.list_tags(name) if name.startswith(TIMM) else open_clip.list_pretrained_tags_by_model(name)
+        )
+        tags = ", ".join(own_tags) or "none"
         raise InputError(f"{name} has no weights {weights!r}; tags: {tags}; or give a file or random:<seed>.")
     # The hub entry of laion400m_e32 holds e31, so this tag takes its release file.
     hub = "" if weights == "laion400m_e32" else entry.get("hf_hub", "").rstrip("/")
     if hub and (cached := _cached(hub)):
         return cached
-    source = f"open_clip_model.safetensors of the hub repository {hub}" if hub else Path(entry["url"]).name
-    place = WEIGHTS / f"{name}-{weights}{'.safetensors' if hub else '.pt'}"
+    file = "model.safetensors" if of_timm else "open_clip_model.safetensors"
+    source = f"{file} of the hub repository {hub}" if hub else Path(entry["url"]).name
+    place = WEIGHTS / f"{stems[0]}{'.safetensors' if hub else '.pt'}"
     if not download:
         raise InputError(
             f"The weights {weights} of {name} are not on this machine; fetch {source} and put it at {place}, "
             "or set 'download: true' in the profile."
         )
-    return _fetched(entry, bool(hub), f"The weights {weights} of {name}", f"fetch {source}", place)
+    fetch = partial(open_clip.download_pretrained, entry, prefer_hf_hub=bool(hub))
+    if of_timm:
+        fetch = partial(_download, hub, file)
+    return _fetched(fetch, f"The weights {weights} of {name}", f"fetch {source}", place)
 
 
-def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Path:
-    """The file of an entry, downloaded; InputError says whether the network or the disk was to blame."""
+def _fetched(fetch: Callable[[], str], what: str, remedy: str, place: Path) -> Path:
+    """The file that was downloaded; InputError says whether the network or the disk was to blame."""
     try:
-        return Path(open_clip.download_pretrained(entry, prefer_hf_hub=hub))
+        return Path(fetch())
     except Exception as error:  # the hub's client and urllib raise many kinds
         chain, cause = [error], error
         while (cause := cause.__cause__ or cause.__context__) and cause not in chain:
@@ -605,10 +636,17 @@ def _fetched(entry: dict, hub: bool, what: str, remedy: str, place: Path) -> Pat
     )
 
 
+def _download(hub: str, file: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    return hf_hub_download(hub, file)
+
+
 def _cached(hub: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    for file in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
+    names = ("model.safetensors", "pytorch_model.bin")
+    for file in (f"{start}{name}" for start in ("open_clip_", "") for name in names):
         place = try_to_load_from_cache(hub, file)
         if isinstance(place, str):
             return Path(place)
@@ -616,12 +654,19 @@ def _cached(hub: str) -> Path | None:
 
 
 def _convert(state: dict[str, Tensor], model: torch.nn.Module, path: Path) -> dict[str, Tensor]:
-    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry."""
+    """fp32 tensors under the model's own names, without the counters and the mask that OpenAI's files carry.
+
+    Of a file with two towers an ``ImageModel`` takes those of its own.
+    """
+    if isinstance(model.visual, image_towers.TimmImage):
+        return image_towers.convert_timm(state, model.visual.trunk, path)
     if _is_transformers(state):
         state = _from_transformers(state, path)
     state = {key: value for key, value in state.items() if key not in COUNTERS and not key.endswith("attn_mask")}
     if isinstance(model, open_clip.CustomTextCLIP) and any(key.startswith("transformer.") for key in state):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
+    if isinstance(model, ImageModel):
+        state = {key: value for key, value in state.items() if key.startswith("visual.")}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 

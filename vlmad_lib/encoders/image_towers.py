@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +113,10 @@ class ClipTower:
         """``QuickGELU`` or ``GELU``, which its blocks compute; no tensor tells."""
         return _name_activation(self.visual.transformer.resblocks[0].mlp.gelu)
 
+    def pack(self, backbone: Backbone) -> None:
+        """Pack the weights of its blocks."""
+        _ = backbone.blocks
+
     def encode(self, backbone: Backbone, images: Tensor, numbers: Collection[int], resize: str) -> Tokens:
         """See ``encode_tokens``."""
         visual, kept = self.visual, {}
@@ -157,22 +163,72 @@ def split_name(name: str) -> tuple[str, str]:
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
     if not timm.is_model(architecture):
         raise InputError(f"timm has no model {architecture!r}; timm.list_models('vit_*') prints the names it has.")
-    if tag and tag not in (tags := list_tags(architecture)):
+    if tag and tag not in (tags := list_tags(name)):
         raise InputError(f"timm has no {architecture} with the tag {tag!r}; tags: {', '.join(tags) or 'none'}.")
     return architecture, tag
 
 
-def list_tags(architecture: str) -> list[str]:
+def list_tags(name: str) -> list[str]:
     """The tags of timm's published weights of an architecture."""
-    names = timm.list_models(f"{architecture}.*", pretrained=True)
-    return [name.partition(".")[2] for name in names]
+    architecture, _, _ = name.removeprefix(TIMM).partition(".")
+    return [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
 
 
-def describe_weights(name: str, weights: str) -> Any:
-    """What timm knows of published weights, by their tag or the one in the name: mean and deviation, where they lie."""
+def read_moments(name: str, weights: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of pixels for timm's weights, by the tag in their own or their file's name, or the model's."""
     architecture, tag = split_name(name)
-    tag = weights if weights in list_tags(architecture) else tag
-    return timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    tag = max((known for known in list_tags(name) if known in Path(weights).name), key=len, default=tag)
+    known = timm.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    return list(known.mean), list(known.std)
+
+
+def read_entry(name: str, tag: str) -> dict[str, Any] | None:
+    """Where published weights of timm lie: their repository in the hub, and what files of them are called.
+
+    The first name is timm's, the second that of the authors' own file, where they have one. None for no known tag.
+    """
+    architecture, _ = split_name(name)
+    if tag not in list_tags(name):
+        return None
+    known = timm.get_pretrained_cfg(f"{architecture}.{tag}")
+    own = Path(known.url or "").stem
+    return {
+        "hf_hub": known.hf_hub_id or "",
+        "url": known.url or "",
+        "stems": [f"{architecture}.{tag}", *filter(None, [own])],
+    }
+
+
+def convert_timm(state: dict[str, Tensor], trunk: nn.Module, path: Path) -> dict[str, Tensor]:
+    """fp32 tensors of a weights file, under timm's names or the authors' own, as those of a ``TimmImage``.
+
+    InputError where positions or patches have another size: timm would resample them, which moves every feature.
+    """
+    for name in ("pos_embed", "patch_embed.proj.weight"):
+        own, held = dict(trunk.named_parameters()).get(name), state.get(name)
+        if own is None or held is None or held.ndim != own.ndim:
+            continue
+        lengths = (held.shape[-1],) if held.ndim == 4 else (held.shape[1], held.shape[1] - 1)  # the class token's too
+        if (own.shape[-1] if own.ndim == 4 else own.shape[1]) not in lengths:
+            raise InputError(
+                f"{path} is of another input size: its {name} is {' x '.join(map(str, held.shape))}, the model's "
+                f"{' x '.join(map(str, own.shape))}; name the model that these weights belong to."
+            )
+    biases = {key: value for key, value in state.items() if key.endswith("qkv.bias")}
+    if "storage_tokens" in state and getattr(trunk.blocks[0].attn, "q_bias", None) is None:
+        biased = any(part.any() for bias in biases.values() for part in bias.chunk(3)[::2])
+        if biased:
+            raise InputError(f"{path} has biases of queries and values; name the model that ends with _qkvb.")
+    kind = timm.models.eva if isinstance(trunk, timm.models.eva.Eva) else timm.models.vision_transformer
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it tries
+        state = kind.checkpoint_filter_fn(dict(state), trunk)
+    expected = trunk.state_dict()
+    surplus = ("head.", "mask_token")  # a classifier, and what only training needed
+    return {
+        f"visual.trunk.{key}": value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if key in expected or not key.startswith(surplus)
+    }
 
 
 def build_timm(name: str, **overrides: Any) -> TimmImage:
@@ -213,6 +269,10 @@ class TimmTower:
         """What its blocks compute between the layers of their MLPs."""
         mlp = self.visual.trunk.blocks[0].mlp
         return _name_activation(getattr(mlp, "act", mlp))
+
+    def pack(self, backbone: Backbone) -> None:
+        """Pack the weights of its blocks, where ``vit_blocks`` computes them."""
+        self._inside(devices.TYPES[backbone.precision])
 
     def encode(self, backbone: Backbone, images: Tensor, numbers: Collection[int], resize: str) -> Tokens:
         """See ``encode_tokens``."""

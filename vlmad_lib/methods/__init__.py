@@ -104,6 +104,17 @@ class ChosenMethod:
         """The method with its settings as they hold for a category on its backbone."""
         return replace(self, settings=self.method.settle(self.settings, backbone, category))
 
+    def refuse_backbone(self, backbone: Backbone | Facts) -> None:
+        """Raise InputError where a backbone lacks what the method needs, naming some that have it."""
+        method = self.method
+        lacking = [need for need in backbones.NEEDS if need in method.list_needs(self.settings) - backbone.offers]
+        if lacking:
+            spared = "" if method.needs else ", or set what needs less: 'settings: {windows: []}'"
+            raise InputError(
+                f"{self.spec.name} needs {', '.join(lacking)}, which {backbone.name} does not have; choose a "
+                f"backbone that has, such as {', '.join(backbones.HAVING_ALL)}{spared}."
+            )
+
     def store(
         self, cache: Path, backbone: Backbone | Facts, channels: str = "", exact: bool = False
     ) -> feature_store.AnyStore:
@@ -177,8 +188,11 @@ def locate_weights(spec: config.Method, download: bool = False) -> Path:
 
 
 def load_backbone(spec: config.Method, download: bool = False, device: str = "cpu") -> Backbone:
-    """``backbones.load_backbone`` of a method's backbone, read as the method reads it."""
-    return backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain_gelu(spec), device)
+    """``backbones.load_backbone`` of a method's backbone, read as the method reads it and fit for it."""
+    plain = plain_gelu(spec)
+    backbone = backbones.load_backbone(spec.backbone, spec.weights, spec.precision, download, plain, device)
+    ChosenMethod(spec, settings(spec)).refuse_backbone(backbone)
+    return backbone
 
 
 def plain_gelu(spec: config.Method) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vlmad_lib import InputError
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.encoders.vit_blocks import attend
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Sigma, Temperature
 from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner, read, write  # noqa: F401  (for others)
 from vlmad_lib.methods.winclip import WHOLE, probability
 
@@ -226,6 +226,7 @@ class AnomalyCLIP(Method):
     """AnomalyCLIP with learned or hand-written prompts."""
 
     key = "anomalyclip"
+    needs = LANGUAGE
     Settings = Settings
     checkpoint_kind = CHECKPOINT
     encoder_version = ENCODER_VERSION

@@ -28,7 +28,7 @@ from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Names, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Names, Sigma, Temperature
 
 ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 DEMO = PACKAGE / "demo" / "aprilgan-demo.pth"
@@ -267,6 +267,7 @@ class AprilGAN(Method):
     """APRIL-GAN; its default backbone computes plain GELU, as the official code does though CLIP learned QuickGELU."""
 
     key = "aprilgan"
+    needs = LANGUAGE
     Settings = Settings
     presets: ClassVar = {"paper": {}, "official": {"names": "folder", "draws": "repeated"}}
     few_shot = True

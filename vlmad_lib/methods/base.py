@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlmad_lib import InputError, config
 from vlmad_lib.config import Strict, check_record
 from vlmad_lib.data.image_files import Rotation
-from vlmad_lib.encoders.backbones import Backbone, Facts
+from vlmad_lib.encoders.backbones import CLASS_TOKEN, CLIP_BLOCKS, TEXT, Backbone, Facts
 
 if TYPE_CHECKING:
     from vlmad_lib.methods.checkpoints import Kind
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ImageSize = Annotated[int, Field(ge=16, le=4096)]  # pixels along the side of an input
 Temperature = Annotated[float, Field(gt=0)]
 Sigma = Annotated[float, Field(ge=0, le=518)]  # of the Gaussian over maps, in pixels of a frame of 518
+LANGUAGE = frozenset({TEXT, CLASS_TOKEN, CLIP_BLOCKS})  # what methods need that read a CLIP's image against words
 Names = Literal["cleaned", "folder", "object"]  # what prompts call the product
 
 
@@ -61,6 +62,7 @@ class Method(ABC):
     plain_gelu: ClassVar[bool] = False  # whether its official code computes plain GELU on weights of QuickGELU
     scores_draws_together: ClassVar[bool] = False  # whether ``score`` takes ``draws``, several draws at once
     checkpoint_kind: ClassVar[Kind | None] = None  # the files of what it learns
+    needs: ClassVar[frozenset[str]] = frozenset()  # of a backbone besides patch tokens, in the words of ``backbones``
     encoder_version: ClassVar[int] = 1
     """Raised with every change of what ``encode`` or ``encode_text`` returns, so that kept features are not reused."""
 
@@ -81,6 +83,10 @@ class Method(ABC):
     def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError for settings that do not go together; by default all do."""
         return
+
+    def list_needs(self, settings: Any) -> frozenset[str]:
+        """What it needs of a backbone besides patch tokens, in the words of ``backbones``, such as ``TEXT``."""
+        return self.needs
 
     def draws_with_replacement(self, settings: Any) -> bool:
         """Whether references are drawn with replacement."""

@@ -22,7 +22,7 @@ from vlmad_lib.encoders import prompts
 from vlmad_lib.encoders.backbones import Backbone
 from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Names, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Names, Sigma, Temperature
 from vlmad_lib.methods.prompt_learner import PromptLearner, refuse_other_clip
 
 DEMO = PACKAGE / "demo" / "coop-demo.pth"
@@ -67,6 +67,7 @@ class CoOpSettings(ReadingSettings):
 class PlainClip(Method):
     """A method that reads the class token and the patch tokens of the unchanged image tower."""
 
+    needs = LANGUAGE
     encoder_version = anomalyclip.ENCODER_VERSION
     image_side = staticmethod(anomalyclip.side)
     encode = staticmethod(anomalyclip.encode)

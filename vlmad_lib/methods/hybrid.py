@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalyclip, winclip
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Sigma, Temperature
 
 LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
 
@@ -128,6 +128,7 @@ class Hybrid(Method):
     """AnomalyCLIP's learned prompts on WinCLIP's windows."""
 
     key = "hybrid"
+    needs = LANGUAGE
     Settings = Settings
     checkpoint_kind = anomalyclip.CHECKPOINT
     encoder_version = anomalyclip.ENCODER_VERSION  # of its text features; each store of arrays has its method's own

@@ -1,13 +1,15 @@
 """Methods that only compare with normal references, without words: association, PatchCore, PaDiM and SPADE.
 
-They read the arrays that WinCLIP keeps, so nothing is encoded for them, and differ from their papers in that: one layer
-of a ViT stands for several of a CNN. Distances are Euclidean, as in the papers, but for the association, which is
+On CLIP's own ViT they read the arrays that WinCLIP keeps, so nothing is encoded for them; on other towers the same
+arrays but for windows (``encode``). They differ from their papers in that: one layer of a ViT stands for several of a
+CNN. Distances are Euclidean, as in the papers, but for the association, which is
 WinCLIP+'s own (cosine). Scores have no upper end: they rank, and are no probabilities.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError, config
+from vlmad_lib.encoders.backbones import CLIP_BLOCKS, Backbone, Facts
+from vlmad_lib.encoders.image_towers import encode_tokens
 from vlmad_lib.evaluation.metrics import FRAME
 from vlmad_lib.methods import winclip
 from vlmad_lib.methods.base import Method, MethodSettings, Sigma
 
+ENCODER_VERSION = 1  # of ``encode`` where it is not WinCLIP's
 SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
 PROJECTED = 128  # dimensions in which a coreset is picked; points keep their distances there but for a few per cent
 Positive = Annotated[int, Field(ge=1)]
@@ -253,13 +258,35 @@ def spade_score(
 # ---------------------------------------------------------------- the methods
 
 
+def encode(backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+    """WinCLIP's arrays of normalised images (N, 3, S, S), and on towers that are no CLIP ViT those of the same names.
+
+    There ``class`` (N, D) is the whole image by the tower's own pooling, ``patch`` (N, P, width) the residual stream
+    after the last block, ``patch_penultimate`` after the one before, ``patch_ln_post`` the last after the final norm.
+    """
+    if backbone.is_clip_vit:
+        return winclip.encode(backbone, images, names)
+    after = {"patch": backbone.depth, "patch_penultimate": backbone.depth - 1}
+    tokens = encode_tokens(backbone, images, [after[name] for name in names if name in after])
+    arrays = {"class": tokens.image, "patch_ln_post": tokens.patches}
+    return {name: arrays[name] if name in arrays else tokens.blocks[after[name]] for name in names}
+
+
 class MemoryBank(Method):
-    """A method without words or zero-shot variant, on the features that WinCLIP keeps."""
+    """A method without words or zero-shot variant, on the features that WinCLIP keeps or on patch tokens."""
 
     zero_shot = False
     few_shot = True
-    encoder_version = winclip.ENCODER_VERSION
-    encode = staticmethod(winclip.encode)
+    encoder_version = ENCODER_VERSION
+    encode = staticmethod(encode)
+
+    def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, Any]]:
+        """WinCLIP's arrays on a CLIP's own ViT, else its own."""
+        return {"": (winclip.WINCLIP if backbone.is_clip_vit else self, settings)}
+
+    def list_needs(self, settings: Settings) -> frozenset[str]:
+        """CLIP's blocks where it compares windows, else nothing."""
+        return frozenset({CLIP_BLOCKS} if getattr(settings, "windows", []) else ())
 
     def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""

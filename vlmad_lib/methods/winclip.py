@@ -21,7 +21,7 @@ from vlmad_lib import InputError
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone, cosine
 from vlmad_lib.encoders.vit_blocks import Block
-from vlmad_lib.methods.base import Method, MethodSettings, Names, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, Method, MethodSettings, Names, Sigma, Temperature
 
 ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
@@ -300,6 +300,7 @@ class WinCLIP(Method):
     """WinCLIP without references, WinCLIP+ with them."""
 
     key = "winclip"
+    needs = LANGUAGE
     Settings = Settings
     presets = PRESETS
     few_shot = True

@@ -196,7 +196,9 @@ def _compute(
 ) -> None:  # fmt: skip
     """Compute the units that are not kept, gather all of them and write the run's tables and facts."""
     here = _planning(profile)
-    for spec in profile.methods:  # what is missing is said before the first method has worked for hours
+    for chosen in _chosen(planned):  # what is missing is said before the first method has worked for hours
+        _refuse_unfit(chosen, here)
+    for spec in profile.methods:
         if not spec.weights.startswith("random:"):
             methods.locate_weights(spec, profile.download)
     started = time.perf_counter()
@@ -476,15 +478,29 @@ def _backbone(spec: Method, profile: Profile) -> backbones.Facts:
 
     ``loaded`` gives the backbone itself, of which a process holds two at a time.
     """
-    cache, device = profile.path(profile.cache), devices.choose_device(profile.device)
-    read = tuple(digests.digest_files(_network_files(spec), cache))
-    plain_gelu = methods.plain_gelu(spec)
+    device, plain_gelu = devices.choose_device(profile.device), methods.plain_gelu(spec)
+    file, read = _locate_facts(spec, profile)
     planned = spec.precision == "tf32" and device.type != "cuda"  # for the GPUs of a cluster
     precision = "fp32" if planned else spec.precision
-    key = digests.digest(spec.backbone, spec.weights, plain_gelu, read, digests.digest_code(backbones))
     load = partial(_loaded, spec.backbone, spec.weights, precision, profile.download, plain_gelu, device.type, read)
-    kept = _facts(cache / "backbones" / f"{key}.json", load)
-    return backbones.Facts(**kept, precision=spec.precision, device=device, load=load)
+    return backbones.Facts(**_facts(file, load), precision=spec.precision, device=device, load=load)
+
+
+def _locate_facts(spec: Method, profile: Profile) -> tuple[Path, tuple]:
+    """The file of what is known of a method's backbone, and the digests of the files that it was read from."""
+    cache = profile.path(profile.cache)
+    read = tuple(digests.digest_files(_network_files(spec), cache))
+    key = digests.digest(spec.backbone, spec.weights, methods.plain_gelu(spec), read, digests.digest_code(backbones))
+    return cache / "backbones" / f"{key}.json", read
+
+
+def _refuse_unfit(chosen: ChosenMethod, profile: Profile) -> None:
+    """InputError where a method needs what its backbone lacks, before weights are looked for or read."""
+    if chosen.method.list_needs(chosen.settings):
+        known = _locate_facts(chosen.spec, profile)[0].is_file()  # a network without weights takes longer to make
+        chosen.refuse_backbone(
+            _backbone(chosen.spec, profile) if known else backbones.build_skeleton(chosen.spec.backbone)
+        )
 
 
 _read_facts = lru_cache(maxsize=64)(files.read_json)
