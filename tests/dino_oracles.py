@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalydino, subspacead
 
 Row = tuple[str, float, float]  # a quantity, its largest difference, its tolerance
-PROCEDURES = {"part": "rand_part", "cloth": "rand_plain"}
 
 
 # ---------------------------------------------------------------- pictures and weights
@@ -127,82 +126,101 @@ class DinoOracle:
         short = min(image.size)
         resized = image.resize(tuple(side if edge == short else int(side * edge / short) for edge in image.size), 3)
         rows, columns = resized.height // 14, resized.width // 14
-        pixels = self.backbone.normalise(np.asarray(resized)[None, : 14 * rows, : 14 * columns])
+        pixels = self.backbone.normalise(np.array(resized)[None, : 14 * rows, : 14 * columns])
         return anomalydino.encode(self.backbone, pixels, ["patches"])["patches"][0], (rows, columns)
 
     def compare(self) -> Iterator[Row]:
         """Each quantity of the oracle with its largest difference and its tolerance."""
-        bounds = self.oracle["tolerances"]
+        yield from self.compare_rotations()
+        yield from self.compare_masks()
+        yield from compare_top_percents(self.oracle)
+        for number in range(len(self.oracle["runs"])):
+            yield from self.compare_run(number)
+        for number in (0, 1, 2):  # without and with masks and rotations
+            yield from self.compare_run(number, kept=True)
+
+    def compare_rotations(self) -> Iterator[Row]:
+        """Rotated copies: the same bytes at right angles, elsewhere single grey levels may differ."""
+        picture = draw_picture(self.oracle["pictures"]["part"]["train/good/000"])
         for angle, expected in self.oracle["rotation"]["angles"].items():
-            turned = np.asarray(Rotation(float(angle), "mirror").turn(draw_picture(self.oracle["pictures"]["part"]["train/good/000"])))  # fmt: skip
-            height, width = turned.shape[:2]
-            means = np.abs(turned.mean((0, 1)) - expected["means"]).max()
-            exact = int(angle) % 90 == 0
-            same = digest(turned) == expected["digest"]
-            yield f"rotation by {angle}", means if same or not exact else np.inf, 1e-4
+            turned = np.asarray(Rotation(float(angle), "mirror").turn(picture))
+            if int(angle) % 90 == 0:
+                yield f"rotation by {angle}, bytes", float(digest(turned) != expected["digest"]), 0.0
+            yield f"rotation by {angle}, means", _apart(turned.mean((0, 1)), np.array(expected["means"])), 1e-4
+
+    def compare_masks(self) -> Iterator[Row]:
+        """The first component and the mask: the ordinary way, and on its other side."""
         for kind in ("part", "cloth"):
             expected = self.oracle["mask"][kind]
             tokens, grid = self.tokens(kind, expected["picture"].removeprefix(f"{kind} "))
             kept = anomalydino.find_foreground(tokens, *grid).unflatten(0, grid)
             drawn = ["".join(".#"[int(value)] for value in row) for row in kept]
-            component = anomalydino.first_component(tokens).unflatten(0, grid)
             stored = np.array(expected["first_component"])
             steps = [-(-length // count) for length, count in zip(grid, stored.shape, strict=True)]
-            yield (
-                f"first component, {kind}",
-                _apart(component[:: steps[0], :: steps[1]], stored),
-                bounds["first component"],
-            )
+            component = anomalydino.first_component(tokens).unflatten(0, grid)[:: steps[0], :: steps[1]]
+            yield f"first component, {kind}", _apart(component, stored), self.oracle["tolerances"]["first component"]
             yield f"mask, {kind}", float(drawn != expected["mask"]), 0.0
-        for case in self.oracle["top_percent"]:
-            values = torch.from_numpy(np.random.default_rng([case["n"], 782]).random(case["n"]))
-            yield f"top percent of {case['n']}", _apart(anomalydino.average_top_percent(values), case["mean"]), 1e-8
-        for number, run in enumerate(self.oracle["runs"]):
-            yield from self._compare_run(f"run {number}", run, bounds, lambda tokens: tokens)
-        rounded = {name: bounds["if features are kept in fp16"][name] for name in ("scores", "distances", "maps")}
-        for number in (0, 1, 2):  # rotation has its own, wider bounds of distances
-            bounds_kept = rounded | {f"{name} where rotation is true": max(rounded[name], bounds[f"{name} where rotation is true"]) for name in rounded}  # fmt: skip
-            yield from self._compare_run(f"run {number}, kept as fp16", self.oracle["runs"][number], bounds | bounds_kept,
-                                         lambda tokens: tokens.half().float())  # fmt: skip
 
-    def _compare_run(self, title: str, run: dict, bounds: dict, keep: Callable) -> Iterator[Row]:
+    def compare_run(self, number: int, kept: bool = False) -> Iterator[Row]:
+        """Scores, distances and maps of one run of the official code, with tokens rounded as fp16 where ``kept``."""
+        run = self.oracle["runs"][number]
         kind, side, shots = run["object"], run["resolution"], run.get("shots", 1)
-        settings = anomalydino.ANOMALYDINO.settings(overrides={
-            "masking": run["masking"], "mask_references": run.get("mask_ref", False), "nearest": run.get("k", 1),
-            "metric": run.get("metric", "cosine"), "rotation": run["rotation"],
-        })  # fmt: skip
+        settings = anomalydino.ANOMALYDINO.settings(
+            overrides={
+                "masking": run["masking"],
+                "mask_references": run.get("mask_ref", False),
+                "nearest": run.get("k", 1),
+                "metric": run.get("metric", "cosine"),
+                "rotation": run["rotation"],
+            }
+        )
+
+        def read(name: str, angle: float = 0) -> tuple[torch.Tensor, tuple[int, int]]:
+            tokens, grid = self.tokens(kind, name, side, angle)
+            return tokens.half().float() if kept else tokens, grid
+
+        angles = [0, *(rotation.angle for rotation in anomalydino.ANOMALYDINO.reference_rotations(settings).values())]
         first = run.get("seed", 0) * shots
-        names = [f"train/good/{number:03}" for number in range(first, first + shots)]
-        angles = [0.0, *(rotation.angle for rotation in anomalydino.ANOMALYDINO.reference_rotations(settings).values())]
-        pictures = [[self.tokens(kind, name, side, angle) for angle in angles] for name in names]
         memories = []
-        for copies in pictures:
-            parts = [
-                keep(tokens)[anomalydino.find_foreground(keep(tokens), *grid)]
-                if settings.mask_references
-                else keep(tokens)
-                for tokens, grid in copies
-            ]
+        for reference in range(first, first + shots):
+            parts = []
+            for angle in angles:
+                tokens, grid = read(f"train/good/{reference:03}", angle)
+                parts.append(tokens[anomalydino.find_foreground(tokens, *grid)] if settings.mask_references else tokens)
             memories.append(anomalydino.as_compared(torch.cat(parts), settings))
-        suffix = " where rotation is true" if run["rotation"] else ""
         for name, expected in run["images"].items():
-            tokens, grid = self.tokens(kind, f"test/{name}", side)
-            tokens = keep(tokens)
+            tokens, grid = read(f"test/{name}")
             distances = anomalydino.measure_distances(tokens, memories, settings)[0]
             if run["masking"]:
                 distances = distances * anomalydino.find_foreground(tokens, *grid)
-            score = anomalydino.average_top_percent(distances)
-            field = distances.unflatten(0, grid)
-            large = metrics.upsample(field.numpy(), expected["map"]["shape"][1], expected["map"]["shape"][0])
-            values = {"scores": (score, expected["score"]), "distances": (field, np.array(expected["distances"]))}
-            if "distances_are" in expected:
-                values["distances"] = field[::6, ::6], values["distances"][1]
-            smooth = ndimage.gaussian_filter(large, 4)
-            stored = expected["map"]
-            values["maps"] = smooth[np.ix_(stored["rows"], stored["columns"])], np.array(stored["values"])
-            for quantity, (found, wanted) in values.items():
-                bound = bounds["metric L2"] if settings.metric == "L2" else bounds[quantity + suffix]
-                yield f"{title}, {name}, {quantity}", _apart(found, wanted), bound
+            field, stored = distances.unflatten(0, grid), expected["map"]
+            large = metrics.upsample(field.numpy(), *reversed(stored["shape"]))
+            smooth = ndimage.gaussian_filter(large, 4)[np.ix_(stored["rows"], stored["columns"])]
+            step = 6 if "distances_are" in expected else 1
+            pairs = {
+                "scores": (anomalydino.average_top_percent(distances), expected["score"]),
+                "distances": (field[::step, ::step], np.array(expected["distances"])),
+                "maps": (smooth, np.array(stored["values"])),
+            }
+            for quantity, pair in pairs.items():
+                title = f"run {number}{', kept as fp16' if kept else ''}, {name}, {quantity}"
+                yield title, _apart(*pair), self._bound(run, quantity, kept)
+
+    def _bound(self, run: dict, quantity: str, kept: bool) -> float:
+        """The oracle's tolerance of a quantity of a run."""
+        bounds = self.oracle["tolerances"]
+        if run.get("metric") == "L2":
+            return bounds["metric L2"]
+        bound = bounds[f"{quantity} where rotation is true" if run["rotation"] else quantity]
+        return max(bound, bounds["if features are kept in fp16"][quantity]) if kept else bound
+
+
+def compare_top_percents(oracle: dict) -> Iterator[Row]:
+    """The image score of drawn distances, of few and of many."""
+    for case in oracle["top_percent"]:
+        values = torch.from_numpy(np.random.default_rng([case["n"], 782]).random(case["n"]))
+        found = anomalydino.average_top_percent(values)
+        yield f"top percent of {case['n']}", _apart(found, case["mean"]), 1e-8  # the file has nine digits
 
 
 # ---------------------------------------------------------------- SubspaceAD
