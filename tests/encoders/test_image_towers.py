@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import dino_oracles
 import numpy as np
+import open_clip
 import pytest
+import timm
 import torch
 from conftest import shared
 from safetensors.torch import save_file
@@ -29,6 +32,7 @@ def oracle_backbone(case: dict) -> backbones.Backbone:
 
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+BLOCKS = SMALL | {"depth": 4}
 
 
 def small_backbone(architecture: str, precision: str = "fp32", **overrides) -> backbones.Backbone:
@@ -84,6 +88,126 @@ def test_tokens_of_clip_are_those_of_open_clip(tiny_backbone):
     torch.testing.assert_close(tokens.patches, visual.ln_post(tokens.blocks[2]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tokens.class_token @ visual.proj, tokens.image)
     assert encode_tokens(tiny_backbone, torch.zeros(1, 3, 96, 64)).patches.shape == (1, 24, 64)
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_vit2", "test_vit3", "vit_tiny_patch16_224"])
+def test_tokens_of_timm_are_those_of_its_own_forward_pass(architecture):
+    """Of small networks, with and without a class token, registers and attention in the place of a mean."""
+    net = small_backbone(architecture, **BLOCKS)
+    plain = timm.create_model(architecture, num_classes=0, **BLOCKS).eval()
+    plain.load_state_dict(net.visual.trunk.state_dict())
+    images = torch.randn(2, 3, net.image_size, net.image_size, generator=torch.Generator().manual_seed(0))
+    tokens = encode_tokens(net, images, [2, net.depth])
+    with torch.inference_mode():
+        last, kept = plain.forward_intermediates(images, indices=[1, net.depth - 1], output_fmt="NLC")
+        torch.testing.assert_close(tokens.image, plain(images), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens.patches, last[:, net.prefix_tokens :], atol=1e-5, rtol=1e-4)
+    for number, values in zip([2, net.depth], kept, strict=True):
+        torch.testing.assert_close(tokens.blocks[number], values, atol=1e-5, rtol=1e-4)
+    assert (tokens.class_token is None) == (not net.has_class_token) == (architecture in ("test_vit2", "test_vit3"))
+    assert net.tower._inside(torch.float32)[1]  # its blocks are computed by ``vit_blocks``
+
+
+@pytest.mark.parametrize("architecture", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3"])
+def test_bf16_is_near_fp32(architecture):
+    """Whether the blocks are those of ``vit_blocks`` or timm's own within an autocast."""
+    images = torch.randn(1, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    exact, half = (encode_tokens(small_backbone(architecture, kind), images, [1]) for kind in ("fp32", "bf16"))
+    for first, second in ((exact.patches, half.patches), (exact.blocks[1], half.blocks[1]), (exact.image, half.image)):
+        assert second.dtype == torch.float32 and 0 < (first - second).abs().max() < 0.2
+        assert torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), 0) > 0.999
+
+
+TEXT = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 1, "layers": 1}
+PLAIN = {"image_size": 80, "layers": 2, "width": 64, "head_width": 64, "patch_size": 16}
+OF_TIMM = {"image_size": 160, "timm_model_pretrained": False}
+OF_OPEN_CLIP = {  # the kinds of towers in its list, narrowed
+    "mean": ({"vision_cfg": PLAIN | {"pool_type": "avg", "no_ln_pre": True, "final_ln_after_pool": True}}, True),
+    "attention": ({"vision_cfg": PLAIN | {"attentional_pool": True, "attn_pooler_heads": 1}}, True),
+    "timm, token": (
+        {"vision_cfg": OF_TIMM | {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}}, True
+    ),
+    "timm, map": (
+        {"vision_cfg": OF_TIMM | {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}}, True
+    ),
+    "text of a hub": ({"vision_cfg": PLAIN, "text_cfg": {"hf_model_name": "roberta-base"}}, False),
+    "decoder": (
+        {"vision_cfg": PLAIN | {"attentional_pool": True, "attn_pooler_heads": 1}, "multimodal_cfg": TEXT}, False
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_OPEN_CLIP)
+def test_every_kind_of_tower_of_open_clip(kind, tmp_path):
+    """The image's embedding is the model's own; a text tower of a hub or a decoder is left out, and nothing fetched."""
+    settings, has_text = OF_OPEN_CLIP[kind]
+    width = 96 if "map" in kind else 32
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps({"embed_dim": width, "text_cfg": TEXT, "custom_text": True} | settings))
+    net = backbones.load_backbone(str(file), "random:0")
+    images = torch.randn(2, 3, net.image_size, net.image_size, generator=torch.Generator().manual_seed(0))
+    tokens = encode_tokens(net, images, [1])
+    with torch.inference_mode():
+        torch.testing.assert_close(tokens.image, net.visual(images), atol=1e-5, rtol=1e-4)
+    assert net.has_text == has_text and tokens.image.shape == (2, width)
+    assert tokens.patches.shape == tokens.blocks[1].shape == (2, net.grid**2, net.width)
+    assert net.has_class_token == (tokens.class_token is not None) == (kind in ("timm, token", "text of a hub"))
+    if net.tower.fixed:
+        with pytest.raises(InputError, match="reads pictures of 160 pixels only, not 96x96"):
+            encode_tokens(net, torch.zeros(1, 3, 96, 96))
+
+
+def test_an_image_tower_alone_reads_its_part_of_a_file(tiny_backbone, tmp_path):
+    """Of a file with both towers, under open_clip's names."""
+    torch.save(tiny_backbone.model.state_dict(), tmp_path / "both.pt")
+    settings = json.loads(Path(tiny_backbone.name).read_text())
+    file = tmp_path / "model.json"
+    file.write_text(json.dumps(settings | {"text_cfg": {"hf_model_name": "roberta-base"}}))
+    net = backbones.load_backbone(str(file), str(tmp_path / "both.pt"))
+    assert not net.has_text and net.is_clip_vit and not net.tokenizer
+    assert torch.equal(net.visual.proj, tiny_backbone.visual.proj)
+
+
+REFUSED = (
+    "RN",
+    "convnext",
+    "swin",
+    "MobileCLIP-S",
+    "MobileCLIP2-S",
+)  # no ViTs: what they end with is no grid of tokens
+
+
+@pytest.mark.slow
+def test_every_vit_of_open_clips_list_is_accepted():
+    """On the meta device: all but the networks whose names begin so, which are refused for what they are."""
+    accepted = []
+    for name in open_clip.list_models():
+        if name.startswith(REFUSED):
+            with pytest.raises(InputError, match=f"{name} is no ViT and has no patch tokens"):
+                backbones.build_skeleton(name)
+            continue
+        net = backbones.build_skeleton(name)
+        assert net.depth >= 6 and net.grid * net.patch_size <= net.image_size and net.width % 8 == 0
+        accepted.append(net)
+    assert len(accepted) > 100 and sum(net.is_clip_vit for net in accepted) < len(accepted) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["ViT-B-16-SigLIP", "EVA02-B-16", "PE-Core-T-16-384", "MobileCLIP-B", "ViTamin-S", "vit_medium_patch16_gap_256",
+     "vit_relpos_medium_patch16_cls_224", "coca_ViT-B-32"],
+)  # fmt: skip
+def test_a_tower_of_each_family_of_open_clip_in_full_size(name):
+    """Its embedding of the whole image, on random weights, is that of its own forward pass."""
+    net = backbones.load_backbone(name, "random:0")
+    images = torch.randn(1, 3, net.image_size, net.image_size, generator=torch.Generator().manual_seed(0))
+    tokens = encode_tokens(net, images, [net.depth])
+    with torch.inference_mode():
+        expected = net.visual(images)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    assert tokens.patches.isfinite().all() and tokens.blocks[net.depth].isfinite().all()
+    torch.testing.assert_close(tokens.image, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_a_tower_cannot_read_is_refused(tiny_backbone):
