@@ -239,6 +239,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(image_towers, "build_timm", build)
 
 
+@pytest.mark.slow
 def test_a_run_encodes_rotated_copies_of_references_alone(narrow, tmp_path):
     """In own folders, with masks and without; two seeds draw of the same kept features."""
     root, cache = make_mvtec(tmp_path / "data", ("screw",), size=(28, 28)), tmp_path / "cache"
