@@ -169,8 +169,8 @@ class DinoOracle:
             overrides={
                 "masking": run["masking"],
                 "mask_references": run.get("mask_ref", False),
-                "nearest": run.get("k", 1),
-                "metric": run.get("metric", "cosine"),
+                "nearest_patches": run.get("k", 1),
+                "distance": run.get("metric", "cosine"),
                 "rotation": run["rotation"],
             }
         )
@@ -253,19 +253,19 @@ def compare_subspacead(oracle: dict) -> Iterator[Row]:
     sets = {"pil": both, "pil_rotated_once": [both[0], *turned]}
     for kind, pictures in sets.items():
         expected = oracle[kind]
-        mean, basis, eigenvalues = subspacead.find_subspace(pictures, 0.99)
+        subspace = subspacead.find_subspace(pictures, 0.99)
         wanted = np.array(expected["pca"]["eigenvalues"])
-        yield f"{kind}, k", float(abs(basis.shape[1] - expected["pca"]["k"])), 0.0
-        yield f"{kind}, mean", _apart(mean, np.array(expected["pca"]["mean"])), bounds["mean"]
-        yield f"{kind}, eigenvalues", _apart(eigenvalues, wanted) / wanted.max(), bounds["eigenvalues"]
+        yield f"{kind}, k", float(abs(subspace.held.sum() - expected["pca"]["k"])), 0.0
+        yield f"{kind}, mean", _apart(subspace.mean, np.array(expected["pca"]["mean"])), bounds["mean"]
+        yield f"{kind}, eigenvalues", _apart(subspace.variances, wanted) / wanted.max(), bounds["eigenvalues"]
         yield from _compare_scores(kind, expected, tests, pictures, bounds)
     kept = {name: tokens.half().float() for name, tokens in tests.items()}
     fp16 = [tokens.half().float() for tokens in both]
     yield from _compare_scores("pil, kept as fp16", oracle["pil"], kept, fp16, rounded | {"maps": rounded["distances"]})
     for share, expected in oracle["other_shares"].items():
         if not share.startswith("_"):
-            _, basis, _ = subspacead.find_subspace(both, float(share))
-            yield f"share {share}, k", float(abs(basis.shape[1] - expected["k"])), 0.0
+            held = subspacead.find_subspace(both, float(share)).held
+            yield f"share {share}, k", float(abs(held.sum() - expected["k"])), 0.0
 
 
 def _compare_scores(title: str, expected: dict, tests: dict, pictures: list, bounds: dict) -> Iterator[Row]:

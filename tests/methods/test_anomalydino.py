@@ -114,7 +114,7 @@ def test_the_object_may_lie_on_the_other_side_of_the_component():
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_distances_are_means_over_the_nearest_patches(count):
     """Of patches of both references together; of all three where more are asked for."""
-    settings = ANOMALYDINO.settings(overrides={"nearest": count, "rotation": False})
+    settings = ANOMALYDINO.settings(overrides={"nearest_patches": count, "rotation": False})
     references = {"patches": torch.stack([at(0, 90), at(30, 90)])}
     memories = anomalydino.remember(references, settings, 1)
     found = anomalydino.measure_distances(at(10), memories, settings)
@@ -123,7 +123,7 @@ def test_distances_are_means_over_the_nearest_patches(count):
 
 
 def test_distances_may_be_euclidean():
-    settings = ANOMALYDINO.settings(overrides={"metric": "L2", "nearest": 2})
+    settings = ANOMALYDINO.settings(overrides={"distance": "L2", "nearest_patches": 2})
     memories = anomalydino.remember({"patches": torch.tensor([[[0.0, 0], [3, 4]]])}, settings, 1)
     found = anomalydino.measure_distances(torch.tensor([[0.0, 0]]), memories, settings)
     assert found.item() == pytest.approx((25 / 2) ** 0.5)
@@ -139,7 +139,7 @@ def test_rotated_copies_belong_to_their_reference():
 
 def test_draws_together_score_as_each_alone():
     stream = torch.Generator().manual_seed(0)
-    settings = ANOMALYDINO.settings(overrides={"nearest": 2})
+    settings = ANOMALYDINO.settings(overrides={"nearest_patches": 2})
     references = {"patches": torch.randn(3, 9, 8, generator=stream)}
     features = {"patches": torch.randn(1, 9, 8, generator=stream)}
     draws = [torch.tensor(draw) for draw in ([0], [2, 1], [0, 1, 2])]

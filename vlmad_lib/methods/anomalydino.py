@@ -42,7 +42,7 @@ class Settings(MethodSettings):
 
     The default names those that the official code masks, and masks nothing on another backbone, as that code does.
     ``mask_references``: the background of references too. ``rotation``: add seven rotated copies of each reference,
-    for all categories, none, or those named. ``nearest``: patches of the memory whose distances are averaged.
+    for all categories, none, or those named. ``nearest_patches``: patches of the memory whose distances are averaged.
     ``image_size``: 448 for DINO and the backbone's own otherwise. ``sigma``: the original's for pictures 1024 pixels
     wide; for others it would be 4 * 518 / width.
     """
@@ -50,8 +50,8 @@ class Settings(MethodSettings):
     masking: bool | list[str] = MASKED
     mask_references: bool = False
     rotation: bool | list[str] = True
-    nearest: Annotated[int, Field(ge=1)] = 1
-    metric: Literal["cosine", "L2"] = "cosine"
+    nearest_patches: Annotated[int, Field(ge=1)] = 1
+    distance: Literal["cosine", "L2"] = "cosine"
     image_size: ImageSize | None = None
     sigma: Sigma = SIGMA
     fit: Literal["squash", "tiles"] = "squash"
@@ -117,26 +117,31 @@ def find_foreground(tokens: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def remember(references: dict[str, Tensor], settings: Settings, grid: int) -> list[Tensor]:
-    """The memory of each reference: its patches and those of its rotated copies (M, D), of length one for cosines."""
+    """The memory of each reference: its patches and those of its rotated copies (M, D), of length one for cosines.
+
+    A picture without any foreground is kept whole where references are masked.
+    """
     memories = []
     for pictures in zip(*references.values(), strict=True):
         if settings.mask_references and settings.masking is True:
-            pictures = [tokens[find_foreground(tokens, grid, grid)] for tokens in pictures]
+            masks = [find_foreground(tokens, grid, grid) for tokens in pictures]
+            pictures = [tokens[mask] if mask.any() else tokens for tokens, mask in zip(pictures, masks, strict=True)]
         memories.append(as_compared(torch.cat(list(pictures)), settings))
     return memories
 
 
 def as_compared(tokens: Tensor, settings: Settings) -> Tensor:
     """(..., D) tokens as they are compared: of length one for cosines."""
-    return F.normalize(tokens, dim=-1) if settings.metric == "cosine" else tokens
+    return F.normalize(tokens, dim=-1) if settings.distance == "cosine" else tokens
 
 
 def nearest_squares(patches: Tensor, memory: Tensor, count: int) -> Tensor:
-    """(n, count) smallest squared distances of patches (n, D) to the rows of a memory (M, D), or all M."""
+    """(n, count) smallest squared distances of patches (n, D) to the rows of a memory (M, D); infinite behind all M."""
     apart = patches.square().sum(1)[:, None] + memory.square().sum(1) - 2 * patches @ memory.T
     if count == 1:
         return apart.amin(1, keepdim=True).clamp_min(0)
-    return apart.topk(min(count, len(memory)), largest=False).values.clamp_min(0)
+    nearest = apart.topk(min(count, len(memory)), largest=False).values.clamp_min(0)
+    return F.pad(nearest, (0, count - nearest.shape[1]), value=torch.inf)
 
 
 def measure_distances(
@@ -147,12 +152,13 @@ def measure_distances(
     One memory after the other, so that what is held does not grow with the references.
     """
     patches = as_compared(tokens, settings)
-    near = [nearest_squares(patches, memory, settings.nearest) for memory in memories]
+    near = torch.stack([nearest_squares(patches, memory, settings.nearest_patches) for memory in memories])
     distances = []
-    for draw in [range(len(near))] if draws is None else draws:
-        squares = torch.cat([near[int(place)] for place in draw], 1)
-        squares = squares.topk(min(settings.nearest, squares.shape[1]), largest=False).values.mean(1)
-        distances.append(squares / 2 if settings.metric == "cosine" else squares.sqrt())
+    for references in [near] if draws is None else [near[draw] for draw in draws]:
+        squares = references.transpose(0, 1).flatten(1).topk(settings.nearest_patches, largest=False).values
+        there = squares.isfinite()
+        squares = squares.where(there, 0).sum(1) / there.sum(1)
+        distances.append(squares / 2 if settings.distance == "cosine" else squares.sqrt())
     return torch.stack(distances)
 
 
@@ -196,15 +202,15 @@ class AnomalyDINO(Method):
     remember = staticmethod(remember)
     score = staticmethod(score)
 
-    def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
+    def array_names(self, settings: Any, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""
         return ["patches"]
 
-    def reference_rotations(self, settings: Settings) -> dict[str, Rotation]:
+    def reference_rotations(self, settings: Any) -> dict[str, Rotation]:
         """Seven copies at steps of 45 degrees."""
         return ROTATIONS if settings.rotation else {}
 
-    def settle(self, settings: Settings, backbone: Backbone | Facts, category: str) -> Settings:
+    def settle(self, settings: Any, backbone: Backbone | Facts, category: str) -> Any:
         """Masking and rotation as they hold for a category; InputError for masking that the backbone does not have."""
         able = is_dino(backbone, "v2")
         if settings.masking and settings.masking != MASKED and not able:

@@ -10,7 +10,8 @@ have no upper end and rank; they are no probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ BLUR = float(np.exp(-1 / 32))  # the neighbours' weight in a Gaussian of 4 that 
 
 
 class Settings(MethodSettings):
-    """``share``: of the variance that the subspace holds at least. ``rotations``: copies of each reference.
+    """``variance_share``: of the variance that the subspace holds at least. ``rotations``: copies of each reference.
 
     ``rotation_seed`` draws their angles, the same for all references. ``blocks``: those averaged, numbered from 1; by
     default the published ones of the backbone's depth, for other depths those from 55 % to 70 % of it. ``image_size``:
@@ -43,7 +44,7 @@ class Settings(MethodSettings):
     0.6 pixels in a frame of 518, is below what that frame resolves; image scores are read off the blurred map.
     """
 
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    variance_share: Annotated[float, Field(gt=0, lt=1)] = 0.99
     rotations: Annotated[int, Field(ge=0, le=100)] = 30
     rotation_seed: Annotated[int, Field(ge=0)] = 0
     blocks: list[Annotated[int, Field(ge=1)]] = []
@@ -87,11 +88,21 @@ def draw_angles(count: int, seed: int) -> list[float]:
 # ---------------------------------------------------------------- the subspace (section 3)
 
 
-def find_subspace(pictures: Iterator[Tensor] | list[Tensor], share: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (D,), basis (D, r) and all eigenvalues (D,), descending, of tokens (P, D) of pictures, in float64.
+@dataclass(frozen=True)
+class Subspace:
+    """Principal components of tokens, in float64: their mean (D,), variances (D,) in descending order, and axes (D, D).
 
-    r is the smallest number of components that hold the share of the variance.
+    ``held`` (D,): whether a component, a column of the axes, is of the subspace.
     """
+
+    mean: Tensor
+    variances: Tensor
+    axes: Tensor
+    held: Tensor
+
+
+def find_subspace(pictures: list[Tensor], share: float) -> Subspace:
+    """The subspace of tokens (P, D) of pictures: as few components as hold the share of the variance."""
     pictures = [(tokens.cpu() if tokens.device.type == "mps" else tokens) for tokens in pictures]
     count = sum(map(len, pictures))
     mean = torch.stack([tokens.double().sum(0) for tokens in pictures]).sum(0) / count
@@ -101,29 +112,34 @@ def find_subspace(pictures: Iterator[Tensor] | list[Tensor], share: float) -> tu
         products += apart.T @ apart
     values, vectors = torch.linalg.eigh(products / (count - 1))
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    held = values.cumsum(0) / values.sum()
-    return mean, vectors[:, : int((held < share).sum()) + 1], values
+    before = (values.cumsum(0) - values) / values.sum()
+    return Subspace(mean, values, vectors, before < share)
 
 
 def remember(references: dict[str, Tensor], settings: Settings, grid: int) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and basis (D, r) of all patches of the references and their rotated copies, in fp32."""
+    """Mean (D,) of all patches of the references and their copies, and axes (D, D) of what their subspace leaves, fp32.
+
+    Axes of the subspace itself are zero there: how many there are need not be known, for which a GPU would be waited.
+    """
     tokens = [picture for pictures in references.values() for picture in pictures]
-    mean, basis, _ = find_subspace(tokens, settings.share)
-    return mean.float().to(tokens[0].device), basis.float().to(tokens[0].device)
+    subspace = find_subspace(tokens, settings.variance_share)
+    left = subspace.axes * ~subspace.held
+    return subspace.mean.float().to(tokens[0].device), left.float().to(tokens[0].device)
 
 
-def measure_residuals(tokens: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
-    """(...) squared lengths of what the subspace leaves of tokens (..., D)."""
-    apart = tokens - mean
-    return (apart - apart @ basis @ basis.T).square().sum(-1)
+def measure_residuals(tokens: Tensor, mean: Tensor, left: Tensor) -> Tensor:
+    """(...) squared lengths of what the subspace leaves of tokens (..., D), by what ``remember`` returns."""
+    return ((tokens - mean) @ left).square().sum(-1)
 
 
 def enlarge(maps: Tensor, side: int) -> Tensor:
     """(N, side, side) of maps (N, rows, columns): bilinear, then blurred over 3 x 3 pixels, the rim mirrored."""
     large = F.interpolate(maps[:, None], (side, side), mode="bilinear", align_corners=False)
-    kernel = maps.new_tensor([BLUR, 1, BLUR]) / (1 + 2 * BLUR)
-    large = F.conv2d(F.pad(large, (1, 1, 1, 1), mode="reflect"), kernel[None, None, None])
-    return F.conv2d(large, kernel[None, None, :, None])[:, 0]
+    large = F.pad(large, (1, 1, 1, 1), mode="reflect")[:, 0]
+    for axis in (1, 2):
+        before, here, behind = (large.narrow(axis, start, side) for start in range(3))
+        large = (BLUR * (before + behind) + here) / (1 + 2 * BLUR)
+    return large
 
 
 def score(
@@ -150,20 +166,20 @@ class SubspaceAD(Method):
     remember = staticmethod(remember)
     score = staticmethod(score)
 
-    def image_side(self, settings: Settings, backbone: Backbone | Facts) -> int:
+    def image_side(self, settings: Any, backbone: Backbone | Facts) -> int:
         """The side of the input in pixels."""
         return anomalydino.image_side(settings, backbone, GIANT_SIDE if "giant" in backbone.name else SIDE)
 
-    def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
+    def array_names(self, settings: Any, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""
         return ["_".join(["blocks", *map(str, settings.blocks)]) if settings.blocks else "middle"]
 
-    def reference_rotations(self, settings: Settings) -> dict[str, Rotation]:
+    def reference_rotations(self, settings: Any) -> dict[str, Rotation]:
         """Copies at random angles."""
         angles = draw_angles(settings.rotations, settings.rotation_seed)
         return {f"rotated_{angle:g}_": Rotation(angle, "black") for angle in angles}
 
-    def settle(self, settings: Settings, backbone: Backbone | Facts, category: str) -> Settings:
+    def settle(self, settings: Any, backbone: Backbone | Facts, category: str) -> Any:
         """The size of the input on the backbone, and no rotations where the category has none."""
         rotations = 0 if category in UNROTATED else settings.rotations
         side = self.image_side(settings, backbone)
