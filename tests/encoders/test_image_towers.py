@@ -128,7 +128,8 @@ OF_OPEN_CLIP = {  # the kinds of towers in its list, narrowed
         {"vision_cfg": OF_TIMM | {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"}}, True
     ),
     "timm, map": (
-        {"vision_cfg": OF_TIMM | {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"}}, True
+        {"vision_cfg": OF_TIMM | {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
+         "init_logit_bias": -10}, True
     ),
     "text of a hub": ({"vision_cfg": PLAIN, "text_cfg": {"hf_model_name": "roberta-base"}}, False),
     "decoder": (

@@ -95,4 +95,17 @@ def test_work_and_costs_are_known_on_such_a_backbone(mvtec, tmp_path):
     assert workload.count_gflop(chosen, spec.backbone, 1) == pytest.approx(least, rel=0.01)
     rows = datasets.build_index(profile)[0]
     cost = efficiency.measure_costs(profile, spec, rows.iloc[:1], repeats=1, memory=1.0)
-    assert cost["encode"] > 0 and cost["GFLOP per image" if "GFLOP per image" in cost else "gflop"] > 0
+    assert cost["encode"] > 0 and cost["gflop"] == pytest.approx(least, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm/test_vit3", "timm/test_vit2", "timm/vit_small_patch16_dinov3", "ViT-B-16-SigLIP"]
+)
+def test_work_is_counted_for_every_kind_of_tower(name):
+    """Attention in the place of a mean, registers, rotary positions, a trunk within open_clip: on the meta device."""
+    net = backbones.build_skeleton(name)
+    names = ["class", "patch", "patch_ln_post", "patch_penultimate"]
+    work, numbers = workload.count_operations(memory_bank.encode, name, net.image_size, names)
+    block = 2 * (net.grid**2 + net.prefix_tokens) * 12 * net.width**2 / 1e9
+    assert net.depth * block * 0.7 < work < net.depth * block * 3
+    assert numbers == (3 * net.grid**2 + 1) * net.width

@@ -528,7 +528,7 @@ def _judge(
 def build_skeleton(name: str) -> Backbone:
     """A backbone without weights, on PyTorch's meta device: it computes nothing but shapes, to count with."""
     with torch.device("meta"):
-        return Backbone(name, "", _build(name, read_config(name)).eval(), "")
+        return Backbone(name, "", _build(name, read_config(name)).eval().requires_grad_(False), "")
 
 
 def _build(name: str, settings: dict) -> torch.nn.Module:
@@ -802,7 +802,7 @@ def draw_named(seed: int, name: str, shape: tuple[int, ...], mean: float, deviat
     """fp32 normal numbers from a stream keyed by (seed, name), rounded to what fp16 holds."""
     stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
     drawn = mean + deviation * stream.standard_normal(shape, dtype=np.float32)
-    return torch.from_numpy(drawn.astype(np.float16).astype(np.float32))
+    return torch.from_numpy(np.asarray(drawn, np.float16).astype(np.float32))  # of a single number too
 
 
 def _moments(name: str, value: Tensor) -> tuple[float, float]:

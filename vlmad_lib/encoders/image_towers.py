@@ -31,7 +31,7 @@ timm = Later("timm")  # it takes as long as open_clip, which imports it
 TIMM = "timm/"  # what the names of timm's models begin with here
 EXAMPLE = "timm/vit_small_patch14_dinov2.lvd142m"
 OFFSET = 0.1  # that DINOv2 adds to a grid before it divides by its table's (its interpolate_offset)
-SHARES_ACTIVATIONS = {"QuickGELU": "QuickGELU", "SiLU": "SwiGLU", "SwiGLU": "SwiGLU"}
+ACTIVATIONS = {"QuickGELU": "QuickGELU", "SiLU": "SwiGLU", "SwiGLU": "SwiGLU"}
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ def split_name(name: str) -> tuple[str, str]:
     return architecture, tag
 
 
+@cache
 def list_tags(name: str) -> list[str]:
     """The tags of timm's published weights of an architecture."""
     architecture, _, _ = name.removeprefix(TIMM).partition(".")
@@ -319,7 +320,7 @@ def _is_usual(block: nn.Module) -> bool:
     if type(block) is not usual or type(attn) is not timm.layers.Attention or type(mlp) is not timm.layers.Mlp:
         return False
     norms = isinstance(block.norm1, nn.LayerNorm) and isinstance(block.norm2, nn.LayerNorm)
-    nothing = [attn.q_norm, attn.k_norm, attn.norm, mlp.norm]
+    nothing = [attn.q_norm, attn.k_norm, getattr(attn, "norm", nn.Identity()), mlp.norm]
     linear = [attn.proj, mlp.fc1, mlp.fc2]
     width = attn.proj.weight.shape[0]
     return (
@@ -367,4 +368,4 @@ def add_dinov2_positions(trunk: nn.Module, patches: Tensor) -> Tensor:
 
 def _name_activation(module: nn.Module) -> str:
     name = type(module).__name__
-    return SHARES_ACTIVATIONS.get(name, "GELU" if "GELU" in name else name)
+    return ACTIVATIONS.get(name, "GELU" if "GELU" in name else name)
