@@ -76,7 +76,7 @@ def imported() -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-            text = "\n".join(re.sub(r"^\s*[%!].*", "", "".join(cell["source"]), flags=re.M) for cell in cells)
+            text = "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", "".join(cell["source"]), flags=re.M) for cell in cells)
         for node in ast.walk(ast.parse(text)):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []

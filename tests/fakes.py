@@ -47,6 +47,9 @@ class LikeMPS(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is Tensor.__getitem__:
             found = _index(*args)
+        elif function is Tensor.__setitem__:
+            values, key, new = args
+            found = _index(values, key) + new  # which raises where the new ones are elsewhere or of another shape
         elif function is Tensor.contiguous:
             found = args[0].clone(memory_format=torch.contiguous_format)
         elif function is Tensor.to:

@@ -3,7 +3,8 @@
 An oracle file holds for each quantity its shape, sum, deviation, extremes, first and last values, as another
 implementation computed them on seeded random weights. WinCLIP's name a model config, a seed, an image and a class
 name; AnomalyCLIP's and APRIL-GAN's have in ``args`` the config (small or full) and the seed, where they are not small
-and 0. Runs keep features as fp16: quantities marked so are computed from features that went through a ``Store``.
+and 0; MuSc's has drawn features, whole runs from pictures and metrics. Runs keep features as fp16: quantities marked so
+are computed from features that went through a ``Store``.
 Those of AnomalyDINO and SubspaceAD hold pictures and values themselves (module ``dino_oracles``).
 """
 
@@ -13,6 +14,7 @@ import json
 import sys
 import tempfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import dino_oracles
@@ -24,7 +26,7 @@ from PIL import Image
 from vlmad_lib.data import image_files
 from vlmad_lib.encoders import backbones, feature_store, prompts
 from vlmad_lib.evaluation import metrics
-from vlmad_lib.methods import anomalyclip, aprilgan, objectives, winclip
+from vlmad_lib.methods import anomalyclip, aprilgan, musc, objectives, winclip
 from vlmad_lib.methods.objectives import prompt_loss as loss
 
 EMBEDDING, SCORE, METRIC = 2e-5, 2e-6, 1e-9
@@ -35,6 +37,7 @@ HALF = {"winclip": 1e-4, "anomalyclip": 5e-4, "aprilgan": 5e-4}
 temperature enlarges what that does to a cosine."""
 
 
+@lru_cache(maxsize=8)
 def image(seed: int, height: int = 700, width: int = 900) -> np.ndarray:
     """The oracles' seeded picture: (height, width, 3) uint8 with low and high frequencies."""
     stream = np.random.default_rng([seed, 777])
@@ -363,6 +366,143 @@ def _aprilgan_step(
     return found | {f"after_step.{name}": (value.detach(), 1e-5) for name, value in own.named_parameters()}
 
 
+MUSC_PARTS = ("tiny_168", "tiny_112_native", "small_518")
+
+
+def musc_oracle(oracle: dict) -> dict:
+    """A MuSc oracle, whose quantities stand in parts, as one level: ``part quantity``."""
+    flat = {}
+    for part in ("functions", "metrics", *MUSC_PARTS):
+        for name, facts in oracle.get(part, {}).items():
+            if part == "metrics" or name == "two_subsets":
+                flat |= {f"{part} {name} {inner}": value for inner, value in facts.items()}
+            else:
+                flat[f"{part} {name}"] = facts
+            for inner in ("image1",) if isinstance(facts, dict) else ():
+                flat |= {f"{part} {name} {inner}": facts[inner]} if inner in facts else {}
+    for name, value in flat.items():
+        if isinstance(value, list) and name.endswith("neighbours_9"):
+            rows = np.array(value, float)
+            flat[name] = {"shape": list(rows.shape), "first": value[0], "last": value[-1], "sum": rows.sum(),
+                          "std": rows.std(), "values": rows.flatten().tolist()}  # fmt: skip
+    return flat
+
+
+def draw(seed: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Numbers drawn by name that fp16 can hold, as the oracles' were."""
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32)).half().float()
+
+
+def musc_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
+    """Everything a MuSc oracle names, computed by this code, with the tolerance that the file has for it."""
+    limits = oracle["tolerances"]
+    found = _musc_functions(oracle["functions"], limits["functions"])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [_musc_picture(Path(folder) / f"{place}.png", facts) for place, facts in enumerate(oracle["images"])]
+        for part in MUSC_PARTS:
+            if part in oracle:
+                run = _musc_run(oracle[part], limits, paths, Path(folder) / "cache")
+                found |= {f"{part} {name}": value for name, value in run.items()}
+    for seed in oracle["metrics"]:
+        labels, scores, masks, maps = metric_case(int(seed))
+        measured = metrics.image_metrics(labels, scores) | metrics.pixel_metrics(zip(maps, masks, strict=True))
+        for name in oracle["metrics"][seed]:
+            found[f"metrics {seed} {name}"] = torch.tensor(measured[name], dtype=torch.double), limits["metrics"]
+    return found
+
+
+def _musc_functions(facts: dict, limit: float) -> dict[str, tuple[torch.Tensor, float]]:
+    """Neighbourhoods, mutual scores and rescoring of drawn features."""
+    count, grid, channels = facts["images"], facts["grid"], facts["channels"]
+    maps, found = [], {}
+    for layer in range(facts["layers"]):
+        base, noise = (
+            draw(0, f"musc.{name}.{layer}", (number, grid**2 + 1, channels))
+            for name, number in (("base", 1), ("noise", count))
+        )
+        tokens = (base + 0.3 * noise + 0.5)[:, 1:]
+        for size in (1, 3, 5):
+            units, name = musc.aggregate(tokens, grid, size), f"r{size}_layer{layer}"
+            maps.append(musc.score_mutually(units, (0, 0.3)))
+            found |= {f"unit_{name}_image0": units[0], f"scores_{name}": maps[-1]}
+            found[f"scores_{name}_interval_0.1_0.5"] = musc.score_mutually(units, (0.1, 0.5))
+    embeddings = 0.2 * draw(0, "musc.class", (count, 16)) + draw(0, "musc.class_base", (1, 16))
+    mean = torch.stack(maps).mean(0)
+    found |= {"grid_map": mean, "largest_cell": mean.amax(1)}
+    for windows in ([1], [2], [3], [1, 2, 3], [8], [9], [1, 8, 9]):
+        found[f"score_after_{'+'.join(map(str, windows))}"] = musc.rescore(mean.amax(1), embeddings, windows)
+    return {f"functions {name}": (value, limit) for name, value in found.items()}
+
+
+def _musc_picture(path: Path, facts: dict) -> str:
+    """A picture of the oracle on disk: a seeded one, with a box of another, cropped."""
+    pixels = image(facts["seed"]).copy()
+    if "paste" in facts:
+        seed, top, left, height, width = facts["paste"]
+        box = np.s_[top : top + height, left : left + width]
+        pixels[box] = image(seed)[box]
+    top, left, height, width = facts["crop"]
+    Image.fromarray(pixels[top : top + height, left : left + width]).save(path)
+    return str(path)
+
+
+def _musc_run(part: dict, limits: dict, paths: list[str], cache: Path) -> dict[str, tuple[torch.Tensor, float]]:
+    """A category from pictures to scores, exactly and from kept features."""
+    net = backbone(part["config"] | {"quick_gelu": part["activation"] == "QuickGELU"}, part["seed"])
+    side, blocks = part["size"], len(net.blocks)
+    grid, names = side // net.patch_size, [*musc.LAYERS, "image"]
+    pixels = [net.normalise(image_files.views(path, "squash", side)) for path in paths]
+    encoded = [musc.encode(net, values, names) for values in pixels]
+    exact = {name: torch.cat([arrays[name] for arrays in encoded]) for name in names}
+    found = {
+        "pixels_row": (pixels[0][0, :, side // 2], limits["pixels_row"]),
+        "positions": (anomalyclip.positions(net.visual, grid, "cubic"), limits["positions"]),
+        "class_projected": (exact["image"], limits["class_projected"]),
+    }
+    for quarter, name in enumerate(musc.LAYERS, 1):
+        block = f"block_{anomalyclip.quarter(blocks, quarter)}"
+        found[f"tokens_{block}"] = exact[name], limits["tokens"]
+        for size in (1, 3, 5):
+            units = musc.aggregate(exact[name], grid, size)
+            scores = musc.score_mutually(units, (0, 0.3))
+            found[f"unit_r{size}_{block}"] = units, limits["unit"]
+            found[f"scores_r{size}_{block}"] = scores, limits["scores"]
+            found[f"scores_r{size}_{block} image1"] = scores[1], limits["scores"]
+    unit = F.normalize(exact["image"], dim=-1)
+    order = (unit @ unit.T).sort(dim=1, descending=True, stable=True).indices[:, :9]
+    found |= {"similarity": (unit @ unit.T, limits["similarity"]), "neighbours_9": (order, 0.0)}
+    found |= _musc_scores(exact, grid, side, limits)
+    store = feature_store.Store(cache, net, musc.encode, musc.ENCODER_VERSION, side, "squash", "rgb")
+    store.fill(paths, names)
+    kept = _musc_scores(store.load(paths, names)[0], grid, side, limits["_kept_as_fp16"])
+    found |= {f"{name}{KEPT}": value for name, value in kept.items() if name != "map_upsampled"}
+    members = [torch.tensor(places) for places in part["two_subsets"]["members"]]
+    subsets = _musc_scores(exact, grid, side, limits, members)
+    return found | {f"two_subsets {name}": value for name, value in subsets.items()}
+
+
+def _musc_scores(
+    features: dict[str, torch.Tensor], grid: int, side: int, limits: dict, members: list[torch.Tensor] | None = None
+) -> dict[str, tuple[torch.Tensor, float]]:
+    """Maps, and scores before and after rescoring; the whole by ``musc.score``, subsets as they are given."""
+    chosen = musc.MUSC.settings("mutual_scoring")
+    if members is None:
+        before, stacks = musc.score(features, None, chosen, grid, side=side)
+    else:
+        stacks = musc.average_maps(features, chosen, grid, lambda _: members)[:, None]
+        before = musc.largest_pixels(stacks, side)
+    enlarged = torch.from_numpy(
+        np.stack([metrics.framed_map(stack[None], side, side, "squash", side) for stack in stacks.numpy()])
+    )
+    found = {"grid_map": (stacks[:, 0], limits["grid_map"]), "score_before": (before, limits["score_before"])}
+    found["map_upsampled"] = enlarged, limits.get("map_upsampled", 0.0)
+    for windows in ([1, 2, 3], [1, 8, 9]):
+        after = musc.rescore(before, features["image"], windows)
+        found[f"score_after_{'+'.join(map(str, windows))}"] = after, limits["score_after"]
+    return found
+
+
 def _pixels(net: backbones.Backbone, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The picture as the model's input at 518 px, and the row of it that the oracles keep."""
     found = view(net, seed, 518)
@@ -398,6 +538,7 @@ def difference(found: torch.Tensor, expected: dict | float) -> float:
         (values.std(), expected["std"]),
         (values.min(), expected.get("min", values.min())),
         (values.max(), expected.get("max", values.max())),
+        (values, expected.get("values", values)),
     ]
     return max(float(np.abs(np.subtract(*pair)).max()) for pair in pairs)
 
@@ -415,12 +556,15 @@ def compare(path: str | Path) -> list[tuple[str, float, float]]:
         oracle[name] = facts
     known = {"zero_shot_score": winclip_quantities, "map_last": anomalyclip_quantities}
     known |= {"projected_L6": aprilgan_quantities}
+    known |= {"tiny_168": musc_quantities}
     quantities = next((known[key] for key in known if key in oracle), None)
     if quantities is None:
         raise SystemExit(f"{path} is no oracle this script knows; it needs one of the keys {', '.join(known)}.")
+    computed = quantities(oracle)
+    oracle = musc_oracle(oracle) if quantities is musc_quantities else oracle
     return [
         (name, difference(found, oracle[name.removesuffix(KEPT)]), tolerance)
-        for name, (found, tolerance) in quantities(oracle).items()
+        for name, (found, tolerance) in computed.items()
         if name.removesuffix(KEPT) in oracle
     ]
 

@@ -25,12 +25,14 @@ ARRAYS = {  # of each method that has an encoder of its own
     "winclip": ["class", "window_2", "window_3", "patch", "patch_ln_post", "patch_penultimate"],
     "anomalyclip": ["class", "image", "vv_last", "qq_1", "kk_last", "diagonal_boost_last", "none_last", "raw_q1"],
     "aprilgan": ["image", "raw_q1", "raw_q4"],
+    "musc": ["image", "raw_q1", "raw_q4"],
     "patchcore": ["class", "patch", "patch_ln_post", "patch_penultimate"],
     "anomalydino": ["patches"],
     "subspacead": ["middle", "blocks_1_2"],
 }
 # The others are on the tiny one.
 NETWORKS = dict.fromkeys(("patchcore", "anomalydino", "subspacead"), {"name": "timm/test_vit", "weights": "random:0"})
+RESIZED = {"musc": {"image_size": 128}}  # of methods whose own size is the backbone's, where no position is resized
 ROW = pd.Series({"category": "metal_nut", "class_name": "metal nut"})
 TOLERANCE = 1e-4  # of the largest number of an array: another CPU rounds otherwise
 
@@ -59,7 +61,7 @@ def sample(values: torch.Tensor) -> list[float]:
 def compute(key: str, net: backbones.Backbone) -> dict:
     """Version, arrays and text features of a method's encoders on a seeded picture."""
     method, net = METHODS[key], backbones.load_backbone(**NETWORKS[key]) if key in NETWORKS else net
-    settings = method.settings()
+    settings = method.settings(overrides=RESIZED.get(key))
     side, numbers = method.image_side(settings, net), {}
     images = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, side, side), dtype=np.float32))
     if key in ARRAYS:

@@ -33,6 +33,7 @@ def demo(folder: Path, device: str, precision: str = "fp32") -> Profile:
     """Two categories of the demo by all methods, without and with references, from a cache of their own."""
     usual = {"backbone": "demo", "weights": "demo", "precision": precision}
     learned = {kind: {"checkpoint": "demo"} if kind in LEARNED else {} for kind in METHODS}
+    learned["musc"] = {"preset": "mutual_scoring"}  # which neighbours rescoring takes turns on the last digits
     specs = [{"method": kind, "name": kind} | usual | learned[kind] for kind in METHODS]
     values = {"categories": demo_data.names("target")[:2], "methods": specs, "device": device, "cache": str(folder)}
     return config.load_profile("demo", values | {"shots": [0, 2], "seeds": [0], "workers": 1})

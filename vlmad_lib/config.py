@@ -32,13 +32,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # The data sets, each a class in data/datasets.py.
 DATASETS = ("demo", "mvtec", "visa", "folder")
+VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
     *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
     *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
     *("10_efficiency", "11_failures", "12_thresholds", "13_transfer", "14_hybrid", "15_robustness"),
-    *(STUDY, "17_which_method", "18_does_language_help"),
+    *(STUDY, "17_which_method", "18_does_language_help", "19_why_numbers_differ"),
 )
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring = 2, 80  # a few lines of YAML can name themselves into gigabytes
@@ -79,7 +80,8 @@ USUAL |= {
     method: USUAL["anomalyclip"] | {"name": name}
     for method, name in {"aprilgan": "APRIL-GAN", "coop": "CoOp", "clip": "CLIP"}.items()
 }
-USUAL["aprilgan"]["backbone"] = "ViT-L-14-336"  # its official code computes plain GELU
+USUAL["musc"] = USUAL["anomalyclip"] | {"name": "MuSc"}
+USUAL["aprilgan"]["backbone"] = USUAL["musc"]["backbone"] = "ViT-L-14-336"  # their official codes compute plain GELU
 # What each method was published with: its name in tables, backbone and weights; plain CLIP and CoOp take AnomalyCLIP's
 # backbone, as in its paper, those without words WinCLIP's.
 USUAL |= {
@@ -142,11 +144,15 @@ class Method(Strict):
 
 
 class Import(Strict):
-    """Anomaly maps and image scores made by another tool (a folder of .npz or .npy, or a CSV)."""
+    """Anomaly maps and image scores made by another tool (a folder of maps, a CSV, or ADEval's pickle).
+
+    ``scale`` is the level that stands for 1 in PNG maps: what all of them were multiplied by, never each by its own.
+    """
 
     name: str
     path: str
     shots: Shots = 0
+    scale: Literal[255, 65535] | None = None
 
 
 class Profile(Strict):
@@ -175,6 +181,7 @@ class Profile(Strict):
     download: bool = False
     cache: str = "data/cache"
     notebooks: list[str] = list(NOTEBOOKS)
+    figures: Literal["", *VECTORS] = ""  # each figure of a report as such a file too, for papers and slides
     notice: str = ""
 
     @model_validator(mode="before")

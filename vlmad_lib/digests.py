@@ -147,10 +147,17 @@ def _digest_sources(modules: frozenset[Path]) -> str:
     while waiting:
         file = waiting.pop()
         if str(file) not in sources:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            waiting += _imported(tree)
-            sources[str(file)] = _without_docstrings(tree)
+            sources[str(file)], imported = _read_module(file)
+            waiting += imported
     return digest(sorted(sources.values()))
+
+
+@cache
+def _read_module(file: Path) -> tuple[str, list[Path]]:
+    """What a module computes, as text without comments and docstrings, and the files of this package it imports."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = _imported(tree)
+    return _without_docstrings(tree), imported
 
 
 def _imported(tree: ast.Module) -> list[Path]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from IPython.display import Markdown
@@ -37,8 +37,8 @@ MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 # A figure that rests on fewer images is shown as resting on few.
 SMALL = 20
 # No line ends within an interval, nor between *n* and its number.
-UNBROKEN = re.compile(r"\(\S+ to \S+\)|n = \d+")
-NO_AUROC = "No category has both normal and anomalous test images, so nothing can be ranked: scores only, no AUROC."
+UNBROKEN = re.compile(r"\(\S+ to \S+\)|[-+]\d[\d.]* to [-+]\d[\d.]*|n = \d+(?: products?\b)?")
+NO_AUROC = "No product has both good and defective test images, so nothing can be ranked: scores only, no AUROC."
 
 
 def format_count(n: int, singular: str, plural: str) -> str:
@@ -57,12 +57,13 @@ def format_range(counts: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-SINGULAR = {"categories": "category", "images": "image", "draws": "draw"}
+# What a count of units is called for people, one and several: a category of the data is a product of the reader's.
+NOUNS = {"categories": ("product", "products"), "images": ("image", "images"), "draws": ("draw", "draws")}
 
 
 def format_counts(counts: pd.Series, noun: str) -> str:
-    """``format_range`` with its noun, a key of ``SINGULAR``: ``1 category``, ``2 to 3 categories``."""
-    return f"{format_range(counts)} {SINGULAR[noun] if counts.max() == 1 else noun}"
+    """``format_range`` with what people call ``noun``, a key of ``NOUNS``: ``1 product``, ``2 to 3 images``."""
+    return f"{format_range(counts)} {NOUNS[noun][bool(counts.max() != 1)]}"
 
 
 def count_values(values: pd.DataFrame) -> str:
@@ -146,12 +147,9 @@ def show_table(frame: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> 
     """
     if not len(frame):
         return Markdown(without)
-    if "shots" in frame:
-        frame = frame.assign(shots=frame.shots.map(format_shots))
     blank = [name for name in frame if frame[name].isna().all()]
-    frame = frame.drop(columns=blank)
     styled = (
-        frame.rename(columns=TITLES | FEW_ALARMS)
+        _title_columns(frame.drop(columns=blank))
         .map(_unbroken)
         .style.format(precision=digits, na_rep="none", escape="html")
     )
@@ -160,11 +158,42 @@ def show_table(frame: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> 
     return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
 
 
+def _title_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with the metrics' titles above its columns, and the numbers of references as people say them."""
+    if "shots" in frame:
+        frame = frame.assign(shots=frame.shots.map(format_shots))
+    return frame.rename(columns=TITLES | FEW_ALARMS)
+
+
+def format_table(frame: pd.DataFrame, kind: Literal["markdown", "latex"] = "markdown", digits: int = 3) -> str:
+    """A frame as the text of a Markdown or LaTeX table, titled and rounded as ``show_table`` does; no row numbers.
+
+    LaTeX needs the package booktabs. Raises InputError for another ``kind``.
+    """
+    frame = _title_columns(frame)
+    if kind == "latex":
+        styled = frame.style.format(precision=digits, na_rep="", escape="latex").hide(axis="index")
+        return styled.format_index(escape="latex", axis="columns").to_latex(hrules=True)
+    if kind != "markdown":
+        raise InputError(f"There is no kind of table {kind!r}; write 'markdown' or 'latex'.")
+
+    def format_cell(value: Any) -> str:
+        text = f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+        return "" if pd.isna(value) else text.replace("|", "\\|")
+
+    head, rows = [str(name) for name in frame], frame.astype(object).itertuples(index=False, name=None)
+    lines = [head, ["---"] * len(head), *([format_cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def _unbroken(value: Any) -> Any:
-    """A value; in a text no line ends within an interval, nor between *n* and its number."""
-    if not isinstance(value, str):
-        return value
-    return UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
+    """A value; ``keep_together`` of a text."""
+    return keep_together(value) if isinstance(value, str) else value
+
+
+def keep_together(text: str) -> str:
+    """A text in which no line ends within an interval, nor between *n* and its number."""
+    return UNBROKEN.sub(lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
 
 
 def title_metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -173,8 +202,8 @@ def title_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_categories(n: int) -> str:
-    """``1 category``, ``2 categories``."""
-    return format_count(n, "category", "categories")
+    """A number of categories for people: ``1 product``, ``2 products``."""
+    return format_count(n, *NOUNS["categories"])
 
 
 def choose_shots(scores: pd.DataFrame, shots: int) -> int:

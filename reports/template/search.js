@@ -1,4 +1,4 @@
-// Rows that hold what is searched for stay; a notebook's link then leads to the category's first mention.
+// Rows that hold what is searched for stay; a notebook's link then leads to the product's first mention.
 const search = document.querySelector('.search');
 const box = search.querySelector('input');
 const rows = [...document.querySelectorAll('tr[data-words]')];
@@ -13,8 +13,6 @@ box.addEventListener('input', () => {
     if (link) link.hash = wanted && named ? `:~:text=${encodeURIComponent(wanted)}` : '';
     counts[link ? 'notebooks' : 'figures'] += !row.hidden;
   }
-  const figures = document.querySelector('.figures');
-  if (figures) figures.open = wanted !== '' && counts.figures > 0;
-  const told = `${counts.notebooks} notebooks and ${counts.figures} rows of figures`;
+  const told = `${counts.notebooks} notebooks and ${counts.figures} products`;
   search.querySelector('output').textContent = wanted ? told : '';
 });

@@ -63,7 +63,7 @@ def test_a_sentence_states_the_interval_n_and_what_is_decided(ends, word):
     row = SimpleNamespace(difference=sum(ends) / 2, low=ends[0], high=ends[1], n=12, over="categories")
     interval = comparison.format_difference(row.difference, *ends)
     sentence = comparison.describe_difference(row, "helps", "costs")
-    assert sentence == f"{interval}, n = 12 categories: {word}"
+    assert sentence == f"{interval}, n = 12 products: {word}"
 
 
 def test_the_pivot_has_a_row_for_each_key_and_the_measures_side_by_side():
@@ -84,7 +84,7 @@ def test_verdicts_are_clauses_of_one_sentence_the_largest_first():
     table = pd.DataFrame(rows, columns=["method", "difference", "low", "high"]).assign(over="categories", n=12)
     assert comparison.describe_verdicts(table, "method") == (
         "higher for B (+0.300, +0.100 to +0.500) and A (+0.100, +0.050 to +0.150), lower for C (-0.200, -0.300 to "
-        "-0.100), no difference shown for D (+0.000, -0.100 to +0.100) (n = 12 categories, 95 % for all 4 together)"
+        "-0.100), no difference shown for D (+0.000, -0.100 to +0.100) (n = 12 products, 95 % for all 4 together)"
     )
     assert "B (+0.300, +0.100 to +0.500) and 1 more" in comparison.describe_verdicts(table, "method", most=1)
     assert comparison.describe_verdicts(table.assign(difference=float("nan")), "method") == ""

@@ -313,7 +313,7 @@ def test_the_curve_of_recall_rises_where_recall_does():
 def test_a_rate_that_allows_no_image_is_said():
     scores = table(good=16)
     strict = by_defect.describe_strict_rate(scores, 0.05)
-    assert strict.startswith("In 2 of 2 categories the good test images (16)") and "rate of 5%" in strict
+    assert strict.startswith("In 2 of 2 products the good test images (16)") and "rate of 5%" in strict
     assert by_defect.describe_strict_rate(scores, 0.1) == by_defect.describe_strict_rate(scores, 0.0) == ""
     few = scores[~scores.image.isin([f"plateg{i}" for i in range(10)])]
-    assert by_defect.describe_strict_rate(few, 0.1).startswith("In 1 of 2 categories the good test images (6)")
+    assert by_defect.describe_strict_rate(few, 0.1).startswith("In 1 of 2 products the good test images (6)")

@@ -64,6 +64,18 @@ def test_a_method_is_measured_on_images_of_a_run(mvtec, tmp_path, monkeypatch):
     assert found["disk"] >= sum(features[name].numel() * 2 for name in names if name in features) / 1e3
 
 
+def test_timings_are_shared_by_pages_of_a_report_and_measured_anew_later(mvtec, tmp_path, monkeypatch):
+    profile, measured = small_profile(mvtec, tmp_path / "cache"), iter(range(1, 9))
+    monkeypatch.setattr(efficiency, "_time_steps", lambda *inputs: {"rate": 50.0 * next(measured), "memory": np.nan})
+    rows, spec = pd.DataFrame({"image": ["a.png"]}), profile.methods[0]
+    first = efficiency.measure_costs(profile, spec, rows, {"fp32": 100.0}, repeats=1)
+    again = efficiency.measure_costs(profile, spec, rows, repeats=2)
+    assert (first["share"], first["rate"], again["rate"]) == (0.5, 50.0, 50.0) and np.isnan(again["share"])
+    assert efficiency.measure_costs(profile, spec, rows, repeats=3)["rate"] == 100.0  # more timings were asked for
+    monkeypatch.setattr(efficiency, "KEPT_FOR", -1.0)
+    assert efficiency.measure_costs(profile, spec, rows, repeats=2)["rate"] == 150.0
+
+
 def test_published_figures_name_their_hardware():
     known = efficiency.read_published()
     assert (known["ms per image"] > 0).all() and known.hardware.str.contains("RTX 3090").any()

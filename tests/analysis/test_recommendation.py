@@ -11,7 +11,7 @@ from scipy import stats
 from test_wrong_input import refused
 
 from vlmad_lib import ROOT, config
-from vlmad_lib.analysis import by_defect, recommendation
+from vlmad_lib.analysis import by_defect, comparison, recommendation
 from vlmad_lib.analysis.recommendation import ImageComparison, Situation
 from vlmad_lib.config import FULL
 from vlmad_lib.data import datasets
@@ -45,7 +45,7 @@ def make_requirements(values: pd.DataFrame, learned: tuple[str, ...] = (), **ms:
     first = values.drop_duplicates("name")[["name", "method", "shots"]].reset_index(drop=True)
     first["learned"] = first.method.isin(learned)
     first["product_name"] = ~first.learned
-    return first.assign(own_masks=False, known=True, ms=first.method.map(ms).fillna(10.0), memory=100.0)
+    return first.assign(batched=False, own_masks=False, known=True, ms=first.method.map(ms).fillna(10.0), memory=100.0)
 
 
 def recommend(means: dict[str, float], learned: tuple[str, ...] = (), margins=None, groups=GROUPS, **changes):
@@ -63,7 +63,7 @@ def recommend(means: dict[str, float], learned: tuple[str, ...] = (), margins=No
 def test_the_recommendation_flips_with_the_table(measure):
     for ahead, behind in (("One", "Other"), ("Other", "One")):
         row, sentence = recommend({f"{ahead}, 0-shot": 0.8, f"{behind}, 0-shot": 0.6}, measure=measure)
-        assert row["take"] == f"{ahead}, 0-shot" and row.rivals == "" and row.verdict == "ahead"
+        assert row["take"] == f"{ahead}, 0-shot" and row.rivals == "" and row.verdict == recommendation.BETTER
         assert sentence.startswith(f"better than {behind} with 0 good pictures: +0.")
 
 
@@ -72,7 +72,7 @@ def test_every_number_of_a_sentence_is_in_its_row():
     row, sentence = recommend(means)
     for value in (row.difference, row.low, row.high):
         assert f"{value:+.3f}" in sentence
-    assert recommendation.describe_units(row) == "8 categories" and row.low < row.difference < row.high
+    assert recommendation.describe_units(row) == "8 products" and row.low < row.difference < row.high
     wide = make_values(means).pivot(index="category", columns="name", values="image_auroc")
     assert row.difference == pytest.approx((wide["One, 0-shot"] - wide["Other, 0-shot"]).mean())
 
@@ -97,7 +97,7 @@ def test_a_method_that_asks_for_less_is_taken_only_where_its_loss_stays_inside_t
     assert row.best == "Few, 4-shot" and row["take"] == "Plain, 0-shot" and row.verdict == "less"
     assert row.high < 0.02 and "Few with 4 good pictures gains less than the margin of 0.02" in sentence
     row, sentence = recommend(means, margins={"image_auroc": 0.005})
-    assert row["take"] == "Few, 4-shot" and row.verdict == "ahead"
+    assert row["take"] == "Few, 4-shot" and row.verdict == recommendation.BETTER
 
 
 def test_no_difference_shown_is_not_equal():
@@ -107,8 +107,40 @@ def test_no_difference_shown_is_not_equal():
     line = [Situation(name="Line", measure="image_auroc")]
     table = recommendation.recommend(values, make_requirements(values), line)
     row = table.iloc[0]
-    assert row["take"] == row.best == "Few, 4-shot" and row.verdict == "unsure" and row.rivals == "Plain, 0-shot"
+    assert (
+        row["take"] == row.best == "Few, 4-shot"
+        and row.verdict == comparison.NO_DIFFERENCE
+        and row.rivals == "Plain, 0-shot"
+    )
     assert recommendation.explain_choice(next(table.itertuples())).startswith("no difference shown to Plain")
+
+
+def test_a_tie_goes_to_the_method_that_asks_for_less_and_is_said():
+    """0.8004 and 0.8001 both show as 0.800; the one without pictures is taken, whichever is a little higher."""
+    for few, plain in ((0.8004, 0.8001), (0.8001, 0.8004)):
+        means = {"Few, 4-shot": few, "Plain, 0-shot": plain}
+        values = make_values(means)
+        values["image_auroc"] = values.name.map(means) + values.category.str[-1].astype(int) * 0.00001
+        values.loc[values.method == "Few", "image_auroc"] += 0.2 * np.r_[1, -1, 1, -1, 1, -1, 1, -1]
+        line = [Situation(name="Line", measure="image_auroc")]
+        (row,) = recommendation.recommend(values, make_requirements(values), line).itertuples()
+        assert (row.take, row.tied, row.verdict) == ("Plain, 0-shot", "Few, 4-shot", recommendation.TIE)
+        sentence = recommendation.explain_choice(row)
+        assert sentence.startswith("a tie with Few with 4 good pictures, which asks for more: +0.000, -")
+        assert sentence.endswith(comparison.NO_DIFFERENCE)
+
+
+def test_a_tie_with_what_is_taken_in_place_of_the_best_says_what_the_best_has():
+    """Few with 1 picture would be taken for that with 4; the plain method has as much and asks for less."""
+    means = {"Few, 4-shot": 0.81, "Few, 1-shot": 0.80, "Plain, 0-shot": 0.80}
+    values = make_values(means)
+    values["image_auroc"] = values.name.map(means)
+    values.loc[values.name == "Few, 4-shot", "image_auroc"] += 0.001 * np.linspace(-1, 1, 8)
+    values.loc[values.method == "Plain", "image_auroc"] += 0.2 * np.linspace(-1, 1, 8)
+    line = [Situation(name="Line", measure="image_auroc")]
+    (row,) = recommendation.recommend(values, make_requirements(values), line).itertuples()
+    assert (row.take, row.tied, row.best) == ("Plain, 0-shot", "Few, 1-shot", "Few, 4-shot")
+    assert ": Few with 4 good pictures has +0.010" in recommendation.explain_choice(row)
 
 
 def test_learned_prompts_of_others_ask_for_less_than_the_name_and_this_for_less_than_pictures():
@@ -124,13 +156,25 @@ def test_learned_prompts_of_others_ask_for_less_than_the_name_and_this_for_less_
     assert recommendation.sort_by_effort(imported).name.iloc[-1] == "Learned, 0-shot"
 
 
+def test_a_method_that_scores_pictures_together_competes_only_where_they_are_judged_so():
+    values = make_values({"Plain, 0-shot": 0.8, "Batched, 0-shot": 0.9})
+    requirements = make_requirements(values).assign(batched=lambda rows: rows.method == "Batched", product_name=False)
+    said = [
+        recommendation.describe_requirements(row) for row in recommendation.sort_by_effort(requirements).itertuples()
+    ]
+    assert said == ["nothing", "many unlabelled pictures of the product at once"]
+    for batched, taken in ((False, "Plain, 0-shot"), (True, "Batched, 0-shot")):
+        line = Situation(name="Line", measure="image_auroc", batched=batched)
+        assert recommendation.recommend(values, requirements, [line])["take"].tolist() == [taken]
+
+
 def test_situations_exclude_what_they_cannot_give():
     means = {"Learned, 0-shot": 0.9, "Few, 0-shot": 0.5, "Few, 1-shot": 0.7, "Few, 4-shot": 0.8}
     assert recommend(means, ("Learned",))[0]["take"] == "Learned, 0-shot"
     assert recommend(means, ("Learned",), training=False)[0]["take"] == "Few, 4-shot"
     assert recommend(means, ("Learned",), training=False, references=2)[0]["take"] == "Few, 1-shot"
     row, sentence = recommend(means, ("Learned",), training=False, references=0)
-    assert row["take"] == "Few, 0-shot" and row.verdict == "only" and "the only one run" in sentence
+    assert row["take"] == "Few, 0-shot" and row.verdict == recommendation.ONLY and "the only one run" in sentence
 
 
 def test_a_time_limit_leaves_slower_methods_and_unknown_times_out():
@@ -175,7 +219,7 @@ def test_few_categories_without_images_have_no_interval():
     few = {"rigid0": "rigid", "rigid1": "rigid"}
     for groups in (few, {"rigid0": "rigid"}):
         row, sentence = recommend({"One, 0-shot": 0.9, "Other, 0-shot": 0.5}, groups=groups)
-        assert row["take"] == "One, 0-shot" and row.verdict == "unsure" and np.isnan(row.low)
+        assert row["take"] == "One, 0-shot" and row.verdict == comparison.NO_DIFFERENCE and np.isnan(row.low)
         assert "too few for an interval" in sentence and "1.000" not in sentence and "inf" not in sentence
 
 
@@ -187,7 +231,7 @@ def test_nothing_measured_is_nothing_to_compare():
 
 
 def test_methods_that_do_not_differ_are_rarely_told_apart():
-    """With no true difference between five methods the best is said to be ahead of all in at most 5 % of draws."""
+    """With no true difference between five methods the best is said to be better than all in at most 5 % of draws."""
     stream, ahead, draws = np.random.default_rng(1), 0, 120
     names = [f"M{number}, 0-shot" for number in range(5)]
     line = [Situation(name="Line", measure="image_auroc")]
@@ -195,7 +239,10 @@ def test_methods_that_do_not_differ_are_rarely_told_apart():
     requirements = make_requirements(values)
     for _ in range(draws):
         values["image_auroc"] = 0.8 + stream.normal(0, 0.02, len(values))
-        ahead += recommendation.recommend(values, requirements, line, {"image_auroc": 0.0}).verdict[0] == "ahead"
+        ahead += (
+            recommendation.recommend(values, requirements, line, {"image_auroc": 0.0}).verdict[0]
+            == recommendation.BETTER
+        )
     assert ahead <= stats.binom.ppf(0.999, draws, 0.05)
 
 
@@ -227,7 +274,7 @@ def test_published_figures_get_a_usable_answer_in_most_situations():
     requirements = make_requirements(values, ("AnomalyCLIP",), WinCLIP=200.0, AnomalyCLIP=155.0)
     listed = [Situation(**row) for row in notebook_situations() if row["measure"] != recommendation.FAINT]
     table = recommendation.recommend(values, requirements, listed)
-    usable = table[(table.verdict == "only") | table.low.notna()]
+    usable = table[(table.verdict == recommendation.ONLY) | table.low.notna()]
     assert len(table) >= 9 and len(usable) >= len(table) - 2
     assert table["take"].notna().all()
     assert not any("nan" in recommendation.explain_choice(row) for row in table.itertuples())
@@ -280,18 +327,22 @@ def test_one_product_gets_the_method_that_is_best_by_a_clear_paired_margin(tmp_p
     lines = [Situation(name=f"Line {name}", measure=name) for name in ("aupro", "pixel_auroc", "image_auroc")]
     images = ImageComparison(product, contrasts)
     table = recommendation.recommend(values, requirements, lines, images=images)
-    assert (table["take"] == "Good, zero-shot").all() and (table.verdict == "ahead").all() and (table.low > 0).all()
+    assert (
+        (table["take"] == "Good, zero-shot").all()
+        and (table.verdict == recommendation.BETTER).all()
+        and (table.low > 0).all()
+    )
     units = {recommendation.describe_units(row) for row in table.itertuples()}
     assert units == {"240 good and 60 defective pictures of part"}
     # the small lead of the second over the third is shown too, where the best is left out
     rest = recommendation.recommend(values, requirements[requirements.method != "Good"], lines, images=images)
-    assert (rest["take"] == "Fair, zero-shot").all() and (rest.verdict == "ahead").all()
+    assert (rest["take"] == "Fair, zero-shot").all() and (rest.verdict == recommendation.BETTER).all()
     assert rest.difference.between(0.02, 0.4).all()
     # with no masks nothing is said of where defects are, and no interval is made up
     bare = ImageComparison(product, contrasts)
     bare.scores["aupro"] = bare.scores["aupro"].assign(mask="")
     row = recommendation.recommend(values, requirements, lines[:1], images=bare).iloc[0]
-    assert row.verdict == "unsure" and np.isnan(row.low)
+    assert row.verdict == comparison.NO_DIFFERENCE and np.isnan(row.low)
 
 
 def test_resampled_pixels_are_the_exact_metrics_of_the_drawn_images():

@@ -86,7 +86,7 @@ def test_what_is_stated_stands_in_the_claim_and_unprinted_parts_cannot_be_checke
     parts = study_claims.check_parts, "@size1", "auroc", "WinCLIP", "all figures", "0.55"
     row = study_claims.check_claims([("Section 1", "Size 1 has", *parts)], TABLES).iloc[0]
     assert row["the study says"] == "Size 1 has: 0.55" and row.verdict == UNKNOWN
-    assert row.recomputed.startswith("1 of its parts")
+    assert row.recomputed.startswith("1 of the figures it needs")
 
 
 PUBLISHED = [
@@ -130,6 +130,6 @@ def test_the_study_goes_its_own_way_and_a_good_reimplementation_does_not():
     figures = TABLES.figures[(TABLES.figures.dataset == "MVTec AD") & (TABLES.figures.shots == 0)]
     figures = figures[(figures.kind == "winclip") & (figures.metric == "image_auroc") & (figures.category != "mean")]
     sources = figures.pivot(index="category", columns="who", values="value")
-    for who, r in {"study": 0.24, "WinCLIP (zqhang reimpl)": 0.96}.items():
+    for who, r in {"study": 0.24, "zqhang (rerun)": 0.96}.items():
         n, correlation, *_ = study_claims.correlate(sources["paper"], sources[who])
         assert n == 15 and correlation == pytest.approx(r, abs=0.005)

@@ -155,6 +155,18 @@ def test_steps_over_categories_average_the_draws():
     assert first.n == 2
 
 
+def test_the_whole_gain_follows_the_steps_and_counts_among_their_comparisons():
+    found = comparison.compare_steps(shots(RISING), over="categories", whole=True)
+    steps = comparison.compare_steps(shots(RISING), over="categories")
+    counts = sorted(shots(RISING).shots.unique())
+    whole = found[(found.fewer == counts[0]) & (found.more == counts[-1])]
+    assert len(whole) == len(found) - len(steps) > 0
+    added = steps.groupby("measure", sort=False).difference.sum()
+    assert whole.set_index("measure").difference.to_dict() == pytest.approx(added.to_dict())
+    together = comparison.compare_steps(shots(RISING), over="categories", whole=True, together=True)
+    assert (together.high - together.low > found.high - found.low).any()
+
+
 def test_the_pivot_of_steps_has_a_row_for_each_step():
     table = comparison.pivot_differences(comparison.compare_steps(shots(RISING)), ["method", "step"])
     assert table.step.tolist() == ["0 to 1", "1 to 2"] and table.n.tolist() == ["3", "3"]

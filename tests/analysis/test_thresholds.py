@@ -359,21 +359,51 @@ def test_go_needs_both_intervals_within_the_limits():
 def test_go_or_no_go_is_said_in_parts_of_a_line():
     rows = [judged_row("A", "conformal", 19, 10, 100, 20, 40), judged_row("A", "conformal", 19, 0, 900, 0, 900)]
     limited = costs.judge_limits(thresholds.rated(rows).assign(category=["a", "b"]), 0.05, 0.05)
-    sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02, 0.1)
-    assert sentence.startswith("**Go for some products**") and "20 of them defective" in sentence
-    assert "A lets 5 of them pass (25%) and rejects 49 good ones (5%)" in sentence  # means of 50 and 0 %, of 10 and 0 %
-    assert "broken in 1 of 2 products and kept in 1" in sentence and "n = 940 defective" in sentence
-    assert costs.describe_limits(limited[1:], 0.05, 0.05, 0.02, 0.1).startswith("**Go**")
-    assert costs.describe_limits(limited[:1], 0.05, 0.05, 0.02, 0.1).startswith("**No-go**")
-    assert "n = 0" in costs.describe_limits(limited[:0], 0.05, 0.05, 0.02, 0.1)
+    sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02)
+    assert sentence.startswith("**Go for some products** at your limits of 5% escapes and 5% false alarms")
+    assert "5 (25%) with A of 20 defective parts in 1,000 escape" in sentence  # the mean of 50 and 0 %
+    assert (
+        "broken in 1 of 2 products and kept in 1 of 2 products (n = 940 defective" in sentence
+        and "12 Thresholds" in sentence
+    )
+    assert costs.describe_limits(limited[1:], 0.05, 0.05, 0.02).startswith("**Go**")
+    no_go = costs.describe_limits(limited[:1], 0.05, 0.05, 0.02)
+    assert no_go.startswith("**No-go**") and "kept" not in no_go and "11 Failures" in no_go
+    assert "n = 0" in costs.describe_limits(limited[:0], 0.05, 0.05, 0.02)
+    open_too = pd.concat([limited[:1], limited[:1].assign(method="B", escape=0.0, verdict=costs.TOO_FEW)])
+    sentence = costs.describe_limits(open_too, 0.05, 0.05, 0.02)  # another method may still do
+    assert sentence.startswith("**Too few to say go**") and "broken in 1 of 1 product with A (n" in sentence
     normal = costs.judge_limits(thresholds.rated([judged_row("A", "conformal", 9, 1, 10)]), 0.05, 0.05)
-    sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02, 0.1)
-    assert "pass" not in sentence and "rejects 98 good ones" in sentence and "nan" not in sentence
+    sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02)
+    assert "unknown without a defective picture" in sentence and "nan" not in sentence
+    assert "a go takes at least 73 defective and 73 good of each product" in sentence
     many = pd.concat(
         [limited.assign(method=name, escape=rate) for name, rate in zip("DABC", (0.9, 0.1, 0.2, 0.3), strict=True)]
     )
-    sentence = costs.describe_limits(many, 0.05, 0.05, 0.02, 0.1)
-    assert "the best 3 of 4 methods" in sentence and "C lets 6" in sentence and "D lets" not in sentence
+    sentence = costs.describe_limits(many, 0.05, 0.05, 0.02)
+    assert "the best 3 of 4 methods" in sentence and "6 (30%) with C" in sentence and "with D" not in sentence
+
+
+def test_a_go_takes_as_many_images_as_planned():
+    """With one image fewer, none of them wrong, the interval still holds the limit."""
+    for share in (0.01, 0.05, 0.3):
+        needed = costs.plan_verdict(share)
+        assert statistics.wilson(0, needed)[1] <= share < statistics.wilson(0, needed - 1)[1]
+    assert costs.plan_verdict(0.0) == costs.plan_verdict(1.0) == 0
+
+
+def test_methods_are_compared_at_the_same_false_alarms():
+    """2 of 10 good parts may go: both thresholds are the third highest good score, wherever the defects lie."""
+    good = np.arange(10.0)
+    parts = [part(good, bad=[6.5, 7.5, 9.5, 10.5]), part(good + 100, bad=[0.0, 200.0])]
+    judged = thresholds.judge_at_false_alarms(parts, 0.25)
+    assert judged.alarms.tolist() == judged.allowed.tolist() == [2, 2]
+    assert judged.threshold.tolist() == [7.0, 107.0] and judged.escapes.tolist() == [1, 1]
+    assert thresholds.judge_at_false_alarms(parts, 0.05).alarms.tolist() == [0, 0]  # less than one part: none
+    assert thresholds.judge_at_false_alarms(parts, 1.0).escapes.tolist() == [0, 0]
+    assert thresholds.judge_at_false_alarms([part([], bad=[1.0])], 0.1).empty
+    with pytest.raises(InputError, match="max_false_alarms"):
+        thresholds.judge_at_false_alarms(parts, 1.5)
 
 
 def test_a_threshold_for_a_precision_by_brute_force():
@@ -583,12 +613,10 @@ def test_a_rule_is_dearer_or_cheaper_than_not_to_look():
 def test_gaps_say_what_is_missing():
     whole = [part([1, 2], [3], [1.0], "a"), part([1, 2], [3], [1.0], "b")]
     assert costs.describe_gaps(whole) == ""
-    assert "1 category no training image was scored" in costs.describe_gaps([part([1, 2], [3]), whole[0]])
-    assert "No test image is defective" in costs.describe_gaps([part([1, 2], [], [1.0])])
-    assert "With one category" in costs.describe_gaps(whole[:1]) and "With one category" not in costs.describe_gaps(
-        whole
-    )
-    assert "Without two good images" in costs.describe_gaps([part([1], [3]), whole[0]])
+    assert "1 product no training picture was scored" in costs.describe_gaps([part([1, 2], [3]), whole[0]])
+    assert "No test picture is defective" in costs.describe_gaps([part([1, 2], [], [1.0])])
+    assert "With one product" in costs.describe_gaps(whole[:1]) and "With one product" not in costs.describe_gaps(whole)
+    assert "Without two good pictures" in costs.describe_gaps([part([1], [3]), whole[0]])
     assert "n = 0" in costs.describe_gaps([])
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +14,7 @@ from skimage import io
 from test_wrong_input import refused
 
 from vlmad_lib import InputError
+from vlmad_lib.config import Profile, check_record
 from vlmad_lib.data import csv_files, datasets, external_results, mask_files
 from vlmad_lib.pipeline import run
 
@@ -200,13 +204,13 @@ def test_no_table_is_cut_short_to_its_header(tmp_path):
     )
 
 
-def listed_maps(tmp_path, fill):
-    """The maps, scores and notes of two images by what ``fill`` puts into a folder."""
+def listed_maps(tmp_path, fill, scale=None):
+    """The scores, maps and notes of two images by what ``fill`` puts into a folder."""
     folder = tmp_path / "maps"
     (folder / "plate/test/dent").mkdir(parents=True)
     fill(folder)
     table = pd.DataFrame({"category": "plate", "defect": "dent", "image": [f"/x/dent/{name}.png" for name in "ab"]})
-    _, scores, maps, notes = external_results.read_results(folder, table)
+    _, scores, maps, notes = external_results.read_results(folder, table, scale)
     return scores.tolist(), maps, " ".join(notes)
 
 
@@ -254,11 +258,38 @@ def test_maps_of_few_levels_are_noted_and_pictures_of_maps_refused(tmp_path):
     assert scores == [25, 150] and "256 levels at most" in notes and "stretched" not in notes
     stretched = archive(change=lambda values: (values / values.max() * 255).astype(np.uint8))
     assert "all reach 255, so each was stretched to itself" in listed_maps(tmp_path / "2", stretched)[2]
-    deep = each(lambda path, values: Image.fromarray((values * 9000).astype(np.uint16)).save(path), ".png")
-    assert listed_maps(tmp_path / "3", deep)[0] == [4500, 27000]
 
 
-PICTURES = {"L": "is a picture of a map, with 256 levels", "RGB": "is a picture in colours"}
+def pngs(dtype, factor):
+    """Maps multiplied by a factor and saved as whole numbers."""
+    return each(lambda path, values: Image.fromarray((values * factor).round().astype(dtype)).save(path), ".png")
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_png_maps_are_read_by_their_stated_scale(tmp_path, dtype, scale):
+    scores, maps, notes = listed_maps(tmp_path, pngs(dtype, scale / 4), scale)
+    assert scores == pytest.approx([0.125, 0.75], abs=1 / scale) and maps.dtype == np.float32
+    assert maps[1] == pytest.approx(VALUES["b"] / 4, abs=1 / scale)
+    assert ("256 levels at most" in notes) == (dtype == np.uint8)
+    floats = listed_maps(tmp_path / "2", each(np.save, ".npy"), scale)[0]
+    assert floats == [0.5, 3]  # the scale is that of PNG alone
+
+
+@pytest.mark.parametrize(("dtype", "levels"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_png_maps_without_their_scale_or_with_anothers_are_refused(tmp_path, dtype, levels):
+    fill = pngs(dtype, 9)
+    refused(lambda: listed_maps(tmp_path, fill), "dent/a.png", "is a picture of a map", f"write 'scale: {levels}'")
+    other = 255 + 65535 - levels
+    refused(lambda: listed_maps(tmp_path / "2", fill, other), f"levels up to {levels}", f"correct 'scale: {other}'")
+
+
+def test_a_scale_is_one_of_a_png():
+    with pytest.raises(InputError, match="'imports.0.scale'"):
+        check_record(Profile, {"title": "t", "dataset": "folder", "root": "x",
+                               "imports": [{"name": "n", "path": "p", "scale": 100}]}, "test")  # fmt: skip
+
+
+PICTURES = {"L": "is a picture of a map", "RGB": "is a picture in colours"}
 
 
 @pytest.mark.parametrize("mode", PICTURES)
@@ -285,3 +316,80 @@ def test_the_data_are_not_their_own_maps(mvtec, tmp_path):
 def test_results_that_match_nothing_are_named(mvtec, tmp_path):
     (tmp_path / "s.csv").write_text("category,defect,image,score\nplate,Spot,000.png,1\n")
     refused(lambda: run.run(profile(mvtec, tmp_path, tmp_path / "s.csv")), "No outside result", "such as Spot/000")
+
+
+# ---------------------------------------------------------------- what ADEval evaluates, and anomalib predicts
+
+
+def results_by_path(values=lambda name: VALUES[name], folder="/elsewhere/plate/test/dent/"):
+    """Two results as ADEval takes them: (map, score, path of the mask) by the path of the image."""
+    return {f"{folder}{name}.png": (values(name), float(number), None) for number, name in enumerate(VALUES)}
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_the_pickle_of_adeval_has_maps_and_scores(tmp_path, protocol):
+    def fill(folder):
+        both = results_by_path() | results_by_path(folder="/elsewhere/cloth/test/dent/")
+        (folder / "plate.pkl").write_bytes(pickle.dumps(both, protocol))
+
+    scores, maps, notes = listed_maps(tmp_path, fill)
+    assert scores == [0, 1] and np.array_equal(maps, np.stack([*VALUES.values()])) and not notes
+    table = pd.DataFrame({"category": "plate", "defect": "dent", "image": [f"/x/dent/{name}.png" for name in "ab"]})
+    found = external_results.read_results(tmp_path / "maps/plate.pkl", table)  # the file itself
+    assert found[1].tolist() == [0, 1] and np.array_equal(found[2], maps)
+
+
+def test_images_of_visa_are_known_by_their_folder(tmp_path):
+    """Their kind of defect is in no path: VisA keeps all of them in one folder."""
+    folder = "plate/Data/Images"
+    images = [f"/x/{folder}/{kind}/000.JPG" for kind in ("Anomaly", "Normal")]
+    table = pd.DataFrame({"category": "plate", "defect": ["dent", "good"], "image": images})
+    windows = rf"D:\{folder}\Anomaly\000.JPG".replace("/", "\\")
+    places = [windows, f"/y/{folder}/Normal/000.JPG", "/y/cap/Anomaly/0.JPG"]
+    results = {name: (VALUES["a"] + number, 1.0 - number, None) for number, name in enumerate(places)}
+    (tmp_path / "s.pkl").write_bytes(pickle.dumps(results))
+    rows, scores, maps, notes = external_results.read_results(tmp_path / "s.pkl", table)
+    assert len(rows) == 2 and scores.tolist() == [1, 0] and maps[:, 0, 0].tolist() == [0.5, 1.5] and not notes
+
+
+class Command:
+    """An object whose pickle calls a function of the operating system."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made_by_a_pickle",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (pickle.dumps({"dent/a.png": (VALUES["a"], 1.0, Command())}), "it holds posix.mkdir"),
+        (pickle.dumps([1, 2]), "is no pickle that is read"),
+        (b"damaged", "is no pickle that is read"),
+        (pickle.dumps({"plate/dent/a.png": (np.zeros(3), 1.0, None)}), "is no anomaly map of finite numbers"),
+        (pickle.dumps(results_by_path(lambda name: VALUES["a"] * np.nan)), "is no anomaly map of finite numbers"),
+        (pickle.dumps({"plate/dent/a.png": (VALUES["a"], float("nan"), None)}), "no finite number"),
+        (pickle.dumps(results_by_path() | results_by_path(folder="dent/")), "two results of plate/dent/a"),
+    ],
+)
+def test_nothing_in_a_pickle_but_arrays_is_read_or_executed(tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    refused(
+        lambda: listed_maps(tmp_path, lambda folder: (folder / "plate.pkl").write_bytes(content)), "plate.pkl", said
+    )
+    assert not (tmp_path / "made_by_a_pickle").exists()
+
+
+def test_scores_as_anomalib_names_its_predictions(tmp_path):
+    """Paths of all categories, and columns that are not needed."""
+    lines = ["image_path,pred_label,pred_score", "/d/plate/test/dent/a.png,True,0.75"]
+    lines += ["/d/cloth/test/dent/a.png,True,9", "/d/plate/test/dent/b.png,False,0.25"]
+
+    def fill(folder):
+        (folder / "scores.csv").write_text("\n".join(lines))
+        each(np.save, ".npy")(folder)
+
+    assert listed_maps(tmp_path, fill)[0] == [0.75, 0.25]
+    lines.append("/d/plate/test/dent/b.png,False,nan")
+    refused(lambda: listed_maps(tmp_path / "2", fill), "scores.csv, line 5: the score is no finite number")
+    lines[-1] = "/e/plate/test/dent/b.png,False,0.5"
+    refused(lambda: listed_maps(tmp_path / "3", fill), "scores.csv, line 5: plate/dent/b has a score already")

@@ -103,6 +103,12 @@ def test_a_method_encodes_and_scores_on_its_device(tiny_backbone, name, device, 
         pixels = torch.empty(3, side, side, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
         arrays = module.encode(net, net.standardise(pixels.float() / 255), module.array_names(chosen, 2))
         text = torch.empty(2, joint, device=device)
+        if module.scores_whole_category:
+            arrays = {key: value.repeat(2, *[1] * (value.ndim - 1)).half() for key, value in arrays.items()}
+            found = module.score(arrays, None, chosen, side // net.patch_size, side=side)
+            assert {value.device.type for value in found} == {device}
+            assert {value.dtype for value in found} == {torch.float32}
+            return
         more = {"learned": fakes.move_to_fake(projections, device)} if name == "aprilgan" else {}
         one, two = ({key: value[rows] for key, value in arrays.items()} for rows in (slice(1), slice(1, 3)))
         fixed = one, text, chosen, side // net.patch_size

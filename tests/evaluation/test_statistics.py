@@ -200,7 +200,7 @@ def test_a_table_without_rows_is_a_sentence_and_empty_columns_are_left_out():
 
 
 def test_one_of_a_kind_is_singular():
-    assert tables.format_categories(1) == "1 category" and tables.format_categories(0) == "0 categories"
+    assert tables.format_categories(1) == "1 product" and tables.format_categories(0) == "0 products"
     assert tables.format_counts(pd.Series([1, 1]), "images") == "1 image"
     assert tables.format_counts(pd.Series([1, 3]), "draws") == "1 to 3 draws"
 

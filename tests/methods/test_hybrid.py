@@ -152,6 +152,9 @@ def test_weights_are_never_chosen_on_the_data_under_test(mvtec, tmp_path, prompt
     visa = profile.model_copy(update={"dataset": "visa", "root": str(tmp_path / "elsewhere")})
     with pytest.raises(InputError, match="the data under test"):
         variants.measure_weights(run.run, visa, visa.model_copy(update={"root": str(tmp_path / "copy")}), prompted[0])
+    lost = profile.model_copy(update={"root": str(tmp_path / "lost")})
+    with pytest.raises(InputError, match="Auxiliary data in .*lost, which only choose the hybrid's weight: "):
+        variants.measure_weights(run.run, profile, lost, prompted[0])
     other = small_profile(make_mvtec(tmp_path / "other" / "data", ("rope",)), tmp_path / "cache", shots=[0])
     assert datasets.describe_identity(other) == datasets.describe_identity(
         profile

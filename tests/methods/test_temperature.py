@@ -57,7 +57,7 @@ def test_a_wrong_factor_is_named(scaled, value):
 
 def test_every_method_that_divides_by_a_temperature_has_the_factor(scaled):
     known = {name for name, module in METHODS.items() if "temperature" in module.Settings.model_fields}
-    assert known == set(PUBLISHED) == {name for name, module in METHODS.items() if module.zero_shot}
+    assert known == set(PUBLISHED) == {name for name, module in METHODS.items() if module.reads_words}
     for name, expected in PUBLISHED.items():
         plain, wide = (
             methods.settings(Method(**TINY | {"method": name, "backbone": one})) for one in (TINY["backbone"], scaled)

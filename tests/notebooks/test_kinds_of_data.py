@@ -83,7 +83,7 @@ def drawn(figure, photo=False):
 
 
 def check(kind: str, masks: str, results: str, notebooks: list[str], folder: Path, monkeypatch) -> None:
-    """Every notebook ends, and shows no table of a header alone, no NaN and no *1 categories*."""
+    """Every notebook ends, and shows no table of a header alone, no NaN and no *1 products*."""
     monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", drawn)
     path = write_kind(folder, kind, masks, results)
     for name in notebooks:
@@ -93,7 +93,7 @@ def check(kind: str, masks: str, results: str, notebooks: list[str], folder: Pat
                 assert "<td" in html and ">nan<" not in html.casefold(), f"{name}: {html[-500:]}"
             else:
                 told = str(getattr(one, "data", ""))
-                assert " 1 categories" not in told and " 1 images" not in told and " nan" not in told, f"{name}: {told}"
+                assert " 1 products" not in told and " 1 images" not in told and " nan" not in told, f"{name}: {told}"
 
 
 @pytest.mark.parametrize(("kind", "masks", "results"), OFTEN)

@@ -28,7 +28,7 @@ def run_cells(name: str, path, monkeypatch) -> list:
     """A notebook's cells in this process, without those a report leaves out; what they displayed."""
     shown = []
     for place in ("IPython.display.display", "vlmad_lib.reporting.figures.display"):
-        monkeypatch.setattr(place, lambda *found: shown.extend(found))
+        monkeypatch.setattr(place, lambda *found, **_: shown.extend(found))
     # what this machine can do takes seconds to measure, and is the same on every profile
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.measure_memory", lambda *_: 100.0)
     monkeypatch.setattr("vlmad_lib.analysis.efficiency.measure_peak", lambda *_, **__: 100.0)

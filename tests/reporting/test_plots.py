@@ -57,6 +57,19 @@ def test_a_difference_of_no_single_method_is_in_no_methods_colour():
     assert figures.differences(table, "name").axes[0].get_lines()[0].get_color() not in figures.COLOURS.values()
 
 
+def test_ticks_of_differences_do_not_touch_and_methods_have_their_own_colours():
+    rows = [
+        ("A, against a name that takes half of the figure", name, 0.02, -0.02, 0.057, 12, "WinCLIP") for name in "abc"
+    ]
+    table = pd.DataFrame(rows, columns=["name", "measure", "difference", "low", "high", "n", "method"])
+    figure = figures.differences(table, "name", "method")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [tick.label1.get_window_extent() for tick in axes.xaxis.get_major_ticks() if tick.label1.get_text()]
+        assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert figure.axes[0].get_lines()[0].get_color() == figures.COLOURS["WinCLIP"]
+
+
 def test_a_cell_without_images_is_empty_and_others_tell_their_n():
     rows = [("A", "small", "low", 0.25, 0.1, 0.5, 8, 3), ("A", "large", "high", 0.75, 0.5, 1.0, 12, 4)]
     table = pd.DataFrame(rows, columns=["method", "area", "contrast", "recall", "low", "high", "images", "categories"])
@@ -66,7 +79,10 @@ def test_a_cell_without_images_is_empty_and_others_tell_their_n():
     values = axes.collections[0].get_array()
     assert values.reshape(2, 2).mask.tolist() == [[False, True], [True, False]]
     shown = {text.get_position(): text.get_text() for text in axes.texts if text.get_text()}
-    assert shown == {(0.5, 0.5): "0.25\n0.10 to 0.50\nn = 8, 3 cat.", (1.5, 1.5): "0.75\n0.50 to 1.00\nn = 12, 4 cat."}
+    assert shown == {
+        (0.5, 0.5): "0.25\n0.10 to 0.50\nn = 8,\n3 products",
+        (1.5, 1.5): "0.75\n0.50 to 1.00\nn = 12,\n4 products",
+    }
 
 
 def test_a_curve_of_recall_has_its_band_in_a_panel_for_each_measure():

@@ -75,7 +75,8 @@ class Results:
         return pd.DataFrame({"Category": [EVIL], "AUROC": [0.98765], "AUPRO": [None]})
 
     def by_category(self) -> pd.DataFrame:
-        return pd.DataFrame({"category": [EVIL, "bolt", "grid"], "image AUROC": [0.5, 0.75, None]})
+        facts = {"category": [EVIL, "bolt", "grid"], "group": "rigid", "method": "other, zero-shot"}
+        return pd.DataFrame(facts | {"image AUROC": [0.5, 0.75, None]})
 
 
 @pytest.fixture(autouse=True)
@@ -384,6 +385,18 @@ def test_index_can_be_searched_by_category(pages, record):
     assert [book["categories"] for book in record["notebooks"]] == [["bolt", "grid"], [], [], []]
 
 
+def test_the_index_has_a_row_a_product_and_a_column_a_method(pages):
+    """It stands open; the other figures are folded below it."""
+    open_table, folded = (
+        pages["index"].select("table:has(tr[data-words])")[-1],
+        pages["index"].select_one(".figures table"),
+    )
+    heads = [cell.text for cell in open_table.select("thead th")]
+    assert heads[:2] == ["product", "group"] and "other, zero-shot" in heads
+    assert [row.td.text for row in open_table.select("tbody tr")] == [EVIL, "bolt", "grid"]
+    assert open_table.find_parent("details") is None and len(folded.select("tbody tr")) >= 3
+
+
 def test_headline_figure_has_a_point_for_each_figure(pages):
     figure = pages["index"].svg
     assert len(figure("circle")) == len(figure.select(".interval")) == 1
@@ -580,7 +593,7 @@ def test_the_study_is_left_out_of_reports_on_own_pictures_but_where_asked_for(tm
 def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     """Whatever place its cell has: a small figure and its sentences go to the index."""
     pixels = {"image/png": base64.b64encode(_png(900, 600)).decode()}
-    figure = nbformat.v4.new_output("display_data", pixels, metadata={"alt": "Escapes"})
+    figure = nbformat.v4.new_output("display_data", pixels, metadata={"image/png": {"alt": "Escapes"}})
     words = "Half escape (n = 12).\n\nTest <b>your</b> own: [06](06_type.ipynb), [07](07_size.ipynb)."
     said = nbformat.v4.new_output("display_data", {"text/markdown": words})
     cells = [
@@ -592,7 +605,7 @@ def test_the_answer_stands_first_and_beside_its_question(tmp_path):
     text = soup.get_text()
     assert text.index("Half escape") < text.index("loaded") and soup.select_one(".answer img")
     sentences, picture = pages_module.read_answer(cells, ["06_type.html"])
-    assert sentences[0] == "Half escape (n = 12)."
+    assert sentences[0] == "Half escape (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}12)."
     assert sentences[1] == 'Test &lt;b&gt;your&lt;/b&gt; own: <a href="06_type.html">06</a>, 07.'
     assert picture["alt"] == "Escapes"
     small = PIL.Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))

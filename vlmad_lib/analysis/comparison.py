@@ -51,7 +51,7 @@ def format_difference(mean: float, low: float, high: float) -> str:
 
 
 def describe_difference(row, higher: str = "higher", lower: str = "lower") -> str:
-    """A row of a table of differences in words: ``+0.012 (-0.003 to +0.027), n = 12 categories: no difference shown``.
+    """A row of a table of differences in words: ``+0.012 (-0.003 to +0.027), n = 12 products: no difference shown``.
 
     ``higher`` and ``lower`` are what an interval above or below zero means for the two sides.
     """
@@ -76,7 +76,7 @@ def pair_differences(
         after: One row a unit (its index), one column a measure. Over draws a side with a single row stands for every
             draw, since zero-shot draws nothing; categories and images are always matched by name.
         before: The other side, likewise.
-        over: What the units are: a key of ``tables.SINGULAR``.
+        over: What the units are: a key of ``tables.NOUNS``.
         comparisons: The intervals hold at 95 % for so many comparisons together (Bonferroni).
         facts: Columns that stand before ``COLUMNS``, the same in each row.
 
@@ -128,7 +128,7 @@ def describe_verdicts(
 ) -> str:
     """The clauses of one sentence on a table of differences; empty where none is known.
 
-    Such as ``higher for A (+0.101, +0.020 to +0.182) and B (...), no difference shown for 3 others (n = 12 categories,
+    Such as ``higher for A (+0.101, +0.020 to +0.182) and B (...), no difference shown for 3 others (n = 12 products,
     95 % for all 5 together)``. Where none of more than ``most`` rows is decided, only the largest is named.
 
     Args:
@@ -264,8 +264,11 @@ def compare_steps(
     over: str = "draws",
     measures: Sequence[str] = ("image_auroc", "pixel_auroc"),
     together: bool = False,
+    whole: bool = False,
 ) -> pd.DataFrame:
     """Gain from each number of references to the next, by ``keys``, paired over reference draws or over categories.
+
+    With ``whole`` the gain from the fewest to the most follows the steps, where there is more than one.
 
     Over draws (seeds), macro means over categories unless ``category`` is a key; zero-shot and full-shot draw nothing
     and are the same for every draw. Over categories, each the mean of its draws. Intervals hold at 95 % each, or for
@@ -276,7 +279,8 @@ def compare_steps(
     cells, frames = metrics.groupby([*keys, "shots", unit], sort=False)[list(measures)].mean(), []
     for key, values in cells.groupby(list(keys), sort=False):
         values = values.droplevel(list(keys))
-        steps = list(pairwise(sorted(values.index.unique("shots"))))
+        counts = sorted(values.index.unique("shots"))
+        steps = [*pairwise(counts), *([(counts[0], counts[-1])] if whole and len(counts) > 2 else [])]
         for fewer, more in steps:
             step = f"{tables.format_shots(fewer)} to {tables.format_shots(more)}"
             facts = dict(zip(keys, key, strict=True)) | {"step": step, "fewer": fewer, "more": more}

@@ -231,41 +231,72 @@ def judge_limits(judged: pd.DataFrame, max_escapes: float, max_false_alarms: flo
     return judged.assign(verdict=np.select([broken, kept], [NO_GO, GO], TOO_FEW))
 
 
+def plan_verdict(share: float) -> int:
+    """How many images, none of them on the wrong side, ``judge_limits`` takes to see a rate within a share.
+
+    0 for a share of 0 or 1, which no number or any number of images shows.
+    """
+    low = statistics.wilson(0, 1)[1]  # z^2 / (1 + z^2)
+    return int(np.ceil(low / (1 - low) * (1 / share - 1) - 1e-9)) if 0 < share < 1 else 0
+
+
 def describe_limits(
-    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, alpha: float, most: int = 3
+    limited: pd.DataFrame, max_escapes: float, max_false_alarms: float, defect_share: float, most: int = 3
 ) -> str:
-    """Go or no-go in one sentence, from ``judge_limits`` with a row a method and category.
+    """Go or no-go, and what to do next, in one sentence; ``judge_limits`` of a row a method and category.
 
-    ``alpha`` is the share of good parts that the thresholds were set to reject: with one above ``max_false_alarms`` a
-    no-go may be due to it.
-
-    Counts are of 1,000 parts of which the share ``defect_share`` is defective, at the mean rates over categories. Of
-    more than ``most`` methods it speaks of those with the lowest sum of both rates.
+    The rows are those of ``thresholds.judge_at_false_alarms`` at ``max_false_alarms``, so that methods are compared at
+    the same false alarms. It is a no-go where each method breaks a limit for some product. Counts are of 1,000 parts
+    of which the share ``defect_share`` is defective, at the mean rates over categories. Of more than ``most`` methods
+    it speaks of those that let the fewest defects escape.
     """
     if limited.empty:
         return "**Neither go nor no-go**: no product has good pictures to set a threshold from (n = 0)."
-    mistakes = limited.groupby("method")[["escape", "false_alarm"]].mean().sum(axis=1)
-    limited = limited[limited.method.isin(mistakes.nsmallest(most).index)]
-    left_out = f", the best {most} of {len(mistakes)} methods" if len(mistakes) > most else ""
-    clauses, verdicts = [], limited.groupby("method", sort=False).verdict
-    for method, rows in limited.groupby("method", sort=False):
-        passed, rejected = 1000 * defect_share * rows.escape.mean(), 1000 * (1 - defect_share) * rows.false_alarm.mean()
-        counts = [f"lets {passed:.0f} of them pass ({rows.escape.mean():.0%})"] if passed == passed else []
-        counts += [f"rejects {rejected:.0f} good ones ({rows.false_alarm.mean():.0%})"] if rejected == rejected else []
-        clauses.append(f"{method} {tables.join_words(counts) or 'judged no picture'}")
+    escaped = limited.groupby("method", sort=False).escape.mean()
+    limited = limited[limited.method.isin(escaped.sort_values(kind="stable").index[:most])]
+    left_out = f", the best {most} of {len(escaped)} methods" if len(escaped) > most else ""
+    verdicts = limited.groupby("method", sort=False).verdict
     kept, broken = (verdicts.agg(lambda names, verdict=verdict: (names == verdict).sum()) for verdict in (GO, NO_GO))
     whole = (kept == verdicts.size()).any()
-    lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.any() else "Too few to say go"
-    sizes = limited.groupby("method")[["n_bad", "n_good"]].sum().max()
+    lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.all() else "Too few to say go"
+    sizes = limited.groupby("method")[["n_bad", "n_good", "alarms"]].sum().max()
     products = tables.format_count(limited.category.nunique(), "product", "products")
+    passed = [
+        f"{1000 * defect_share * share:.0f} ({share:.0%}) with {name}"
+        for name, share in limited.groupby("method", sort=False).escape.mean().dropna().items()
+    ]
+    counted = f"{tables.join_words(passed)} of {1000 * defect_share:g} defective parts in 1,000 escape"
+    counted = counted if passed else "how many defects escape is unknown without a defective picture"
+    named = [
+        f"{words} in {tables.format_each_count(counts[counts > 0])} of {products}"
+        + ("" if (counts > 0).all() else f" with {tables.join_words(list(counts.index[counts > 0]))}")
+        for words, counts in (("shown to be broken", broken), ("kept", kept))
+        if counts.any()
+    ]
+    judged = f"your limits are {tables.join_words(named)}" if named else "no limit is shown to be broken"
     return (
-        f"**{lead}**: of 1,000 parts, {1000 * defect_share:g} of them defective, {', '.join(clauses)}, at thresholds "
-        f"set for {percent(alpha)} false alarms; your limits of "
-        f"{percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms are shown to be broken in "
-        f"{tables.format_each_count(broken)} of {products} and kept in "
-        f"{tables.format_each_count(kept) if kept.any() else 'none'} "
-        f"(n = {sizes.n_bad:.0f} defective and {sizes.n_good:.0f} good pictures{left_out})."
+        f"**{lead}** at your limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms: "
+        f"where at most {percent(max_false_alarms)} of each product's good test pictures are rejected, here "
+        f"{sizes.alarms:.0f} of {sizes.n_good:.0f}, {counted}; {judged} (n = {sizes.n_bad:.0f} defective and "
+        f"{sizes.n_good:.0f} good pictures{left_out}); next, "
+        f"{_advise(lead, max_escapes, max_false_alarms)}."
     )
+
+
+def _advise(lead: str, max_escapes: float, max_false_alarms: float) -> str:
+    """What to do after a verdict of ``describe_limits``."""
+    if lead == "No-go":
+        return (
+            "see in [11 Failures](11_failures.ipynb) which defects escape, then photograph those in another light or "
+            "closer and run this again"
+        )
+    if lead == "Too few to say go":
+        wanted = [
+            f"{plan_verdict(share)} {kind}" for share, kind in ((max_escapes, "defective"), (max_false_alarms, "good"))
+        ]
+        wanted = [text for text in wanted if not text.startswith("0 ")]
+        return f"test more pictures: a go takes at least {tables.join_words(wanted) or 'one'} of each product"
+    return "set the threshold from good pictures of your own, as in [12 Thresholds](12_thresholds.ipynb)"
 
 
 # ---------------------------------------------------------------- what is missing, and what was promised
@@ -278,21 +309,20 @@ def describe_gaps(categories: Sequence[CategoryScores]) -> str:
     lines = []
     if halves := {scores.category for scores in categories if scores.source != TRAIN}:
         lines.append(
-            f"For {tables.format_categories(len(halves))} no training image was scored: a random half of the good test "
-            "images sets the threshold and the other half is judged, many times. What share of them a rule rejects "
-            "then follows from the rule and the number of images, so it cannot contradict a promise."
+            f"For {tables.format_count(len(halves), 'product', 'products')} no training picture was scored: a random "
+            "half of the good test pictures sets the threshold and the other half is judged, many times. So escapes "
+            "here differ from those of [11](11_failures.ipynb), where all good test pictures set one threshold. "
+            "What share of them a rule rejects follows from the rule and their number and can contradict no promise."
         )
     if few := sorted({scores.category for scores in categories if not scores.spare}):
-        lines.append(f"Without two good images no threshold can be set from them: {', '.join(few)}.")
+        lines.append(f"Without two good pictures no threshold can be set from them: {', '.join(few)}.")
     if all(not len(scores.bad) for scores in categories):
         lines.append(
-            "No test image is defective (n = 0): false alarms only. Escapes, overkill, F1-max, precision, calibration, "
-            "transfer and costs need labelled defects."
+            "No test picture is defective (n = 0): false alarms only. Escapes, overkill, F1-max, precision, "
+            "calibration, transfer and costs need labelled defects."
         )
     elif len({scores.category for scores in categories}) == 1:
-        lines.append(
-            "With one category (n = 1) no threshold can be borrowed from another, nor a curve be fitted there."
-        )
+        lines.append("With one product (n = 1) no threshold can be borrowed from another, nor a curve be fitted there.")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from vlmad_lib import digests, methods, within
+from vlmad_lib import digests, files, methods, within
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile
 from vlmad_lib.data import datasets, image_files
@@ -26,6 +29,9 @@ from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
 PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
 STEPS = ["decode", "encode", "score", "upsample"]
 """The columns of ``measure_costs`` that an image costs every time, in ms."""
+LEAST_REPEATS = 2
+KEPT_FOR = 3600.0
+"""Seconds for which timings are kept, so that all pages of a report have the same."""
 
 
 def list_precisions(device: torch.device = devices.CPU) -> list[str]:
@@ -103,17 +109,43 @@ def _count_images(profile: Profile, chosen: ChosenMethod, backbone: Backbone) ->
 
 
 def measure_costs(
-    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None, repeats: int = 3,
-    memory: float | None = None, device: torch.device | None = None,
+    profile: Profile, spec: Method, rows: pd.DataFrame, peaks: dict[str, float] | None = None,
+    repeats: int = LEAST_REPEATS, memory: float | None = None, device: torch.device | None = None,
 ) -> dict:  # fmt: skip
     """What the images of some index rows (one tile each is taken) cost with a method: a row of the cost table.
 
     ``encode``, ``decode`` and the rest are medians in ms per image, on the cores that PyTorch was given and on
     ``device``, that of the profile where none is named, on an accelerator in batches; ``threads`` decode there at once.
     With references the score is that with as many as the profile's largest number of shots, and ``bare`` that without.
+    A method that scores a category as a whole is timed on the fewest images it takes; an image's share grows with the
+    others, so it is that in a category of the profile's mean number of test images.
     ``share`` is that of the device's ``peaks``, nan without them. ``memory``: the peak in MB where it is known.
+
+    Each image is timed ``repeats`` times, at least ``LEAST_REPEATS``. What this machine measured within ``KEPT_FOR``
+    is read, so that two notebooks of a report name the same times; while one measures, another that wants the same
+    waits.
     """
+    repeats = max(within("repeats", repeats, 1), LEAST_REPEATS)
     device = device or devices.choose_device(profile.device)
+    machine = devices.describe_device(device, True), torch.get_num_threads(), torch.__version__
+    facts = spec.model_dump_json(), methods.METHODS[spec.method].encoder_version, list(rows.image), profile.shots
+    facts += profile.evaluation_size, profile.batch, repeats
+    file = profile.path(profile.cache) / "timings" / f"{digests.digest(machine, facts)}.json"
+    with files.hold_lock(file):
+        try:
+            costs = files.read_json(file) if time.time() - file.stat().st_mtime < KEPT_FOR else None
+        except (OSError, files.Damaged):
+            costs = None
+        if costs is None:
+            costs = _time_steps(profile, spec, rows, repeats, memory, device)
+            files.write_json(file, costs)
+    return costs | {"share": costs["rate"] / (peaks or {}).get(spec.precision, float("nan"))}
+
+
+def _time_steps(
+    profile: Profile, spec: Method, rows: pd.DataFrame, repeats: int, memory: float | None, device: torch.device
+) -> dict:
+    """The row of ``measure_costs`` but for its ``share``, measured now."""
     backbone = methods.load_backbone(spec, device=device.type)
     chosen = methods.choose(spec, profile).settled(backbone, rows.category.iloc[0])
     code, settings = chosen.method, chosen.settings
@@ -131,7 +163,7 @@ def measure_costs(
             features = code.encode(backbone, inputs[at], names)
         arrays[at] = {name: values[:1] for name, values in features.items()}
 
-    order = [*range(len(inputs))] * within("repeats", repeats, 1)
+    order = [*range(len(inputs))] * repeats
     if device.type != "cpu":
         encode(0)  # the first call of a GPU loads what computes
     spent = [time_call(lambda at=at: encode(at), device) / together for at in order]
@@ -150,8 +182,17 @@ def measure_costs(
         else None
     )
     references = code.remember(references, settings, grid) if shots else None
-    maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
-    bare = arrays if code.zero_shot else []
+
+    def score(known: Any) -> list[float]:
+        calls = [partial(chosen.score, features, text, settings, grid, known) for features in arrays]
+        return [time_call(call, device) for call in calls]
+
+    if code.scores_whole_category:
+        maps, spent_scoring = _score_category(profile, chosen, arrays, grid, size, device)
+        bare = spent_scoring
+    else:
+        maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
+        spent_scoring, bare = score(references), score(None) if code.zero_shot else []
     place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [
         np.repeat(grid_map.numpy(), len(image_files.boxes(*at[:3])), 0)
@@ -161,14 +202,8 @@ def measure_costs(
     spent_by_step = {
         "decode": [time_call(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
         "encode": spent,
-        "score": [
-            time_call(lambda features=features: chosen.score(features, text, settings, grid, references), device)
-            for features in arrays
-        ],
-        "bare": [
-            time_call(lambda features=features: chosen.score(features, text, settings, grid, None), device)
-            for features in bare
-        ],
+        "score": spent_scoring,
+        "bare": bare,
         "upsample": [
             time_call(lambda tiles=tiles, at=at: metrics.framed_map(tiles, *at, sigma))
             for tiles, at in zip(maps, place, strict=True)
@@ -176,7 +211,6 @@ def measure_costs(
     }
     steps = {name: float(np.median(values)) * 1e3 if values else float("nan") for name, values in spent_by_step.items()}
     work = count_gflop(chosen, spec.backbone, shots)
-    rate = work / steps["encode"] * 1e3
     return {
         "method": chosen.name,
         "backbone": Path(spec.backbone).stem,
@@ -189,8 +223,7 @@ def measure_costs(
         "high": max(spent) * 1e3,
         "n": len(spent),
         "gflop": work,
-        "rate": rate,
-        "share": rate / (peaks or {}).get(spec.precision, float("nan")),
+        "rate": work / steps["encode"] * 1e3,
         "text": writing * 1e3,
         "pack": packing * 1e3,
         "threads": devices.count_readers(device),
@@ -199,6 +232,20 @@ def measure_costs(
         "memory": measure_memory(profile, spec, rows.image.iloc[0], backbone) if memory is None else memory,
         "disk": sum(value[0].numel() * 2 for value in arrays[0].values()) / 1e3,  # fp16
     }
+
+
+def _score_category(
+    profile: Profile, chosen: ChosenMethod, arrays: list[dict], grid: int, side: int, device: torch.device
+) -> tuple[list[torch.Tensor], list[float]]:
+    """The maps of images scored together, and the seconds an image takes in a category of the profile's mean size."""
+    count = max(2, chosen.method.least_images(chosen.settings))
+    repeated = (arrays * count)[:count]
+    features = {name: torch.cat([values[name] for values in repeated]) for name in arrays[0]}
+    scored: list[tuple] = []
+    spent = time_call(lambda: scored.append(chosen.score(features, None, chosen.settings, grid, side=side)), device)
+    sizes = datasets.select_tested(datasets.build_index(profile)[0]).groupby("category").size()
+    each = spent / count * max(1.0, (sizes.mean() - 1) / (count - 1))
+    return list(scored[0][1][: len(arrays)].cpu().split(1)), [each]
 
 
 def _learned(chosen: ChosenMethod, backbone: Backbone) -> float:

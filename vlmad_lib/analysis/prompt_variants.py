@@ -23,7 +23,7 @@ MEASURES = ("image_auroc", "pixel_auroc")
 
 def list_worded_methods(profile: Profile) -> list[Method]:
     """The methods of a profile that read words."""
-    return [spec for spec in profile.methods if methods.METHODS[spec.method].zero_shot]
+    return [spec for spec in profile.methods if methods.METHODS[spec.method].reads_words]
 
 
 def vary_settings(spec: Method, changes: Mapping[str, dict]) -> list[Method]:

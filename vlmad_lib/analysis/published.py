@@ -2,87 +2,94 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from vlmad_lib import config, tables
 from vlmad_lib.analysis import comparison
-from vlmad_lib.config import USUAL, Method, Profile
+from vlmad_lib.config import Method, Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.evaluation.metrics import PIXEL
 
-PAPERS = {"winclip": ("WinCLIP", "WinCLIP+"), "anomalyclip": ("AnomalyCLIP", "AnomalyCLIP")}
-"""What the published table calls each method without and with reference images."""
-TRUSTED = ("primary", "paper-quoted")
-"""Trust tags of the method's own figures; ``reimpl`` is a third party's rerun, ``secondary`` another paper's table."""
-LOG, OTHER_PROTOCOL = "log.txt", "NOT the paper protocol"
-"""In a source: what the authors' program printed, which their paper's table may round or say otherwise; and a rerun
-on other images, no evidence on the published figures."""
+TRUSTED = ("primary", "paper-quoted", "secondary")
+"""Trust tags of a method's published figures, best first: its authors', a paper's that quotes theirs, another paper's.
+``setups.csv`` says down to which one a method's are taken; ``reimpl`` and ``rerun`` are third parties' own runs."""
+LOG = r"log\.txt|\.log|results\.csv"
+"""In a source: what the authors' program printed, which their paper's table may round or say otherwise."""
 BENCHMARKS = ("MVTec AD", "VisA")
+STUDIED = ("winclip", "anomalyclip")  # the methods of the study
 MEAN_TOLERANCE, CATEGORY_TOLERANCE = 0.02, 0.05
-DRAWS = 5  # of references, over which the paper averages its few-shot figures
-FPR_LIMIT = 0.3  # of the AUPRO in both papers
+PRINTED = 0.0005  # a figure of one decimal of a percent stands for values so near
 EXACT, COARSE = "all thresholds", "200 thresholds"
-AUPRO = {"winclip": EXACT, "anomalyclip": COARSE}
-"""By how many thresholds a paper computes its AUPRO: WinCLIP's as MVTec AD defines it, AnomalyCLIP's by its own code
-(``metrics``: aupro and aupro_200), which gives other values on the same maps."""
-COARSE_SOURCES = ("zqhang", "study")
-"""Whose figures of any method come from 200 thresholds: AnomalyCLIP's authors, and the programs the study used."""
-SIZE = {"winclip": 240, "anomalyclip": 518}
-"""Pixels at which a paper compares maps with masks: the side of its method's input."""
-PROMPTS_FROM = {"MVTec AD": "visa", "VisA": "mvtec"}
-"""The data set on which AnomalyCLIP's published prompts were trained, by the one they were tested on."""
+"""By how many thresholds an AUPRO is computed: as MVTec AD defines it, or as AnomalyCLIP's code does, which gives other
+values on the same maps (``metrics``: aupro and aupro_200)."""
+LEARNED_ON = {"MVTec AD": "visa", "VisA": "mvtec"}
+"""The data set on which published prompts and projections were learned, by the one they were tested on."""
+BELOW = "below every rerun: look at your set-up first"
 _KEYS = ["dataset", "kind", "shots", "category", "metric"]
-_COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds"]
+_COLUMNS = [*_KEYS, "who", "value", "trust", "source", "thresholds", "uncounted"]
 _JUDGED = ["method", "shots", "category", "metric", "AUPRO by", "ours", "paper", "trust", "difference", "tolerance",
-           "verdict", "study", "re-implementations", "no verdict because"]  # fmt: skip
+           "verdict", "study", "lowest rerun", "highest rerun", "beside the reruns", "not counted",
+           "no verdict because"]  # fmt: skip
 _SPELLING = {"image_f1max": "image_f1_max", "pixel_f1max": "pixel_f1_max"}
 
 
 # ---------------------------------------------------------------- the figures
 
 
-def read_papers() -> pd.DataFrame:
-    """The papers' and the re-implementations' figures, in [0, 1]; ``who`` is ``paper`` or the re-implementation.
+@lru_cache(maxsize=1)
+def read_setups() -> pd.DataFrame:
+    """How each method's published figures were made, text by set-up (data/README.md); empty where it is not known."""
+    table = pd.read_csv(datasets.REFERENCE / "setups.csv", dtype=str, keep_default_na=False)
+    return table.assign(settings=[json.loads(text or "{}") for text in table.settings]).set_index("setup")
 
-    ``kind`` is the method as profiles name it, ``category`` may be ``mean`` (macro). Where several sources quote
-    one figure of a paper, primary ones go first, then the source that says most. ``thresholds`` says by how many an
-    AUPRO was computed (``EXACT``, ``COARSE`` or ``not stated``), and is empty for other metrics.
-    """
-    table = pd.read_csv(datasets.REFERENCE / "published_results.csv", dtype={"shots": str})
-    table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100)
+
+def _read(name: str) -> pd.DataFrame:
+    """Figures of a table of ``data/reference`` by their method's published name, in [0, 1] and our vocabulary."""
+    table = pd.read_csv(datasets.REFERENCE / name, dtype={"shots": str})
+    shots = table.shots.replace("full", str(config.FULL))
+    table = table.assign(metric=table.metric.replace(_SPELLING), value=table.value / 100, shots=shots)
     table = table[table.shots.str.isdigit() & table.metric.isin(list(tables.TITLES))]
-    table = table.assign(shots=table.shots.astype(int))
-    collected = [_of_paper(table, kind) for kind in PAPERS] + [_of_others(table, kind) for kind in PAPERS]
-    return _counted(pd.concat(collected, ignore_index=True))[_COLUMNS]
+    return table.assign(shots=table.shots.astype(int), trust=table.trust.replace("authors' log", "primary"))
 
 
-def _counted(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of figures with the column ``thresholds``."""
-    pairs = zip(table.kind, table.who, table.metric, strict=True)
-    return table.assign(thresholds=[_thresholds(kind, who) if name == "aupro" else "" for kind, who, name in pairs])
+def read_papers() -> pd.DataFrame:
+    """The papers' figures and those of public reruns, in [0, 1]; ``who`` is ``paper`` or whose rerun it is.
+
+    ``kind`` is a set-up of ``read_setups``, ``category`` may be ``mean`` (macro). Where several sources quote one
+    figure of a paper, the most trusted goes first, then the source that says most. ``thresholds`` says by how many an
+    AUPRO was computed (``EXACT``, ``COARSE`` or ``not stated``), and is empty for other metrics. ``uncounted`` says
+    why a rerun's figure counts for nothing, and is empty where it counts.
+    """
+    table = pd.concat([_read("published_results.csv"), _read("rerun_results.csv")], ignore_index=True)
+    collected = pd.concat([_of_paper(table, row) for row in read_setups().itertuples()] + [_of_reruns(table)])
+    return collected.assign(thresholds=collected.thresholds.where(collected.metric == "aupro", ""))[_COLUMNS]
 
 
-def _thresholds(kind: str, who: str) -> str:
-    if any(name in who for name in COARSE_SOURCES):
-        return COARSE
-    return AUPRO[kind] if who == "paper" else "not stated"
+def _of_paper(table: pd.DataFrame, setup: Any) -> pd.DataFrame:
+    trusted = TRUSTED[: TRUSTED.index(setup.trust) + 1]
+    selected = table[table.method.isin(setup.published_as.split(";")) & table.trust.isin(trusted)]
+    shares = selected.groupby("source").value.transform("size") / len(table)
+    rank = selected.trust.map(TRUSTED.index).astype(float) - shares
+    facts = {"kind": setup.Index, "who": "paper", "thresholds": setup.thresholds, "uncounted": ""}
+    return selected.assign(rank=rank, **facts).sort_values("rank", kind="stable").drop_duplicates(_KEYS)
 
 
-def _of_paper(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    named = np.where(table.shots > 0, PAPERS[kind][1], PAPERS[kind][0])
-    selected = table[(table.method == named) & table.trust.isin(TRUSTED)].assign(kind=kind, who="paper")
-    rank = selected.trust.map(TRUSTED.index) - selected.groupby("source").value.transform("size") / len(table)
-    return selected.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(_KEYS)
-
-
-def _of_others(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    selected = table[table.method.str.startswith(f"{PAPERS[kind][0]} (") & (table.trust == "reimpl")]
-    selected = selected[~selected.source.str.contains(OTHER_PROTOCOL)]
-    return selected.assign(kind=kind, who=selected.method).drop_duplicates([*_KEYS, "who"])
+def _of_reruns(table: pd.DataFrame) -> pd.DataFrame:
+    """Figures of the reruns that ``reruns.csv`` lists; those that it marks say so in ``who``."""
+    reruns = pd.read_csv(datasets.REFERENCE / "reruns.csv", keep_default_na=False).rename(columns={"name": "method"})
+    rows = table[table.trust.isin(["reimpl", "rerun"])].merge(reruns, on="method").rename(columns={"setup": "kind"})
+    marked = (rows.marked_metrics == "all") | ((rows.marked_metrics == "pixel") & rows.metric.isin(PIXEL))
+    who = rows.by + " (" + rows["mark"].where(marked, "") + " rerun)"
+    unknown = np.where((rows.metric == "aupro") & (rows.thresholds != COARSE), "thresholds not stated", "")
+    rows = rows.assign(who=who.str.replace("( ", "("), uncounted=rows.why.where(marked, unknown))
+    return rows.drop_duplicates([*_KEYS, "who"])
 
 
 def read_study() -> pd.DataFrame:
@@ -90,9 +97,10 @@ def read_study() -> pd.DataFrame:
     table = pd.read_csv(datasets.REFERENCE / "study_results.csv", dtype=str)
     table = table[(table.shots == "0") & table.group.isin(["category", "overall"])]
     table = table[table.metric.isin(list(tables.TITLES))].rename(columns={"item": "category", "table": "source"})
-    kinds = {names[0]: kind for kind, names in PAPERS.items()}
-    facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0}
-    collected = _counted(table.assign(kind=table.method.map(kinds), value=table.value.astype(float), **facts))
+    kinds = {read_setups().name[kind]: kind for kind in STUDIED}
+    facts = {"dataset": "MVTec AD", "who": "study", "trust": "study", "shots": 0, "uncounted": ""}
+    coarse = np.where(table.metric == "aupro", COARSE, "")  # the programs that it used
+    collected = table.assign(kind=table.method.map(kinds), value=table.value.astype(float), thresholds=coarse, **facts)
     return collected.drop_duplicates(_KEYS)[_COLUMNS].reset_index(drop=True)  # tables go before prose that rounds them
 
 
@@ -106,16 +114,17 @@ def _figures() -> pd.DataFrame:
     return pd.concat([read_papers(), read_study()], ignore_index=True)
 
 
-def tabulate_means(dataset: str) -> pd.DataFrame:
+def tabulate_means(dataset: str, kinds: Sequence[str] = ()) -> pd.DataFrame:
     """The published macro means of a benchmark, for display: a row per method, shots and source of the figures.
 
-    ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
+    Of some ``kinds``, or of all. ``AUPRO by`` is the number of thresholds of the AUPRO, where there is one.
     """
     collected = read_figures()
     collected = collected[(collected.dataset == dataset) & (collected.category == "mean")]
+    collected = collected[collected.kind.isin(list(kinds) or read_setups().index)]
     logged = collected.source.str.contains(LOG) & (collected.who == "paper")
     collected = collected.assign(
-        method=[USUAL[kind]["name"] for kind in collected.kind], who=collected.who.mask(logged, "authors' log")
+        method=collected.kind.map(read_setups().name), who=collected.who.mask(logged, "authors' log")
     )
     keys = ["method", "shots", "who", "trust"]
     wide = collected.pivot_table(index=keys, columns="metric", values="value", sort=False)
@@ -150,11 +159,22 @@ def read_means(methods: Sequence[str], dataset: str = "MVTec AD") -> pd.DataFram
 
 
 def guess_kind(name: str, profile: Profile) -> str:
-    """The kind of a method of a metrics table: from the profile, for an import from its name, or empty."""
+    """The set-up of a method of a metrics table: from the profile, for an import from its name, or empty."""
     spec = _specs(profile).get(name)
     if spec:
-        return spec.method
-    return next((kind for kind in PAPERS if kind in name.casefold()), "")
+        return _choose_setup(spec)
+    titles = read_setups().name
+    named = titles[[bool(re.search(rf"(?<![\w-]){re.escape(title)}(?![a-z])", name, re.I)) for title in titles]]
+    return named.str.len().idxmax() if len(named) else ""
+
+
+def _choose_setup(spec: Method) -> str:
+    """The set-up of a method that asks for most of its settings, else the first of its preset, else its first."""
+    rows = read_setups()
+    rows = rows[rows.method == spec.method]
+    rows = rows[rows.preset == spec.preset] if spec.preset in set(rows.preset) else rows
+    fitting = {kind: len(wanted) for kind, wanted in rows.settings.items() if wanted.items() <= spec.settings.items()}
+    return max(fitting, key=lambda kind: fitting[kind]) if fitting else next(iter(rows.index), "")
 
 
 def _specs(profile: Profile) -> dict[str, Method]:
@@ -168,67 +188,106 @@ def judge(
     mean_tolerance: float = MEAN_TOLERANCE,
     category_tolerance: float = CATEGORY_TOLERANCE,
 ) -> pd.DataFrame:
-    """Each of our figures beside the paper's, the study's and the re-implementations': means first, then categories.
+    """Each of our figures beside the paper's, the study's and public reruns': means first, then categories.
 
-    ``difference`` is ours minus the paper's (nan for a mean over part of the benchmark). ``verdict`` is ``within`` or
-    ``outside`` the tolerance, and empty where the setup is not the published one; ``no verdict because`` then says
-    what differs. Our AUPRO is computed by as many thresholds as the paper's, which ``AUPRO by`` names.
+    A mean is over the categories of this run, on every side; so is ``difference``, ours minus the paper's (nan where
+    their test images differ). ``verdict`` is ``within`` or ``outside`` the tolerance, and empty where the setup is not
+    the published one; ``no verdict because`` then says what differs. Our AUPRO is computed by as many thresholds as
+    the paper's, which ``AUPRO by`` names. ``beside the reruns`` needs no setup: it says whether ours lies within what
+    others reached, and whether the paper does; marked reruns stand in ``not counted`` alone.
     """
     metrics = _as_published(metrics, profile)
-    ours = _ours(metrics)
-    counted = metrics.groupby(["method", "shots"]).thresholds.agg(lambda part: " and ".join(sorted(set(part))))
-    sizes = metrics.groupby(["method", "shots"]).evaluation_size.first()
-    figures = read_figures()
-    figures = figures[figures.dataset == metrics.dataset.iloc[0]]
-    reasons = {key: _reason(part, profile) for key, part in metrics.groupby(["method", "shots"])}
-    lacking = {key: _lacking(part) for key, part in metrics.groupby(["method", "shots"])}
+    by_method = metrics.groupby(["method", "shots"])
+    counted = by_method.thresholds.agg(lambda part: " and ".join(sorted(set(part))))
+    sizes = by_method.evaluation_size.first()
+    kinds = {name: guess_kind(name, profile) for name in metrics.method.unique()}
+    figures = _over_categories(metrics)
+    cells: dict[tuple, list[Any]] = {}
+    for figure in figures[figures.kind.isin(list(kinds.values()))].itertuples():
+        cells.setdefault((figure.kind, figure.shots, figure.category, figure.metric), []).append(figure)
+    coarse = _ours(metrics.assign(aupro=metrics.aupro_200)).query("metric == 'aupro'")
+    coarse = coarse.set_index(["method", "shots", "category"]).ours
+    reasons = {key: _reason(part, profile) for key, part in by_method}
+    lacking = {key: _lacking(part) for key, part in by_method}
     rows = []
-    for row in ours.itertuples():
-        part = figures[(figures.kind == guess_kind(row.method, profile)) & (figures.shots == row.shots)]
-        part = part[(part.category == row.category) & (part.metric == row.metric)]
-        paper, study = (part[part.who == who] for who in ("paper", "study"))
-        others = part[~part.who.isin(["paper", "study"])]
-        figure = paper.value.iloc[0] if len(paper) else np.nan
-        lacks = lacking[row.method, row.shots][row.category]
-        by = counted[row.method, row.shots] if row.metric == "aupro" else ""
-        size = int(sizes[row.method, row.shots])
-        reason = reasons[row.method, row.shots] or _cell_reason(row, paper, by, size, lacks, profile)
-        unlike = row.category == "mean" and lacks  # a mean over other categories or images differs for that alone
+    for row in _ours(metrics).itertuples():
+        key = (row.method, row.shots)
+        part = cells.get((kinds[row.method], row.shots, row.category, row.metric), [])
+        paper, study = (next((figure for figure in part if figure.who == who), None) for who in ("paper", "study"))
+        value = paper.value if paper else np.nan
+        lacks = lacking[key]
+        by = counted[key] if row.metric == "aupro" else ""
+        reason = reasons[key] or _cell_reason(row, paper, by, int(sizes[key]), lacks[row.category], profile)
+        unlike = row.category == "mean" and any(lacks[name] for name in lacks if name != "mean")
         tolerance = mean_tolerance if row.category == "mean" else category_tolerance
-        close = "within" if abs(row.ours - figure) <= tolerance + 1e-9 else "outside"
+        close = "within" if abs(row.ours - value) <= tolerance + 1e-9 else "outside"
+        own, reached = row.ours, value
+        if by:  # of reruns' AUPROs those by 200 thresholds are known to be so
+            own = coarse.get((*key, row.category), np.nan)
+            reached = value if paper and paper.thresholds == COARSE else np.nan
+        reruns = [figure for figure in part if figure.who not in ("paper", "study")]
+        beside = _beside_reruns(np.nan if unlike else own, reached, reruns, tolerance)
         rows.append(
-            {
-                "method": row.method,
-                "shots": row.shots,
-                "category": row.category,
-                "metric": row.metric,
-                "AUPRO by": by,
-                "ours": row.ours,
-                "paper": figure,
-                "trust": _trust(paper.iloc[0]) if len(paper) else "",
-                "difference": np.nan if unlike else row.ours - figure,
-                "tolerance": tolerance,
-                "verdict": "" if reason else close,
-                "study": study.value.iloc[0] if len(study) else np.nan,
-                "re-implementations": _range(others),
-                "no verdict because": reason,
-            }
+            [
+                *(row.method, row.shots, row.category, row.metric, by, row.ours, value, _trust(paper) if paper else ""),
+                *(np.nan if unlike else row.ours - value, tolerance, "" if reason else close),
+                *(study.value if study else np.nan, *beside, reason),
+            ]
         )
     return pd.DataFrame(rows, columns=_JUDGED)
 
 
+def _over_categories(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The figures on the data of a run, with means over its categories: printed ones where these are all."""
+    figures = read_figures()
+    figures = figures[figures.dataset == metrics.dataset.iloc[0]]
+    run = set(metrics.category)
+    cells = figures[figures.category.isin(run)]
+    keys = ["kind", "shots", "metric", "who"]
+    means = cells.assign(value=cells.groupby(keys).value.transform("mean"), category="mean")
+    means = means[cells.groupby(keys).value.transform("size") == len(run)].drop_duplicates(keys)
+    printed = figures[figures.category == "mean"] if run >= set(_tested(metrics.dataset.iloc[0])) else figures[:0]
+    return pd.concat([cells, printed, means]).drop_duplicates([*keys, "category"])
+
+
+def _beside_reruns(ours: float, paper: float, reruns: Sequence[Any], tolerance: float) -> tuple[str, str, str, str]:
+    """The ends of the reruns' range, where ours (nan: not comparable) and the paper's lie, and what is not counted."""
+    names = {rerun.who: f"{rerun.value:.3f} {rerun.who.partition(' (')[0]}" for rerun in reruns}
+    counted = sorted((rerun for rerun in reruns if not rerun.uncounted), key=lambda rerun: rerun.value)
+    marked = "; ".join(f"{names[rerun.who]}: {rerun.uncounted}" for rerun in reruns if rerun.uncounted)
+    if not counted:
+        return "", "", "", marked
+    place = "" if np.isnan(ours) else describe_range(ours, paper, [rerun.value for rerun in counted], tolerance)
+    return names[counted[0].who], names[counted[-1].who], place, marked
+
+
+def describe_range(ours: float, paper: float, reruns: Sequence[float], tolerance: float) -> str:
+    """Where a figure lies beside reruns of the method, whether they reach the paper (nan: no figure), and n of them."""
+    lowest, highest = min(reruns), max(reruns)
+    if lowest - PRINTED <= ours <= highest + PRINTED:
+        text = "within the reruns' range"
+    elif lowest - tolerance <= ours <= highest + tolerance:
+        text = "near the reruns' range"
+    else:
+        text = BELOW if ours < lowest else "above every rerun"
+    missed = "; every rerun is below the paper too" if paper - highest > tolerance else ""
+    return f"{text}{missed} (n = {len(reruns)})"
+
+
 def _as_published(metrics: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     """A metrics table whose AUPRO is by as many ``thresholds`` as the method's paper's, where it was counted so."""
+    thresholds = read_setups().thresholds
     coarse = (
-        metrics.method.map({name: AUPRO.get(guess_kind(name, profile)) for name in metrics.method.unique()}) == COARSE
+        metrics.method.map({name: thresholds.get(guess_kind(name, profile)) for name in metrics.method.unique()})
+        == COARSE
     )
     coarse &= metrics.aupro_200.notna()
     counted = pd.Series(EXACT, metrics.index).mask(coarse, COARSE)
     return metrics.assign(aupro=metrics.aupro.mask(coarse, metrics.aupro_200), thresholds=counted)
 
 
-def _trust(row: pd.Series) -> str:
-    return f"{row.trust}: authors' log" if LOG in row.source else row.trust
+def _trust(row: Any) -> str:
+    return f"{row.trust}: authors' log" if re.search(LOG, row.source) else row.trust
 
 
 def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -247,18 +306,8 @@ def _ours(metrics: pd.DataFrame) -> pd.DataFrame:
     return ours.loc[ranks.sort_values(["later", "method", "shots", "category", "metric"]).index]
 
 
-def _range(others: pd.DataFrame) -> str:
-    """The span of the re-implementations' figures, n, and of an AUPRO by how many thresholds."""
-    values = others.value
-    if values.empty:
-        return "none"
-    ends = f"{values.min():.3f}" if len(values) == 1 else f"{values.min():.3f} to {values.max():.3f}"
-    by = " or ".join(sorted(set(others.thresholds) - {""}))
-    return f"{ends} (n = {len(values)}{f'; {by}' if by else ''})"
-
-
 def _reason(part: pd.DataFrame, profile: Profile) -> str:
-    """Why no figure of a method and number of shots is judged; empty where its setup is the published one."""
+    """What differs from the published setup in a method with a number of shots; empty where nothing does."""
     row = part.iloc[0]
     spec = _specs(profile).get(row.method)
     if spec is None:
@@ -269,16 +318,29 @@ def _reason(part: pd.DataFrame, profile: Profile) -> str:
         return "prompts LEAKED: trained on the data under test"
     if spec.weights.startswith("random:"):
         return "random weights"
-    usual = USUAL[spec.method]
-    if (spec.backbone, spec.weights) != (usual["backbone"], usual["weights"]):
-        return f"other backbone or weights than {usual['backbone']}, {usual['weights']}"
-    if spec.preset != "paper" or spec.settings:
-        return "other settings than the paper's"
-    if spec.method == "anomalyclip" and config.normalise_dataset_name(spec.trained_on) != PROMPTS_FROM[row.dataset]:
-        return f"prompts not known to be trained on {PROMPTS_FROM[row.dataset]}, as the published ones"
-    if row.shots and part.seed.nunique() < DRAWS:
-        return f"{part.seed.nunique()} draws of references, the paper averages {DRAWS}"
-    return ""
+    if not (kind := _choose_setup(spec)):
+        return "not published"
+    setup = read_setups().loc[kind]
+    preset = {} if spec.preset == setup.preset else {"preset": spec.preset}
+    changed = preset | {key: value for key, value in spec.settings.items() if setup.settings.get(key) != value}
+    absent = {key: value for key, value in setup.settings.items() if key not in spec.settings}
+    backbone = spec.backbone.removeprefix("timm/").removesuffix(f".{setup.weights}")
+    learned_on = LEARNED_ON[row.dataset]
+    learned_otherwise = setup.learns and config.normalise_dataset_name(spec.trained_on) != learned_on
+    draws, needed = part.seed.nunique() if 0 < row.shots < config.FULL else 0, int(setup.draws or 0)
+    differing = {
+        f"other backbone or weights than {setup.backbone}, {setup.weights}": (backbone, spec.weights)
+        != (setup.backbone, setup.weights),
+        f"other settings than the paper's: {_list(changed)}": changed,
+        f"without the paper's settings: {_list(absent)}": absent,
+        f"{setup.learns} not known to be trained on {learned_on}, as the published ones": learned_otherwise,
+        f"{draws} draws of references, the paper averages {needed}": 0 < draws < needed,
+    }
+    return "; ".join(text for text, differs in differing.items() if differs)
+
+
+def _list(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _tested(dataset: str) -> dict[str, tuple[int, int]]:
@@ -304,17 +366,22 @@ def _lacking(part: pd.DataFrame) -> dict[str, str]:
     return reasons | {"mean": few or next((reasons[name] for name in run if reasons[name]), "")}
 
 
-def _cell_reason(row: pd.Series, paper: pd.DataFrame, by: str, size: int, lacking: str, profile: Profile) -> str:
-    """Why a figure is not judged by ``paper``'s rows; ``by``: our thresholds of an AUPRO, ``size``: our pixels."""
-    if paper.empty:
+def _cell_reason(row: Any, paper: Any, by: str, size: int, lacking: str, profile: Profile) -> str:
+    """Why a figure is not judged by the paper's ; ``by``: our thresholds of an AUPRO, ``size``: our pixels."""
+    if paper is None:
         return "not published"
-    kind, counted = paper.kind.iloc[0], paper.thresholds.iloc[0]
-    if row.metric in PIXEL and size != SIZE[kind]:
-        return f"maps compared at {size} px, published at {SIZE[kind]}: set evaluation_size: {SIZE[kind]}"
+    setup, counted = read_setups().loc[paper.kind], paper.thresholds
+    if row.metric in PIXEL and not setup.evaluation_size.isdigit():
+        return f"maps compared at {size} px, published at {setup.evaluation_size or 'a size not stated'}"
+    if row.metric in PIXEL and str(size) != setup.evaluation_size:
+        wanted = setup.evaluation_size
+        return f"maps compared at {size} px, published at {wanted}: set evaluation_size: {wanted}"
+    if by and counted not in (EXACT, COARSE):
+        return "by how many thresholds the AUPRO was published is not stated"
     if by != counted:
         return f"AUPRO by {by}, published by {counted}, which are not counted in bins"
-    if by == EXACT and profile.fpr_limit != FPR_LIMIT:
-        return f"AUPRO up to {profile.fpr_limit}, published up to {FPR_LIMIT}"
+    if by == EXACT and profile.fpr_limit != float(setup.fpr_limit):
+        return f"AUPRO up to {profile.fpr_limit}, published up to {setup.fpr_limit}"
     return lacking
 
 
@@ -324,7 +391,8 @@ def _cell_reason(row: pd.Series, paper: pd.DataFrame, by: str, size: int, lackin
 def collect_points(metrics: pd.DataFrame, profile: Profile, metric: str = "image_auroc") -> pd.DataFrame:
     """Zero-shot figures by category, ours among them where the data are a benchmark; else MVTec AD's as published.
 
-    Columns: dataset, metric, method (WinCLIP or AnomalyCLIP), category, group, who, value, and low and high for ours.
+    Of the study's methods, and of this run's where some are published. Columns: dataset, metric, method, category,
+    group, who, value, and low and high for ours.
     """
     dataset = metrics.dataset.iloc[0] if metrics.dataset.iloc[0] in BENCHMARKS else BENCHMARKS[0]
     figures = read_figures()
@@ -336,10 +404,11 @@ def collect_points(metrics: pd.DataFrame, profile: Profile, metric: str = "image
     ours = ours.assign(kind=kinds, who=ours.method, value=ours[metric], low=low, high=high)
     collected = pd.concat([figures, ours], ignore_index=True)
     groups = pd.read_csv(datasets.REFERENCE / "categories.csv").query("dataset == @dataset").set_index("category").group
-    judged = collected.category.isin(groups.index) & collected.kind.isin(list(PAPERS)) & collected.value.notna()
+    shown = {*STUDIED, *kinds} & set(figures[figures.category != "mean"].kind)
+    judged = collected.category.isin(groups.index) & collected.kind.isin(list(shown)) & collected.value.notna()
     collected = collected[judged]
     collected = collected.assign(dataset=dataset, metric=metric, group=collected.category.map(groups))
-    collected["method"] = [USUAL[kind]["name"] for kind in collected.kind]
+    collected["method"] = collected.kind.map(read_setups().name)
     columns = ["dataset", "metric", "method", "category", "group", "who", "value", "low", "high"]
     return collected.reindex(columns=columns)
 

@@ -3,6 +3,7 @@
 The best method is the one with the highest mean. One that asks for less is recommended in its place only where the
 interval of what it loses stays inside a stated margin (a test of non-inferiority): that no difference is shown between
 two methods is no evidence that they are equal. The best is compared with every other method that competes (Hsu 1996).
+Of methods with the same mean as shown, to ``DIGITS`` decimals, the one that asks for least is recommended.
 
 Categories are the unit where there are ``statistics.ENOUGH`` of them: the recommendation then speaks of other products
 of the kind. With fewer, the test images are: it then speaks of these products alone.
@@ -33,6 +34,16 @@ TITLES = tables.TITLES | {FAINT: "AUROC of the faintest defects"}
 MEASURED = tuple(tables.MAIN)
 MARGINS = {"image_auroc": 0.02, FAINT: 0.02, "pixel_auroc": 0.02, "aupro": 0.03}
 """What a method that asks for less may lose of each measure."""
+DIGITS = 3  # decimals at which two means are a tie, as they are shown
+BETTER, LESS, TIE, ONLY, NONE = "better", "less", "tie", "only", "none"
+"""Verdicts of ``recommend``; where the best has rivals it is ``comparison.NO_DIFFERENCE``."""
+GLOSSES = {
+    "association": "WinCLIP's comparison with good pictures, without words",
+    "patchcore": "a comparison with patches of good pictures, without words",
+    "padim": "the spread of good pictures at each place, without words",
+    "spade": "a comparison with the nearest good pictures, without words",
+}
+"""What methods are that no page of their own explains, by the key of the method."""
 TOGETHER = 64  # enlarged maps in memory
 DRAWS = 2  # reference draws, the first ones, of which pixels are counted image by image: it is most of the work
 OWN_DATA = "folder "  # how checkpoints name training data that were a person's own pictures
@@ -41,14 +52,17 @@ OWN_DATA = "folder "  # how checkpoints name training data that were a person's 
 class Situation(Strict):
     """A line to advise: what decides there, which categories are like its products, and what it can give a method.
 
-    ``references``: good pictures at most (``full``: as many as there are). ``training``: whether prompts or layers
-    that were learned on other products may be used. ``time_limit``: milliseconds an image may take on this machine.
+    ``references``: good pictures at most (``full``: as many as there are). ``batched``: whether pictures are judged
+    many at a time; otherwise methods that score them only together do not compete. ``training``: whether prompts or
+    layers that were learned on other products may be used. ``time_limit``: milliseconds an image may take on this
+    machine.
     """
 
     name: str
     measure: Literal["image_auroc", "pixel_auroc", "aupro", FAINT]
     groups: list[Literal[config.GROUPS]] = list(config.GROUPS)
     references: Shots = FULL
+    batched: bool = False
     training: bool = True
     time_limit: float | None = None
 
@@ -101,16 +115,17 @@ def measure_costs(profile: Profile, rows: pd.DataFrame, repeats: int = 1) -> pd.
     return pd.DataFrame(costs)
 
 
-REQUIREMENTS = ["name", "method", "shots", "product_name", "learned", "own_masks", "known", "ms", "memory"]
+REQUIREMENTS = ["name", "method", "shots", "batched", "product_name", "learned", "own_masks", "known", "ms", "memory"]
 """What each method asks for: good pictures (``shots``), the product's name, pictures with masks of the user's own."""
 
 
 def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
     """The columns of ``REQUIREMENTS`` for every method and number of references of a run.
 
-    ``learned``: whether it reads prompts or layers learned on other products; ``own_masks``: whether these were the
-    user's own pictures, so that he has to have them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are
-    from ``costs``, of which the next larger number of references counts; nan for a method without any, an import.
+    ``batched``: whether it scores pictures of the product only together. ``learned``: whether it reads prompts or
+    layers learned on other products; ``own_masks``: whether these were the user's own pictures, so that he has to have
+    them. Published ones ask nothing of him. ``ms`` and ``memory`` (MB) are from ``costs``, of which the next larger
+    number of references counts; nan for a method without any, an import.
     """
     chosen = {spec.name: methods.choose(spec, results.profile) for spec in results.profile.methods}
     first = results.metrics.assign(name=tables.name_rows(results.metrics)).drop_duplicates("name")
@@ -122,6 +137,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
         enough = timings[timings.shots >= row.shots]
         cost = next((enough if len(enough) else timings[::-1]).itertuples(), None)
         facts = {
+            "batched": bool(method and method.method.scores_whole_category),
             "product_name": bool(method and method.names_product(results.index.iloc[0])),
             "learned": bool(method and method.settings.learned),
             "own_masks": bool(method and method.prompts and method.prompts.trained_on.startswith(OWN_DATA)),
@@ -138,19 +154,22 @@ def describe_requirements(row) -> str:
     if not row.known:
         return "unknown: imported results"
     needs = ["the product's name"] if row.product_name else []
+    needs += ["many unlabelled pictures of the product at once"] if row.batched else []
     needs += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
-    needs += ["all good training pictures"] if row.shots == FULL else []
+    needs += ["all good pictures"] if row.shots == FULL else []
     needs += ["pictures with masks of other own products"] if row.own_masks else []
     return " and ".join(needs) or "nothing"
 
 
 def sort_by_effort(requirements: pd.DataFrame) -> pd.DataFrame:
-    """Requirements from the least to the most: nothing, the product's name, few and many good pictures, masks.
+    """Requirements from the least to the most: nothing, the product's name, unlabelled pictures at once, few and many
+    good pictures, masks.
 
     Of two that ask for the same the faster one goes first, and unknown times last. So do methods of which it is
     unknown what they ask for.
     """
-    conditions = [~requirements.known, requirements.own_masks, requirements.shots > 0, requirements.product_name]
+    several = (requirements.shots > 0) | requirements.batched
+    conditions = [~requirements.known, requirements.own_masks, several, requirements.product_name]
     kind = np.select(conditions, [4, 3, 2, 1], 0)
     ordered = requirements.assign(kind=kind).sort_values(["kind", "shots", "product_name", "ms"], kind="stable")
     return ordered.drop(columns="kind")
@@ -288,8 +307,8 @@ class ImageComparison:
 
 
 COLUMNS = ["situation", "measure", "unit", "n", "normal", "defective", "categories", "competitors", "left_out",
-           "verdict", "best", "value", "rivals", "take", "taken", "against", "difference", "low", "high", "margin",
-           "asks"]  # fmt: skip
+           "verdict", "best", "value", "rivals", "tied", "take", "taken", "against", "difference", "low", "high",
+           "margin", "asks"]  # fmt: skip
 
 
 def recommend(
@@ -308,10 +327,12 @@ def recommend(
     ``best`` has the highest mean ``value``; ``rivals`` are the methods to which it shows no difference: paired tests of
     the best against each, Holm's correction over these. ``take`` is the method that asks for least of those whose loss
     is smaller than the margin (the upper end of the interval of the difference, Bonferroni over the same comparisons),
-    otherwise the best. ``verdict``: ``none`` (nothing to compare), ``only`` one method, ``less`` (one that asks for
-    less and loses less than the margin), ``ahead`` (the best, better than all others) or ``unsure`` (the best, which
-    has rivals). ``difference``, ``low`` and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that
-    is the best itself, to its first rival, or else to the next best.
+    otherwise the best; where one that asks for still less has the same value to ``DIGITS`` decimals, that one. ``tied``
+    is a method with the same value that asks for more. ``verdict``: ``NONE`` (nothing to compare), ``ONLY`` one method,
+    ``TIE`` (there is such a method), ``LESS`` (one that asks for less and loses less than the margin), ``BETTER`` (the
+    best, better than all others) or ``comparison.NO_DIFFERENCE`` (the best, which has rivals). ``difference``, ``low``
+    and ``high`` are those of ``best`` to ``against``: to ``take``, or, where that is the best itself, to its first
+    rival, or else to the next best.
 
     ``unit`` is ``category`` from ``statistics.ENOUGH`` categories on, ``image`` below it where ``images`` are given,
     else empty: then there is no interval (nan). ``n`` counts categories, ``normal`` and ``defective`` images.
@@ -320,7 +341,9 @@ def recommend(
     rows = []
     for situation in situations:
         allowed = requirements[
-            (requirements.shots <= situation.references) & (situation.training | ~requirements.learned)
+            (requirements.shots <= situation.references)
+            & (situation.training | ~requirements.learned)
+            & (situation.batched | ~requirements.batched)
         ]
         if situation.time_limit is not None:
             allowed = allowed[allowed.ms <= situation.time_limit]
@@ -334,7 +357,7 @@ def recommend(
         row = {"situation": situation.name, "measure": situation.measure}
         row |= {"n": len(whole) if whole.shape[1] else 0}
         row |= {"categories": ", ".join(whole.index), "competitors": whole.shape[1]}
-        row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": "none"}
+        row |= {"left_out": "; ".join(name for name in wide if name not in whole), "verdict": NONE}
         if whole.shape[1]:
             row |= _choose(whole, situation.measure, allowed.set_index("name"), margins[situation.measure], images)
         rows.append(row)
@@ -361,7 +384,11 @@ def _choose(
     decided, steps = statistics.holm(probabilities), statistics.holm_levels(probabilities)
     rivals = [name for name, sure in zip(others, decided, strict=True) if not sure]
     cheaper = [name for name in wide.columns[: list(wide).index(best)] if tests[name][1] < margin]
-    take = cheaper[0] if cheaper else best
+    take, tied = cheaper[0] if cheaper else best, ""
+    same = [name for name in wide if round(means[name], DIGITS) == round(means[take], DIGITS)]
+    same = [name for name in same if name == take or means[best] - means[name] < margin]
+    if len(same) > 1:  # the first asks for least; where that is the best itself, the next best is what it ties with
+        take, tied = same[0], take if take != same[0] else next((name for name in others if name in same), "")
     against = take if take != best else next(iter(rivals or others), "")
     if against and take == best:  # the interval that agrees with Holm's test
         low, high, _ = compare(against, steps[others.index(against)])
@@ -373,10 +400,11 @@ def _choose(
         "unit": unit,
         "normal": normal,
         "defective": defective,
-        "verdict": "only" if not others else "less" if cheaper else "unsure" if rivals else "ahead",
+        "verdict": _judge(bool(others), bool(tied), bool(cheaper), bool(rivals)),
         "best": best,
         "value": means[best],
         "rivals": "; ".join(rivals),
+        "tied": tied,
         "take": take,
         "taken": means[take],
         "against": against,
@@ -388,26 +416,38 @@ def _choose(
     }
 
 
+def _judge(others: bool, tied: bool, cheaper: bool, rivals: bool) -> str:
+    """The verdict of ``recommend``."""
+    if not others:
+        return ONLY
+    return TIE if tied else LESS if cheaper else comparison.NO_DIFFERENCE if rivals else BETTER
+
+
 def explain_choice(row) -> str:
     """Why a row of ``recommend`` names its method, and how sure that is, with the lead of the best and its interval."""
-    if row.verdict == "none":
+    if row.verdict == NONE:
         return "no method that this situation allows has a value here"
-    if row.verdict == "only":
+    if row.verdict == ONLY:
         return "the only one run that this allows"
     lead = comparison.format_difference(row.difference, row.low, row.high).replace(" (", ", ").rstrip(")")
     if np.isnan(row.low):
         lead = f"{row.difference:+.3f}, too few for an interval"
-    if row.verdict == "less":
+    if row.verdict == TIE:
+        tie = f"a tie with {name_with_pictures(row.tied)}, which asks for more"
+        sure = f", {comparison.NO_DIFFERENCE}" if not row.low > 0 else ""
+        other = f"{name_with_pictures(row.best)} has " if row.best not in (row.take, row.tied) else ""
+        return f"{tie}: {other}{lead}{sure}"
+    if row.verdict == LESS:
         return f"{name_with_pictures(row.best)} gains less than the margin of {row.margin:g}: {lead}"
-    words = "better than" if row.verdict == "ahead" else f"{comparison.NO_DIFFERENCE} to"
+    words = "better than" if row.verdict == BETTER else f"{comparison.NO_DIFFERENCE} to"
     return f"{words} {name_with_pictures(row.against)}: {lead}"
 
 
 def describe_units(row) -> str:
-    """What the interval of a recommendation is over: categories, or the images of some that are named."""
+    """What the interval of a recommendation is over: products, or the pictures of some that are named."""
     if row.unit == "image":
         return f"{row.normal:.0f} good and {row.defective:.0f} defective pictures of {row.categories}"
-    return tables.format_categories(row.n)
+    return format_count(row.n, "product", "products")
 
 
 def name_with_pictures(name: str) -> str:

@@ -49,10 +49,11 @@ def plan_runs(profile: Profile) -> tuple[Profile, Profile]:
     """What runs for the scores, and what for the maps that the first does not give.
 
     The second has the methods as they are, zero-shot and with the profile's smallest number of references. Pictures are
-    scored one by one (``methods.without_category_context``): how far other shifts move others is no part of a score.
+    scored one by one (``methods.without_category_context``): how far other shifts move others is no part of a score, so
+    methods that score a category as a whole are left out.
     """
     few = sorted(shots for shots in profile.shots if 0 < shots < FULL)[:1]
-    own = [methods.without_category_context(spec) for spec in profile.methods]
+    own = [methods.without_category_context(spec) for spec in methods.list_scoring_alone(profile.methods)]
     cheap = [spec for spec in map(thin_windows, own) if spec]
     slow = [spec for spec in own if spec not in cheap]
     base = profile.model_copy(update={"imports": [], "seeds": profile.seeds[:1]})

@@ -250,7 +250,7 @@ def check_parts(facts: Tables, item: str, metric: str, method: str, needs: str, 
     rows = facts.study[(facts.study.method == method) & (facts.study.metric == metric)]
     rows = rows[rows.group.isin(["category", "window_size", "defect_type"]) & rows.item.str.contains(item)]
     rows = rows[~rows.item.str.startswith("average")]
-    return stated, f"{len(rows)} of its parts are printed", None, f"It would need {needs}."
+    return stated, f"{len(rows)} of the figures it needs are printed", None, f"It would need {needs}."
 
 
 def check_images(facts: Tables) -> Check:

@@ -249,13 +249,14 @@ def score_normal_images(run: Callable[..., Results], results: Results, shots: in
         most: At most so many images a category; 0 for all.
 
     Returns:
-        None where there is no such image or method. Methods whose scores were stretched over the test images are left
-        out: training images have no place on that scale.
+        None where there is no such image or method. Methods whose scores were stretched over the test images, or that
+        compare these with each other, are left out: training images have no place on that scale.
     """
     chosen: Profile = results.profile
     seed = min(chosen.seeds) if shots else 0
     spare = calibration_index(results.index, shots, seed, most)
-    able = [spec for spec in chosen.methods if not shots or methods.without_category_context(spec) == spec]
+    alone = methods.list_scoring_alone(chosen.methods)
+    able = [spec for spec in alone if not shots or methods.without_category_context(spec) == spec]
     if not able or spare.empty or not (results.scores.shots == shots).any():
         return None
     changes = {"methods": able, "imports": [], "shots": [shots], "seeds": [seed]}
@@ -440,6 +441,24 @@ def judge_at_escapes(categories: Sequence[CategoryScores], shares: Sequence[floa
             limit = threshold_at_escape(scores.good, scores.bad, share)
             row = judge(scores, f"{statistics.percent(share)} escape", 0, [(limit, scores.good)])
             rows.append(row | {"share": share, "allowed": int(np.floor(share * len(scores.bad) + 1e-9))})
+    return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
+
+
+def judge_at_false_alarms(categories: Sequence[CategoryScores], share: float) -> pd.DataFrame:
+    """Escapes at thresholds that reject at most this share of the good test images, by category.
+
+    Every method is judged at the same number of false alarms, whatever its own thresholds would be. They are set on
+    the very good images that they judge, which flatters all methods alike. ``allowed`` false alarms of ``n_good``: 0
+    where the share is less than one image. No row for a category without good images. InputError for no share.
+    """
+    within("max_false_alarms", share, 0, 1)
+    rows = []
+    for scores in categories:
+        if len(scores.good):
+            allowed = int(np.floor(share * len(scores.good) + 1e-9))
+            falling = np.append(np.sort(scores.good)[::-1], -np.inf)
+            row = judge(scores, f"{statistics.percent(share)} false alarms", 0, [(falling[allowed], scores.good)])
+            rows.append(row | {"share": share, "allowed": allowed})
     return rated(pd.DataFrame(rows, columns=[*COLUMNS, "share", "allowed"]))
 
 

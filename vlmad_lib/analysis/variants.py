@@ -274,8 +274,9 @@ def measure_weights(
     """Pixel AUROC of every weight on an auxiliary profile's categories, a row a weight and category.
 
     ``run`` is ``pipeline.run.run``. InputError where these are the data of ``profile``: the weight would be chosen by
-    what it is judged on. Prompts that were trained on the auxiliary data favour their own V-V map there; the method
-    is then called LEAKED.
+    what it is judged on, and, saying that it is about the auxiliary data, where these are at fault: a reader of the
+    report knows other categories. Prompts that were trained on the auxiliary data favour their own V-V map there; the
+    method is then called LEAKED.
     """
     if datasets.overlaps_training_data(
         datasets.describe_identity(auxiliary), str(auxiliary.path(auxiliary.root)), profile
@@ -284,7 +285,11 @@ def measure_weights(
             f"The weight would be chosen on {auxiliary.root}, the data under test; name other 'auxiliary' data."
         )
     changes = {"imports": [], "shots": [0], "methods": [spec.model_copy(update={"force_leak": True})]}
-    table, _ = datasets.build_index(auxiliary.model_copy(update=changes))
+    try:
+        table, _ = datasets.build_index(auxiliary.model_copy(update=changes))
+    except InputError as error:
+        place = auxiliary.path(auxiliary.root)
+        raise InputError(f"Auxiliary data in {place}, which only choose the hybrid's weight: {error}") from error
     named = {f"weight {weight:g}": weight for weight in WEIGHTS}
     forced = spec.model_copy(update={"force_leak": True})
     hybrids = [make_hybrid(forced, name, choose_fit(table), local_weight=weight) for name, weight in named.items()]

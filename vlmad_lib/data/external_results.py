@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path, PureWindowsPath
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,31 +21,47 @@ Key = tuple[str, str, str]  # category, defect, stem of the image's file name
 # Kinds of files that hold one map each.
 MAPS = (".npy", ".tif", ".tiff", ".png")
 LEVELS = 256  # that a map of 8 bits has at most
+DEEPEST = 65535  # level of a PNG
+# A table of image scores: by category, kind of defect and file name, or as anomalib names what it predicts.
+COLUMNS, PREDICTED = ("category", "defect", "image", "score"), ("image_path", "pred_score")
+# What a pickle of arrays is made of; Python would call whatever else one names.
+_ARRAYS = {("numpy", "ndarray"), ("numpy", "dtype")} | {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")  # a number as it is written where commas are decimal
 
 
-def read_results(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None, list[str]]:
+def read_results(
+    path: Path, test: pd.DataFrame, scale: int | None = None
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray | None, list[str]]:
     """The test rows of one category that an outside result covers, their scores, maps and what to note.
 
     ``path`` is a folder of ``<category>.npz`` with keys ``<defect>-<stem>`` or ``<defect>/<stem>``, a folder of
     ``<category>/<defect>/<stem>`` with a suffix of ``MAPS`` (a ``test`` folder between is fine), or a CSV with the
     columns category, defect, image (file name, path or stem) and score. Beside maps, a ``scores.csv`` of that form
     gives the image scores; without it a map's maximum is the score. Maps are (N, h, w) float32; None where there are
-    only scores. Raises InputError for unreadable files, values that are not finite, and two maps of one image.
+    only scores. PNG maps are divided by ``scale``, what their tool multiplied by. A CSV may have ``image_path`` and
+    ``pred_score`` instead, as anomalib predicts; and ``path``, or a folder's ``<category>.pkl``, may be the pickle
+    that ADEval evaluates, maps and scores by the images' paths. Raises InputError for unreadable files, values that
+    are not finite, PNG without their scale, and two maps of one image.
     """
     if not path.exists():
         raise InputError(f"The outside results {path} do not exist; correct 'path' in 'imports'.")
     category = test.category.iloc[0]
-    scores = {
-        key: value
-        for key, value in _scores(path if path.is_file() else path / "scores.csv").items()
-        if key[0] == category
-    }
     keys = [(category, row.defect, Path(row.image).stem) for row in test.itertuples()]
+    by_place = {(Path(image).parent.name, key[2]): key for image, key in zip(test.image, keys, strict=True)}
+    evaluated = _evaluated(path if path.suffix.lower() == ".pkl" else path / f"{category}.pkl", category, by_place)
+    scored = {key: score for key, (_, score) in evaluated.items()}
+    if path.suffix.lower() != ".pkl":
+        scored |= _scores(path if path.is_file() else path / "scores.csv", category, by_place)
+    scores = {key: value for key, value in scored.items() if key[0] == category}
     if (place := _again(keys)) is not None:
         name = "/".join(keys[place])
         raise InputError(f"Two test images are {name} but for their suffix; rename one to import {path}.")
-    maps, notes = ({}, []) if path.is_file() else _maps(path, category, keys, test.image)
+    computed = {key: values for key, (values, _) in evaluated.items()}
+    maps, notes = (computed, []) if path.is_file() else _maps(path, category, keys, test.image, scale, computed)
     values_by_key = scores or maps
     covered = np.array([key in values_by_key for key in keys], bool)
     keys = [key for key, is_covered in zip(keys, covered, strict=True) if is_covered]
@@ -67,20 +85,31 @@ def read_results(path: Path, test: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarr
 # ---------------------------------------------------------------- scores
 
 
-def _scores(file: Path) -> dict[Key, float]:
+def _scores(file: Path, category: str = "", by_place: dict[tuple[str, str], Key] | None = None) -> dict[Key, float]:
+    """The scores of a table; of one that names paths, those of a category, whose images are ``by_place``."""
     if not file.is_file():
         return {}
     if file.suffix.lower() in (".xls", ".xlsx", ".ods", ".npz", ".zip", ".json", *MAPS):
         raise InputError(f"{file} is no CSV of image scores; save it as CSV, or give the folder that maps lie in.")
-    columns = ("category", "defect", "image", "score")
-    table = csv_files.read_text_table(file, columns, f"write one with {', '.join(columns)}")
-    values = _numbers(table.score, table.attrs["separator"])
+    with file.open("rb") as opened:
+        header = opened.readline().lower()
+    columns = PREDICTED if all(name.encode() in header for name in PREDICTED) else COLUMNS
+    table = csv_files.read_text_table(file, columns, f"write one with {', '.join(COLUMNS)}")
+    separator = table.attrs["separator"]
+    if columns == PREDICTED:
+        places = [_key_of_path(name, category, by_place or {}) for name in table.image_path]
+        table = table.assign(score=table.pred_score, key=places).dropna(subset="key")
+    else:
+        table = table.assign(key=list(zip(table.category, table.defect, map(_stem, table.image), strict=True)))
+    values = _numbers(table.score, separator)
     if not np.isfinite(values).all():
-        line = int(np.flatnonzero(~np.isfinite(values))[0]) + 2
+        line = int(table.index[~np.isfinite(values)][0]) + 2
         raise InputError(f"{file}, line {line}: the score is no finite number; correct or remove that line.")
-    keys = list(zip(table.category, table.defect, map(_stem, table.image), strict=True))
+    keys = table.key.tolist()
     if (place := _again(keys)) is not None:
-        raise InputError(f"{file}, line {place + 2}: {'/'.join(keys[place])} has a score already; remove one of them.")
+        raise InputError(
+            f"{file}, line {table.index[place] + 2}: {'/'.join(keys[place])} has a score already; remove one of them."
+        )
     return dict(zip(keys, values, strict=True))
 
 
@@ -105,18 +134,68 @@ def _stem(name: str) -> str:
     return path.stem if path.suffix.lower() in image_files.SUFFIXES else path.name
 
 
+def _key_of_path(name: str, category: str, by_place: dict[tuple[str, str], Key]) -> Key | None:
+    """The key of an image's path on any machine, by the folder it lies in; None for another category's."""
+    folders, stem = name.replace("\\", "/").split("/")[:-1], _stem(name)
+    if len(folders) > 1 and category not in folders:
+        return None
+    folder = folders[-1] if folders else ""
+    return by_place.get((folder, stem), (category, folder, stem))
+
+
+# ---------------------------------------------------------------- maps and scores of ADEval
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads dictionaries, text, numbers and arrays; nothing that a pickle names besides is executed."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ARRAYS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+
+def _evaluated(file: Path, category: str, by_place: dict[tuple[str, str], Key]) -> dict[Key, tuple[np.ndarray, float]]:
+    """The maps and scores of a category in a pickle of (map, score, path of the mask) by the path of the image."""
+    if not file.is_file():
+        return {}
+    try:
+        with file.open("rb") as opened:
+            content = {str(name): (values, float(score)) for name, (values, score, _) in _Arrays(opened).load().items()}
+    except Exception as error:  # a damaged pickle raises anything
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{file} is no pickle that is read ({reason}); write a dictionary of (map, score, path of the mask) by the "
+            "path of the image, with NumPy arrays, numbers and text alone."
+        ) from None
+    results: dict[Key, tuple[np.ndarray, float]] = {}
+    for name, (values, score) in content.items():
+        if (key := _key_of_path(name, category, by_place)) is None:
+            continue
+        if key in results:
+            raise InputError(f"{file} has two results of {'/'.join(key)}; remove one of them.")
+        if not np.isfinite(score):
+            raise InputError(f"{file}[{name}] has a score that is no finite number; export it again.")
+        results[key] = _checked(np.asarray(values), f"{file}[{name}]"), score
+    return results
+
+
 # ---------------------------------------------------------------- maps
 
 
-def _maps(folder: Path, category: str, keys: list[Key], images: pd.Series) -> tuple[dict[Key, np.ndarray], list[str]]:
-    """The maps of a category by key, and notes on how they were read."""
+def _maps(
+    folder: Path, category: str, keys: list[Key], images: pd.Series, scale: int | None, computed: dict[Key, np.ndarray]
+) -> tuple[dict[Key, np.ndarray], list[str]]:
+    """The maps of a category by key, those ``computed`` already among them, and notes on how they were read."""
     maps, places, notes, highest = {}, {}, [], []
     archive, inner = _entry(folder, f"{category}.npz", notes), _entry(folder, category, notes)
     named = {name: key for key in keys for name in ("-".join(key[1:]), "/".join(key[1:]))}  # either may have hyphens
-    for key, where, values in chain(_archived(archive, category, named), _single(inner, category, images)):
+    read = ((key, f"{folder / category}.pkl", values) for key, values in computed.items())
+    for key, where, values in chain(read, _archived(archive, category, named), _single(inner, category, images, scale)):
         if key in places:
             raise InputError(f"{places[key]} and {where} are maps of one image; remove one of them.")
-        places[key], maps[key] = where, _checked(values, where)
+        places[key] = where
+        maps[key] = _checked(values, where) / (scale if scale and where.lower().endswith(".png") else 1)
         if values.dtype == np.uint8 and key in keys:
             highest.append(int(values.max()))
     if highest:
@@ -152,7 +231,9 @@ def _archived(file: Path | None, category: str, named: dict[str, Key]) -> Iterat
             yield key, f"{file}[{name}]", _member(file, archive, name)
 
 
-def _single(folder: Path | None, category: str, images: pd.Series) -> Iterator[tuple[Key, str, np.ndarray]]:
+def _single(
+    folder: Path | None, category: str, images: pd.Series, scale: int | None
+) -> Iterator[tuple[Key, str, np.ndarray]]:
     """Maps that are a file each, in folders named as their defects."""
     if folder is None or not folder.is_dir():
         return
@@ -164,10 +245,10 @@ def _single(folder: Path | None, category: str, images: pd.Series) -> Iterator[t
     if image := next((file for file in maps if file.resolve() in tested), None):
         raise InputError(f"{image} is the test image, not its anomaly map; correct 'path' in 'imports'.")
     for file in maps:
-        yield (category, file.parent.name, file.stem), str(file), _file(file)
+        yield (category, file.parent.name, file.stem), str(file), _file(file, scale)
 
 
-def _file(file: Path) -> np.ndarray:
+def _file(file: Path, scale: int | None) -> np.ndarray:
     if file.suffix.lower() == ".npy":
         return _read(file)
     try:
@@ -185,11 +266,16 @@ def _file(file: Path) -> np.ndarray:
         raise InputError(f"{file} cannot be read as an anomaly map ({reason}); save it as .npy.") from None
     if not grey:
         raise InputError(f"{file} is a picture in colours, not an anomaly map; save the numbers as .npy or .tiff.")
-    if file.suffix.lower() == ".png" and values.dtype == np.uint8:  # most were stretched one by one to be looked at
-        raise InputError(
-            f"{file} is a picture of a map, with {LEVELS} levels that say nothing of other images where it was "
-            "stretched to its own; save the numbers as .npy or .tiff."
-        )
+    if file.suffix.lower() == ".png" and values.dtype.kind in "iu":
+        depth = LEVELS - 1 if values.dtype == np.uint8 else DEEPEST
+        if scale is None:  # most were stretched one by one to be looked at
+            raise InputError(
+                f"{file} is a picture of a map, whose levels say nothing of other images where it was stretched to "
+                f"its own; where all were multiplied by {depth}, write 'scale: {depth}' in 'imports', else save the "
+                "numbers as .npy or .tiff."
+            )
+        if scale != depth:
+            raise InputError(f"{file} has levels up to {depth}; correct 'scale: {scale}' in 'imports'.")
     return values
 
 

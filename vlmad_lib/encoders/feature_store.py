@@ -60,6 +60,11 @@ class Store:
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
         self.folders = (self.folder,)
 
+    @property
+    def device(self) -> torch.device:
+        """The backbone's."""
+        return self.backbone.device
+
     def _folder(self, path: str) -> Path:
         """The folder of an image's arrays, named by the image's content."""
         return self.folder / digests.digest_file(path, self.cache)[:24]
@@ -234,6 +239,11 @@ class Joint:
     def __init__(self, stores: dict[str, Store]):
         self.stores = dict(sorted(stores.items(), reverse=True))  # "" begins every name, so it is asked last
         self.folder = self.folders = tuple(store.folder for store in self.stores.values())
+
+    @property
+    def device(self) -> torch.device:
+        """The backbones', which is one."""
+        return next(iter(self.stores.values())).device
 
     def _shared(self, names: Sequence[str]) -> list[tuple[str, Store, list[str]]]:
         """Each store that keeps some of the names, with what they begin with here and what it calls them itself."""

@@ -6,7 +6,7 @@ A new method is one file with a subclass of ``base.Method`` and one line in ``ME
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ from vlmad_lib.methods import (
     clip_baselines,
     hybrid,
     memory_bank,
+    musc,
     subspacead,
     winclip,
 )
@@ -53,6 +54,7 @@ METHODS = Registry(
         clip_baselines.COOP,
         clip_baselines.CLIP,
         hybrid.HYBRID,
+        musc.MUSC,
         *memory_bank.METHODS.values(),
         anomalydino.ANOMALYDINO,
         subspacead.SUBSPACEAD,
@@ -135,15 +137,15 @@ class ChosenMethod:
         repeated = self.method.draws_with_replacement(self.settings)
         return datasets.draw_references(table, category, shots, seed, repeated)
 
-    def score(self, features: dict[str, Tensor], *more: Any) -> tuple[Tensor, Tensor | None]:
+    def score(self, features: Mapping[str, Tensor], *more: Any, **named: Any) -> tuple[Tensor, Tensor | None]:
         """The method's ``score``, with what it reads of the checkpoint besides text."""
-        return self.method.score(features, *more, **self._load_learned(features))
+        return self.method.score(features, *more, **named, **self._load_learned(features))
 
     def partial_maps(self, features: dict[str, Tensor], *more: Any) -> dict[str, np.ndarray]:
         """The method's ``partial_maps``, likewise."""
         return self.method.partial_maps(features, *more, **self._load_learned(features))
 
-    def _load_learned(self, features: dict[str, Tensor]) -> dict[str, Any]:
+    def _load_learned(self, features: Mapping[str, Tensor]) -> dict[str, Any]:
         if self.prompts is None:
             return {}
         device = next(iter(features.values())).device
@@ -176,10 +178,23 @@ def _plain(value: object) -> str:
 
 
 def without_category_context(spec: config.Method) -> config.Method:
-    """A method as it judges pictures one by one: no score of it depends on what else is in the category."""
+    """A method as it judges pictures one by one: no score of it depends on what else is in the category.
+
+    InputError for a method that has no such scores.
+    """
     method = METHODS[spec.method]
+    if method.scores_whole_category:
+        raise InputError(
+            f"{spec.name} scores all test images of a category together, so no picture has a score of its own; choose "
+            "a method that scores pictures one by one."
+        )
     changes = method.without_category_context(method.settings(spec.preset, spec.settings))
     return spec.model_copy(update={"settings": spec.settings | changes})
+
+
+def list_scoring_alone(specs: Iterable[config.Method]) -> list[config.Method]:
+    """The methods that can score a picture by itself (``without_category_context``)."""
+    return [spec for spec in specs if not METHODS[spec.method].scores_whole_category]
 
 
 def locate_weights(spec: config.Method, download: bool = False) -> Path:

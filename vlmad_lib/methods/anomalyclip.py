@@ -86,11 +86,15 @@ def quarter(blocks: int, part: int) -> int:
 
 
 def positions(visual: torch.nn.Module, grid: int, resize: str = "bilinear") -> Tensor:
-    """(1 + grid^2, width) position embedding, its patches resized; ``bicubic`` as open_clip does, with antialias."""
+    """(1 + grid^2, width) position embedding, its patches resized.
+
+    ``bicubic`` as open_clip does, with antialias; ``cubic`` likewise without it, as MuSc's official code does.
+    """
     table = visual.positional_embedding
     patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
     patches = patches.cpu() if table.device.type == "mps" else patches  # which has no bicubic one with antialias
-    resized = F.interpolate(patches, (grid, grid), mode=resize, align_corners=False, antialias=resize == "bicubic")
+    mode = "bicubic" if resize == "cubic" else resize
+    resized = F.interpolate(patches, (grid, grid), mode=mode, align_corners=False, antialias=resize == "bicubic")
     return torch.cat([table[:1], resized[0].flatten(1).T.to(table.device)])
 
 

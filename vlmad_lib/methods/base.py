@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -61,6 +61,11 @@ class Method(ABC):
     few_shot: ClassVar[bool] = False  # whether it uses reference images
     plain_gelu: ClassVar[bool] = False  # whether its official code computes plain GELU on weights of QuickGELU
     scores_draws_together: ClassVar[bool] = False  # whether ``score`` takes ``draws``, several draws at once
+    scores_whole_category: ClassVar[bool] = False
+    """Whether it is batched: ``score`` gets all test images of a category at once, unlabelled, since a score depends on
+    all of them. No image has a score of its own then. Pictures are squashed, so that an image is one row, and ``score``
+    is called with ``side`` too, pixels of the input; its ``features`` are read when they are asked for and not held, in
+    the type they are kept in, so that one array of all images is in memory."""
     checkpoint_kind: ClassVar[Kind | None] = None  # the files of what it learns
     needs: ClassVar[frozenset[str]] = frozenset()  # of a backbone besides patch tokens, in the words of ``backbones``
     encoder_version: ClassVar[int] = 1
@@ -130,7 +135,25 @@ class Method(ABC):
         """The methods whose kept arrays it reads, with their settings, by what the arrays' names begin with here."""
         return {"": (self, settings)}
 
+    # ---------------------------------------------------------------- whole categories
+
+    def least_images(self, settings: Any) -> int:
+        """The fewest test images of a category that it can score."""
+        return 1
+
+    def comparison_gflop(self, settings: Any, images: int, grid: int, width: int) -> float:
+        """Billions of operations by which it compares the images of a category with each other.
+
+        ``width``: numbers of a patch token.
+        """
+        return 0.0
+
     # ---------------------------------------------------------------- prompts
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether it reads prompts."""
+        return type(self).prompt_wording is not Method.prompt_wording
 
     def prompt_wording(self, settings: Any, row: pd.Series) -> list:
         """What decides the text features of an index row besides backbone and checkpoint; empty: it reads none."""
@@ -158,8 +181,9 @@ class Method(ABC):
 
     @abstractmethod
     def score(
-        self, features: dict[str, Tensor], text: Tensor | None, settings: Any, grid: int, references: Any = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, features: Mapping[str, Tensor], text: Tensor | None, settings: Any, grid: int, references: Any = None,
+        **more: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Image scores (N,), higher for anomalous, and maps (N, grid, grid), or None where the method has none.
 
         ``references`` are what ``remember`` returned. Scores (N, k) are completed by ``score_category``.

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from vlmad_lib import InputError, digests, files, methods
+from vlmad_lib import InputError, digests, files, methods, tables
 from vlmad_lib.config import FULL, Import, Method, Profile, load_profile
 from vlmad_lib.data import datasets, external_results, image_files
 from vlmad_lib.encoders import backbones, devices, feature_store, prompts
@@ -43,6 +43,12 @@ warnings.filterwarnings("ignore", "A worker stopped while some jobs were given",
 PART = 8  # images that a worker of this machine encodes before it takes others
 CLUSTER_PART = 64  # likewise on a cluster, whose workers may have accelerators that take many at once
 STRIPS = ": long strips: "  # by which a note on them is known
+# What is said of methods that score a category as a whole.
+BATCHED = (
+    "Batched zero-shot: {}. Before an image is scored all test images of its category are seen, without labels, so the "
+    "figures are not those of a method that sees one image alone; decisions on new pictures, changed pictures and "
+    "thresholds from training images leave it out."
+)
 TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
 
@@ -155,7 +161,18 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(
-        exclude={"title", "notice", "notebooks", "taxonomy", "workers", "batch", "cache", "download", "device"}
+        exclude={
+            "title",
+            "notice",
+            "notebooks",
+            "figures",
+            "taxonomy",
+            "workers",
+            "batch",
+            "cache",
+            "download",
+            "device",
+        }
     )
     read = digests.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
     return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
@@ -216,6 +233,8 @@ def _compute(
                   for chosen, _, channels, names, paths in encoding)  # fmt: skip
         parts = workload.plan_encoding(stores, table)
         tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
+    if announce and (compared := workload.describe_comparison(_comparisons(here, jobs), _on_cluster())):
+        tqdm.write(compared, file=sys.stderr)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         if _on_accelerator(here):  # one process feeds it
             for job in encoding:
@@ -392,6 +411,8 @@ def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     alone = [chosen.name for chosen in _chosen(planned) if any(profile.shots) and not chosen.method.few_shot]
     lacking = [spec.name for spec in profile.methods if 0 in profile.shots and not METHODS[spec.method].zero_shot]
     notes = [f"{name} uses no reference images: zero-shot only." for name in alone]
+    batched = [chosen.name for chosen in _chosen(planned) if chosen.method.scores_whole_category]
+    notes += [BATCHED.format(", ".join(batched))] if batched else []
     return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
 
 
@@ -537,6 +558,7 @@ def _plan(
     for method_variants in planned:
         chosen = method_variants[0].chosen
         backbone = _backbone(chosen.spec, profile)
+        _refuse_small_categories(chosen, on)
         named = [variant.columns(backbone) for variant in method_variants]
         code = _code(chosen)
         for category, rows in of.items():
@@ -555,6 +577,18 @@ def _plan(
                     jobs.setdefault((places, category), []).append(job)
     # backbone by backbone, not category by category: more of them than are held would be loaded again and again
     return all_units, [rows for together in jobs.values() for rows in _parts(together)]
+
+
+def _refuse_small_categories(chosen: ChosenMethod, on: dict[str, units.Tested]) -> None:
+    """InputError for a category with fewer test images than a method needs."""
+    least = chosen.method.least_images(chosen.settings)
+    for category, tested in on.items():
+        if len(tested.rows) < least:
+            raise InputError(
+                f"{chosen.name}: {category} has {tables.format_count(len(tested.rows), 'test image', 'test images')}, "
+                f"and {chosen.method.title} with these settings compares at least {least} of a category with each "
+                "other; add pictures, or leave the category out of 'categories' or the method out of 'methods'."
+            )
 
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
@@ -593,6 +627,18 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
             encoding += [(chosen, together[0].row, channels, names, part) for part in parts]
     return encoding
+
+
+def _comparisons(profile: Profile, jobs: list[list[Job]]) -> list[workload.Comparison]:
+    """What methods that score whole categories will compare in the units to compute."""
+    comparisons = []
+    for job in [job for together in jobs for job in together]:
+        chosen = job.one.chosen
+        backbone = _backbone(chosen.spec, profile)
+        images = chosen.settings, len(job.unit.rows), chosen.grid(backbone), backbone.width
+        if gflop := chosen.method.comparison_gflop(*images):
+            comparisons.append(workload.Comparison(chosen.name, len(job.unit.rows), gflop, backbone.device))
+    return comparisons
 
 
 def _arrays(
@@ -688,21 +734,34 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
     cache, chosen = profile.path(profile.cache), jobs[0].one.chosen
     backbone = _backbone(chosen.spec, profile)
     store, memory = chosen.store(cache, backbone), chosen.store(cache, backbone, "rgb")
+    device = devices.describe_device(backbone.device)
+    tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
+    for job in [job for job in jobs if job.one.chosen.method.scores_whole_category]:
+        yield job.unit, *_score_together(job.one.chosen, store, backbone, tested), device
+    jobs = [job for job in jobs if not job.one.chosen.method.scores_whole_category]
     alike: dict[tuple, list[Job]] = {}  # a method's draws of references
     for job in jobs:
         alike.setdefault((job.one.chosen.name, job.one.shots > 0), []).append(job)
     scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
-    tested = list(jobs[0].unit.rows.image)  # those of one category, the same for all
     used = [job.one.chosen.method.array_names(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
-    for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True):
+    for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True) if jobs else ():
         values = {name: array.to(backbone.device).float() for name, array in values.items()}  # once for all scorers
         for scorer in scorers:
             scorer.add(path, values)
-    device = devices.describe_device(backbone.device)
     for scorer, group in zip(scorers, alike.values(), strict=True):
         for draw, job in enumerate(group):
             yield job.unit, *scorer.of(tested, draw), device
+
+
+def _score_together(
+    chosen: ChosenMethod, store: feature_store.AnyStore, backbone: backbones.Facts, tested: list[str]
+) -> tuple:
+    """``scoring.score_together`` of a category's test images."""
+    names = chosen.method.array_names(chosen.settings)
+    features = scoring.CategoryFeatures(store, tested, names)
+    side = chosen.method.image_side(chosen.settings, backbone)
+    return scoring.score_together(chosen, features, chosen.grid(backbone), side, backbone.device)
 
 
 def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: feature_store.AnyStore) -> Scorer:
@@ -721,7 +780,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:
     """The unit of an outside result on one category (none where it covers no image), and notes."""
     path = profile.path(spec.path)
-    rows, scores, maps, notes = external_results.read_results(path, datasets.select_tested(table))
+    rows, scores, maps, notes = external_results.read_results(path, datasets.select_tested(table), spec.scale)
     if rows.empty:
         return [], notes
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}

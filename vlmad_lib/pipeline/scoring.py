@@ -1,14 +1,14 @@
-"""Images scored one by one from kept features, by one method and several draws of references together."""
+"""Images scored from kept features: one by one, or all of a category together where the method compares them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from vlmad_lib.encoders import devices
+from vlmad_lib.encoders import devices, feature_store
 
 if TYPE_CHECKING:
     from vlmad_lib.methods import ChosenMethod
@@ -87,6 +87,48 @@ class Scorer:
         scores = self.chosen.method.score_category(scores) if scores.ndim > 1 else scores
         maps = None if scored[0][1] is None else np.concatenate([maps[:, draw] for _, maps in scored])
         return scores, maps, np.array([len(values) for values, _ in scored])
+
+
+class CategoryFeatures(Mapping[str, torch.Tensor]):
+    """The kept arrays of all images of a category, a row an image, each read when it is asked for and not held here.
+
+    They are on the backbone's device in the type they are kept in, fp16 as a rule. Pictures are squashed: one row each.
+    """
+
+    def __init__(self, store: feature_store.AnyStore, images: Sequence[str], names: Sequence[str]):
+        self.store, self.images, self.names = store, images, names
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        values: torch.Tensor | None = None
+        for place, arrays in enumerate(self.store.each(self.images, [name], as_kept=True)):
+            (array,) = arrays[name]
+            if values is None:
+                values = torch.empty(len(self.images), *array.shape, dtype=array.dtype, device=self.store.device)
+            elif array.dtype == torch.float32 != values.dtype:  # of a few images fp16 cannot hold the numbers
+                values = values.float()
+            values[place] = array
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def score_together(
+    chosen: ChosenMethod, features: Mapping[str, torch.Tensor], grid: int, side: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """As ``Scorer.of``, by a method that scores a category as a whole (``Method.scores_whole_category``)."""
+    with devices.multiply_in("fp32", device):
+        scores, maps = chosen.score(features, None, chosen.settings, grid, side=side)
+    return (
+        scores.cpu().numpy().astype(np.float64),
+        None if maps is None else maps.cpu().numpy(),
+        np.ones(len(scores), int),
+    )
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from vlmad_lib.methods import ChosenMethod
 REACHED = {"cpu": 0.8}
 ELSEWHERE = 0.4  # on an accelerator, where what stands between the products weighs more; supposed, not measured
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
+NOTEWORTHY = 1000.0  # GFLOP of comparisons that may take a minute: no CPU has less than 15 GFLOP/s
 MORE_ROWS = 16  # times as many on an accelerator, which small products leave idle
 # By name, the shape of the pictures: VisA's is one of several, and none of them makes more tiles than it.
 BENCHMARKS = {"MVTec AD": (1024, 1024), "VisA": (1500, 1000)}
@@ -161,6 +162,42 @@ def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> s
         f"{images:,} {'image' if images == 1 else 'images'} to encode, {_operations(sum(p.gflop for p in parts))}: "
         f"about {_duration(seconds)} on {where}, if encoding reaches {_reached(device):.0%} "
         f"of its matrix products ({', '.join(rates)}); {disk}"
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The images of a category that a method compares with each other, and the work of that."""
+
+    method: str
+    images: int
+    gflop: float
+    device: torch.device
+
+
+def describe_comparison(comparisons: Sequence[Comparison], others: bool = False) -> str:
+    """A sentence on what methods that score whole categories will compare: operations, and about how long here.
+
+    Empty where that is less than a minute. It measures the rate of matrix products, about a second, where there is
+    enough to compare. ``others``: as in ``describe_encoding``.
+    """
+    work = sum(part.gflop for part in comparisons)
+    if not comparisons or work < NOTEWORTHY:
+        return ""
+    device = comparisons[0].device
+    rate = measure_peak("fp32", device, 2, SHAPES[1:2])
+    seconds = work / (rate * _reached(device))
+    if seconds < 60:
+        return ""
+    where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
+    images = {(part.method, part.images): None for part in comparisons}
+    sizes = sorted({part.images for part in comparisons})
+    span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return (
+        f"{', '.join(dict.fromkeys(name for name, _ in images))}: {len(comparisons)} categories of {span} images to "
+        f"compare, each image with all others, {_operations(work)}: about {_duration(seconds)} on {where}, if that "
+        f"reaches {_reached(device):.0%} of its matrix products ({_round(rate)} GFLOP/s in fp32); the work grows with "
+        "the square of the images, 'subsets' divides it."
     )
 
 

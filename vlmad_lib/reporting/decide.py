@@ -72,7 +72,9 @@ class Decisions:
 def decide(
     profile: Profile, folder: Path, alpha: float = 0.1, category: str = "", method: str = "", groups: str = ""
 ) -> Decisions:
-    """Decisions on the pictures of a folder by a profile's method (its first, if none is named).
+    """Decisions on the pictures of a folder by a profile's method.
+
+    If none is named it is the first that can score a picture by itself.
 
     ``groups`` says which part each normal picture shows (``part_groups.read_parts``); without it each is taken as a
     part of its own, and near-duplicates among them are warned of.
@@ -115,7 +117,8 @@ def decide(
 def _method(profile: Profile, name: str) -> Method:
     if not profile.methods:
         raise InputError("The profile names no methods, so nothing can score new pictures; add one to 'methods'.")
-    spec = next((spec for spec in profile.methods if not name or spec.name == name), None)
+    alone = methods.list_scoring_alone(profile.methods) or profile.methods
+    spec = next((spec for spec in (profile.methods if name else alone) if not name or spec.name == name), None)
     if spec is None:
         available = ", ".join(spec.name for spec in profile.methods)
         raise InputError(f"--method {name}: the profile has no such method; it has {available}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +28,10 @@ BEST = "#ff2d55"  # frames and outlines
 MAP = "magma"
 
 
-def use_style() -> None:
-    """Make matplotlib draw in the workbook's style."""
+def use_style(profile: str | Path = "") -> None:
+    """Make matplotlib draw in the workbook's style; ``show`` attaches a figure as the profile's ``figures`` says."""
     plt.style.use(STYLE)
+    plt.rcParams["savefig.format"] = (config.load_profile(profile).figures if profile else "") or "png"
 
 
 def colours(methods: Sequence[str]) -> dict[str, str]:
@@ -39,9 +41,25 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 
 def show(figure: Figure, alt: str, photo: bool = False) -> None:
-    """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller."""
+    """Display a figure with its alt text and close it; photographs as JPEG, which is seven times smaller.
+
+    Where the profile says ``figures: svg`` or ``pdf``, the figure is attached in that format as well: a report writes
+    it beside its pages.
+    """
+    chosen = plt.rcParams["savefig.format"]
+    drawing = _draw_vectors(figure, chosen) if chosen in config.VECTORS else {}
     kind, pixels = encode_figure(figure, photo)
-    display(Image(pixels, format=kind, alt=alt, metadata={"alt": alt}))
+    data, metadata = Image(pixels, format=kind, alt=alt, metadata={"alt": alt})._repr_mimebundle_()
+    display({"text/plain": alt} | data | drawing, metadata=metadata, raw=True)
+
+
+def _draw_vectors(figure: Figure, kind: str) -> dict[str, str]:
+    """A figure as SVG or PDF by its media type, as notebooks keep them: text, or base64; no date is written in it."""
+    stream = io.BytesIO()
+    dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
+    figure.savefig(stream, format=kind, metadata=dates)
+    drawn = stream.getvalue()
+    return {config.VECTORS[kind]: drawn.decode() if kind == "svg" else base64.b64encode(drawn).decode()}
 
 
 MOST_SENTENCES = 3
@@ -344,7 +362,7 @@ def dots(
     counts = table.groupby(label, sort=False)[[n, *({"categories"} & set(table))]].min()
     ticks = {name: f"{name}  (n = {count:.0f})" for name, count in counts[n].items()}
     if "categories" in table and n == "images":
-        texts = counts.images.map("  (n = {} images, ".format) + counts.categories.map("{} cat.)".format)
+        texts = counts.images.map("  (n = {} images, ".format) + counts.categories.map(tables.format_categories) + ")"
         ticks = {name: f"{name}{text}" for name, text in texts.items()}
     figure, axes = _point_rows(table, label, value, ticks)
     names = list(dict.fromkeys(table.method))
@@ -380,7 +398,8 @@ def cells(table: pd.DataFrame, rows: str, columns: str, value: str, label: str) 
     is empty.
     """
     lines = [
-        f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\nn = {cell.images}, {cell.categories} cat."
+        f"{share:.2f}\n{cell.low:.2f} to {cell.high:.2f}\n"
+        f"n = {cell.images},\n{tables.format_categories(cell.categories)}"
         for share, cell in zip(table[value], table.itertuples(), strict=True)
     ]
     wide = {
@@ -413,7 +432,7 @@ MARKS = {"paper": ("D", "#30343b"), "study": ("X", "#b5326e")}
 
 
 def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figure:
-    """Figures by category, a panel a method: paper, study and re-implementations, ours in its colour with interval.
+    """Figures by category, a panel a method: paper, study and reruns, ours in its colour with interval.
 
     ``points`` has the columns of ``published.collect_points``.
     """
@@ -437,10 +456,10 @@ def beside(points: pd.DataFrame, title: str, label: str = "image AUROC") -> Figu
 
 
 def _marks(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Shape and colour by source: re-implementations in grey shapes, ours as dots in the methods' colours."""
-    others = [who for who in dict.fromkeys(points.who) if who.endswith("reimpl)") or who.endswith("rerun)")]
+    """Shape and colour by source: reruns in grey shapes, ours as dots in the methods' colours."""
+    others = [who for who in dict.fromkeys(points.who) if who.endswith("rerun)")]
     ours = [who for who in dict.fromkeys(points.who) if who not in MARKS and who not in others]
-    shapes = {who: ("s^v<"[number % 4], "#9aa1ab") for number, who in enumerate(others)}
+    shapes = {who: ("s^v<>phd*"[number % 9], "#9aa1ab") for number, who in enumerate(others)}
     return MARKS | shapes | {who: ("o", colour) for who, colour in colours(ours).items()}
 
 
@@ -487,15 +506,17 @@ def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = NEU
     """Differences with their 95 % intervals, a panel a measure and a line for each value of the column ``rows``.
 
     ``table`` has the columns measure, difference, low, high (cut at 1) and n; lines in order of appearance, a colour
-    for each value of the column ``hue`` where one is named.
+    for each value of the column ``hue`` where one is named; of methods (``hue`` "method") their own.
     """
     table = table.dropna(subset="difference")
     table = table.assign(low=table.low.clip(-1, 1), high=table.high.clip(-1, 1), shade=table[hue] if hue else "")
     names, panels = list(dict.fromkeys(table[rows])), list(table.groupby("measure", sort=False))
     inks = (OTHERS[2], OTHERS[0], *OTHERS[3:]) if hue else (colour,)
     shades = dict(zip(sorted(table.shade.unique()), inks, strict=False))
+    shades = colours(list(dict.fromkeys(table.shade))) if hue == "method" else shades
     height = 1.4 + (0.33 + 0.1 * (len(shades) - 1)) * len(names)
-    figure, grid = _panels(len(panels), 2 + 3.4 * len(panels), height, sharey=True)
+    width = 0.6 + 0.085 * max((len(str(name)) for name in names), default=0)  # inches that the names take
+    figure, grid = _panels(len(panels), width + 3 * len(panels), height, sharey=True)
     for axes, (measure, lines) in zip(grid, panels, strict=True):
         for number, (shade, ink) in enumerate(shades.items()):
             some = lines[lines.shade == shade]
@@ -505,8 +526,8 @@ def differences(table: pd.DataFrame, rows: str, hue: str = "", colour: str = NEU
         counts = " to ".join(str(int(n)) for n in sorted({lines.n.min(), lines.n.max()}))
         reach = 1.08 * max(0.01, lines[["low", "high", "difference"]].abs().to_numpy().max())
         axes.set(xlim=(-reach, reach), yticks=range(len(names)), yticklabels=names)
-        axes.set_xlabel(f"difference in {tables.TITLES[measure]}\nbars: 95 % interval, n = {counts}")
-        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel(f"difference in {tables.TITLES.get(measure, measure)}\nbars: 95 % interval, n = {counts}")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))  # more would touch
     grid[0].set_ylim(len(names) - 0.5, -0.5)
     if hue:
         _legend(figure, grid[:1], ncols=2)

@@ -24,7 +24,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from vlmad_lib import ROOT, files
+from vlmad_lib import ROOT, config, files, tables
 
 if TYPE_CHECKING:
     from vlmad_lib.reporting.report import Notebook, Report
@@ -38,7 +38,7 @@ GLOSSARY, TERMS = "glossary.html", ROOT / "notebooks" / "TEACHING.md"
 # A table of more rows is folded on a page.
 LONG = 14
 # The width and height that a figure has at most beside its question in the index.
-THUMBNAIL = (420, 300)
+THUMBNAIL = (640, 480)
 # The notebooks whose answer may open the index, the first choice first.
 ADVICE = ("17", "00")
 HTML5 = HTMLFormatter(EntitySubstitution.substitute_xml, "", empty_attributes_are_booleans=True)
@@ -138,9 +138,31 @@ def read_answer(cells: list[NotebookNode], pages: Collection[str] = ()) -> tuple
                 sentences += [paragraph.decode_contents() for paragraph in paragraphs]
             for kind in ("image/png", "image/jpeg"):
                 if kind in data and not picture:
-                    alt = output.metadata.get("alt", "figure of the answer")
-                    picture = {"src": _shrink(base64.b64decode(data[kind])), "alt": alt}
+                    picture = {"src": _shrink(base64.b64decode(data[kind])), "alt": _read_alt(output)}
     return sentences, picture
+
+
+def take_figures(cells: list[NotebookNode], folder: Path, stem: str) -> list[dict[str, str]]:
+    """Take the figures attached as SVG or PDF out of cells' outputs and write each as a file of ``folder``.
+
+    Returns the file of each, below the folder of ``folder``, and what it shows, in their order.
+    """
+    taken = []
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        for suffix, media_type in config.VECTORS.items():
+            if (drawing := output.get("data", {}).pop(media_type, None)) is None:
+                continue
+            content = drawing.encode() if suffix == "svg" else base64.b64decode(drawing)
+            file = folder / f"{stem}-{len(taken) + 1}.{suffix}"
+            files.replace_file(file, lambda path, content=content: path.write_bytes(content))
+            taken.append({"file": f"{folder.name}/{file.name}", "alt": _read_alt(output)})
+    return taken
+
+
+def _read_alt(output: NotebookNode) -> str:
+    """What the figure of an output shows, in words."""
+    described = (output.metadata.get(kind, {}).get("alt") for kind in ("image/png", "image/jpeg"))
+    return next(filter(None, described), "figure")
 
 
 def _shrink(pixels: bytes) -> str:
@@ -190,7 +212,7 @@ def _markdown(text: str, maths: bool = False) -> str:
     So are dollar signs, unless the cell has the tag ``maths``.
     """
     renderer = (_Renderer if maths else IPythonRenderer)(escape=True, exclude_anchor_links=True)
-    return MarkdownWithMath(renderer=renderer).render(text)
+    return MarkdownWithMath(renderer=renderer).render(tables.keep_together(text))
 
 
 @jinja2.pass_context
@@ -324,10 +346,18 @@ def write_index(report: Report) -> None:
     """
     answers = {book.path.stem[:2]: book for book in report.notebooks if book.answer}
     advice = next((answers[number] for number in ADVICE if number in answers), None)
-    tables = sorted(path.name for path in report.folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    tabled = sorted(path.name for path in report.folder.iterdir() if path.suffix in (".parquet", ".csv"))
+    products: dict[str, dict[str, Any]] = {}  # a row a product, a column a method
+    for row in report.categories:
+        product = products.setdefault(row["category"], {"product": row["category"], "group": row["group"]})
+        product[row["method"]] = row[tables.TITLES["image_auroc"]]
+    for name in dict.fromkeys(row["method"] for row in report.categories):  # the same columns in each row
+        for product in products.values():
+            product[name] = product.pop(name, None)
     profile = (report.folder / "profile.yml").read_text(encoding="utf-8")
     images = IMAGES if (report.folder / IMAGES).is_file() else ""
-    _render(report, "run.html.j2", "index.html", files=tables, yaml=profile, advice=advice, images=images)
+    shown = {"files": tabled, "yaml": profile, "advice": advice, "images": images, "products": list(products.values())}
+    _render(report, "run.html.j2", "index.html", **shown)
     record = report.record()
     for notebook in record["notebooks"]:
         del notebook["picture"]

@@ -65,6 +65,9 @@ class Notebook:
     categories: list[str] = field(default_factory=list)  # of the run, those its page names
     answer: list[str] = field(default_factory=list)  # the sentences of its cell tagged 'answer', as HTML
     picture: dict[str, str] = field(default_factory=dict)  # a small version of that cell's figure: src and alt
+    figures: list[dict[str, str]] = field(
+        default_factory=list
+    )  # files of its figures as SVG or PDF, with what they show
 
     @property
     def page(self) -> str:
@@ -319,6 +322,11 @@ def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookN
         notebook.traceback = strip_ansi("\n".join(getattr(error, "traceback", [])))
     notebook.seconds = round(time.perf_counter() - began, 1)
     cells = _cells(output) or _cells(notebook.path)
+    notebook.figures = pages.take_figures(cells, folder / "figures", notebook.path.stem)
+    if notebook.figures:  # the executed notebook need not hold them too
+        book = nbformat.read(output, as_version=4)
+        book.cells = cells
+        nbformat.write(book, output)
     if notebook.status == "failed":
         states = [cell.metadata.get("papermill", {}).get("status", "pending") for cell in cells]
         begun = [place for place, state in enumerate(states) if state != "pending"]
