@@ -5,6 +5,7 @@ implementation computed them on seeded random weights. WinCLIP's name a model co
 name; AnomalyCLIP's and APRIL-GAN's have in ``args`` the config (small or full) and the seed, where they are not small
 and 0; MuSc's has drawn features, whole runs from pictures and metrics. Runs keep features as fp16: quantities marked so
 are computed from features that went through a ``Store``.
+Those of AnomalyDINO and SubspaceAD hold pictures and values themselves (module ``dino_oracles``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
+import dino_oracles
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -544,6 +546,10 @@ def difference(found: torch.Tensor, expected: dict | float) -> float:
 def compare(path: str | Path) -> list[tuple[str, float, float]]:
     """(quantity, largest difference, tolerance) of one oracle file."""
     oracle = json.loads(Path(path).read_text(encoding="utf-8"))
+    if "top_percent" in oracle:
+        return list(dino_oracles.DinoOracle(oracle).compare())
+    if "pil_rotated_once" in oracle:
+        return list(dino_oracles.compare_subspacead(oracle))
     for name in [name for name in oracle if name.startswith("patch_L")]:  # with the class row, which nothing uses
         last = oracle[name]["last"]
         facts = {"shape": [len(last)], "first": last, "last": last, "sum": sum(last), "std": float(np.std(last))}

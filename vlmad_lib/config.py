@@ -93,6 +93,16 @@ USUAL |= {
         "spade": "SPADE",
     }.items()
 }
+# The second's backbone has 1.1 thousand million numbers and reads 672 pixels: some 6 TFLOP for a picture, of references
+# 31 times as much; on a CPU name a small or base DINOv2 with registers in its place.
+USUAL |= {
+    "anomalydino": {
+        "name": "AnomalyDINO", "backbone": "timm/vit_small_patch14_dinov2", "weights": "lvd142m",
+    },
+    "subspacead": {
+        "name": "SubspaceAD", "backbone": "timm/vit_giant_patch14_reg4_dinov2", "weights": "lvd142m",
+    },
+}  # fmt: skip
 
 
 class Method(Strict):

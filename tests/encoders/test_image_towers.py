@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dino_oracles
 import numpy as np
 import open_clip
 import pytest
@@ -21,35 +22,13 @@ from vlmad_lib.encoders.image_towers import encode_tokens
 TOKEN = 2e-5  # the oracles' own tolerance
 
 
-def draw_oracle_weights(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """The oracles' draw of one of timm's tensors, by name and shape alone."""
-    parent, leaf = ["", *name.split(".")][-2:]
-    fan_in, mean = float(np.prod(shape[1:])) if len(shape) > 1 else 1.0, 0.0
-    if name == "norm.weight":
-        mean, deviation = 3.0, 0.4
-    elif leaf.startswith("gamma"):
-        mean, deviation = 0.8, 0.2
-    elif parent.startswith("norm"):
-        mean, deviation = float(leaf == "weight"), 0.1
-    elif leaf in ("cls_token", "reg_token", "pos_embed"):
-        deviation = 0.2 if leaf == "pos_embed" else 0.5
-    elif leaf.endswith("bias"):
-        deviation = 0.1 if parent == "qkv" or leaf in ("q_bias", "v_bias") else 0.05
-    else:
-        deviation = (0.5 if parent in ("proj", "fc2") and "blocks" in name else 1.0) * fan_in**-0.5
-    return backbones.draw_named(seed, name, shape, mean, deviation)
-
-
 def oracle_backbone(case: dict) -> backbones.Backbone:
     """The seeded timm model of an oracle."""
     architecture, overrides = case["timm"]
-    visual = image_towers.build_timm(f"timm/{architecture}", **overrides)
-    shapes = {name: list(value.shape) for name, value in visual.trunk.state_dict().items()}
+    net = dino_oracles.draw_backbone(architecture, overrides, case["seed"])
+    shapes = {name: list(value.shape) for name, value in net.visual.trunk.state_dict().items()}
     assert case["shapes"] in (shapes, "as timm's state_dict() lists them")
-    drawn = {name: draw_oracle_weights(name, tuple(shape), case["seed"]) for name, shape in shapes.items()}
-    visual.trunk.load_state_dict(drawn)
-    visual.eval().requires_grad_(False)
-    return backbones.Backbone(f"timm/{architecture}", "random:0", backbones.ImageModel(visual), "")
+    return net
 
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3}

@@ -146,9 +146,9 @@ def _time_steps(
     profile: Profile, spec: Method, rows: pd.DataFrame, repeats: int, memory: float | None, device: torch.device
 ) -> dict:
     """The row of ``measure_costs`` but for its ``share``, measured now."""
-    chosen = methods.choose(spec, profile)
-    code, settings = chosen.method, chosen.settings
     backbone = methods.load_backbone(spec, device=device.type)
+    chosen = methods.choose(spec, profile).settled(backbone, rows.category.iloc[0])
+    code, settings = chosen.method, chosen.settings
     size, grid = code.image_side(settings, backbone), chosen.grid(backbone)
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
@@ -173,7 +173,11 @@ def _time_steps(
     writing = time_call(lambda: texts.__setitem__(0, code.encode_text(backbone, words, file)), device) if words else 0.0
     text = texts[0] if texts[0] is None else texts[0].to(device)
     references = (
-        {name: torch.cat([features[name] for features in (arrays * shots)[:shots]]) for name in names}
+        {
+            copy + name: torch.cat([features[name] for features in (arrays * shots)[:shots]])
+            for copy in ("", *code.reference_rotations(settings))
+            for name in names
+        }
         if shots
         else None
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy import ndimage
 
 from vlmad_lib import InputError
 
@@ -205,8 +208,44 @@ def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def views(path: str | Path, fit: str, size: int) -> np.ndarray:
-    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic."""
+@dataclass(frozen=True)
+class Rotation:
+    """A rotation of a whole picture by ``angle`` degrees, counter-clockwise as seen; the picture keeps its size.
+
+    ``rim`` says what stands where the picture does not reach: "mirror", read bilinearly about (w/2, h/2) in pixel
+    indices with the rim mirrored (AnomalyDINO), or "black", read from the nearest pixel as Pillow rotates
+    (SubspaceAD).
+    """
+
+    angle: float
+    rim: Literal["mirror", "black"]
+
+    @property
+    def label(self) -> str:
+        """Its name in that of a folder."""
+        return f"{self.angle:g}-{self.rim}"
+
+    def turn(self, image: Image.Image) -> Image.Image:
+        """The rotated copy of an RGB picture."""
+        if self.rim == "black":
+            return image.rotate(self.angle)
+        width, height = image.size
+        cosine, sine = (float(function(np.deg2rad(self.angle))) for function in (np.cos, np.sin))
+        rows, columns = np.mgrid[:height, :width].astype(np.float64)
+        rows, columns = rows - height / 2, columns - width / 2
+        source = sine * columns + cosine * rows + height / 2, cosine * columns - sine * rows + width / 2
+        pixels = np.asarray(image, np.float64)
+        turned = [ndimage.map_coordinates(pixels[..., band], source, order=1, mode="mirror") for band in range(3)]
+        return Image.fromarray(np.rint(np.stack(turned, -1)).astype(np.uint8))
+
+
+def views(path: str | Path, fit: str, size: int, rotation: Rotation | None = None) -> np.ndarray:
+    """What the model sees of an image: (tiles, size, size, 3) uint8, each box resized by PIL's bicubic.
+
+    With a ``rotation`` of its rotated copy, which is rotated before it is cut and resized.
+    """
     image = load_image(path)
+    if rotation:
+        image = rotation.turn(image)
     tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
     return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])

@@ -38,11 +38,15 @@ class Store:
 
     def __init__(
         self, cache: Path, backbone: Backbone | Facts, encode: Encode, version: int,
-        size: int, fit: str, channels: str, exact: bool = False,
+        size: int, fit: str, channels: str, exact: bool = False, rotation: image_files.Rotation | None = None,
     ):  # fmt: skip
-        """``version``: the encoder's; ``size``: the side of the input in pixels; ``exact`` keeps fp32, for training."""
+        """``version``: the encoder's; ``size``: the side of the input in pixels; ``exact`` keeps fp32, for training.
+
+        With a ``rotation`` the features are those of the rotated copies of the images.
+        """
         self.backbone, self.encode, self.size = backbone, encode, size
         self.fit, self.channels, self.exact, self.cache = fit, channels, exact, cache
+        self.rotation = rotation
         self._fitting: int | None = None  # images that the device's memory was found to hold at once
         versions = digests.list_versions(digests.ENCODING_LIBRARIES)
         model = f"{Path(backbone.name).stem}-{backbone.key[:12]}-{backbone.precision}"
@@ -50,6 +54,9 @@ class Store:
             version, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
         )
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
+        if rotation:
+            kind += f"-{rotation.label}"
+            steps = digests.digest(steps, image_files.Rotation)
         self.folder = cache / "features" / model / f"{kind}-{steps[:8]}"
         self.folders = (self.folder,)
 
@@ -119,6 +126,7 @@ class Store:
     def _fill(self, todo: Sequence[str], names: Sequence[str], batch: int, bar: tqdm, wait: bool) -> list[str]:
         """Encode images that no other process has claimed; returns those that one has."""
         left: list[str] = []
+        frame = self.fit, self.size, self.rotation
         began, waited = perf_counter(), 0.0
         threads = devices.count_readers(self.backbone.device)
         reading: deque[tuple[str, files.Claim, Future]] = deque()
@@ -135,7 +143,7 @@ class Store:
                             claim.give_back()
                             bar.update()
                         else:
-                            reading.append((path, claim, readers.submit(image_files.views, path, self.fit, self.size)))
+                            reading.append((path, claim, readers.submit(image_files.views, path, *frame)))
                     if not reading:
                         break
                     batch_read = [reading[place] for place in range(min(batch, len(reading)))]

@@ -21,7 +21,17 @@ from vlmad_lib.config import Profile
 from vlmad_lib.data import datasets
 from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.encoders.backbones import Backbone, Facts
-from vlmad_lib.methods import anomalyclip, aprilgan, clip_baselines, hybrid, memory_bank, musc, winclip
+from vlmad_lib.methods import (
+    anomalyclip,
+    anomalydino,
+    aprilgan,
+    clip_baselines,
+    hybrid,
+    memory_bank,
+    musc,
+    subspacead,
+    winclip,
+)
 from vlmad_lib.methods.base import Method, MethodSettings
 from vlmad_lib.methods.checkpoints import Checkpoint, find_checkpoint
 
@@ -46,6 +56,8 @@ METHODS = Registry(
         hybrid.HYBRID,
         musc.MUSC,
         *memory_bank.METHODS.values(),
+        anomalydino.ANOMALYDINO,
+        subspacead.SUBSPACEAD,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
@@ -90,6 +102,10 @@ class ChosenMethod:
         """Cells of the map along one side."""
         return self.method.image_side(self.settings, backbone) // backbone.patch_size
 
+    def settled(self, backbone: Backbone | Facts, category: str) -> ChosenMethod:
+        """The method with its settings as they hold for a category on its backbone."""
+        return replace(self, settings=self.method.settle(self.settings, backbone, category))
+
     def refuse_backbone(self, backbone: Backbone | Facts) -> None:
         """Raise InputError where a backbone lacks what the method needs, naming some that have it."""
         method = self.method
@@ -109,6 +125,11 @@ class ChosenMethod:
         for prefix, (method, settings) in self.method.feature_sources(self.settings, backbone).items():
             place = method.image_side(settings, backbone), settings.fit, channels or settings.channels, exact
             stores[prefix] = feature_store.Store(cache, backbone, method.encode, method.encoder_version, *place)
+        for prefix, rotation in self.method.reference_rotations(self.settings).items():
+            stores[prefix] = feature_store.Store(
+                cache, backbone, self.method.encode, self.method.encoder_version,
+                self.method.image_side(self.settings, backbone), self.settings.fit, "rgb", exact, rotation,
+            )  # fmt: skip
         return feature_store.Joint(stores) if len(stores) > 1 else stores[""]
 
     def references(self, table: pd.DataFrame, category: str, shots: int, seed: int) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlmad_lib import InputError, config
 from vlmad_lib.config import Strict, check_record
+from vlmad_lib.data.image_files import Rotation
 from vlmad_lib.encoders.backbones import CLASS_TOKEN, CLIP_BLOCKS, TEXT, Backbone, Facts
 
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ class Method(ABC):
         """Changes of the settings by which the score of an image depends on no other image of its category."""
         return {}
 
+    def settle(self, settings: Any, backbone: Backbone | Facts, category: str) -> Any:
+        """The settings as they hold for a category on a backbone, by default as they are.
+
+        InputError where the backbone lacks what they ask for.
+        """
+        return settings
+
     # ---------------------------------------------------------------- images
 
     def image_side(self, settings: Any, backbone: Backbone | Facts) -> int:
@@ -113,6 +121,15 @@ class Method(ABC):
     @abstractmethod
     def encode(self, backbone: Backbone, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """The named arrays, a row an image and fp32, of normalised images (N, 3, side, side)."""
+
+    def reference_rotations(self, settings: Any) -> dict[str, Rotation]:
+        """The rotated copies of references that are encoded beside them, by what their arrays' names begin with."""
+        return {}
+
+    def reference_array_names(self, settings: Any, shots: int) -> list[str]:
+        """Names of the arrays of references that a score needs: those of tested images, and of rotated copies."""
+        names = self.array_names(settings, shots)
+        return [*names, *(prefix + name for prefix in self.reference_rotations(settings) for name in names)]
 
     def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, Any]]:
         """The methods whose kept arrays it reads, with their settings, by what the arrays' names begin with here."""

@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from uuid import uuid4
@@ -472,8 +472,8 @@ def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, met
     """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
     candidates = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(candidate for candidate in candidates if candidate.method == method)
-    chosen, cache = methods.choose(spec, profile), profile.path(profile.cache)
-    backbone = _backbone(spec, profile)
+    cache, backbone = profile.path(profile.cache), _backbone(spec, profile)
+    chosen = methods.choose(spec, profile).settled(backbone, row.category)
     store, names = chosen.store(cache, backbone), chosen.method.array_names(chosen.settings)
     store.fill([row.image], names)
     values, _ = store.load([row.image], names)
@@ -559,11 +559,12 @@ def _plan(
         chosen = method_variants[0].chosen
         backbone = _backbone(chosen.spec, profile)
         _refuse_small_categories(chosen, on)
-        places = tuple(chosen.store(cache, backbone, channels).folder for channels in ("", "rgb"))
         named = [variant.columns(backbone) for variant in method_variants]
         code = _code(chosen)
         for category, rows in of.items():
             row = rows.iloc[0]
+            settled = chosen.settled(backbone, category)
+            places = tuple(settled.store(cache, backbone, channels).folder for channels in ("", "rgb"))
             words = chosen.method.prompt_wording(chosen.settings, row)
             for variant, columns in zip(method_variants, named, strict=True):
                 drawn = (
@@ -572,7 +573,8 @@ def _plan(
                 unit = units.locate_unit(profile, code, on[category], columns, drawn, [words, backbone.key])
                 all_units.append(unit)
                 if not files.is_intact(unit.place):
-                    jobs.setdefault((places, category), []).append(Job(variant, row, unit))
+                    job = Job(replace(variant, chosen=settled), row, unit)
+                    jobs.setdefault((places, category), []).append(job)
     # backbone by backbone, not category by category: more of them than are held would be loaded again and again
     return all_units, [rows for together in jobs.values() for rows in _parts(together)]
 
@@ -590,11 +592,12 @@ def _refuse_small_categories(chosen: ChosenMethod, on: dict[str, units.Tested]) 
 
 
 def _parts(jobs: list[Job]) -> Iterator[list[Job]]:
-    """Jobs in parts of up to ``TOGETHER`` different references, or one that has more."""
+    """Jobs in parts of up to ``TOGETHER`` different references, rotated copies counted, or one that has more."""
     jobs_of_part, drawn = [], set()
     for job in jobs:
         more = drawn.union(job.unit.references)
-        if jobs_of_part and len(more) > TOGETHER:
+        copies = 1 + len(job.one.chosen.method.reference_rotations(job.one.chosen.settings))
+        if jobs_of_part and len(more) * copies > TOGETHER:
             yield jobs_of_part
             jobs_of_part, more = [], set(job.unit.references)
         jobs_of_part.append(job)
@@ -614,13 +617,13 @@ def _encoding(profile: Profile, planned: list[list[Variant]], jobs: list[list[Jo
         backbone, channels_tested = _backbone(chosen.spec, profile), chosen.settings.channels
         tested = [path for job in together for path in job.unit.rows.image]
         drawn = [path for job in together for path in job.unit.references]
-        for channels, paths in ((channels_tested, tested), ("rgb", drawn)):
+        for channels, paths, as_references in ((channels_tested, tested, False), ("rgb", drawn, True)):
             store = chosen.store(cache, backbone, channels)
-            names = _arrays(profile, planned, store, shots)
+            names = _arrays(profile, planned, store, together[0].row.category, shots, as_references)
             # an image that another part encodes, with the arrays of both, is left to it
-            paths = [path for path in dict.fromkeys(paths) if (store.folder, path) not in taken]
+            paths = [path for path in dict.fromkeys(paths) if (store.folder, path, *names) not in taken]
             paths = store.missing(paths, names)
-            taken |= {(store.folder, path) for path in paths}
+            taken |= {(store.folder, path, *names) for path in paths}
             parts = [paths[start : start + size] for start in range(0, len(paths), size)]
             encoding += [(chosen, together[0].row, channels, names, part) for part in parts]
     return encoding
@@ -638,17 +641,23 @@ def _comparisons(profile: Profile, jobs: list[list[Job]]) -> list[workload.Compa
     return comparisons
 
 
-def _arrays(profile: Profile, planned: list[list[Variant]], store: feature_store.AnyStore, shots: int) -> list[str]:
+def _arrays(
+    profile: Profile, planned: list[list[Variant]], store: feature_store.AnyStore, category: str, shots: int,
+    as_references: bool,
+) -> list[str]:  # fmt: skip
     """The arrays of all methods of a run that share a store: an image is encoded once for all of them.
 
-    References are read with their colours as they are, so with them a method may share a store of others.
+    References are read with their colours as they are, so with them a method may share a store of others; they alone
+    have rotated copies.
     """
     cache, names = profile.path(profile.cache), {}
     for chosen in _chosen(planned):
         backbone, few = _backbone(chosen.spec, profile), shots if chosen.method.few_shot else 0
+        chosen = chosen.settled(backbone, category)
+        of = chosen.method.reference_array_names if as_references and few else chosen.method.array_names
         for channels in ("", "rgb") if few else ("",):
             if chosen.store(cache, backbone, channels).folder == store.folder:
-                names |= dict.fromkeys(chosen.method.array_names(chosen.settings, few))
+                names |= dict.fromkeys(of(chosen.settings, few))
     return list(names)
 
 
@@ -764,7 +773,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
         return Scorer(variant.chosen, text, variant.chosen.grid(backbone), device=backbone.device)
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
-    references = memory.load(list(drawn), code.array_names(settings, variant.shots))
+    references = memory.load(list(drawn), code.reference_array_names(settings, variant.shots))
     return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device)
 
 

@@ -212,11 +212,13 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     (``methods.without_category_context``). InputError for settings the method cannot have.
     """
     profile, shots, spec = results.profile, int(row.shots), methods.without_category_context(spec)
-    method, view = methods.choose(spec, profile), run.view_image(profile, row, spec)
+    view = run.view_image(profile, row, spec)
+    method = methods.choose(spec, profile).settled(view.facts, row.category)
     settings, names = method.settings, method.method.array_names(method.settings, shots)
     reference_rows = method.references(results.index, row.category, shots, int(row.seed)) if shots else None
     store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))
-    references = memory.load(list(reference_rows.image), names) if shots else None
+    of_references = method.method.reference_array_names(settings, shots)
+    references = memory.load(list(reference_rows.image), of_references) if shots else None
     scorer = scoring.Scorer(method, view.text, view.grid, references)
     scorer.add(row.image, store.load([row.image], names)[0])
     (score,), maps, _ = scorer.of([row.image])
