@@ -362,7 +362,7 @@ def _lacking(part: pd.DataFrame) -> dict[str, str]:
         for name, row in rows.iterrows()
     }
     run = [name for name in counts if name in reasons]
-    few = f"{len(run)} of {len(counts)} categories" if len(run) < len(counts) else ""
+    few = f"{len(run)} of {len(counts)} products" if len(run) < len(counts) else ""
     return reasons | {"mean": few or next((reasons[name] for name in run if reasons[name]), "")}
 
 
