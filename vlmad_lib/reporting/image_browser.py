@@ -22,6 +22,7 @@ from PIL import Image
 from vlmad_lib import files, tables
 from vlmad_lib.analysis import by_defect
 from vlmad_lib.data import image_files, mask_files
+from vlmad_lib.evaluation import metrics
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.reporting import pages
 
@@ -130,19 +131,24 @@ def _draw_maps(results: Results, rows: pd.DataFrame, cells: int) -> dict[str, st
     drawn = {}
     rows = rows[rows.map_file != ""].reset_index()
     for _, own in rows.groupby("category", sort=False):
-        maps = np.stack([_shrink_map(results, own.iloc[[place]], cells) for place in range(len(own))])
+        maps = np.stack(_shrink_maps(results, own, cells))
         low, high = maps.min(), maps.max()
         levels = np.round((maps - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
         drawn |= {image: _encode(level.tobytes()) for image, level in zip(own.image, levels, strict=True)}
     return drawn
 
 
-def _shrink_map(results: Results, row: pd.DataFrame, cells: int) -> np.ndarray:
-    """A map (cells, cells) of the whole image; that of one tile is the grid itself, several are joined first."""
-    tiles = results.maps(row)[0]
-    whole = tiles[0] if len(tiles) == 1 else results.framed(row)[0]
-    resized = Image.fromarray(np.asarray(whole, np.float32)).resize((cells, cells), Image.Resampling.BOX)
-    return np.asarray(resized)
+def _shrink_maps(results: Results, rows: pd.DataFrame, cells: int) -> list[np.ndarray]:
+    """Maps (cells, cells) of whole images; that of one tile is the grid itself, several are joined first."""
+    shrunk = []
+    for tiles, (_, row) in zip(results.maps(rows), rows[["width", "height", "fit", "sigma"]].iterrows(), strict=True):
+        size = results.profile.evaluation_size
+        whole = tiles[0]
+        if len(tiles) > 1:
+            whole = metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma)
+        resized = Image.fromarray(np.asarray(whole, np.float32)).resize((cells, cells), Image.Resampling.BOX)
+        shrunk.append(np.asarray(resized))
+    return shrunk
 
 
 def _encode(content: bytes) -> str:
