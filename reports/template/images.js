@@ -110,7 +110,7 @@ function drawPicture(image, size) {
   const { pictures, masks } = part(image.category);
   const picture = new Image();
   picture.alt = `${content.categories[image.category]}, ${image.label ? image.defect : 'good'}`;
-  picture.src = `data:image/jpeg;base64,${pictures[image.place]}`;
+  picture.src = `data:image/webp;base64,${pictures[image.place]}`;
   picture.style.height = `${size}px`;
   box.className = 'picture';
   box.append(picture);

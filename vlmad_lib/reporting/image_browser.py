@@ -29,14 +29,14 @@ from vlmad_lib.reporting import pages
 if TYPE_CHECKING:
     from vlmad_lib.reporting.report import Report
 
-# About how many bytes all pictures of a page take, and all maps.
-PICTURE_BYTES, MAP_BYTES = 6e6, 4e6
-# The longer side of a picture in pixels: at least and at most; a pixel takes about a quarter of a byte as JPEG.
+# About how many bytes all pictures of a page take, all maps, and all masks.
+PICTURE_BYTES, MAP_BYTES, MASK_BYTES = 6e6, 4e6, 1e6
+# The longer side of a picture in pixels: at least and at most; a pixel takes about a quarter of a byte as WebP.
 SIDES, BYTES_A_PIXEL = (40, 128), 0.25
 # The cells of a map along one side, at least and at most.
 CELLS = (6, 16)
-# Cells of a mask along one side.
-MASK_CELLS = 64
+# Cells of a mask along one side, at least and at most.
+MASK_CELLS = (32, 64)
 
 
 def write_page(report: Report, results: Results) -> None:
@@ -58,7 +58,7 @@ def collect_images(results: Results) -> dict[str, Any]:
 
     ``methods``: a name a method and number of references, the first draw. ``images``: a row an image with its place
     in ``categories``, its label (1 defective), defect, class, level of contrast and name. ``scores``: by method, one
-    an image, none where it has no score. ``parts``: by category, the pictures as base64 JPEG, the masks as packed
+    an image, none where it has no score. ``parts``: by category, the pictures as base64 WebP, the masks as packed
     bits, and by method the maps as bytes (cells x cells), scaled from the lowest to the highest value of the category.
     """
     scores = tables.select_first_draws(results.scores)
@@ -74,6 +74,7 @@ def collect_images(results: Results) -> dict[str, Any]:
     images = images.sort_values(["place", "label", "defect", "image"], kind="stable")
     side = _choose_side(PICTURE_BYTES / BYTES_A_PIXEL / len(images), SIDES)
     cells = _choose_side(MAP_BYTES / len(images) / len(methods), CELLS)
+    mask_cells = _choose_side(MASK_BYTES * 8 / len(images), MASK_CELLS)
     rows = [
         {
             "category": row.place,
@@ -88,7 +89,7 @@ def collect_images(results: Results) -> dict[str, Any]:
     by_method = {name: table.set_index("image") for name, table in scores.groupby("name")}
     drawn = {name: _draw_maps(results, by_method[name], cells) for name in methods}
     packed = Parallel(n_jobs=results.profile.processes, prefer="threads")(
-        delayed(_pack_picture)(row.image, row.mask, side) for row in images.itertuples()
+        delayed(_pack_picture)(row.image, row.mask, side, mask_cells) for row in images.itertuples()
     )
     parts: list[dict[str, list]] = [{"pictures": [], "masks": [], "maps": [[] for _ in methods]} for _ in categories]
     for row, (picture, mask) in zip(images.itertuples(), packed, strict=True):
@@ -101,7 +102,7 @@ def collect_images(results: Results) -> dict[str, Any]:
         "methods": methods,
         "categories": categories,
         "cells": cells,
-        "maskCells": MASK_CELLS,
+        "maskCells": mask_cells,
         "images": rows,
         "scores": [[None if pd.isna(value) else value for value in column] for column in listed],
         "parts": parts,
@@ -113,16 +114,16 @@ def _choose_side(area: float, limits: tuple[int, int]) -> int:
     return int(np.clip(np.sqrt(area), *limits))
 
 
-def _pack_picture(image: str, mask: str, side: int) -> tuple[str, str]:
+def _pack_picture(image: str, mask: str, side: int, mask_cells: int) -> tuple[str, str]:
     """A picture whose longer side has at most ``side`` pixels, and its mask's cells, both as base64 text."""
     picture = image_files.load_image(image)
     picture.thumbnail((side, side), Image.Resampling.BOX)
     stream = io.BytesIO()
-    picture.save(stream, "jpeg", quality=70)
+    picture.save(stream, "webp", quality=70)  # of a small JPEG half is its head
     if not mask:
         return _encode(stream.getvalue()), ""
     drawn = Image.fromarray(mask_files.load_mask(mask).astype(np.uint8) * 255)
-    covered = np.asarray(drawn.resize((MASK_CELLS, MASK_CELLS), Image.Resampling.BOX)) > 0
+    covered = np.asarray(drawn.resize((mask_cells, mask_cells), Image.Resampling.BOX)) > 0
     return _encode(stream.getvalue()), _encode(np.packbits(covered).tobytes())
 
 
