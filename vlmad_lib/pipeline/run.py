@@ -49,6 +49,9 @@ BATCHED = (
     "figures are not those of a method that sees one image alone; decisions on new pictures, changed pictures and "
     "thresholds from training images leave it out."
 )
+# Keys of a profile that change no number of a run.
+PLACES = {"device", "workers", "batch", "cache", "download"}
+NOT_DECIDING = {"title", "notice", "notebooks", "figures", "taxonomy"} | PLACES
 TOGETHER = 64  # references of the units that are computed together: those of all are in memory
 
 
@@ -160,20 +163,7 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights = [path for spec in profile.methods for path in _network_files(spec)]
     weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
-    deciding = profile.model_dump(
-        exclude={
-            "title",
-            "notice",
-            "notebooks",
-            "figures",
-            "taxonomy",
-            "workers",
-            "batch",
-            "cache",
-            "download",
-            "device",
-        }
-    )
+    deciding = profile.model_dump(exclude=NOT_DECIDING)
     read = digests.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
     return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
 
