@@ -174,7 +174,7 @@ def test_situations_exclude_what_they_cannot_give():
     assert recommend(means, ("Learned",), training=False)[0]["take"] == "Few, 4-shot"
     assert recommend(means, ("Learned",), training=False, references=2)[0]["take"] == "Few, 1-shot"
     row, sentence = recommend(means, ("Learned",), training=False, references=0)
-    assert row["take"] == "Few, 0-shot" and row.verdict == recommendation.ONLY and "the only one run" in sentence
+    assert row["take"] == "Few, 0-shot" and row.verdict == recommendation.ONLY and "the only method here" in sentence
 
 
 def test_a_time_limit_leaves_slower_methods_and_unknown_times_out():

@@ -360,8 +360,10 @@ def test_go_or_no_go_is_said_in_parts_of_a_line():
     rows = [judged_row("A", "conformal", 19, 10, 100, 20, 40), judged_row("A", "conformal", 19, 0, 900, 0, 900)]
     limited = costs.judge_limits(thresholds.rated(rows).assign(category=["a", "b"]), 0.05, 0.05)
     sentence = costs.describe_limits(limited, 0.05, 0.05, 0.02)
-    assert sentence.startswith("**Go for some products** at your limits of 5% escapes and 5% false alarms")
-    assert "5 (25%) with A of 20 defective parts in 1,000 escape" in sentence  # the mean of 50 and 0 %
+    assert sentence.startswith("**Go for some products** at limits of 5% escapes and 5% false alarms")
+    assert (
+        "let 25% of the defects escape with A, 5 of the 20 defective parts in 1,000" in sentence
+    )  # the mean of 50 and 0 %
     assert (
         "broken in 1 of 2 products and kept in 1 of 2 products (n = 940 defective" in sentence
         and "12 Thresholds" in sentence
@@ -375,13 +377,17 @@ def test_go_or_no_go_is_said_in_parts_of_a_line():
     assert sentence.startswith("**Too few to say go**") and "broken in 1 of 1 product with A (n" in sentence
     normal = costs.judge_limits(thresholds.rated([judged_row("A", "conformal", 9, 1, 10)]), 0.05, 0.05)
     sentence = costs.describe_limits(normal, 0.05, 0.05, 0.02)
-    assert "unknown without a defective picture" in sentence and "nan" not in sentence
+    assert "unknown share of defects" in sentence and "nan" not in sentence
     assert "a go takes at least 73 defective and 73 good of each product" in sentence
     many = pd.concat(
         [limited.assign(method=name, escape=rate) for name, rate in zip("DABC", (0.9, 0.1, 0.2, 0.3), strict=True)]
     )
     sentence = costs.describe_limits(many, 0.05, 0.05, 0.02)
-    assert "the best 3 of 4 methods" in sentence and "6 (30%) with C" in sentence and "with D" not in sentence
+    assert (
+        "the best 3 of 4 methods" in sentence
+        and "30% with C, 2, 4 and 6 of the 20" in sentence
+        and "with D" not in sentence
+    )
 
 
 def test_a_go_takes_as_many_images_as_planned():

@@ -260,13 +260,19 @@ def describe_limits(
     whole = (kept == verdicts.size()).any()
     lead = "Go" if whole else "Go for some products" if kept.any() else "No-go" if broken.all() else "Too few to say go"
     sizes = limited.groupby("method")[["n_bad", "n_good", "alarms"]].sum().max()
-    products = tables.format_count(limited.category.nunique(), "product", "products")
-    passed = [
-        f"{1000 * defect_share * share:.0f} ({share:.0%}) with {name}"
-        for name, share in limited.groupby("method", sort=False).escape.mean().dropna().items()
-    ]
-    counted = f"{tables.join_words(passed)} of {1000 * defect_share:g} defective parts in 1,000 escape"
-    counted = counted if passed else "how many defects escape is unknown without a defective picture"
+    number = limited.category.nunique()
+    products = tables.format_count(number, "product", "products")
+    shares = limited.groupby("method", sort=False).escape.mean().dropna()
+    if number == 1:  # pictures of one product can be counted
+        values, of = [f"{share * sizes.n_bad:.0f}" for share in shares], f"{sizes.n_bad:.0f} defects"
+    else:
+        values, of = [f"{share:.0%}" for share in shares], "the defects"
+    passed = [f"{value} with {name}" for value, name in zip(values, shares.index, strict=True)]
+    counted = f"let {tables.join_words(passed)}".replace(" with ", f" of {of} escape with ", 1)
+    if number > 1:
+        of_parts = tables.join_words([f"{1000 * defect_share * share:.0f}" for share in shares])
+        counted += f", {of_parts} of the {1000 * defect_share:g} defective parts in 1,000"
+    counted = counted if passed else "let an unknown share of defects escape, for no test picture is defective"
     named = [
         f"{words} in {tables.format_each_count(counts[counts > 0])} of {products}"
         + ("" if (counts > 0).all() else f" with {tables.join_words(list(counts.index[counts > 0]))}")
@@ -275,9 +281,9 @@ def describe_limits(
     ]
     judged = f"your limits are {tables.join_words(named)}" if named else "no limit is shown to be broken"
     return (
-        f"**{lead}** at your limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms: "
-        f"where at most {percent(max_false_alarms)} of each product's good test pictures are rejected, here "
-        f"{sizes.alarms:.0f} of {sizes.n_good:.0f}, {counted}; {judged} (n = {sizes.n_bad:.0f} defective and "
+        f"**{lead}** at limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms, which "
+        f"you set: thresholds that reject {sizes.alarms:.0f} of {sizes.n_good:.0f} good test pictures {counted}; "
+        f"{judged} (n = {sizes.n_bad:.0f} defective and "
         f"{sizes.n_good:.0f} good pictures{left_out}); next, "
         f"{_advise(lead, max_escapes, max_false_alarms)}."
     )

@@ -152,7 +152,7 @@ def list_requirements(results: Results, costs: pd.DataFrame) -> pd.DataFrame:
 def describe_requirements(row) -> str:
     """What a row of ``list_requirements`` asks of the user besides the picture to judge, in words."""
     if not row.known:
-        return "unknown: imported results"
+        return "what its imported results do not say"
     needs = ["the product's name"] if row.product_name else []
     needs += ["many unlabelled pictures of the product at once"] if row.batched else []
     needs += [format_count(row.shots, "good picture", "good pictures")] if 0 < row.shots < FULL else []
@@ -428,7 +428,7 @@ def explain_choice(row) -> str:
     if row.verdict == NONE:
         return "no method that this situation allows has a value here"
     if row.verdict == ONLY:
-        return "the only one run that this allows"
+        return "the only method here that this allows"
     lead = comparison.format_difference(row.difference, row.low, row.high).replace(" (", ", ").rstrip(")")
     if np.isnan(row.low):
         lead = f"{row.difference:+.3f}, too few for an interval"
