@@ -88,7 +88,7 @@ def test_two_methods_are_compared_where_both_are_known():
     cells = robustness.measure_auroc_changes(TABLE)
     cells = cells[~((cells.name == "B, zero-shot") & (cells.severity == 2))]
     found = robustness.compare_methods(cells, "change", "category")
-    assert set(found.name) == {"A, zero-shot less B, zero-shot"}
+    assert set(found.name) == {"A, zero-shot minus B, zero-shot"}
     assert value(found, found.name[0], "blur").difference == pytest.approx(-0.25)
     assert robustness.compare_methods(cells[cells.name == "A, zero-shot"], "change", "category").empty
 

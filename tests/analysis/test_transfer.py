@@ -62,21 +62,21 @@ def test_a_column_with_a_refused_category_has_no_figure():
     assert "×" in [text.get_text() for text in figure.axes[0].texts]
     figures.plt.close(figure)
     # nor does any difference count it
-    assert row(prompt_transfer.pair_transfer(found), f"texture less {prompt_transfer.HAND}").n == 2
+    assert row(prompt_transfer.pair_transfer(found), f"texture minus {prompt_transfer.HAND}").n == 2
 
 
 def test_differences_are_paired_over_categories():
     found = prompt_transfer.pair_transfer(FOUND)
-    own = row(found, "own group less other groups")
+    own = row(found, "own group minus other groups")
     apart = [0.85 - 0.6, 0.9 - 0.7, 0.9 - 0.7]
     assert own[["difference", "low", "high"]].tolist() == pytest.approx(statistics.paired(apart)) and own.n == 3
-    less = row(found, "texture less rigid")
+    less = row(found, "texture minus rigid")
     assert less.difference == pytest.approx(np.mean([0.25, 0.2, -0.2])) and less.over == "categories"
-    assert row(found, f"rigid less {prompt_transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
-    together = row(prompt_transfer.pair_transfer(FOUND, 10), "texture less rigid")
+    assert row(found, f"rigid minus {prompt_transfer.HAND}").difference == pytest.approx(np.mean([0.1, 0.1, 0.2]))
+    together = row(prompt_transfer.pair_transfer(FOUND, 10), "texture minus rigid")
     assert together.difference == less.difference and together.low < less.low
     alone = prompt_transfer.pair_transfer(FOUND[FOUND.source == "texture"])
-    assert "own group less other groups" not in set(alone.compared)
+    assert "own group minus other groups" not in set(alone.compared)
 
 
 def test_a_matrix_of_one_source_has_no_differences():

@@ -281,8 +281,9 @@ def describe_limits(
     ]
     judged = f"your limits are {tables.join_words(named)}" if named else "no limit is shown to be broken"
     return (
-        f"**{lead}** at limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms, which "
-        f"you set: thresholds that reject {sizes.alarms:.0f} of {sizes.n_good:.0f} good test pictures {counted}; "
+        f"**{lead}** at limits of {percent(max_escapes)} escapes and {percent(max_false_alarms)} false alarms "
+        f"(`max_escapes`, `max_false_alarms`): thresholds that reject {sizes.alarms:.0f} of {sizes.n_good:.0f} good "
+        f"test pictures {counted}; "
         f"{judged} (n = {sizes.n_bad:.0f} defective and "
         f"{sizes.n_good:.0f} good pictures{left_out}); next, "
         f"{_advise(lead, max_escapes, max_false_alarms)}."

@@ -211,14 +211,14 @@ def pair_transfer(measured: pd.DataFrame, comparisons: int = 1) -> pd.DataFrame:
         cells = rows.groupby(["source", "category"], sort=False)[MEASURES].mean()
         tested = set(cells.index.unique("source"))
         pairs = {
-            f"{first} less {second}": (cells.loc[first], cells.loc[second])
+            f"{first} minus {second}": (cells.loc[first], cells.loc[second])
             for first, second in names
             if {first, second} <= tested
         }
         trained = rows[rows.source.isin(groups)]
         sides = [trained[trained.own == own].groupby("category")[MEASURES].mean() for own in (True, False)]
         if all(map(len, sides)):
-            pairs["own group less other groups"] = sides
+            pairs["own group minus other groups"] = sides
         for name, (after, before) in pairs.items():
             facts = {"compared": name, "tested": dataset}
             frames.append(comparison.pair_differences(after, before, "categories", comparisons, **facts))
@@ -230,7 +230,7 @@ def pair_transfer(measured: pd.DataFrame, comparisons: int = 1) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Permuted:
-    """A permutation test of the training sets: own group less other groups, its p, and what it rests on."""
+    """A permutation test of the training sets: own group minus other groups, its p, and what it rests on."""
 
     difference: float
     p: float

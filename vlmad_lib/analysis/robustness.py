@@ -218,7 +218,7 @@ def compare_methods(cells: pd.DataFrame, value: str, unit: str, comparisons: int
     keys = ["shift", "severity", unit]
     wide = cells.pivot_table(index=keys, columns="name", values=value, sort=False)
     pairs = [
-        (wide[first] - wide[second]).dropna().rename(value).reset_index().assign(name=f"{first} less {second}")
+        (wide[first] - wide[second]).dropna().rename(value).reset_index().assign(name=f"{first} minus {second}")
         for first, second in combinations(dict.fromkeys(cells.name), 2)
         if {first, second} <= set(wide)
     ]
