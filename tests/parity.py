@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from vlmad_lib.data import image_files
-from vlmad_lib.encoders import backbones, feature_store, prompts
+from vlmad_lib.encoders import backbones, feature_store, image_towers, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, aprilgan, musc, objectives, winclip
 from vlmad_lib.methods.objectives import prompt_loss as loss
@@ -238,7 +238,7 @@ def anomalyclip_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]
     first = {name: value[:1] for name, value in features.items()}
     found = {
         "image_tensor_row": (row, SCORE),
-        "pos_embed_interp": (anomalyclip.positions(net.visual, grid)[[0, 1, 2, 700, -1]], SCORE),
+        "pos_embed_interp": (image_towers.resize_positions(net.visual, (grid, grid))[[0, 1, 2, 700, -1]], SCORE),
         "tokens": (own.tokens, 0.0),
         "text_features_raw": (raw, 1e-5),
         "text_features": (torch.nn.functional.normalize(raw, dim=-1)[None], 1e-6),
@@ -312,7 +312,7 @@ def aprilgan_quantities(oracle: dict) -> dict[str, tuple[torch.Tensor, float]]:
         for name, value in aprilgan.encode(net, one, names).items():
             exact[name].append(value)
     exact = {name: torch.cat(values) for name, values in exact.items()}
-    position = anomalyclip.positions(net.visual, grid, "bicubic")[[0, 1, 2, 700, -1]]
+    position = image_towers.resize_positions(net.visual, (grid, grid), "bicubic")[[0, 1, 2, 700, -1]]
     found = {
         "image_tensor_row": (row, 1e-5),
         "pos_embed_interp": (position, 1e-5),
@@ -457,7 +457,7 @@ def _musc_run(part: dict, limits: dict, paths: list[str], cache: Path) -> dict[s
     exact = {name: torch.cat([arrays[name] for arrays in encoded]) for name in names}
     found = {
         "pixels_row": (pixels[0][0, :, side // 2], limits["pixels_row"]),
-        "positions": (anomalyclip.positions(net.visual, grid, "cubic"), limits["positions"]),
+        "positions": (image_towers.resize_positions(net.visual, (grid, grid), "cubic"), limits["positions"]),
         "class_projected": (exact["image"], limits["class_projected"]),
     }
     for quarter, name in enumerate(musc.LAYERS, 1):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from conftest import shared
 
 from vlmad_lib import ROOT, InputError
-from vlmad_lib.encoders import backbones
+from vlmad_lib.encoders import backbones, image_towers
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip
 from vlmad_lib.methods.anomalyclip import arrays, encode, settings
@@ -184,9 +184,9 @@ def test_mistake_4_twenty_blocks_would_show(small, monkeypatch):
 
 
 def test_mistake_5_positions_are_resized_bilinearly(net, small, monkeypatch):
-    found = anomalyclip.positions(net.visual, 15)
+    found = image_towers.resize_positions(net.visual, (15, 15))
     torch.testing.assert_close(found, net.visual.positional_embedding)
-    larger = anomalyclip.positions(net.visual, 30)
+    larger = image_towers.resize_positions(net.visual, (30, 30))
     assert torch.equal(larger[0], found[0]) and len(larger) == 901
     torch.testing.assert_close(larger[1], found[1])  # half-pixel centres: the corner is beyond the first centre
     expected = 0.75 * (0.75 * found[1] + 0.25 * found[2]) + 0.25 * (0.75 * found[16] + 0.25 * found[17])
@@ -195,10 +195,10 @@ def test_mistake_5_positions_are_resized_bilinearly(net, small, monkeypatch):
     def bicubic(visual, grid, _):
         table = visual.positional_embedding
         patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
-        resized = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+        resized = F.interpolate(patches, tuple(grid), mode="bicubic", antialias=True, align_corners=False)
         return torch.cat([table[:1], resized[0].flatten(1).T])
 
-    monkeypatch.setattr(anomalyclip, "positions", bicubic)
+    monkeypatch.setattr(anomalyclip, "resize_positions", bicubic)
     wrong = encode(small[0], small[1], ["class", "vv_last"])
     assert (grid_map(small, wrong) - grid_map(small, small[3])).abs().max() > 0.02
 

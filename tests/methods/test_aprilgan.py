@@ -17,7 +17,7 @@ from vlmad_lib import ROOT, InputError, methods
 from vlmad_lib.analysis import thresholds
 from vlmad_lib.config import Method
 from vlmad_lib.data import image_files, mask_files
-from vlmad_lib.encoders import feature_store, prompts
+from vlmad_lib.encoders import feature_store, image_towers, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import anomalyclip, aprilgan, training
 from vlmad_lib.methods.aprilgan import Projections, score
@@ -160,9 +160,9 @@ def test_resized_positions_are_open_clips(tiny_backbone):
 
     state = {"visual.positional_embedding": tiny_backbone.visual.positional_embedding.clone()}
     resize_pos_embed(state, Larger)
-    own = anomalyclip.positions(tiny_backbone.visual, 8, "bicubic")
+    own = image_towers.resize_positions(tiny_backbone.visual, (8, 8), "bicubic")
     torch.testing.assert_close(own, state["visual.positional_embedding"])
-    assert not torch.allclose(own, anomalyclip.positions(tiny_backbone.visual, 8), atol=1e-3)
+    assert not torch.allclose(own, image_towers.resize_positions(tiny_backbone.visual, (8, 8)), atol=1e-3)
 
 
 @pytest.mark.parametrize(("blocks", "ends"), [(24, [6, 12, 18, 24]), (12, [3, 6, 9, 12]), (6, [2, 3, 4, 6])])

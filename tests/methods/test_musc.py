@@ -199,7 +199,7 @@ def test_positions_are_resized_without_antialias_and_shared_only_where_they_are_
         tiny_backbone, images, ["raw_1"], "bicubic"
     )  # fmt: skip
     assert not torch.allclose(own["raw_1"], other["raw_1"], atol=1e-3)  # smaller: antialias blurs the table
-    table = anomalyclip.positions(tiny_backbone.visual, 3, "cubic")
+    table = image_towers.resize_positions(tiny_backbone.visual, (3, 3), "cubic")
     patches = tiny_backbone.visual.positional_embedding[1:].unflatten(0, (5, 5)).permute(2, 0, 1)[None]
     right = F.interpolate(patches, (3, 3), mode="bicubic", align_corners=False)[0].flatten(1).T
     torch.testing.assert_close(table[1:], right)

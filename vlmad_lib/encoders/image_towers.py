@@ -137,13 +137,14 @@ class ClipTower:
 def resize_positions(visual: nn.Module, grid: Iterable[int], resize: str = "bilinear") -> Tensor:
     """(1 + rows columns, width) position embedding of open_clip's ViT for a grid, its patches resized.
 
-    ``bicubic`` as open_clip does, with antialias.
+    ``bicubic`` as open_clip does, with antialias; ``cubic`` likewise without it, as MuSc's official code does.
     """
     table, grid = visual.positional_embedding, tuple(grid)
     patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
     patches = patches.cpu() if table.device.type == "mps" else patches  # which has no bicubic one with antialias
     if grid != tuple(visual.grid_size):
-        patches = F.interpolate(patches, grid, mode=resize, align_corners=False, antialias=resize == "bicubic")
+        mode = "bicubic" if resize == "cubic" else resize
+        patches = F.interpolate(patches, grid, mode=mode, align_corners=False, antialias=resize == "bicubic")
     return torch.cat([table[:1], patches[0].flatten(1).T.to(table.device)])
 
 

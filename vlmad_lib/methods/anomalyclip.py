@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from vlmad_lib import InputError
 from vlmad_lib.encoders.backbones import Backbone
+from vlmad_lib.encoders.image_towers import resize_positions
 from vlmad_lib.encoders.vit_blocks import attend
 from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Sigma, Temperature
 from vlmad_lib.methods.prompt_learner import CHECKPOINT, PromptLearner, read, write  # noqa: F401  (for others)
@@ -85,25 +85,12 @@ def quarter(blocks: int, part: int) -> int:
     return max(1, round(blocks * part / 4))
 
 
-def positions(visual: torch.nn.Module, grid: int, resize: str = "bilinear") -> Tensor:
-    """(1 + grid^2, width) position embedding, its patches resized.
-
-    ``bicubic`` as open_clip does, with antialias; ``cubic`` likewise without it, as MuSc's official code does.
-    """
-    table = visual.positional_embedding
-    patches = table[1:].unflatten(0, visual.grid_size).permute(2, 0, 1)[None]
-    patches = patches.cpu() if table.device.type == "mps" else patches  # which has no bicubic one with antialias
-    mode = "bicubic" if resize == "cubic" else resize
-    resized = F.interpolate(patches, (grid, grid), mode=mode, align_corners=False, antialias=resize == "bicubic")
-    return torch.cat([table[:1], resized[0].flatten(1).T.to(table.device)])
-
-
 def _start(visual: torch.nn.Module, images: Tensor, resize: str = "bilinear") -> Tensor:
     """(N, 1 + grid^2, width) tokens before the first block, the class token first."""
     patches = visual.conv1(images)
     first = visual.class_embedding.expand(len(images), 1, -1)
     tokens = torch.cat([first, patches.flatten(2).mT.to(first.dtype)], 1)
-    return visual.ln_pre(tokens + positions(visual, patches.shape[-1], resize))
+    return visual.ln_pre(tokens + resize_positions(visual, patches.shape[-2:], resize))
 
 
 @torch.inference_mode()
@@ -115,7 +102,7 @@ def encode(backbone: Backbone, images: Tensor, names: Collection[str], resize: s
     from 1, ``q1`` to ``q4`` (``quarter``), or ``last``: from the first refined block on it adds each block's attention,
     with one of Q, K, V in the place of both Q and K, and no MLP; it reads the original path and never feeds back.
     ``none_l`` are those of the original path, ``raw_l`` (N, P, width) the same before ``ln_post`` and projection.
-    ``resize``: how positions are (``positions``).
+    ``resize``: how positions are (``image_towers.resize_positions``).
     """
     visual, blocks = backbone.visual, backbone.blocks
     places = {name: _place(name, len(blocks), backbone) for name in names if name not in WHOLE}
