@@ -14,7 +14,7 @@ from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
 from vlmad_lib import ROOT, InputError, config
-from vlmad_lib.data import datasets, image_files, layouts, mask_files
+from vlmad_lib.data import dataset_classes, datasets, image_files, layouts, mask_files
 
 
 def index(root, tmp_path, **changes):
@@ -479,8 +479,10 @@ def test_a_table_of_ones_own_is_run_as_the_contributors_page_has_it(mvtec, tmp_p
 
 def test_a_data_set_of_ones_own_is_one_class(tmp_path, monkeypatch):
     assert set(datasets.DATASETS) == set(config.DATASETS)
-    monkeypatch.setattr(datasets, "DATASETS", dict(datasets.DATASETS))
-    exec(read_examples()[1], vars(datasets) | {"__name__": "screws"})
+    registry = dict(datasets.DATASETS)
+    monkeypatch.setattr(dataset_classes, "DATASETS", registry)
+    monkeypatch.setattr(datasets, "DATASETS", registry)
+    exec(read_examples()[1], vars(dataset_classes) | {"__name__": "screws"})
     for place in ("good/1.png", "good/2.png", "bent/7.png", "bent/7_mask.bmp"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         Image.new("L", (8, 8), 255).save(tmp_path / place)
