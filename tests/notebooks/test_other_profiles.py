@@ -51,10 +51,10 @@ def run_cells(name: str, path, monkeypatch) -> list:
 
 @pytest.fixture(
     params=[
-        *("imported maps", "only normal images", "no words"),
+        *("imported maps", "only normal images"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("one picture", "imported scores", "own folder", "tiles")
+            for name in ("no words", "one picture", "imported scores", "own folder", "tiles")
         ),
     ]
 )

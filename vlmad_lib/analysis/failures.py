@@ -18,7 +18,7 @@ from scipy.stats import fisher_exact, ttest_1samp
 from vlmad_lib import tables, within
 from vlmad_lib.analysis import by_defect, comparison, thresholds
 from vlmad_lib.analysis.thresholds import TRAIN, CategoryScores
-from vlmad_lib.evaluation import statistics
+from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.pipeline.results import Results
 
 ALARM, ESCAPE = "false alarm", "escape"
@@ -42,8 +42,9 @@ FREE = 0.01
 def set_thresholds(categories: Sequence[CategoryScores], alpha: float) -> pd.DataFrame:
     """The threshold of each method and category, and the *k* normal images that set it.
 
-    Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the quantile of the
-    good test images themselves, which then judges its own images. Categories without good images have none.
+    Conformal at ``alpha`` from training images. Where none were scored, or too few for a promise, the lowest score that
+    at most the share ``alpha`` of the good test images exceeds, as in ``by_defect.detect_images``: it judges its own
+    images. Categories without good images have none.
 
     ``next`` is the score below the threshold, to which it would fall without the image that set it. ``outlier`` says
     whether that image lies far out among the k: more than ``FAR_OUT`` interquartile ranges above the upper quartile.
@@ -52,7 +53,7 @@ def set_thresholds(categories: Sequence[CategoryScores], alpha: float) -> pd.Dat
     for scores in categories:
         limit, source, normal = thresholds.conformal(scores.train, alpha), TRAIN, scores.train
         if np.isinf(limit) and len(scores.good):
-            limit, source, normal = thresholds.quantile(scores.good, alpha), TEST, scores.good
+            limit, source, normal = metrics.limit_at(scores.good, alpha), TEST, scores.good
         if np.isfinite(limit):
             below, (lower, upper) = normal[normal < limit], np.quantile(normal, [0.25, 0.75])
             outlier = source == TRAIN and limit > upper + FAR_OUT * (upper - lower)
