@@ -306,8 +306,10 @@ def test_a_sweep_is_small_on_the_demo_data_alone(dataset):
     if dataset == "demo":
         assert categories == ["a"] and sorted(table.label[table.split == "test"]) == [0, 1]
         assert (table.split == "train").sum() == 1
+        assert "on 2 test pictures each of a." in variants.describe_sweep_data(table, results)
     else:
         assert categories == ["a", "b"] and len(table) == len(index)
+        assert variants.describe_sweep_data(table, results) == ""
 
 
 @pytest.mark.parametrize(("share", "good", "bad"), [(0.5, 6, 6), (0.25, 6, 2), (0.75, 2, 6)])

@@ -46,6 +46,19 @@ def choose_sweep_data(results: Results, most: int = 0, images: int = 0) -> tuple
     return categories, sample_index(results.index, categories, images)
 
 
+def describe_sweep_data(table: pd.DataFrame, results: Results) -> str:
+    """A sentence that names the categories and pictures of a sweep's index; empty where they are all of the run's."""
+    tested, all_tested = datasets.select_tested(table), datasets.select_tested(results.index)
+    if len(tested) == len(all_tested):
+        return ""
+    counts = tables.format_range(tested.groupby("category").size())
+    names = tables.join_words(tables.order_categories(tested))
+    return (
+        f"What is varied on this page is tried on {counts} test pictures each of {names}. "
+        "The notebook's parameters choose how many, 0 for all."
+    )
+
+
 def sample_index(table: pd.DataFrame, categories: Sequence[str], images: int) -> pd.DataFrame:
     """An index of some categories with up to ``images`` test images of each (``datasets.sample_images``), all for 0."""
     table = table[table.category.isin(categories)]
