@@ -327,7 +327,7 @@ def explain_depth(folder: Path, folders: Folders | None = None) -> str:
 def _explain_no_good(folder: Path, folders: Folders | None) -> str:
     """A sentence on a folder that has no normal pictures under any name known."""
     for path in [folder, *subfolders(folder)]:
-        names = [f"{inner.name}/" for inner in subfolders(path) if list_files_below(inner)]
+        names = [f"{inner.name}/" for inner in subfolders(path) if list_images(inner, unread=True)]
         if names and not is_category(path, folders):
             shown = " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and others"
             return f"{path} has no good/, but {shown}: rename the folder of normal pictures to good/."
