@@ -26,11 +26,11 @@ from vlmad_lib.reporting import report
 
 
 def refused(work, *parts: str) -> str:
-    """The message of the InputError, which is one line and names all parts."""
+    """The message of the InputError: one line that names all parts, and two trees of own folders laid out otherwise."""
     with pytest.raises(InputError) as caught:
         work()
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith((".", "?")), message
+    message, _, tree = str(caught.value).partition("\n")
+    assert message.endswith((".", "?")) and tree.startswith("There is, in ") == ("\n" in str(caught.value)), message
     for part in parts:
         assert part in message, (part, message)
     return message
@@ -317,9 +317,10 @@ def test_nothing_computed_is_lost(start, tmp_path):
 @pytest.mark.parametrize(
     ("place", "parts"),
     [
-        ("plate/test/Good/000.png", ["is not spelt 'good'"]),
-        ("plate/Ground_Truth/000.png", ["is not spelt 'ground_truth'"]),
-        ("plate/masks/000.png", ["seems to hold masks", "ground_truth"]),
+        ("plate/test/Good/000.png", ["both seem to hold normal pictures", "'folders: {normal: [Good, good]}'"]),
+        ("plate/Ground_Truth/000.png", ["seems to hold masks", "looks like a picture", "{defects: [Ground_Truth]}"]),
+        ("plate/masks/000.png", ["seems to hold masks", "looks like a picture", "ground_truth"]),
+        ("plate/training/good/000.png", ["both seem to be train/", "{ignore: [training]}"]),
         ("plate/test/spot/000_mask.png", ["seems to be a mask", "ground_truth/spot"]),
         ("plate/ground_truth/000.png", ["lies loose in ground_truth/"]),
         ("plate/ground_truth/spot/000.png", ["are masks of one image"]),
@@ -335,9 +336,28 @@ def test_pictures_out_of_place(tmp_path, place, parts):
     refused(lambda: datasets.build_index(small_profile(root, tmp_path / "cache")), str(root / place)[:-8], *parts)
 
 
+@pytest.mark.parametrize(
+    ("place", "parts"),
+    [
+        ("plate/test/Good/000.png", ["is not spelt 'good'"]),
+        ("plate/Ground_Truth/000.png", ["is not spelt 'ground_truth'"]),
+        ("plate/masks/000.png", ["seems to hold masks", "plate/ground_truth/<defect>"]),
+        ("plate/test/spot/000_mask.png", ["seems to be a mask", "ground_truth/spot"]),
+        ("plate/test/ground_truth/000.png", ["lies in test/", "plate/ground_truth"]),
+        ("plate/OK/000.png", ["seems to hold normal pictures", "rename it to good/"]),
+        ("plate/test/ok/000.png", ["seems to hold normal pictures", "plate/test/good"]),
+    ],
+)
+def test_data_sets_of_a_known_layout_must_have_it_to_the_letter(tmp_path, place, parts):
+    root = make_mvtec(tmp_path / "data", ("plate",))
+    paint(root / place, 1)
+    said = refused(lambda: datasets.build_index(small_profile(root, tmp_path / "cache", dataset="mvtec")), *parts)
+    assert str(root / place)[:-8] in said and "folders" not in said
+
+
 def test_folders_that_are_no_category_are_told(tmp_path):
     root = make_mvtec(tmp_path / "data", ("plate",))
-    paint(root / "nut/OK/a.png", 1)
+    paint(root / "nut/yes/a.png", 1)
     (root / "notes").mkdir()
     notes = datasets.build_index(small_profile(root, tmp_path / "cache"))[1]
     assert [one for one in notes if one.startswith("nut: no category")] and not any("notes" in one for one in notes)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import reprlib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,6 +21,8 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -33,7 +36,12 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # The data sets, each a class in data/dataset_classes.py.
 DATASETS = ("demo", "mvtec", "visa", "folder")
 VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
-FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
+FOLDER_NAMES = (
+    "categories",
+    "class_names",
+    "groups",
+    "folders",
+)  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures
 NOTEBOOKS = (
     *("00_start_here", "01_the_data", "02_winclip", "03_anomalyclip", "04_category_type"),
@@ -155,6 +163,41 @@ class Import(Strict):
     scale: Literal[255, 65535] | None = None
 
 
+def _inside_category(pattern: str) -> str:
+    if not set(pattern.rstrip("/").split("/")).isdisjoint(("", ".", "..")):
+        raise ValueError("name a folder, or its path relative to the category, such as test/ok")
+    return pattern.rstrip("/")
+
+
+FolderPattern = Annotated[str, AfterValidator(_inside_category)]
+
+
+class Folders(Strict):
+    """What the folders of own pictures hold where their names do not say it, such as ``{normal: [no], masks: [gt/*]}``.
+
+    Each is a name, of any folder of a category, or a path relative to the category; ``*`` and ``?`` stand for any
+    characters of a name.
+    """
+
+    normal: list[FolderPattern] = []
+    defects: list[FolderPattern] = []
+    masks: list[FolderPattern] = []
+    train: list[FolderPattern] = []
+    test: list[FolderPattern] = []
+    ignore: list[FolderPattern] = []
+
+    def match(self, path: str) -> list[tuple[str, str]]:
+        """The roles and patterns that name a folder by its path relative to its category."""
+        return [(role, pattern) for role, patterns in self for pattern in patterns if _names_folder(pattern, path)]
+
+
+def _names_folder(pattern: str, path: str) -> bool:
+    wanted, names = pattern.split("/"), path.split("/")
+    names = names[-1:] if len(wanted) == 1 else names
+    pairs = zip(names, wanted, strict=False)
+    return len(names) == len(wanted) and all(name == part or fnmatchcase(name, part) for name, part in pairs)
+
+
 class Profile(Strict):
     """Everything that decides a run's numbers, and which notebooks report them."""
 
@@ -165,6 +208,7 @@ class Profile(Strict):
     categories: list[str] = []
     class_names: dict[str, str] = {}
     groups: dict[str, Literal[GROUPS]] = {}  # of own categories; those of the benchmarks are known
+    folders: Folders = Folders()  # of own pictures, where the names do not say what they hold
     methods: list[Method] = []
     imports: list[Import] = []
     checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference
@@ -191,6 +235,13 @@ class Profile(Strict):
         if isinstance(values, dict) and values.get("dataset") == "folder":
             values = {"notebooks": [name for name in NOTEBOOKS if name != STUDY]} | values
         return values
+
+    @field_validator("folders")
+    @classmethod
+    def _own_folders(cls, folders: Folders, info: ValidationInfo) -> Folders:
+        if folders != Folders() and info.data.get("dataset") != "folder":
+            raise ValueError("only own pictures have it: leave it out, or write 'dataset: folder'")
+        return folders
 
     @property
     def own(self) -> bool:
@@ -226,7 +277,7 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     problem = error.errors()[0]
     key = ".".join(str(name) for name in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        records: dict[int | str, type[BaseModel]] = {"methods": Method, "imports": Import}
+        records: dict[int | str, type[BaseModel]] = {"methods": Method, "imports": Import, "folders": Folders}
         keys = list(records.get(problem["loc"][0], record).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), keys, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}."

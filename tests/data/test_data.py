@@ -14,7 +14,7 @@ from conftest import make_mvtec, paint, shared, small_profile
 from PIL import Image, ImageDraw
 
 from vlmad_lib import ROOT, InputError, config
-from vlmad_lib.data import dataset_classes, datasets, image_files, layouts, mask_files
+from vlmad_lib.data import dataset_classes, datasets, folder_roles, image_files, mask_files
 
 
 def index(root, tmp_path, **changes):
@@ -226,10 +226,10 @@ def test_masks_of_any_kind_are_read_alike(tmp_path):
 
 
 def refusal(root, tmp_path, **changes):
-    """The sentence with which a data folder is refused."""
+    """The sentence with which a data folder is refused, and the trees below it where it is laid out otherwise."""
     with pytest.raises(InputError) as caught:
         index(root, tmp_path, **changes)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert str(caught.value).partition("\n")[0].endswith(".")
     return str(caught.value)
 
 
@@ -253,21 +253,21 @@ def refusal(root, tmp_path, **changes):
         (["cup/good", "cup/dent", "ground_truth/cup/dent"], ["seems to hold masks", "<category>/ground_truth"]),
     ],
 )
-def test_no_folder_is_taken_for_good_or_bad_by_guess(tmp_path, there, said):
+def test_no_folder_of_a_known_layout_is_taken_for_good_or_bad_by_guess(tmp_path, there, said):
     for number, place in enumerate(there):
         paint(tmp_path / "set" / place / "0.png", number)
     for part in said:
-        assert part in refusal(tmp_path / "set", tmp_path, shots=[0])
+        assert part in refusal(tmp_path / "set", tmp_path, shots=[0], dataset="mvtec")
 
 
 @pytest.mark.parametrize("name", ["ok", "OK", "Normal", "defect-free", "good_parts", "i.O.", "not defective", "正常"])
 def test_names_that_mean_good(name):
-    assert layouts.is_good_name(name)
+    assert folder_roles.is_good_name(name)
 
 
 @pytest.mark.parametrize("name", ["abnormal", "ko", "NG", "not_ok", "no good", "normal wear", "broken", "n.i.O.", "1"])
 def test_names_that_do_not_mean_good(name):
-    assert not layouts.is_good_name(name)
+    assert not folder_roles.is_good_name(name)
 
 
 def test_folders_that_nothing_reads_are_noted(mvtec, tmp_path):
@@ -351,8 +351,16 @@ def test_masks_beside_their_pictures_are_no_defective_pictures(tmp_path, names):
     region = make_part(root, masks=False)
     for i in range(4):
         Image.fromarray(region.astype(np.uint8) * 255).save(root / "spot" / names.format(i))
-    said = refusal(root, tmp_path, shots=[0])
-    assert "seems to be a mask of 0.jpg" in said and said.endswith("move it to ground_truth/spot.")
+    table, notes = index(root, tmp_path, shots=[0])
+    masks = table.set_index("image")["mask"]
+    assert len(table) == 8 and masks[str(root / "spot/2.jpg")] == str(root / "spot" / names.format(2))
+    assert notes == [f"part: 4 masks lie beside the pictures, such as spot/{names.format(0)}."]
+    paint(root / "spot" / names.format(1), 1)  # a picture under the name of a mask
+    if names == "{}.png":
+        assert len(index(root, tmp_path, shots=[0])[0]) == 9
+    else:
+        said = refusal(root, tmp_path, shots=[0])
+        assert "seems to be a mask of 1.jpg" in said and "move it to ground_truth/spot." in said
 
 
 def test_a_lone_mask_is_known_by_its_pixels_and_a_picture_of_a_label_is_none(tmp_path):
@@ -370,7 +378,9 @@ def test_a_folder_of_masks_named_as_a_defect_may_be(tmp_path):
     paint(tmp_path / "part/label/0.png", 1)
     assert set(index(tmp_path / "part", tmp_path, shots=[0])[0].defect) == {"good", "label", "spot"}
     Image.fromarray(region).save(tmp_path / "part/label/0.png")
-    assert "seems to hold masks" in refusal(tmp_path / "part", tmp_path, shots=[0])
+    assert "are masks of one image" in refusal(tmp_path / "part", tmp_path, shots=[0])
+    (tmp_path / "part/label/0.png").rename(tmp_path / "part/label/9.png")
+    assert "has no image of its name" in refusal(tmp_path / "part", tmp_path, shots=[0])
 
 
 def test_masks_in_another_format_are_not_passed_over(tmp_path):

@@ -233,7 +233,9 @@ def test_pictures_are_never_judged_by_themselves_however_they_are_spelt(tmp_path
     (tmp_path / "link").symlink_to(root / "plate/test/good")
     monkeypatch.chdir(root / "plate")
     for place in (Path("test/good"), root / "plate/test/good", tmp_path / "link"):
-        _, normal = decide._normal(small_profile(root, cache), place, "plate", set(image_files.list_files_below(place)))
+        _, normal = decide._normal(
+            small_profile(root, cache), place, "plate", set(image_files.list_files_below(place)), {}
+        )
         assert len(normal) == 4 and all("/train/good/" in path for path in normal)
 
 

@@ -73,6 +73,38 @@ def test_normal_pictures_under_another_name_are_not_judged(tmp_path, cache, drop
     refused(lambda: decide.decide(quick(tmp_path, cache), drop), str(drop / "train" / name), *parts)
 
 
+def test_the_profile_says_which_folder_holds_normal_pictures(tmp_path, cache, drop):
+    (drop / "good").rename(drop / "no")
+    for place in ("old/9.png", "drawn/n0.png"):
+        paint(drop / place, 9)
+    roles = {"normal": ["no"], "ignore": ["old"], "masks": ["drawn"]}
+    chosen = quick(tmp_path, cache, folders=roles)
+    found = decide.decide(chosen, drop)
+    assert names(found) == ["n0.png", "n1.png", "n2.png"] and found.facts["normal"] == 12
+    assert "old/ is left out, as 'folders' says." in said(found) and "1 masks are left out, such as drawn/n0" in said(
+        found
+    )
+    (drop / "no").rename(drop / "OK")
+    said_ = refused(lambda: decide.decide(chosen, drop), "'folders: {normal: [OK]}'")
+    assert "\n" not in said_
+
+
+def test_normal_pictures_of_a_profile_whose_data_are_laid_out_otherwise(tmp_path, cache, drop):
+    for i in range(10):
+        paint(tmp_path / "data/OK" / f"{i}.png", 200 + i)
+    paint(tmp_path / "data/NG/0.png", 300)
+    (drop / "good").rename(tmp_path / "away")
+
+    def normal(**changes):
+        return decide._normal(small_profile(tmp_path / "data", cache, **changes), drop, "", set(), {})[1]
+
+    assert len(normal()) == 10
+    (tmp_path / "data/OK").rename(tmp_path / "data/no")
+    said_ = refused(normal, "own data cannot serve", "has no good/, but NG/ and no/", "normal: [...]")
+    assert said_.endswith("masks: [...], ignore: [...]}').")
+    assert len(normal(folders={"normal": ["no"]})) == 10
+
+
 def test_more_normal_pictures_beside_good_are_told_where_to_go(tmp_path, cache, drop):
     paint(drop / "normal/a.png", 50)
     refused(lambda: decide.decide(quick(tmp_path, cache), drop), "normal", f"as {drop / 'good'} does: move")

@@ -5,15 +5,17 @@ A subclass of ``DataSet`` registers itself by its name in profiles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from vlmad_lib import REFERENCE, InputError
-from vlmad_lib.config import Profile
+from vlmad_lib.config import Folders, Profile
 from vlmad_lib.data import layouts
 from vlmad_lib.data.csv_files import read_text_table
-from vlmad_lib.data.image_files import list_files_below, list_images, subfolders
+from vlmad_lib.data.folder_roles import Misplaced, holds_pictures, list_children
+from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
 from vlmad_lib.data.mask_files import is_mask_folder
 
 
@@ -69,17 +71,14 @@ class MVTec(DataSet):
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
-        categories, notes = layouts.find_categories(root), []
+        folders = profile.folders if profile.own else None
+        categories = layouts.find_categories(root, folders)
+        if folders:
+            layouts.refuse_unmatched(root, categories, folders)
         chosen_names = choose_categories([path.name for path in categories], profile, root) if categories else []
-        for path in [] if root in categories or not categories else subfolders(root):
-            if path in categories or profile.categories or not list_files_below(path):
-                continue
-            if path.name == "ground_truth" or is_mask_folder(path):
-                raise InputError(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
-            note = f"{path.name}: no category, having no folder good or test; its pictures are left out."
-            notes.append(f"{note} {layouts.explain(path)}".strip())
+        notes = _note_no_categories(root, categories, folders) if categories and not profile.categories else []
         chosen = [path for path in categories if path.name in chosen_names]
-        rows, more = layouts.read_categories(chosen, profile.path(profile.cache), self.all_masked)
+        rows, more = layouts.read_categories(chosen, profile.path(profile.cache), self.all_masked, folders)
         return rows, notes + more
 
     def explain_empty(self, root: Path) -> str:
@@ -88,9 +87,19 @@ class MVTec(DataSet):
 
 
 class Folder(MVTec):
-    """A person's own pictures: MVTec AD's layout, or only ``good`` and folders of defects; masks may be missing."""
+    """A person's own pictures: MVTec AD's layout, or only ``good`` and folders of defects; masks may be missing.
+
+    Folders of other names are read where there is no doubt, or the profile's ``folders`` say it (``layouts``).
+    """
 
     name, title, all_masked = "folder", "", False
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        try:
+            return super().list_rows(root, profile)
+        except Misplaced as error:
+            raise InputError(layouts.describe_layout(error, root)) from None
 
     def identify(self, profile: Profile) -> str:
         """As ``DataSet.identify``."""
@@ -100,7 +109,11 @@ class Folder(MVTec):
         """As ``DataSet.explain_empty``."""
         loose = "its pictures lie loose; move the normal ones to good/ and those of each defect to a folder of its own"
         sentence = super().explain_empty(root)
-        return sentence.replace("see data/README.md", loose) if list_images(root) else sentence
+        if not holds_pictures(root):
+            return sentence
+        sentence = sentence.replace("see data/README.md", loose) if list_images(root) else sentence
+        deeper = layouts.explain_depth(root)
+        return layouts.describe_layout(Misplaced(deeper, None) if deeper else Misplaced(sentence), root)
 
 
 class Demo(MVTec):
@@ -165,6 +178,31 @@ class VisA(DataSet):
                 mask = str(root / row.mask) if row.mask else ""
                 rows.append((category, row.split, defect, ";".join(names), str(root / row.image), mask))
         return rows, notes
+
+
+def _note_no_categories(root: Path, categories: Sequence[Path], folders: Folders | None) -> list[str]:
+    """Notes on pictures in a data folder that are in no category; Misplaced for masks there."""
+    if root in categories:
+        return []
+    notes, loose = [], list_images(root, unread=True)
+    if loose:
+        notes.append(f"{len(loose)} pictures lie loose in {root}; they are left out.")
+    # Folders that hold a part of each category, where the splits lie above the categories.
+    above = {name for category in categories if not is_folder(category) for name in list_children(category)}
+    if above:
+        first = f"{max(above)}/{categories[0].name}/"
+        notes.append(f"The splits lie above the categories: {first} is read as {categories[0].name}/{max(above)}/.")
+    for path in subfolders(root):
+        if path in categories or path.name in above or not list_files_below(path):
+            continue
+        if folders and "ignore" in dict(folders.match(path.name)):
+            notes.append(f"{path.name}/ is {layouts.READ_AS['ignore']}.")
+            continue
+        if path.name == "ground_truth" or is_mask_folder(path):
+            raise Misplaced(f"{path} seems to hold masks; move them to <category>/ground_truth/<defect> of each.")
+        note = f"{path.name}: no category, having no folder good or test; its pictures are left out."
+        notes.append(f"{note} {layouts.explain(path, folders)}".strip())
+    return notes
 
 
 def choose_categories(present: list[str], profile: Profile, root: Path) -> list[str]:

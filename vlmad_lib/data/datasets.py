@@ -90,7 +90,8 @@ def category_names(profile: Profile) -> list[str]:
     """The categories that a profile's data set is known to have, or else its folder has; none without it."""
     root = profile.path(profile.root)
     names = list(read_known_categories(DATASETS[profile.dataset].title).category)
-    return names or ([path.name for path in layouts.find_categories(root)] if is_folder(root) else [])
+    folders = profile.folders if profile.own else None
+    return names or ([path.name for path in layouts.find_categories(root, folders)] if is_folder(root) else [])
 
 
 def describe_identity(profile: Profile) -> str:

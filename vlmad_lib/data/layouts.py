@@ -1,85 +1,143 @@
-"""Folders of pictures: MVTec AD's layout, and a person's own; what lies elsewhere is refused or told, never guessed.
+"""Layouts of folders: MVTec AD's, and a person's own, which may be laid out otherwise (``folder_roles``).
 
-Only a folder named ``good`` holds normal pictures. One that has another name for them is refused with the remedy: as
-the name of a defect it would turn every figure round.
+What each folder of a category holds is recognised first; then its pictures and masks become rows of an index.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from vlmad_lib import InputError
+from vlmad_lib import InputError, tables
+from vlmad_lib.config import Folders
+from vlmad_lib.data.folder_roles import (
+    DEPTH,
+    ROLES,
+    SPLITS,
+    Misplaced,
+    Place,
+    explain_name,
+    is_category,
+    list_children,
+    list_places,
+    map_folders,
+    name_loose,
+    recognise,
+    write_key,
+)
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
-from vlmad_lib.data.mask_files import find_masks, is_mask_folder, pair_masks
+from vlmad_lib.data.mask_files import find_masks, is_mask_folder, looks_like_mask, pair_masks
 
-NAMED = ("good", "train", "test", "ground_truth")  # folders of the layouts
-# What others call the folder of normal pictures, letters alone and without the words of ``_FILLING``.
-GOOD_NAMES = {
-    *("good", "goods", "ok", "okay", "normal", "normals", "free", "defectfree", "faultless", "healthy", "intact"),
-    *("nodefect", "nodefects", "nondefective", "notdefective", "nonanomalous", "undamaged", "pass", "passed"),
-    *("gut", "io", "bon", "bueno", "buono", "正常", "良品"),
+# How notes say what a folder is read as.
+READ_AS = {
+    "normal": "read as the normal pictures (good)",
+    "defects": "read as defects",
+    "masks": "read as masks",
+    "train": "read as train",
+    "test": "read as test",
+    "ignore": "left out, as 'folders' says",
 }
-_FILLING = {"parts", "part", "images", "image", "pictures", "imgs", "img", "samples", "front", "side", "top", "mt"}
+LINES = 12  # of a tree that is shown
+NAMES = 4  # that a note lists
 
 
-def is_good_name(name: str) -> bool:
-    """Whether a folder's name says beyond doubt that its pictures are normal: ok, Normal, defect-free, ok_front."""
-    words = re.findall(r"[^\W\d_]+", name.casefold())
-    return "".join(word for word in words if word not in _FILLING) in GOOD_NAMES
+# ---------------------------------------------------------------- categories
 
 
-def is_category(folder: Path) -> bool:
-    """Whether a folder has one of those that make a category."""
-    return any(is_folder(folder / name) for name in ("test", "train", "good"))
+def find_categories(root: Path, folders: Folders | None = None) -> list[Path]:
+    """The categories of a data folder: itself, or those in it.
 
-
-def find_categories(root: Path) -> list[Path]:
-    """The categories of a data folder: itself, or those in it; InputError where the split lies above them."""
+    Where the splits lie above the categories (own pictures alone), the path is the one that each would have in the
+    root; Misplaced for other data.
+    """
     inner = subfolders(root)
-    if not is_category(root):
-        return [path for path in inner if is_category(path)]
-    for split in (path for path in inner if path.name in ("train", "test")):
-        for category in subfolders(split):
-            if category.name != "good" and is_folder(category / "good"):
-                raise InputError(
-                    f"{category / 'good'} lies below the split; the category comes first: move it to "
-                    f"{root / category.name / split.name / 'good'}, and all of {split.name}/ likewise."
+    if not is_category(root, folders):
+        ignored = [path for path in inner if folders and ("ignore" in dict(folders.match(path.name)))]
+        return [path for path in inner if path not in ignored and is_category(path, folders)]
+    splits = [place for place in list_places(map_folders(root), folders) if place.role in SPLITS]
+    below = {p: place for place in splits for p in subfolders(place.path)}
+    lower = [p for p in below if p.name != "good" and _has_normal(p, folders)]
+    if not lower:
+        return [root]
+    loose = any(list_images(path, unread=True) for path in [*below, *(place.path for place in splits)])
+    names = sorted({path.name for path in below})
+    if folders is None or loose or set(names) & {path.name for path in inner} or any(map(is_mask_folder, below)):
+        category, split = lower[0], below[lower[0]]
+        raise Misplaced(
+            f"{category / 'good'} lies below the split; the category comes first: move it to "
+            f"{root / category.name / split.name / 'good'}, and all of {split.name}/ likewise."
+        )
+    return [root / name for name in names]
+
+
+def _has_normal(folder: Path, folders: Folders | None) -> bool:
+    if folders is None:
+        return is_folder(folder / "good")
+    return any(place.role == "normal" for place in list_places(map_folders(folder), folders))
+
+
+def refuse_unmatched(root: Path, categories: Sequence[Path], folders: Folders) -> None:
+    """Misplaced for an entry of the profile's ``folders`` that names no folder of any category."""
+    if folders == Folders():
+        return
+    matched = {entry for path in subfolders(root) for entry in folders.match(path.name) if entry[0] == "ignore"}
+    for category in categories or [root, *subfolders(root)]:
+        paths = list(_list_paths(list_children(category)))
+        matched |= {entry for path in paths for entry in folders.match(path)}
+    for role, patterns in folders:
+        for pattern in patterns:
+            if (role, pattern) not in matched:
+                raise Misplaced(
+                    f"'folders' has {pattern!r} in {role}, which names no folder in {root}; correct it.", None
                 )
-    return [root]
 
 
-def read_categories(categories: Sequence[Path], cache: Path, all_masked: bool) -> tuple[list[tuple], list[str]]:
+def _list_paths(children: Mapping[str, Path], above: str = "", depth: int = DEPTH) -> Iterator[str]:
+    for name, path in children.items():
+        yield above + name
+        if depth:
+            yield from _list_paths(map_folders(path), f"{above}{name}/", depth - 1)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def read_categories(
+    categories: Sequence[Path], cache: Path, all_masked: bool, folders: Folders | None = None
+) -> tuple[list[tuple], list[str]]:
     """Rows of an index (category, split, defect, labels, image, mask) from folders of categories, and notes.
 
-    InputError for a mask without its image, for images without a mask where the data set has them all, and for what
-    lies where it would be missed or taken for something else.
+    ``folders``: of own pictures, what the profile says of them; folders of other names are read too. InputError for a
+    mask without its image, for images without a mask where the data set has them all, and for what lies where it would
+    be missed or taken for something else.
     """
-    rows, notes = [], []
+    rows, notes, readings = [], [], {}
     for category in categories:
-        splits = [path for path in subfolders(category) if path.name in ("train", "test")]
-        splits.sort(key=lambda path: path.name, reverse=True)  # train first
-        _refuse_misplaced(category, splits)
-        notes += _left_out(category, splits)
-        defects = [("test", path) for path in subfolders(category) if path.name != "ground_truth"]
-        if splits:
-            defects = [(split.name, path) for split in splits for path in subfolders(split)]
-        images = {(split, path.name): _defect_images(path) for split, path in defects}
-        masks, more = _masks(category, images, cache)
-        notes += more
-        category_rows = [
-            (category.name, split, defect, label_names(defect), str(image), str(masks.get((split, defect, image), "")))
-            for (split, defect), pictures in images.items()
-            for image in pictures
-        ]
+        places = recognise(category, folders)
+        category_rows, more = _read_places(category, places, cache, folders)
         rows += category_rows
+        notes += more
+        for role in READ_AS:
+            named = tuple(f"{p.relative}/" for p in places if p.role == role and p.known_by in ("key", "other name"))
+            if folders is not None and named:
+                readings.setdefault((named, role), []).append(category.name)
+        if folders is not None and category_rows and not any(row[1] == "test" for row in category_rows):
+            raise Misplaced(f"{category} has no test images; add test/good and test/<defect>.")
         bare = [row for row in category_rows if row[1] == "test" and row[2] != "good" and not row[5]]
         if bare and all_masked:
             raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
         if bare:
             notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
-    return rows, notes
+    read = [
+        f"{_shorten(names)}: {_shorten(named)} {'is' if len(named) == 1 else 'are'} {READ_AS[role]}."
+        for (named, role), names in readings.items()
+    ]
+    return rows, read + notes
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """A list of names in a sentence, the first of them where they are many."""
+    return tables.join_words(names if len(names) <= NAMES else [*names[:NAMES], f"{len(names) - NAMES} more"])
 
 
 def label_names(defect: str) -> str:
@@ -87,21 +145,166 @@ def label_names(defect: str) -> str:
     return "" if defect == "good" else defect
 
 
-# ---------------------------------------------------------------- what is left out, or out of place
+def _read_places(
+    category: Path, places: Sequence[Place], cache: Path, folders: Folders | None
+) -> tuple[list[tuple], list[str]]:
+    """The rows of a category whose folders are recognised, and notes on its masks."""
+    notes, masks, merged, inner, beside = [], {}, 0, {}, 0
+    images: dict[Place, list[Path]] = {}
+    for place in places:
+        if place.role in ("normal", "defects"):
+            images[place], paired, inner[place] = _read_pictures(place, folders)
+            masks |= paired
+            beside += len(paired)
+    if beside:
+        first = next(iter(masks.values()))
+        count = f"{beside} masks lie" if beside > 1 else "1 mask lies"
+        notes.append(f"{category.name}: {count} beside the pictures, such as {first.parent.name}/{first.name}.")
+    for place in places:
+        of = {p: listed for p, listed in images.items() if p.split == place.split}
+        if place.role == "masks":
+            found = [_pair_folder(place, of, cache, folders)]
+        else:
+            found = [_pair_flat(lower, {place: images[place]}, cache) for lower in inner.get(place, [])]
+            notes += [f"{category.name}: {lower.relative}/ is {READ_AS['masks']}." for lower in inner.get(place, [])]
+        for pairs, several, remarks in found:
+            for image, mask in pairs.items():
+                if (other := masks.setdefault(image, mask)) != mask:
+                    raise InputError(f"{other} and {mask} are masks of one image; remove one of them.")
+            merged += several
+            notes += [f"{category.name}: {remark}" for remark in remarks]
+    if merged:
+        notes.append(f"{category.name}: images with several masks: {merged}; what any of them marks is defect.")
+    rows = [
+        (category.name, place.split, place.defect, label_names(place.defect), str(image), str(masks.get(image, "")))
+        for place, listed in images.items()
+        for image in listed
+    ]
+    return rows, _left_out(category, places) + notes
 
 
-def explain(folder: Path) -> str:
+def _read_pictures(place: Place, folders: Folders | None) -> tuple[list[Path], dict[Path, Path], list[Place]]:
+    """The images of one kind, the masks that lie beside them by image, and folders of masks below.
+
+    Misplaced for what may be a mask or not, or has no image, and for pictures in other folders below. Only of own
+    pictures masks may lie here.
+    """
+    images, beside, lower = list_images(place.path), {}, []
+    for mask, picture in find_masks(images):
+        if folders is None or picture is None or not looks_like_mask(mask):
+            whose = f" of {picture.name}" if picture else ""
+            raise Misplaced(f"{mask} seems to be a mask{whose}; move it to ground_truth/{place.name}.")
+        if picture in beside:
+            raise InputError(f"{beside[picture]} and {mask} are masks of one image; remove one of them.")
+        beside[picture] = mask
+    for inner in list_places(map_folders(place.path), folders, f"{place.relative}/", place.split):
+        if folders is not None and inner.role == "masks":
+            lower.append(inner)
+        elif inner.role != "ignore" and (deeper := list_files_below(inner.path, unread=True)):
+            raise Misplaced(
+                f"{deeper[0]} lies in a folder below {place.path}; move it up, or out.",
+                write_key("ignore", inner.relative),
+            )
+    taken = set(beside.values())
+    return [image for image in images if image not in taken], beside, lower
+
+
+Pairs = tuple[dict[Path, Path], int, list[str]]
+
+
+def _pair_folder(place: Place, images: Mapping[Place, Sequence[Path]], cache: Path, folders: Folders | None) -> Pairs:
+    """The masks of a folder by image, how many were merged, and remarks: in a folder for each defect, or in itself."""
+    kinds: dict[str, list[Path]] = {}
+    for kind, listed in images.items():
+        for name in {kind.name, kind.defect}:
+            kinds[name] = [*kinds.get(name, []), *listed]
+    if folders is not None and not any(folder.name in kinds for folder in subfolders(place.path)):
+        return _pair_flat(place, images, cache)
+    if loose := list_images(place.path):
+        raise name_loose(loose[0], place)
+    _refuse_no_masks(place)
+    pairs, merged, remarks = {}, 0, []
+    for folder in subfolders(place.path):
+        by_stem = {image.stem: image for image in reversed(kinds.get(folder.name, []))}
+        paired, several = pair_masks(folder, by_stem, cache)
+        pairs |= {by_stem[stem]: mask for stem, mask in paired.items()}
+        merged += several
+        remarks += _note_no_masks(folder, f"{place.relative}/{folder.name}/") if by_stem and not paired else []
+    return pairs, merged, remarks
+
+
+def _note_no_masks(folder: Path, shown: str) -> list[str]:
+    """A note on what a folder of masks holds in their place."""
+    others = [path.name for path in folder.iterdir() if path.name[0] != "."]
+    return [f"{shown} has no pictures, but {min(others)}; save masks as PNG."] if others else []
+
+
+def _pair_flat(place: Place, images: Mapping[Place, Sequence[Path]], cache: Path) -> Pairs:
+    """As ``_pair_folder``, of masks that lie in one folder for all kinds: a name may be that of one image alone.
+
+    Of a normal and a defective image of one name the mask is the defective one's.
+    """
+    _refuse_no_masks(place)
+    by_stem: dict[str, list[Path]] = {}
+    for kind in sorted(images, key=lambda kind: kind.role == "normal"):
+        for image in images[kind]:
+            others = by_stem.setdefault(image.stem, [])
+            if kind.role != "normal" or not others:
+                others.append(image)
+    paired, merged = pair_masks(place.path, by_stem, cache)
+    for stem, mask in paired.items():
+        if len(several := by_stem[stem]) > 1:
+            raise Misplaced(
+                f"{mask} may be the mask of {several[0]} or of {several[1]}; move masks to a folder for each defect, "
+                f"{place.relative}/<defect>."
+            )
+    remarks = _note_no_masks(place.path, f"{place.relative}/") if by_stem and not paired else []
+    return {by_stem[stem][0]: mask for stem, mask in paired.items()}, merged, remarks
+
+
+def _refuse_no_masks(place: Place) -> None:
+    """Misplaced where a folder that has another name for masks holds what looks like pictures."""
+    if place.known_by == "other name":
+        for file in list_files_below(place.path)[:3]:
+            if not looks_like_mask(file):
+                raise Misplaced(
+                    f"{place.path} seems to hold masks, but {file} looks like a picture; rename that folder, to "
+                    "ground_truth if these are masks.",
+                    write_key("defects", place.relative),
+                )
+
+
+def _left_out(category: Path, places: Sequence[Place]) -> list[str]:
+    """Notes on pictures of a category that nothing reads."""
+    notes, loose = [], list_images(category) if is_folder(category) else []
+    if loose:
+        beside = "test/" if any(place.role in SPLITS for place in places) else "good/"
+        notes.append(f"{category.name}: {len(loose)} pictures lie loose beside {beside}; they are left out.")
+    for place in places:
+        if place.role == "unread" and (pictures := list_files_below(place.path, unread=True)):
+            notes.append(f"{category.name}: {place.relative}/ is not read; pictures left out: {len(pictures)}.")
+    train = [place for place in places if place.split == "train" and place.role == "defects"]
+    if train and (pictures := [image for place in train for image in list_images(place.path)]):
+        shown = ", ".join(f"{place.relative}/" for place in train[:3])
+        notes.append(f"{category.name}: defective train images, which are not tested: {len(pictures)} ({shown}).")
+    return notes
+
+
+# ---------------------------------------------------------------- what is said of other layouts
+
+
+def explain(folder: Path, folders: Folders | None = None) -> str:
     """One sentence on what a folder without a category has in its place: the folder that is there and that wanted.
 
     Empty where there is nothing to say.
     """
     misnamed = filter(None, map(explain_misnamed, [folder, *subfolders(folder)]))
-    return next(misnamed, "") or _explain_depth(folder)
+    return next(misnamed, "") or explain_depth(folder, folders) or _explain_no_good(folder, folders)
 
 
 def explain_misnamed(folder: Path) -> str:
     """A sentence on the first folder in another that has another name for one of the layout's; empty for none."""
-    inner = [path for path in subfolders(folder) if path.name not in NAMED and list_files_below(path)]
+    inner = [path for path in subfolders(folder) if path.name not in ROLES and list_files_below(path)]
     tests = [path for path in inner if path.name.casefold().startswith("test")]
     if sentence := next(filter(None, map(explain_name, inner)), ""):
         return sentence
@@ -112,106 +315,49 @@ def explain_misnamed(folder: Path) -> str:
     return ""
 
 
-def explain_name(folder: Path) -> str:
-    """A sentence on a folder whose name is another for one of the layout's; empty where it is not."""
-    usual = folder.name.casefold()
-    if usual in NAMED and folder.name != usual:
-        normal = "" if usual == "good" else "; normal pictures belong in train/good and test/good"
-        return f"{folder} is not spelt {usual!r}: rename it{normal}."
-    if folder.name not in NAMED and is_good_name(folder.name):
-        return f"{folder} seems to hold normal pictures: rename it to good/."
+def explain_depth(folder: Path, folders: Folders | None = None) -> str:
+    """A sentence on a folder that lies above the one of the categories; empty where it does not."""
+    for path in subfolders(folder):
+        lower = [inner.name for inner in subfolders(path) if is_category(inner, folders)]
+        if lower and not is_category(path, folders):
+            return f"{path} holds the categories ({', '.join(lower[:3])}, with good/ in them): set 'root' to it."
     return ""
 
 
-def _explain_depth(folder: Path) -> str:
-    """A sentence on a folder that has no normal pictures under any name known: set the root lower, or say which."""
-    for path in subfolders(folder):
-        if (lower := [one.name for one in subfolders(path) if is_category(one)]) and not is_category(path):
-            return f"{path} holds the categories ({', '.join(lower[:3])}, with good/ in them): set 'root' to it."
+def _explain_no_good(folder: Path, folders: Folders | None) -> str:
+    """A sentence on a folder that has no normal pictures under any name known."""
     for path in [folder, *subfolders(folder)]:
-        names = [f"{one.name}/" for one in subfolders(path) if list_files_below(one)]
-        if names and not is_category(path):
+        names = [f"{inner.name}/" for inner in subfolders(path) if list_images(inner, unread=True)]
+        if names and not is_category(path, folders):
             shown = " and ".join(names) if len(names) < 4 else f"{', '.join(names[:3])} and others"
             return f"{path} has no good/, but {shown}: rename the folder of normal pictures to good/."
     return ""
 
 
-def _left_out(category: Path, splits: Sequence[Path]) -> list[str]:
-    """Notes on pictures of a category that nothing reads."""
-    notes, loose = [], list_images(category)
-    if loose and not splits:
-        notes.append(f"{category.name}: {len(loose)} pictures lie loose beside good/; they are left out.")
-    for path in subfolders(category) if splits else []:
-        if path.name not in NAMED and (pictures := list_files_below(path)):
-            notes.append(f"{category.name}: {path.name}/ is not read; pictures left out: {len(pictures)}.")
-    for split in splits:
-        defects = [path for path in subfolders(split) if path.name != "good"] if split.name == "train" else []
-        if defects and (pictures := [image for path in defects for image in list_files_below(path)]):
-            shown = ", ".join(f"train/{path.name}/" for path in defects[:3])
-            notes.append(f"{category.name}: defective train images, which are not tested: {len(pictures)} ({shown}).")
-    return notes
+def describe_layout(error: Misplaced, root: Path) -> str:
+    """A sentence on own pictures that are laid out in no way that is read, the key that may say it, and two trees.
+
+    The tree that is there, with the number of pictures in each folder, and the one that is wanted.
+    """
+    key = error.key or "normal: [...], defects: [...], masks: [...], ignore: [...]"
+    hint = "" if error.key is None else f" Or say in the profile which folder is what, 'folders: {{{key}}}'."
+    lines = list(_draw_tree(root)) or ["  no folder"]
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], f"  ... and {len(lines) - LINES + 1} more folders"]
+    wanted = [
+        "Wanted, there or in a folder for each category:",
+        "  good/ (or train/good/ and test/good/): normal pictures",
+        "  <defect>/ (or test/<defect>/): those of one kind of defect",
+        "  ground_truth/<defect>/: masks, if any, under the names of the pictures",
+    ]
+    return "\n".join([f"{error}{hint}", f"There is, in {root}:", *lines, *wanted])
 
 
-def _refuse_misplaced(category: Path, splits: Sequence[Path]) -> None:
-    """InputError for what lies where it would be missed, or taken for something else."""
-    for folder in [*subfolders(category), *(path for split in splits for path in subfolders(split))]:
-        usual = folder.name.casefold()
-        if usual in NAMED and folder.name != usual:
-            raise InputError(f"{folder} is not spelt {usual!r}; rename it.")
-        if folder.parent != category and usual in NAMED[1:] and list_files_below(folder):
-            raise InputError(f"{folder} lies in {folder.parent.name}/; move it to {category / usual}.")
-        if folder.name not in NAMED and is_good_name(folder.name) and list_files_below(folder):
-            place = category / "train" / "good" if splits and folder.parent == category else folder.parent / "good"
-            to = "move them to" if is_folder(place) or place.parent != folder.parent else "rename it to"
-            raise InputError(
-                f"{folder} seems to hold normal pictures: {to} {place}, or, if they show a defect, name the folder so."
-            )
-        if folder.name not in NAMED and is_mask_folder(folder):
-            raise InputError(f"{folder} seems to hold masks; move them to {category / 'ground_truth'}/<defect>.")
-    if splits and is_folder(category / "good"):
-        raise InputError(
-            f"{category / 'good'} lies beside {splits[0].name}/; move it to {category / 'train' / 'good'}."
-        )
-    for folder in [*splits, category / "ground_truth"]:
-        if is_folder(folder) and (loose := list_images(folder)):
-            raise InputError(
-                f"{loose[0]} lies loose in {folder.name}/; move it to the folder of its kind, or remove it "
-                "(normal pictures belong in good/)."
-            )
-    train = next((split for split in splits if split.name == "train"), None)
-    if (
-        train
-        and not is_folder(train / "good")
-        and (names := [path.name for path in subfolders(train) if list_files_below(path)])
-    ):
-        raise InputError(f"{train} has no good/, but {', '.join(names)}; rename the folder of normal pictures to good.")
-
-
-def _defect_images(folder: Path) -> list[Path]:
-    """The images of one kind of defect; InputError for masks among them, and for pictures in folders below."""
-    images = list_images(folder)
-    for mask, picture in find_masks(images):
-        whose = f" of {picture.name}" if picture else ""
-        raise InputError(f"{mask} seems to be a mask{whose}; move it to ground_truth/{folder.name}.")
-    deeper = next((path for inner in subfolders(folder) for path in list_files_below(inner)), None)
-    if deeper:
-        raise InputError(f"{deeper} lies in a folder below {folder}; move it up, or out.")
-    return images
-
-
-def _masks(
-    category: Path, images: dict[tuple[str, str], list[Path]], cache: Path
-) -> tuple[dict[tuple[str, str, Path], Path], list[str]]:
-    """The masks of a category's test images by split, defect and image, and notes on them."""
-    folder, masks, notes, merged = category / "ground_truth", {}, [], 0
-    for kind in subfolders(folder) if is_folder(folder) else []:
-        by_stem = {image.stem: image for image in reversed(images.get(("test", kind.name), []))}
-        pairs, several = pair_masks(kind, by_stem, cache)
-        masks |= {("test", kind.name, by_stem[stem]): mask for stem, mask in pairs.items()}
-        merged += several
-        if by_stem and not pairs and (others := [path.name for path in kind.iterdir() if path.name[0] != "."]):
-            place = f"ground_truth/{kind.name}/"
-            notes.append(f"{category.name}: {place} has no pictures, but {min(others)}; save masks as PNG.")
-    if merged:
-        notes.append(f"{category.name}: images with several masks: {merged}; what any of them marks is defect.")
-    return masks, notes
+def _draw_tree(folder: Path, depth: int = 1) -> Iterator[str]:
+    """A line for each folder below another, with the number of its pictures."""
+    for path in subfolders(folder):
+        count = len(list_images(path, unread=True))
+        counted = f": {tables.format_count(count, 'picture', 'pictures')}" if count else ""
+        yield f"{'  ' * depth}{path.name}/{counted}"
+        if depth <= DEPTH and not path.is_symlink():
+            yield from _draw_tree(path, depth + 1)

@@ -72,9 +72,12 @@ def find_masks(pictures: Sequence[Path]) -> Iterator[tuple[Path, Path | None]]:
             yield file, None
 
 
-def is_mask_folder(folder: Path) -> bool:
-    """Whether a folder holds masks, by its name; where the name may be that of a defect, by its first pictures."""
-    name = re.sub("[^a-z]", "", folder.name.casefold())
+def is_mask_folder(folder: Path, name: str = "") -> bool:
+    """Whether a folder holds masks, by its name; where the name may be that of a defect, by its first pictures.
+
+    ``name``: what it is called, where that is not its own name.
+    """
+    name = re.sub("[^a-z]", "", (name or folder.name).casefold())
     if name in MASKS:
         return True
     return name in PERHAPS and bool(first := list_files_below(folder)[:3]) and all(map(looks_like_mask, first))
@@ -237,8 +240,8 @@ def check_masks(table: pd.DataFrame, cache: Path) -> tuple[pd.DataFrame, list[st
     if len(wrong):
         first = wrong.iloc[0]
         raise InputError(
-            f"The mask {first['mask']} marks {first.share:.0%} of {first.image} as defect, which lies in good/; "
-            "remove the mask, invert it, or move the picture to the folder of its defect."
+            f"The mask {first['mask']} marks {first.share:.0%} of {first.image} as defect, which lies among the normal "
+            "pictures; remove the mask, invert it, or move the picture to the folder of its defect."
         )
     notes, rows = [], rows[rows.label == 1]
     for category, masked in rows.groupby("category"):

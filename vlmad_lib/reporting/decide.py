@@ -25,7 +25,7 @@ from PIL import Image, PngImagePlugin
 from vlmad_lib import InputError, commands, config, files, methods
 from vlmad_lib.analysis import thresholds
 from vlmad_lib.config import FULL, Method, Profile
-from vlmad_lib.data import datasets, image_files, layouts, mask_files
+from vlmad_lib.data import datasets, folder_roles, image_files, mask_files
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.methods import METHODS
 from vlmad_lib.pipeline import part_groups, run
@@ -86,11 +86,12 @@ def decide(
     spec = methods.without_category_context(_method(profile, method))
     thresholds.rank(1, alpha)  # a wrong one is refused before anything is read
     image_files.require_folder(folder, "correct its path")
-    _refuse_misnamed(folder)
-    new, faults, notes = _pictures(folder)
+    roles = _roles(profile, folder)
+    _refuse_misnamed(profile, folder, roles)
+    new, faults, notes = _pictures(folder, roles)
     if not new:
         raise InputError(f"{folder} holds no picture to judge beside {', '.join(KEPT)} and masks; add some.")
-    category, normal = _normal(profile, folder, category, set(new))
+    category, normal = _normal(profile, folder, category, set(new), roles)
     parts = part_groups.read_parts(normal, groups) if groups else {}
     if groups and len(set(parts.values())) < 2:
         raise InputError(
@@ -126,29 +127,47 @@ def _method(profile: Profile, name: str) -> Method:
     return spec
 
 
-def _refuse_misnamed(folder: Path) -> None:
-    """InputError for a folder of normal pictures under another name than good/: they would be judged as new ones."""
+def _roles(profile: Profile, folder: Path) -> dict[Path, str]:
+    """What the profile's ``folders`` say of those in a folder of new pictures, and of those in its train/."""
+    roles: dict[Path, str] = {}
+    for place in (folder, folder / "train"):
+        for path in image_files.subfolders(place) if image_files.is_folder(place) else []:
+            for role, _ in profile.folders.match(path.relative_to(folder).as_posix()):
+                roles.setdefault(path, role)
+    return roles
+
+
+def _refuse_misnamed(profile: Profile, folder: Path, roles: dict[Path, str]) -> None:
+    """InputError for a folder of normal pictures under another name than good/: they would be judged as new ones.
+
+    Not where the profile says what it holds.
+    """
     places = [place for place in (folder, folder / "train") if image_files.is_folder(place)]
     for path in [path for place in places for path in image_files.subfolders(place)]:
-        wanted = path.name.casefold() in ("good", "train") or layouts.is_good_name(path.name)
-        reason = layouts.explain_name(path).rstrip(".") if wanted else ""
-        if not (reason and image_files.list_files_below(path, unread=True)):
+        wanted = path.name.casefold() in ("good", "train") or folder_roles.is_good_name(path.name)
+        reason = folder_roles.explain_name(path).rstrip(".") if wanted else ""
+        if path in roles or not (reason and image_files.list_files_below(path, unread=True)):
             continue
         place = path.with_name("good")
         if image_files.is_folder(place) and not place.samefile(path):
             reason = f"{path} seems to hold normal pictures, as {place} does: move them there"
-        raise InputError(f"{reason}, or give it another name if its pictures are to be judged.")
+        key = f", say it in the profile, 'folders: {{{folder_roles.write_key('normal', path.name)}}}'" * profile.own
+        raise InputError(f"{reason}{key}, or give it another name if its pictures are to be judged.")
 
 
-def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
+def _pictures(folder: Path, roles: dict[Path, str]) -> tuple[list[str], dict[str, str], list[str]]:
     """The pictures of a folder to judge, why some of them cannot be read, and notes on masks, which are left out."""
     inner, new, masks, faults = [folder], [], [], {}
+    ignored = [path.relative_to(folder).as_posix() for path, role in roles.items() if role == "ignore"]
+    notes = [f"{name}/ is left out, as 'folders' says." for name in ignored]
     while inner:
         place = inner.pop(0)
         for path in reversed(image_files.subfolders(place)):
             if (place == folder and path.name in KEPT) or path.is_symlink():
                 continue
-            if mask_files.is_mask_folder(path):
+            if roles.get(path) in ("normal", "ignore"):
+                continue
+            if roles.get(path) == "masks" or (path not in roles and mask_files.is_mask_folder(path)):
                 masks += image_files.list_files_below(path, unread=True)
             else:
                 inner.insert(0, path)
@@ -159,15 +178,19 @@ def _pictures(folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
         masks += sorted(left)
         new += [str(file) for file in files_here if str(file) not in left]
     shown = Path(masks[0]).relative_to(folder) if masks else ""
-    return new, faults, [f"{len(masks)} masks are left out, such as {shown}."] if masks else []
+    return new, faults, [*notes, *([f"{len(masks)} masks are left out, such as {shown}."] if masks else [])]
 
 
-def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tuple[str, list[str]]:
+def _normal(
+    profile: Profile, folder: Path, category: str, new: set[str], roles: dict[Path, str]
+) -> tuple[str, list[str]]:
     """The category, and its normal pictures: beside the new ones, or from the profile's data."""
-    for place in (folder / "good", folder / "train" / "good"):
-        if image_files.is_folder(place) and (pictures := image_files.list_files_below(place)):
+    named = [path for path, role in roles.items() if role == "normal"]
+    for places in ([*named, folder / "good"], [folder / "train" / "good"]):
+        there = [place for place in dict.fromkeys(places) if image_files.is_folder(place)]
+        if pictures := [image for place in there for image in image_files.list_files_below(place)]:
             for mask, _ in mask_files.find_masks([Path(image) for image in pictures]):
-                raise InputError(f"{mask} seems to be a mask; move it out of {place}.")
+                raise InputError(f"{mask} seems to be a mask; move it out of {mask.parent}.")
             return category or _product(profile, folder), pictures
     try:
         index, _ = run.build_run_index(profile.model_copy(update={"shots": [0]}))
@@ -175,7 +198,8 @@ def _normal(profile: Profile, folder: Path, category: str, new: set[str]) -> tup
         if category:
             raise
         lacking = f"{folder} has no good/ folder with normal pictures; add it"
-        raise InputError(f"{lacking} (the profile's own data cannot serve: {str(error).rstrip('.')}).") from None
+        reason = str(error).partition("\n")[0].rstrip(".")  # without the trees of folders laid out otherwise
+        raise InputError(f"{lacking} (the profile's own data cannot serve: {reason}).") from None
     categories = list(index.category.unique())
     own = folder.resolve().name
     name = category or (own if own in categories else categories[0])
