@@ -33,8 +33,19 @@ GROUPS = ("texture", "rigid", "flexible", "unknown")  # of categories, by the ki
 DEVICES = ("auto", "cpu", "cuda", "mps")
 # Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-# The data sets, each a class in data/dataset_classes.py.
-DATASETS = ("demo", "mvtec", "visa", "folder")
+# The data sets that published figures and the study are of.
+BENCHMARKS = ("mvtec", "visa")
+# The data sets, each a class in data/dataset_classes.py or data/public_datasets.py.
+DATASETS = (
+    *("demo", *BENCHMARKS, "folder"),
+    *("btad", "mpdd", "kolektorsdd2", "dagm", "dtd_synthetic", "real_iad"),
+    *("head_ct", "brain_mri", "br35h", "covid_19"),
+    *("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
+)
+# Other spellings of their names, small letters and digits alone.
+_SPELT = {name.replace("_", ""): name for name in DATASETS if name not in ("demo", "folder")}
+_SPELT |= {"mvtecad": "mvtec", "dagm2007": "dagm", "dtd": "dtd_synthetic", "ksdd2": "kolektorsdd2"}
+_SPELT |= {"colondb": "cvc_colondb", "clinicdb": "cvc_clinicdb", "kvasirseg": "kvasir", "covid": "covid_19"}
 VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
 FOLDER_NAMES = (
     "categories",
@@ -231,8 +242,8 @@ class Profile(Strict):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_the_study(cls, values: Any) -> Any:
-        """Own pictures are on no benchmark: the study's claims about those concern them only where asked for."""
-        if isinstance(values, dict) and values.get("dataset") == "folder":
+        """The study's claims are about two benchmarks: they concern other data only where asked for."""
+        if isinstance(values, dict) and values.get("dataset") not in ("demo", *BENCHMARKS):
             values = {"notebooks": [name for name in NOTEBOOKS if name != STUDY]} | values
         return values
 
@@ -334,6 +345,5 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
 
 
 def normalise_dataset_name(text: str) -> str:
-    """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
-    spelt = re.sub("[^a-z0-9]", "", text.casefold())
-    return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())
+    """The name in profiles of a public data set for any spelling of it; other names as they are."""
+    return _SPELT.get(re.sub("[^a-z0-9]", "", text.casefold()), text.strip())

@@ -83,9 +83,13 @@ def drawn(figure, photo=False):
 
 
 def check(kind: str, masks: str, results: str, notebooks: list[str], folder: Path, monkeypatch) -> None:
-    """Every notebook ends, and shows no table of a header alone, no NaN and no *1 products*."""
+    """As ``check_notebooks``, on data and results of one kind."""
+    check_notebooks(write_kind(folder, kind, masks, results), notebooks, monkeypatch)
+
+
+def check_notebooks(path: Path, notebooks: list[str], monkeypatch) -> None:
+    """Every notebook ends on a profile, and shows no table of a header alone, no NaN and no *1 products*."""
     monkeypatch.setattr("vlmad_lib.reporting.figures.encode_figure", drawn)
-    path = write_kind(folder, kind, masks, results)
     for name in notebooks:
         for one in run_cells(name, path, monkeypatch):
             if hasattr(one, "to_html"):

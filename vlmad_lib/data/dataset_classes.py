@@ -5,7 +5,7 @@ A subclass of ``DataSet`` registers itself by its name in profiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,11 +28,15 @@ class DataSet:
     title = ""
     # Whether every anomalous test image has a mask.
     all_masked = True
-    # The columns by which data/reference counts its images.
+    # The columns by which data/reference counts its images, or ``condition``: good or defective. Without category: over
+    # all categories.
     counted_by = ("category", "split", "defect")
+    # Its folders in one line, as sentences on what cannot be read show them.
+    tree = ""
 
     def __init_subclass__(cls):
-        DATASETS[cls.name] = cls()
+        if "name" in vars(cls):  # what several data sets share has none
+            DATASETS[cls.name] = cls()
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """Rows (category, split, defect, labels, image, mask) of what a folder holds, and notes on it."""
@@ -47,8 +51,12 @@ class DataSet:
         return self.name
 
     def explain_empty(self, root: Path) -> str:
-        """A sentence on a folder without images in the data set's layout."""
-        return f"{root} holds no images in the layout of its data set: see data/README.md."
+        """A sentence on a folder without images in the data set's layout: the layout, and what is there."""
+        if not self.tree:
+            return f"{root} holds no images in the layout of its data set: see data/README.md."
+        names = [f"{path.name}/" for path in subfolders(root)] + [path.name for path in list_images(root, unread=True)]
+        there = f"{', '.join(names[:5])}{' and others' * (len(names) > 5)}" or "nothing that is read"
+        return f"{root} holds no images in the layout of {self.title}, {self.tree}; there is {there}: set 'root' to it."
 
     def describe_categories(self, root: Path) -> pd.DataFrame:
         """What is known of its categories: a table with the columns category, group and class_name."""
@@ -68,6 +76,7 @@ class MVTec(DataSet):
     """MVTec AD: <category>/{train,test}/<defect>, and ground_truth/<defect> with a mask for each anomalous image."""
 
     name, title = "mvtec", "MVTec AD"
+    tree = "<category>/{train/good, test/good, test/<defect>, ground_truth/<defect>}"
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
@@ -82,8 +91,10 @@ class MVTec(DataSet):
         return rows, notes + more
 
     def explain_empty(self, root: Path) -> str:
-        """As ``DataSet.explain_empty``."""
-        return layouts.explain(root) or super().explain_empty(root)
+        """As ``DataSet.explain_empty``; what is misnamed is named first."""
+        sentence = layouts.explain(root)
+        shown = f" ({self.title} is {self.tree})." if self.tree else "."
+        return f"{sentence.removesuffix('.')}{shown}" if sentence else super().explain_empty(root)
 
 
 class Folder(MVTec):
@@ -92,7 +103,7 @@ class Folder(MVTec):
     Folders of other names are read where there is no doubt, or the profile's ``folders`` say it (``layouts``).
     """
 
-    name, title, all_masked = "folder", "", False
+    name, title, all_masked, tree = "folder", "", False, ""
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
@@ -149,12 +160,15 @@ class VisA(DataSet):
     name, title = "visa", "VisA"
     # Its known counts do not name defect types, and several labels may share an image.
     counted_by = ("category", "split")
+    tree = "{split_csv/1cls.csv, <object>/image_anno.csv, <object>/Data/Images/{Normal, Anomaly}, <object>/Data/Masks}"
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
         split_file = root / "split_csv" / "1cls.csv"
         if not split_file.is_file():
-            raise InputError(f"The split file {split_file} does not exist; it comes with the VisA archive.")
+            raise InputError(
+                f"The split file {split_file} does not exist; it comes with the VisA archive, which is {self.tree}."
+            )
         split = read_text_table(split_file, ("object", "split", "label", "image", "mask"), "fetch it again")
         for column, allowed in {"split": ["train", "test"], "label": ["normal", "anomaly"]}.items():
             if other := set(split[column]) - set(allowed):
@@ -164,9 +178,7 @@ class VisA(DataSet):
         if len(again := split[split.image.duplicated()]):
             raise InputError(f"{split_file} names {again.image.iloc[0]} twice; fetch the file again.")
         rows, notes = [], []
-        for name in [*split.object.unique(), *split.image, *split["mask"]]:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise InputError(f"{split_file} names {name!r}, which leads out of {root}; fetch the file again.")
+        refuse_outside([*split.object.unique(), *split.image, *split["mask"]], split_file, root)
         chosen_names = choose_categories(list(split.object.unique()), profile, root)
         for category, entries in split[split.object.isin(chosen_names)].groupby("object"):
             labels = _read_visa_labels(root / category / "image_anno.csv")
@@ -217,6 +229,13 @@ def choose_categories(present: list[str], profile: Profile, root: Path) -> list[
                 f"{key!r} has {unknown[0]!r}, which is no category of {root}: {', '.join(sorted(present))}."
             )
     return profile.categories or present
+
+
+def refuse_outside(names: Iterable[str], file: Path, root: Path) -> None:
+    """InputError for a path in a file that leads out of the folder it starts at."""
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{file} names {name!r}, which leads out of {root}; fetch the file again.")
 
 
 def _read_visa_labels(file: Path) -> dict[str, list[str]] | None:

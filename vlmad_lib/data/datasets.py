@@ -18,7 +18,7 @@ import pandas as pd
 
 from vlmad_lib import REFERENCE, InputError, within
 from vlmad_lib.config import FULL, Profile
-from vlmad_lib.data import layouts
+from vlmad_lib.data import layouts, public_datasets  # noqa: F401  its classes register themselves
 from vlmad_lib.data.dataset_classes import DATASETS, DataSet, read_known_categories
 from vlmad_lib.data.image_files import is_folder, read_size, require_folder, subfolders
 from vlmad_lib.data.mask_files import check_masks, load_mask
@@ -142,13 +142,20 @@ def _sizes(table: pd.DataFrame) -> pd.DataFrame:
 def _note_other_counts(table: pd.DataFrame, kind: DataSet) -> list[str]:
     """Sentences on categories whose number of images differs from the data set's known one."""
     published = pd.read_csv(REFERENCE / "dataset_counts.csv").rename(columns={"defect_type": "defect"})
-    columns = list(kind.counted_by)
+    columns, present = list(kind.counted_by), set(table.category)
+    over_all = "category" not in columns
+    if over_all and set(kind.describe_categories(Path()).category) - present:
+        return []
+    published, table = (
+        part.assign(condition=part.defect.where(part.defect == "good", "defective")) for part in (published, table)
+    )
     expected = published[published.dataset == kind.title].groupby(columns).n_images.sum()
     counts = table.groupby(columns).size()
+    named = ((key if isinstance(key, tuple) else (key,), counts.get(key, 0), count) for key, count in expected.items())
     return [
-        f"{'/'.join(key)}: {counts.get(key, 0)} images where {table.dataset.iloc[0]} has {count}."
-        for key, count in expected.items()
-        if key[0] in set(table.category) and counts.get(key, 0) != count
+        f"{'/'.join(key)}: {found} images where {table.dataset.iloc[0]} has {count}."
+        for key, found, count in named
+        if (over_all or key[0] in present) and found != count
     ]
 
 

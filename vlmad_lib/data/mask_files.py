@@ -209,7 +209,7 @@ def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.n
 # ---------------------------------------------------------------- what masks say
 
 
-def _measure(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
+def measure_masks(paths: Sequence[str], cache: Path) -> list[tuple[float, bool]]:
     """The share of each mask that is defect, and whether grey levels were cut.
 
     Kept in the cache, for each notebook of a report asks: under the masks' contents and the code of this module.
@@ -232,7 +232,7 @@ def check_masks(table: pd.DataFrame, cache: Path) -> tuple[pd.DataFrame, list[st
     picture marks a defect. Reads every mask, once.
     """
     rows = table[table["mask"] != ""]
-    facts = _measure(list(rows["mask"]), cache) if len(rows) else []
+    facts = measure_masks(list(rows["mask"]), cache) if len(rows) else []
     rows = rows.assign(
         share=np.array([share for share, _ in facts], float), greys=np.array([greys for _, greys in facts], bool)
     )

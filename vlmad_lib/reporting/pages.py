@@ -74,8 +74,8 @@ def body(cells: list[NotebookNode], path: Path, pages: Collection[str] = (), dat
 
 
 # Tags of cells, and the data sets on whose pages alone they stand: ``demo`` is text on the demo data, ``benchmark``
-# published figures, beside which own pictures cannot stand.
-TAGGED = {"demo": ("demo",), "benchmark": ("demo", "mvtec", "visa")}
+# published figures, beside which those of other data cannot stand.
+TAGGED = {"demo": ("demo",), "benchmark": ("demo", *config.BENCHMARKS)}
 
 
 def _concerned(cells: list[NotebookNode], dataset: str) -> list[NotebookNode]:
