@@ -31,7 +31,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 # Of an image encoder's matrix products; tf32 are fp32 numbers that an NVIDIA GPU multiplies with ten bits.
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # The data sets, each a class in data/dataset_classes.py.
-DATASETS = ("demo", "mvtec", "visa", "folder")
+DATASETS = ("demo", "mvtec", "visa", "mvtec2", "loco", "folder")
 VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
 FOLDER_NAMES = ("categories", "class_names", "groups")  # hold text, whatever YAML makes of 01, yes, null or a date
 STUDY = "16_the_study_rechecked"  # a notebook on benchmarks and their published figures

@@ -66,19 +66,42 @@ def read_categories(categories: Sequence[Path], cache: Path, all_masked: bool) -
         if splits:
             defects = [(split.name, path) for split in splits for path in subfolders(split)]
         images = {(split, path.name): _defect_images(path) for split, path in defects}
-        masks, more = _masks(category, images, cache)
-        notes += more
-        category_rows = [
-            (category.name, split, defect, label_names(defect), str(image), str(masks.get((split, defect, image), "")))
-            for (split, defect), pictures in images.items()
-            for image in pictures
-        ]
+        category_rows, more = _list_rows(category, images, category / "ground_truth", cache, all_masked)
         rows += category_rows
-        bare = [row for row in category_rows if row[1] == "test" and row[2] != "good" and not row[5]]
-        if bare and all_masked:
-            raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
-        if bare:
-            notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
+        notes += more
+    return rows, notes
+
+
+def read_splits(category: Path, splits: dict[str, str], masks: str, cache: Path) -> tuple[list[tuple], list[str]]:
+    """Rows of a category as ``read_categories`` gives them, where its splits lie in folders of other names.
+
+    ``splits`` has the folder of each split, ``masks`` is that of the masks; both are below the category, and the masks'
+    may be in a split's. InputError for defective test images without a mask and for masks without their image.
+    """
+    images = {
+        (split, path.name): _defect_images(path)
+        for split, folder in splits.items()
+        for path in (subfolders(category / folder) if is_folder(category / folder) else [])
+        if path != category / masks
+    }
+    return _list_rows(category, images, category / masks, cache, all_masked=True)
+
+
+def _list_rows(
+    category: Path, images: dict[tuple[str, str], list[Path]], masks: Path, cache: Path, all_masked: bool
+) -> tuple[list[tuple], list[str]]:
+    """Rows of a category's images by split and defect, with the masks of a folder, and notes."""
+    paired, notes = _masks(category, images, masks, cache)
+    rows = [
+        (category.name, split, defect, label_names(defect), str(image), str(paired.get((split, defect, image), "")))
+        for (split, defect), pictures in images.items()
+        for image in pictures
+    ]
+    bare = [row for row in rows if row[1] == "test" and row[2] != "good" and not row[5]]
+    if bare and all_masked:
+        raise InputError(f"The image {bare[0][4]} has no mask in {masks}; add it.")
+    if bare:
+        notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
     return rows, notes
 
 
@@ -200,17 +223,17 @@ def _defect_images(folder: Path) -> list[Path]:
 
 
 def _masks(
-    category: Path, images: dict[tuple[str, str], list[Path]], cache: Path
+    category: Path, images: dict[tuple[str, str], list[Path]], folder: Path, cache: Path
 ) -> tuple[dict[tuple[str, str, Path], Path], list[str]]:
-    """The masks of a category's test images by split, defect and image, and notes on them."""
-    folder, masks, notes, merged = category / "ground_truth", {}, [], 0
+    """The masks of a category's test images in a folder by split, defect and image, and notes on them."""
+    masks, notes, merged = {}, [], 0
     for kind in subfolders(folder) if is_folder(folder) else []:
         by_stem = {image.stem: image for image in reversed(images.get(("test", kind.name), []))}
         pairs, several = pair_masks(kind, by_stem, cache)
         masks |= {("test", kind.name, by_stem[stem]): mask for stem, mask in pairs.items()}
         merged += several
         if by_stem and not pairs and (others := [path.name for path in kind.iterdir() if path.name[0] != "."]):
-            place = f"ground_truth/{kind.name}/"
+            place = f"{folder.relative_to(category)}/{kind.name}/"
             notes.append(f"{category.name}: {place} has no pictures, but {min(others)}; save masks as PNG.")
     if merged:
         notes.append(f"{category.name}: images with several masks: {merged}; what any of them marks is defect.")
