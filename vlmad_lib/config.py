@@ -283,6 +283,8 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
 
 
 def normalise_dataset_name(text: str) -> str:
-    """``mvtec`` and ``visa`` for any spelling of them; other names as they are."""
+    """The names in profiles of ``mvtec``, ``visa``, ``mvtec2`` and ``loco`` for any spelling; others as they are."""
     spelt = re.sub("[^a-z0-9]", "", text.casefold())
-    return {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa"}.get(spelt, text.strip())
+    spellings = {"mvtec": "mvtec", "mvtecad": "mvtec", "visa": "visa", "mvtec2": "mvtec2", "mvtecad2": "mvtec2"}
+    spellings |= dict.fromkeys(["loco", "mvtecloco", "mvteclocoad", "mvtecadloco"], "loco")
+    return spellings.get(spelt, text.strip())

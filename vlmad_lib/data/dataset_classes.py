@@ -59,7 +59,7 @@ class DataSet:
         return []
 
     def read_regions(self, image: str) -> list[tuple[np.ndarray, float]]:
-        """The annotated defect regions of a test image, where a data set tells them apart and when each counts as found.
+        """The annotated defect regions of a test image, in a data set that says of each when it counts as found.
 
         Each is a bool mask (H, W) and its saturation: the share of its area, in (0, 1], that is to be marked. Regions
         may overlap. Data sets without such annotations have none, and no sPRO.
@@ -208,7 +208,7 @@ class MVTecAD2(DataSet):
 
 
 class MVTecLOCO(DataSet):
-    """MVTec LOCO AD: structural and logical anomalies, with a mask of each defect and when it counts as found (sPRO)."""
+    """MVTec LOCO AD: structural and logical anomalies, with a mask a defect and when each counts as found (sPRO)."""
 
     name, title = "loco", "MVTec LOCO"
     tree = (

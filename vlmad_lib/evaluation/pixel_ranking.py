@@ -179,7 +179,7 @@ def find_regions(
 def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]], saturated: bool = False) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 
-    ``saturated``: pixels weigh what they add to the saturated overlap of the annotated regions (``_saturated_weights``).
+    ``saturated``: pixels weigh what they add to the saturated overlap of annotated regions (``_saturated_weights``).
     ValueError where the shapes differ or a score is not finite.
     """
     for scores, mask in pairs:
