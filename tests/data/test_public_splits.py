@@ -10,8 +10,9 @@ import pytest
 from conftest import make_loco, make_mvtec_ad2, paint, small_profile
 from PIL import Image
 
-from vlmad_lib import InputError
+from vlmad_lib import InputError, config, tables
 from vlmad_lib.data import dataset_classes, datasets
+from vlmad_lib.pipeline import run
 
 COUNTS = {"train": 4, "validation": 4, "test": 8}
 
@@ -92,6 +93,14 @@ def test_a_folder_in_another_layout_and_a_defect_without_a_mask_are_refused(tmp_
     assert datasets.DATASETS[name].tree.startswith("<category>/{train,validation}/good/")
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("MVTec AD 2", "mvtec2"), ("mvtec_loco", "loco"), ("MVTec LOCO AD", "loco"), ("mvtec-ad", "mvtec")],
+)
+def test_what_prompts_were_trained_on_is_known_by_any_spelling(said, name):
+    assert config.normalise_dataset_name(said) == name and name in config.DATASETS
+
+
 def test_known_counts_and_names_of_both_data_sets_are_complete():
     counts = pd.read_csv(dataset_classes.REFERENCE / "dataset_counts.csv")
     known = pd.read_csv(dataset_classes.REFERENCE / "categories.csv")
@@ -102,3 +111,30 @@ def test_known_counts_and_names_of_both_data_sets_are_complete():
         assert (
             set(rows.category) == set(known[known.dataset == title].category) and rows.category.nunique() == categories
         )
+
+
+def test_a_run_counts_the_saturated_overlap_by_kind_of_defect_and_anew_with_another_saturation(tmp_path):
+    root = make_loco(tmp_path / "loco", count=2)
+    maps = {}
+    for kind in ("good", "logical_anomalies", "structural_anomalies"):
+        values = np.full((60, 60), 0.5)
+        if kind != "good":
+            values[20:40, 10:40] = 0
+            values[20 : 25 if kind == "logical_anomalies" else 40, 10 : 40 if kind == "logical_anomalies" else 25] = 1
+        maps |= {f"{kind}-{number:03}": values for number in range(2)}
+    (tmp_path / "maps").mkdir()
+    np.savez(tmp_path / "maps/box.npz", **maps)
+    profile = small_profile(
+        root, tmp_path / "cache", dataset="loco", methods=[], imports=[{"name": "tool", "path": str(tmp_path / "maps")}]
+    )
+    row = run.run(profile).metrics.iloc[0]
+    # of 600 logical pixels 150 are marked, which is enough; of two structural regions one
+    assert row.spro == pytest.approx((1 + 1 / 2) / 2) and row.aupro < row.spro
+    entries = json.loads((root / "box/defects_config.json").read_text())
+    entries[0]["saturation_threshold"] = 300
+    (root / "box/defects_config.json").write_text(json.dumps(entries))
+    results = run.run(profile)
+    assert results.metrics.spro.item() == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert tables.list_metrics(results.metrics)[-1] == "spro"
+    assert "sPRO" in tables.show_table(tables.average_by_category(results.metrics)).to_html()
+    assert tables.list_metrics(results.metrics.assign(spro=np.nan)) == list(tables.TITLES)
