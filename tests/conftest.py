@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import sys
@@ -78,6 +79,45 @@ def make_mvtec(root: Path, categories: tuple[str, ...] = ("plate", "cloth"), tra
             paint(base / "test" / "spot" / f"{i:03}.png", 1000 * number + 100 + i, size, True, mask)
         for i in range(train):
             paint(base / "train" / "good" / f"{i:03}.png", 1000 * number + 200 + i, size)
+    return root
+
+
+def make_mvtec_ad2(root: Path, categories: tuple[str, ...] = ("can",), count: int = 4) -> Path:
+    """MVTec AD 2's layout, with the folders of its private images, which have no labels."""
+    for number, category in enumerate(categories):
+        base, start = root / category, 1000 * number
+        for i in range(count):
+            for place, seed in (("train/good", 0), ("validation/good", 100), ("test_public/good", 200)):
+                paint(base / place / f"{i:03}_regular.png", start + seed + i)
+            mask = base / "test_public/ground_truth/bad" / f"{i:03}_regular_mask.png"
+            paint(base / "test_public/bad" / f"{i:03}_regular.png", start + 300 + i, spot=True, mask=mask)
+        for place in ("test_private/000_regular.png", "test_private_mixed/000_mixed.png"):
+            paint(base / place, start + 400)
+    return root
+
+
+SATURATIONS = [
+    {"defect_name": "missing", "pixel_value": 40, "saturation_threshold": 150, "relative_saturation": False},
+    {"defect_name": "scratch", "pixel_value": 90, "saturation_threshold": 1.0, "relative_saturation": True},
+]
+
+
+def make_loco(root: Path, categories: tuple[str, ...] = ("box",), count: int = 4) -> Path:
+    """MVTec LOCO AD's layout: a logical defect saturates at 150 of its 600 pixels, a structural one has two masks."""
+    for number, category in enumerate(categories):
+        base, start = root / category, 1000 * number
+        for i in range(count):
+            for place, seed in (("train/good", 0), ("validation/good", 100), ("test/good", 200)):
+                paint(base / place / f"{i:03}.png", start + seed + i)
+            for kind, seed, values in (("logical_anomalies", 300, (40,)), ("structural_anomalies", 400, (90, 90))):
+                paint(base / "test" / kind / f"{i:03}.png", start + seed + i, spot=True)
+                for place, value in enumerate(values):
+                    region = np.zeros((60, 60), np.uint8)
+                    region[20:40, 10 + 15 * place : 25 if len(values) > 1 and not place else 40] = value
+                    file = base / "ground_truth" / kind / f"{i:03}" / f"{place:03}.png"
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(region).save(file)
+        (base / "defects_config.json").write_text(json.dumps(SATURATIONS))
     return root
 
 

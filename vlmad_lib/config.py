@@ -37,14 +37,16 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 BENCHMARKS = ("mvtec", "visa")
 # The data sets, each a class in data/dataset_classes.py or data/public_datasets.py.
 DATASETS = (
-    *("demo", *BENCHMARKS, "folder"),
+    *("demo", *BENCHMARKS, "folder", "mvtec2", "loco"),
     *("btad", "mpdd", "kolektorsdd2", "dagm", "dtd_synthetic", "real_iad"),
     *("head_ct", "brain_mri", "br35h", "covid_19"),
     *("isic", "cvc_colondb", "cvc_clinicdb", "kvasir", "endo", "tn3k"),
 )
 # Other spellings of their names, small letters and digits alone.
 _SPELT = {name.replace("_", ""): name for name in DATASETS if name not in ("demo", "folder")}
-_SPELT |= {"mvtecad": "mvtec", "dagm2007": "dagm", "dtd": "dtd_synthetic", "ksdd2": "kolektorsdd2"}
+_SPELT |= {"mvtecad": "mvtec", "mvtecad2": "mvtec2"}
+_SPELT |= dict.fromkeys(["mvtecloco", "mvteclocoad", "mvtecadloco"], "loco")
+_SPELT |= {"dagm2007": "dagm", "dtd": "dtd_synthetic", "ksdd2": "kolektorsdd2"}
 _SPELT |= {"colondb": "cvc_colondb", "clinicdb": "cvc_clinicdb", "kvasirseg": "kvasir", "covid": "covid_19"}
 VECTORS = {"svg": "image/svg+xml", "pdf": "application/pdf"}  # what ``figures`` names, and its media types
 FOLDER_NAMES = (

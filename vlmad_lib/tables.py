@@ -32,6 +32,8 @@ FEW_ALARMS = {
     "recall_at_0_1pct": "recall at 0.1 % false alarms",
 }
 """Titles of the image metrics at few false alarms, which need many normal images."""
+SATURATED = {"spro": "sPRO"}
+"""The title of the metric of data sets whose defects are annotated region by region."""
 MAIN = ["image_auroc", "pixel_auroc", "aupro"]
 """The metrics of every summary."""
 # A figure that rests on fewer images is shown as resting on few.
@@ -104,9 +106,14 @@ def order_categories(table: pd.DataFrame) -> list[str]:
     return list(first.assign(rank=rank).sort_values(["rank", "category"]).category)
 
 
+def list_metrics(metrics: pd.DataFrame) -> list[str]:
+    """The metrics to show of a metrics table: those of ``TITLES``, and sPRO where some category has it."""
+    return [*TITLES, *(name for name in SATURATED if name in metrics and metrics[name].notna().any())]
+
+
 def average_by_category(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
     """Metrics by (name) and category, averaged over reference draws; nan where a metric has no value."""
-    columns = columns or list(TITLES)
+    columns = columns or list_metrics(metrics)
     named = metrics.assign(name=name_rows(metrics))
     averages = named.groupby(["name", "group", "category"], sort=False)[columns].mean().reset_index()
     places = _places(order_categories(metrics))
@@ -127,7 +134,7 @@ def order_by_method(table: pd.DataFrame, methods: Iterable[str]) -> pd.DataFrame
 
 def average_by_group(metrics: pd.DataFrame, columns: list[str] | None = None) -> pd.DataFrame:
     """Macro means over the categories of each group, then of all; ``n``: their categories (``count_values``)."""
-    columns = columns or list(TITLES)
+    columns = columns or list_metrics(metrics)
     cells = average_by_category(metrics, columns)
     groups = pd.concat([cells, cells.assign(group="all")], ignore_index=True).groupby(["name", "group"], sort=False)
     counts = pd.Series({key: count_values(rows[columns]) for key, rows in groups}, name="n")
@@ -154,7 +161,7 @@ def show_table(frame: pd.DataFrame, digits: int = 3, without: str = NO_ROWS) -> 
         .style.format(precision=digits, na_rep="none", escape="html")
     )
     styled = styled.format_index(_unbroken, escape="html", axis="columns").hide(axis="index")
-    named = ", ".join((TITLES | FEW_ALARMS).get(name, str(name)) for name in blank)
+    named = ", ".join((TITLES | FEW_ALARMS | SATURATED).get(name, str(name)) for name in blank)
     return styled.set_caption(escape(f"No row has a value for: {named}.")) if blank else styled
 
 
@@ -162,7 +169,7 @@ def _title_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame with the metrics' titles above its columns, and the numbers of references as people say them."""
     if "shots" in frame:
         frame = frame.assign(shots=frame.shots.map(format_shots))
-    return frame.rename(columns=TITLES | FEW_ALARMS)
+    return frame.rename(columns=TITLES | FEW_ALARMS | SATURATED)
 
 
 def format_table(frame: pd.DataFrame, kind: Literal["markdown", "latex"] = "markdown", digits: int = 3) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_mvtec, small_profile
+from conftest import make_mvtec, make_mvtec_ad2, small_profile
 from scipy.stats import binom, binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, f1_score
@@ -13,10 +13,12 @@ from sklearn.metrics import brier_score_loss, f1_score
 from vlmad_lib import InputError
 from vlmad_lib.analysis import costs, thresholds
 from vlmad_lib.analysis.thresholds import OTHERS, OWN, CategoryScores
-from vlmad_lib.data import mask_files
+from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.pipeline import run
 from vlmad_lib.reporting import decide
+
+FRAMED = ["mask", "width", "height", "fit"]  # what frames the mask of a row of the scores table
 
 
 def part(good, bad, train=(), category: str = "plate", method: str = "A") -> CategoryScores:
@@ -231,14 +233,19 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
     results = run.run(chosen)
     spare = thresholds.score_normal_images(run.run, results)
     found = costs.mark_pixels(results, spare, 0.3).set_index(["category", "promise"])
-    assert len(found) == 4 and (found.k == 4).all() and (found.n_good == 4).all()
+    assert len(found) == 6 and (found.k == 4).all() and (found.n_good == 4).all()
+    assert set(found.source) == {thresholds.TRAIN}
     rows = results.scores[results.scores.category == "plate"]
     maps = results.framed(rows)
-    for promise in ("images", "pixels"):
+    for promise in (thresholds.IMAGES, thresholds.PIXELS, thresholds.DEVIATIONS):
         row = found.loc[("plate", promise)]
-        limit = thresholds.pixel_threshold(spare.framed(spare.scores[spare.scores.category == "plate"]), 0.3, promise)
+        held = spare.framed(spare.scores[spare.scores.category == "plate"])
+        if promise == thresholds.DEVIATIONS:
+            limit = np.mean(held) + 3 * np.std(held)
+        else:
+            limit = thresholds.pixel_threshold(held, 0.3, promise)
         normal = [one for one, label in zip(maps, rows.label, strict=True) if not label]
-        assert row.threshold == limit and row.alarms == sum(one.max() > limit for one in normal)
+        assert row.threshold == pytest.approx(limit) and row.alarms == sum(one.max() > limit for one in normal)
         assert row["normal pixels"] == pytest.approx(np.mean([(one > limit).mean() for one in normal]))
         marked = []
         for one, facts in zip(maps, rows.itertuples(), strict=True):
@@ -247,6 +254,39 @@ def test_pixel_thresholds_mark_by_normal_images_alone(tmp_path):
                 marked.append((one[mask] > limit).mean())
         assert row["defect's pixels"] == pytest.approx(np.mean(marked))
         assert row["defects touched"] == np.mean(np.array(marked) > 0)
+        inside = [mask_files.framed_mask(*facts, chosen.evaluation_size) for facts in rows[FRAMED].to_numpy()]
+        above = np.array(maps) > row.threshold
+        precision, recall = (np.logical_and(above, inside).sum() / max(np.sum(of), 1) for of in (above, inside))
+        assert row["pixel F1"] == pytest.approx(2 * precision * recall / max(precision + recall, 1e-12))
+        best = results.metrics[results.metrics.category == "plate"].pixel_f1_max.item()
+        assert row["pixel F1"] <= best + 1e-9 and row["best pixel F1"] == best
+    halves = costs.mark_pixels(results, None, 0.3)
+    assert set(halves.source) == {thresholds.HALVES} and (halves.k == 2).all() and (halves.n_good == 2).all()
+    assert (halves["pixel F1"] <= halves["best pixel F1"] + 1e-9).all()
+
+
+def test_validation_images_set_thresholds_before_training_images(tmp_path):
+    index, _ = datasets.build_index(
+        small_profile(make_mvtec_ad2(tmp_path, ("can", "vial"), 3), tmp_path / "cache", dataset="mvtec2")
+    )
+    held = thresholds.calibration_index(index, shots=1)
+    assert held.groupby("split").size().to_dict() == {"test": 6, "train": 2}  # the references stay references
+    assert held[held.split == "test"].image.str.contains("/validation/good/").all()
+    without = index[(index.split != "validation") | (index.category == "can")]
+    held = thresholds.calibration_index(without, shots=1)
+    places = held[held.split == "test"].groupby("category").image.first()
+    assert "/validation/" in places["can"] and "/train/" in places["vial"]
+    assert len(thresholds.calibration_index(index, shots=3)) == 12  # with all training images as references too
+
+
+def test_the_threshold_of_seg_f1_pools_the_pixels_of_all_normal_maps():
+    maps = [np.zeros((1, 2), np.float32), np.full((2, 3), 4, np.float32)]  # the mean is 3, the deviation sqrt(3)
+    assert thresholds.deviation_threshold(maps) == pytest.approx(3 + 3 * np.sqrt(3))
+    assert thresholds.deviation_threshold(maps, 0) == pytest.approx(3)
+    mask = np.array([[True, True, False, False]])
+    scores = np.array([[0.9, 0.1, 0.6, 0.5]], np.float32)
+    assert metrics.pixel_f1([(scores, mask), (scores, mask & False)], 0.5) == pytest.approx(2 / (4 + 2))
+    assert metrics.pixel_f1([(scores, mask)], 1) == 0 and np.isnan(metrics.pixel_f1([(scores, mask & False)], 0))
 
 
 # ---------------------------------------------------------------- transfer and cost

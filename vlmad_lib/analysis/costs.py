@@ -22,6 +22,8 @@ from vlmad_lib.pipeline.results import Results
 
 # The shares that ``mark_pixels`` gives, and the AUROCs.
 MARKED = ["normal pixels", "defect's pixels", "defects touched", "AUROC of the area", "AUROC of the score"]
+# The F1 of all pixels at a threshold from normal images, and at the best one that the labels know.
+SEGMENTED = ["pixel F1", "best pixel F1"]
 
 
 def transfer_thresholds(categories: Sequence[CategoryScores], method: str, alpha: float = 0.0) -> pd.DataFrame:
@@ -177,40 +179,68 @@ def count_per_thousand(totals: pd.DataFrame, defect_share: float) -> pd.DataFram
 # ---------------------------------------------------------------- pixels
 
 
-def mark_pixels(results: Results, spare: Results, alpha: float, shots: int = 0) -> pd.DataFrame:
-    """What pixel thresholds from the maps of ``spare``, normal training images, mark on the test images.
+def mark_pixels(results: Results, spare: Results | None, alpha: float, shots: int = 0) -> pd.DataFrame:
+    """What pixel thresholds from the maps of normal images, those of ``spare``, mark on the test images.
 
-    A row for each method, category and promise of ``thresholds.pixel_threshold`` at alpha, first reference draw: ``k``
-    maps, ``alarms`` of ``n_good`` normal test images with a marked pixel, the mean shares of the ``normal pixels`` and
-    of each ``defect's pixels`` that are marked, the share of ``defects touched``, and the image AUROCs of the marked
-    area and of the method's own score. nan without such images or masks.
+    A row for each method, category and rule, first reference draw: the promises of ``thresholds.pixel_threshold`` at
+    alpha, and ``thresholds.deviation_threshold``. ``k`` maps, ``alarms`` of ``n_good`` normal test images with a marked
+    pixel, the mean shares of the ``normal pixels`` and of each ``defect's pixels`` that are marked, the share of
+    ``defects touched``, the image AUROCs of the marked area and of the method's own score, the F1 of all pixels of
+    images that have a mask or need none, and the best F1 that any threshold has. nan without such images or masks.
+
+    Where ``spare`` has no maps, a random half of the good test images sets the thresholds and is not judged.
     """
     size, rows = results.profile.evaluation_size, []
     first = tables.select_first_draw(results.scores, shots)
     for (method, category), images in first[first.map_file != ""].groupby(["method", "category"], sort=False):
-        own = spare.scores[(spare.scores.method == method) & (spare.scores.category == category)]
-        if own.empty:
+        maps, images, source = _hold_out_maps(results, spare, images)
+        if not maps:
             continue
-        maps, tested, label = spare.framed(own), results.framed(images), images.label.to_numpy()
-        masked = [
+        tested, label = results.framed(images), images.label.to_numpy()
+        pairs = [
             (scores, mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size))
             for scores, row in zip(tested, images.itertuples(), strict=True)
-            if row.mask
+            if row.mask or not row.label
         ]
+        masked = [(scores, mask) for scores, mask in pairs if mask.any()]
+        measured = results.metrics[(results.metrics.variant == images.variant.iloc[0])]
+        best = measured[measured.category == category].pixel_f1_max.iloc[0]
+        if source == thresholds.HALVES:  # other images than those of the metrics table
+            best = metrics.pixel_metrics(pairs, coarse=False)["pixel_f1_max"] if pairs else np.nan
         maxima = np.array([scores.max() for scores in tested])
-        for promise in ("images", "pixels"):
-            limit = thresholds.pixel_threshold(maps, alpha, promise)
+        for promise in (thresholds.IMAGES, thresholds.PIXELS, thresholds.DEVIATIONS):
+            if promise == thresholds.DEVIATIONS:
+                limit = thresholds.deviation_threshold(maps)
+            else:
+                limit = thresholds.pixel_threshold(maps, alpha, promise)
             area = thresholds.marked_areas(tested, limit)
-            marked = np.array([(scores[mask] > limit).mean() for scores, mask in masked if mask.any()])
+            marked = np.array([(scores[mask] > limit).mean() for scores, mask in masked])
             aurocs = [
                 metrics.ranking(values[label == 0], values[label == 1])["auroc"]
                 for values in (area, images.score.to_numpy())
             ]
             alarms = (maxima[label == 0] > limit).sum()
             shares = [values.mean() if len(values) else np.nan for values in (area[label == 0], marked, marked > 0)]
-            rows.append((method, category, promise, len(maps), limit, alarms, (label == 0).sum(), *shares, *aurocs))
-    counts = ["method", "category", "promise", "k", "threshold", "alarms", "n_good"]
-    return pd.DataFrame(rows, columns=[*counts, *MARKED])
+            counts = source, promise, len(maps), limit, alarms, (label == 0).sum()
+            rows.append((method, category, *counts, *shares, *aurocs, metrics.pixel_f1(pairs, limit), best))
+    columns = ["method", "category", "source", "promise", "k", "threshold", "alarms", "n_good"]
+    return pd.DataFrame(rows, columns=[*columns, *MARKED, *SEGMENTED])
+
+
+def _hold_out_maps(
+    results: Results, spare: Results | None, images: pd.DataFrame
+) -> tuple[list[np.ndarray], pd.DataFrame, str]:
+    """Maps of normal images that may set a threshold, the rows of a method and category to judge, and the source.
+
+    ``images`` are these rows; no maps where there is no such image.
+    """
+    if spare is not None:
+        same = (spare.scores.method == images.method.iloc[0]) & (spare.scores.category == images.category.iloc[0])
+        if same.any():
+            return spare.framed(spare.scores[same]), images, thresholds.TRAIN
+    good = images[images.label == 0]
+    half = good.iloc[np.random.default_rng(0).permutation(len(good))[: len(good) // 2]]
+    return results.framed(half), images.drop(half.index), thresholds.HALVES
 
 
 # ---------------------------------------------------------------- go or no-go

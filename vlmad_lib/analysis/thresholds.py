@@ -1,8 +1,9 @@
 """Thresholds: how to call a part good or bad, with and without labelled defects, what it misses and what it costs.
 
 A part is rejected where its score exceeds the threshold. False alarm (overkill): a good part rejected; escape: a
-defective part accepted. Calibration images are normal training images that were scored like test images; where there
-are none, random halves of the good test images take turns: one half sets the threshold, the other is judged.
+defective part accepted. Calibration images are normal images that were scored like test images: those of the data
+set's validation split, or else its training images that are no references; where there are none, random halves of the
+good test images take turns: one half sets the threshold, the other is judged.
 
 A score in [0, 1] is calibrated where, of the images that get 0.7, 70 % are defective. That holds for one share of
 defective images, here the test set's; on a line with fewer defects the same score means less.
@@ -25,7 +26,10 @@ from vlmad_lib.pipeline.results import Results
 
 # Random draws of calibration images, where there is more than one way to draw them.
 REPEATS = 200
-TRAIN, HALVES = "training images", "halves of the good test images"
+TRAIN, HALVES = "held-out normal images", "halves of the good test images"
+VALIDATION = "validation"  # the split of normal images that a data set keeps to set thresholds
+# The rules of pixel thresholds: two promises, and that of SegF1 without one.
+IMAGES, PIXELS, DEVIATIONS = "images", "pixels", "mean + 3 deviations"
 OWN, OTHERS = "F1-max, own labels", "F1-max, other categories"
 NUMBERS = {"k": int, "draws": int, "threshold": float, "alarms": float, "n_good": int, "escapes": float, "n_bad": int}
 COLUMNS = ["method", "group", "category", "source", "rule", *NUMBERS]
@@ -178,6 +182,18 @@ def pixel_threshold(normal_maps: Sequence[np.ndarray], rate: float, over: str = 
     return float(values[min(allowed, len(values) - 1)])
 
 
+def deviation_threshold(normal_maps: Sequence[np.ndarray], deviations: float = 3.0) -> float:
+    """The mean of the pixels of normal images' anomaly maps plus so many of their standard deviations.
+
+    All pixels of all maps, each of any shape, count alike, category by category: how the authors of MVTec AD 2 set the
+    threshold of SegF1 from validation images (Heckler-Kram et al. 2025). It promises nothing of a new image.
+    """
+    count = sum(scores.size for scores in normal_maps)
+    mean = sum(float(scores.sum(dtype=np.float64)) for scores in normal_maps) / count
+    squares = sum(float(np.square(scores - mean, dtype=np.float64).sum()) for scores in normal_maps)
+    return mean + deviations * float(np.sqrt(squares / count))
+
+
 def marked_areas(maps: Sequence[np.ndarray], limit: float) -> np.ndarray:
     """The share of each image's pixels above a pixel threshold, (n,) in [0, 1]: a second score of images.
 
@@ -227,20 +243,23 @@ RULES = {"quantile": quantile, "conformal": conformal}
 
 
 def calibration_index(index: pd.DataFrame, shots: int = 0, seed: int = 0, most: int = 0) -> pd.DataFrame:
-    """An index for a run on which normal training images are the ones tested, at most ``most`` a category.
+    """An index for a run on which normal images that are kept from the test are the ones tested.
 
-    The references of a draw stay references. Categories without training images to spare are left out.
+    Those of a category's validation split where it has one, or else its training images but for the references of a
+    draw, which stay references; at most ``most`` a category. Categories without such images are left out.
     """
     train = index[(index.split == "train") & (index.label == 0)]
     drawn = [datasets.draw_references(train, name, shots, seed) for name in train.category.unique()]
     drawn = pd.concat(drawn) if drawn else train
-    spare = train.drop(drawn.index).sample(frac=1, random_state=seed)
+    kept = index[(index.split == VALIDATION) & (index.label == 0)]
+    spare = train.drop(drawn.index)
+    spare = pd.concat([spare[~spare.category.isin(kept.category)], kept]).sample(frac=1, random_state=seed)
     spare = spare.groupby("category").head(most) if within("most", most, 0) else spare
     return pd.concat([drawn[drawn.category.isin(spare.category)], spare.assign(split="test")]).sort_index()
 
 
 def score_normal_images(run: Callable[..., Results], results: Results, shots: int = 0, most: int = 0) -> Results | None:
-    """Scores and maps of a run's methods on normal training images, which are scored like test images.
+    """Scores and maps of a run's methods on normal images of ``calibration_index``, scored like test images.
 
     Args:
         run: What scores the images of an index by a profile: ``pipeline.run.run``, called as ``run(profile, table=)``.
@@ -265,7 +284,10 @@ def score_normal_images(run: Callable[..., Results], results: Results, shots: in
 
 @dataclass(frozen=True)
 class CategoryScores:
-    """The scores of one method on one category: good and defective test images, and normal training images."""
+    """The scores of one method on one category: good and defective test images, and normal images kept from the test.
+
+    The latter, ``train``, are those of the validation split where there is one.
+    """
 
     method: str
     group: str

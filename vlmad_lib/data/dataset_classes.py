@@ -5,9 +5,11 @@ A subclass of ``DataSet`` registers itself by its name in profiles.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vlmad_lib import REFERENCE, InputError
@@ -16,7 +18,7 @@ from vlmad_lib.data import layouts
 from vlmad_lib.data.csv_files import read_text_table
 from vlmad_lib.data.folder_roles import Misplaced, holds_pictures, list_children
 from vlmad_lib.data.image_files import is_folder, list_files_below, list_images, subfolders
-from vlmad_lib.data.mask_files import is_mask_folder
+from vlmad_lib.data.mask_files import is_mask_folder, load_mask, read_mask_values
 
 
 class DataSet:
@@ -61,6 +63,18 @@ class DataSet:
     def describe_categories(self, root: Path) -> pd.DataFrame:
         """What is known of its categories: a table with the columns category, group and class_name."""
         return read_known_categories(self.title)
+
+    def list_region_files(self, image: str) -> list[str]:
+        """The files that decide what ``read_regions`` gives for a test image."""
+        return []
+
+    def read_regions(self, image: str) -> list[tuple[np.ndarray, float]]:
+        """The annotated defect regions of a test image, in a data set that says of each when it counts as found.
+
+        Each is a bool mask (H, W) and its saturation: the share of its area, in (0, 1], that is to be marked. Regions
+        may overlap. Data sets without such annotations have none, and no sPRO.
+        """
+        return []
 
 
 def read_known_categories(title: str) -> pd.DataFrame:
@@ -215,6 +229,113 @@ def _note_no_categories(root: Path, categories: Sequence[Path], folders: Folders
         note = f"{path.name}: no category, having no folder good or test; its pictures are left out."
         notes.append(f"{note} {layouts.explain(path, folders)}".strip())
     return notes
+
+
+# MVTec LOCO's file of pixel values and saturations, in each category.
+CONFIG = "defects_config.json"
+
+
+class MVTecAD2(DataSet):
+    """MVTec AD 2: its public test images under all its lightings; validation images are kept to set thresholds."""
+
+    name, title = "mvtec2", "MVTec AD 2 (test_public)"
+    tree = (
+        "<category>/{train,validation}/good/000_regular.png, <category>/test_public/{good,bad}/000_regular.png and "
+        "<category>/test_public/ground_truth/bad/000_regular_mask.png"
+    )
+    # Their masks are at MVTec's evaluation server alone.
+    private = ("test_private", "test_private_mixed")
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        splits = {"train": "train", "validation": "validation", "test": "test_public"}
+        rows, notes = _read_split_folders(root, profile, splits, "test_public/ground_truth")
+        categories = dict.fromkeys(row[0] for row in rows)
+        places = [(root if name == root.name else root / name) / split for name in categories for split in self.private]
+        if hidden := sum(len(list_files_below(place)) for place in places if is_folder(place)):
+            notes.append(f"{' and '.join(self.private)} have no public masks or labels; pictures left out: {hidden}.")
+        return rows, notes
+
+
+class MVTecLOCO(DataSet):
+    """MVTec LOCO AD: structural and logical anomalies, with a mask a defect and when each counts as found (sPRO)."""
+
+    name, title = "loco", "MVTec LOCO"
+    tree = (
+        "<category>/{train,validation}/good/000.png, <category>/test/{good,logical_anomalies,structural_anomalies}/"
+        "000.png, <category>/ground_truth/{logical_anomalies,structural_anomalies}/000/000.png and "
+        "<category>/defects_config.json"
+    )
+
+    def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
+        """As ``DataSet.list_rows``."""
+        splits = {"train": "train", "validation": "validation", "test": "test"}
+        rows, notes = _read_split_folders(root, profile, splits, "ground_truth")
+        for category in dict.fromkeys(Path(row[4]).parents[2] for row in rows):
+            if not (category / CONFIG).is_file():
+                notes.append(f"{category.name}: {CONFIG} is missing, so there is no sPRO; fetch it again.")
+        return rows, notes
+
+    def list_region_files(self, image: str) -> list[str]:
+        """As ``DataSet.list_region_files``: the file of saturations, then a mask a region."""
+        path = Path(image)
+        if len(path.parts) < 4 or path.parts[-3] != "test":  # a picture that was changed lies elsewhere
+            return []
+        category = path.parents[2]
+        config, masks = category / CONFIG, category / "ground_truth" / path.parent.name / path.stem
+        return [str(config), *list_files_below(masks)] if config.is_file() and is_folder(masks) else []
+
+    def read_regions(self, image: str) -> list[tuple[np.ndarray, float]]:
+        """As ``DataSet.read_regions``: a saturation area is absolute, in pixels, or relative to the region's area.
+
+        Areas are counted as the official evaluation does (Bergmann et al. 2022): no region saturates above its own
+        area, and a relative area is cut to whole pixels.
+        """
+        config, *masks = self.list_region_files(image) or [""]
+        saturations, regions = _read_saturations(Path(config)) if config else {}, []
+        for file in masks:
+            values, mask = read_mask_values(file), load_mask(file)
+            if len(values) != 1 or values[0] not in saturations:
+                raise InputError(
+                    f"The mask {file} has the values {', '.join(map(str, values)) or 'of no defect'}, where one of "
+                    f"{config} is wanted ({', '.join(map(str, saturations))}); fetch both again."
+                )
+            threshold, relative = saturations[values[0]]
+            area = int(mask.sum())
+            needed = int(threshold * area) if relative else min(threshold, area)
+            regions.append((mask, max(needed, 1) / area))
+        return regions
+
+
+def _read_saturations(file: Path) -> dict[int, tuple[float, bool]]:
+    """The saturation threshold of each pixel value of MVTec LOCO's masks, and whether it is relative to the area."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            int(entry["pixel_value"]): (float(entry["saturation_threshold"]), bool(entry["relative_saturation"]))
+            for entry in entries
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{file} is no list of pixel_value, saturation_threshold and relative_saturation ({error}); fetch it again."
+        ) from None
+
+
+def _read_split_folders(
+    root: Path, profile: Profile, splits: dict[str, str], masks: str
+) -> tuple[list[tuple], list[str]]:
+    """Rows and notes of the chosen categories of a data set with folders for its splits (``layouts.read_splits``)."""
+    categories, rows, notes = layouts.find_categories(root), [], []
+    names = choose_categories([path.name for path in categories], profile, root) if categories else []
+    for category in [path for path in categories if path.name in names]:
+        if not is_folder(category / splits["test"]):
+            raise InputError(
+                f"{category} has no folder {splits['test']}; set 'root' to the data set as it is published."
+            )
+        more_rows, more = layouts.read_splits(category, splits, masks, profile.path(profile.cache))
+        rows += more_rows
+        notes += more
+    return rows, notes
 
 
 def choose_categories(present: list[str], profile: Profile, root: Path) -> list[str]:

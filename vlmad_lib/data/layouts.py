@@ -123,16 +123,38 @@ def read_categories(
                 readings.setdefault((named, role), []).append(category.name)
         if folders is not None and category_rows and not any(row[1] == "test" for row in category_rows):
             raise Misplaced(f"{category} has no test images; add test/good and test/<defect>.")
-        bare = [row for row in category_rows if row[1] == "test" and row[2] != "good" and not row[5]]
-        if bare and all_masked:
-            raise InputError(f"The image {bare[0][4]} has no mask in {category / 'ground_truth'}; add it.")
-        if bare:
-            notes.append(f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out.")
+        notes += _note_bare(category, category_rows, "ground_truth", all_masked)
     read = [
         f"{_shorten(names)}: {_shorten(named)} {'is' if len(named) == 1 else 'are'} {READ_AS[role]}."
         for (named, role), names in readings.items()
     ]
     return rows, read + notes
+
+
+def read_splits(category: Path, splits: Mapping[str, str], masks: str, cache: Path) -> tuple[list[tuple], list[str]]:
+    """Rows of a category as ``read_categories`` gives them, where its splits lie in folders of known other names.
+
+    ``splits`` has the folder of each split, ``masks`` is that of the masks; both are below the category, and the masks'
+    may be in a split's. InputError for defective test images without a mask and for masks without their image.
+    """
+    places = [
+        Place(path, f"{folder}/{path.name}", "normal" if path.name == "good" else "defects", "name", split)
+        for split, folder in splits.items()
+        for path in (subfolders(category / folder) if is_folder(category / folder) else [])
+        if path != category / masks
+    ]
+    if is_folder(category / masks):
+        places.append(Place(category / masks, masks, "masks", "name", "test"))
+    rows, notes = _read_places(category, places, cache, None)
+    return rows, notes + _note_bare(category, rows, masks, all_masked=True)
+
+
+def _note_bare(category: Path, rows: Sequence[tuple], masks: str, all_masked: bool) -> list[str]:
+    """A note on a category's defective test images without a mask; InputError where all have one."""
+    bare = [row for row in rows if row[1] == "test" and row[2] != "good" and not row[5]]
+    if bare and all_masked:
+        raise InputError(f"The image {bare[0][4]} has no mask in {category / masks}; add it.")
+    return [f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out."] * bool(bare)
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -198,12 +198,29 @@ def looks_like_mask(path: str | Path) -> bool:
     return bool(high - low >= 128 and ends >= 0.9 * counts.sum() and grey > 0.99)
 
 
+def read_mask_values(path: str | Path) -> list[int]:
+    """The grey levels of a mask that are not black, rising: what data sets tell kinds of defects apart by."""
+    with open_image(path) as image:
+        try:
+            return [int(value) for value in np.unique(np.asarray(image.convert("L"))) if value]
+        except Exception as error:  # decoders raise anything
+            raise InputError(f"{path} cannot be decoded ({error}); replace or remove it.") from None
+
+
 def framed_mask(path: str, width: int, height: int, fit: str, size: int) -> np.ndarray:
     """A mask at the evaluation frame: bilinear on 0/255, then above one half; no path means no defect."""
     if not path:
         return np.zeros(frame(width, height, fit, size)[::-1], bool)
-    mask = Image.fromarray(load_mask(path).astype(np.uint8) * 255)
-    return np.asarray(mask.resize(frame(width, height, fit, size), Image.Resampling.BILINEAR)) > 127
+    return frame_mask(load_mask(path), fit, size)
+
+
+def frame_mask(mask: np.ndarray, fit: str, size: int) -> np.ndarray:
+    """A bool mask (H, W) of an image at the evaluation frame, as ``framed_mask`` has it."""
+    height, width = mask.shape
+    framed = Image.fromarray(mask.astype(np.uint8) * 255).resize(
+        frame(width, height, fit, size), Image.Resampling.BILINEAR
+    )
+    return np.asarray(framed) > 127
 
 
 # ---------------------------------------------------------------- what masks say

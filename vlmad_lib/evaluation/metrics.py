@@ -24,6 +24,8 @@ BOUNDS = tuple(f"{name}_bound" for name in COUNTED)
 BINS = 2**16
 FEW_ALARMS = ("image_pauroc", "recall_at_1pct", "recall_at_0_1pct")
 IMAGE = ("image_auroc", "image_ap", "image_f1_max", *FEW_ALARMS)
+SATURATED = "spro"
+SATURATED_LIMIT = 0.05  # the false positive rate up to which MVTec LOCO's authors count the saturated overlap
 PARTIAL = 0.1  # the false-alarm rate up to which the partial AUROC is counted
 
 
@@ -105,6 +107,35 @@ def pixel_metrics(
     values = (*levels.ranking(), levels.aupro(fpr_limit), aupimo, rough)
     bounds = (*(levels.bounds(fpr_limit) if bins else [NAN if levels.empty else 0.0] * 4), off)
     return dict(zip((*PIXEL, *BOUNDS), (*values, *bounds), strict=True))
+
+
+def saturated_overlap(
+    pairs: Iterable[tuple[np.ndarray, pixel_ranking.Regions]], limit: float = SATURATED_LIMIT, bins: int = 0
+) -> float:
+    """AU-sPRO (Bergmann et al. 2022) of (map, regions) pairs: saturated per-region overlap, integrated to ``limit``.
+
+    The overlap of an annotated region of saturation area s is min(marked pixels / s, 1), where AUPRO has s = its area;
+    its mean over all regions against the false positive rate over all pixels that no region marks is integrated
+    exactly and divided by the limit. In [0, 1]; nan without annotated regions or without normal pixels. ``bins`` as in
+    ``pixel_metrics``.
+    """
+    images = pixel_ranking.split_pixels(pairs, saturated=True)
+    levels = pixel_ranking.count_in_bins(images, bins) if bins else pixel_ranking.count_exactly(images)[0]
+    return levels.aupro(limit) if levels.weights.any() else NAN
+
+
+def pixel_f1(pairs: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float) -> float:
+    """F1 of all pixels of (map, mask) pairs, arrays of one shape (H, W) each, that are marked above one threshold.
+
+    With a threshold from normal images alone this is SegF1 (MVTec AD 2, Heckler-Kram et al. 2025). Pixels of all images
+    are counted together; in [0, 1], 0 where nothing is marked, nan without an anomalous pixel.
+    """
+    hits = marked = anomalous = 0
+    for scores, mask in pairs:
+        above = scores > threshold
+        hits, marked = hits + int((above & mask).sum()), marked + int(above.sum())
+        anomalous += int(mask.sum())
+    return 2 * hits / (marked + anomalous) if anomalous else NAN
 
 
 def _aupro_200(rates: np.ndarray, overlaps: np.ndarray, limit: float = 0.3) -> float:

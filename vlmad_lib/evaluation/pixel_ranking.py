@@ -146,30 +146,40 @@ class Part(NamedTuple):
 class Regions(NamedTuple):
     """A mask (H, W) as the places (A,) of its anomalous pixels in raster order, and 1 / (area of its region) of each.
 
-    Regions touch at corners too. ``normal``: whether the image is a normal one.
+    Regions touch at corners too. ``normal``: whether the image is a normal one. ``annotated``: regions that the data
+    set itself tells apart, which may overlap, each as places among the A and its saturation area in pixels.
     """
 
     shape: tuple[int, int]
     place: np.ndarray
     weights: np.ndarray
     normal: bool
+    annotated: tuple[tuple[np.ndarray, float], ...] = ()
 
 
-def find_regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
+def find_regions(
+    mask: np.ndarray, normal: bool | None = None, annotated: Iterable[tuple[np.ndarray, float]] = ()
+) -> Regions:
     """The 8-connected regions of a bool mask (H, W), found once where many maps meet it.
 
-    ``normal``: whether the image is a normal one; by default one with an empty mask is.
+    ``normal``: whether the image is a normal one; by default one with an empty mask is. ``annotated``: regions that the
+    data set tells apart, bool masks (H, W) inside ``mask``, each with the share of its area at which it saturates;
+    those that mark nothing are left out.
     """
     rows = np.flatnonzero(mask.any(1))
     crop = slice(rows[0], rows[-1] + 1) if rows.size else slice(0)
     region = ndimage.label(mask[crop], EIGHT)[0][mask[crop]]
     normal = not rows.size if normal is None else normal
-    return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
+    place = np.flatnonzero(mask)
+    inside = [(np.searchsorted(place, np.flatnonzero(part & mask)), share) for part, share in annotated]
+    apart = tuple((places, share * places.size) for places, share in inside if places.size)
+    return Regions(mask.shape, place, 1 / np.bincount(region)[region], normal, apart)
 
 
-def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
+def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]], saturated: bool = False) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 
+    ``saturated``: pixels weigh what they add to the saturated overlap of annotated regions (``_saturated_weights``).
     ValueError where the shapes differ or a score is not finite.
     """
     for scores, mask in pairs:
@@ -181,7 +191,22 @@ def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> It
         if not np.isfinite([low, high]).all():
             raise ValueError("A map holds a score that is no finite number; correct what made it.")
         scores = scores.ravel()
-        yield Part(scores, scores[regions.place], regions.weights, low, high, regions.normal)
+        anomalous = scores[regions.place]
+        weights = _saturated_weights(anomalous, regions) if saturated else regions.weights
+        yield Part(scores, anomalous, weights, low, high, regions.normal)
+
+
+def _saturated_weights(scores: np.ndarray, regions: Regions) -> np.ndarray:
+    """What each anomalous pixel (A,) adds to the saturated overlaps of its annotated regions, as scores (A,) fall.
+
+    The overlap of a region is min(marked pixels / saturation area, 1): its highest pixels add an equal share each until
+    it is full, the others nothing, so a region has 1 in all. Which of its tied pixels come first does not matter.
+    """
+    weights = np.zeros(scores.size)
+    for places, area in regions.annotated:
+        falling = places[np.argsort(-scores[places], kind="stable")]
+        weights[falling] += np.diff(np.minimum(np.arange(falling.size + 1) / area, 1))
+    return weights
 
 
 # ---------------------------------------------------------------- exact

@@ -46,7 +46,8 @@ def describe_scores(settings: Sequence[str]) -> pa.DataFrameSchema:
 METRICS = pa.DataFrameSchema(
     {
         **dict.fromkeys(["dataset", "category", "group", *KEYS], pa.Column()),
-        **dict.fromkeys([*metrics.IMAGE, *metrics.PIXEL, "image_auroc_low", "image_auroc_high"], _share),
+        **dict.fromkeys([*metrics.IMAGE, *metrics.PIXEL, metrics.SATURATED], _share),
+        **dict.fromkeys(["image_auroc_low", "image_auroc_high"], _share),
         **dict.fromkeys(metrics.BOUNDS, _share),
         **dict.fromkeys(["n_good", "n_defective", "n_masks", "n_lost_masks", "evaluation_size"], _whole),
     },

@@ -164,7 +164,8 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
     deciding = profile.model_dump(exclude=NOT_DECIDING)
-    read = digests.digest_files([*table.image, *table["mask"], *weights, *outside], profile.path(profile.cache))
+    read = [*units.list_read_files(profile, table), *weights, *outside]
+    read = digests.digest_files(read, profile.path(profile.cache))
     return digests.digest(deciding, table.to_csv(), read, _code(*_chosen(planned)))
 
 
@@ -544,7 +545,7 @@ def _plan(
     ``of``: the index by category.
     """
     cache, all_units, jobs = profile.path(profile.cache), [], {}
-    on = {name: units.describe_tested(datasets.select_tested(rows), cache) for name, rows in of.items()}
+    on = {name: units.describe_tested(profile, datasets.select_tested(rows)) for name, rows in of.items()}
     for method_variants in planned:
         chosen = method_variants[0].chosen
         backbone = _backbone(chosen.spec, profile)
@@ -776,7 +777,7 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[U
     facts = {"method": spec.name, "backbone": "imported", "weights": "", "preset": "", "shots": spec.shots, "seed": 0}
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": digests.digest(facts)[:10]}
-    measured = units.describe_tested(rows, profile.path(profile.cache))
+    measured = units.describe_tested(profile, rows)
     unit = units.locate_unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
     if not files.is_intact(unit.place):
         units.write_unit(profile, unit, scores, maps, [1] * len(rows), {})

@@ -7,7 +7,7 @@ A unit's folder holds ``scores.npy``, ``maps.npy`` where the method has maps (``
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pandas as pd
 from vlmad_lib import digests, files
 from vlmad_lib.config import Profile
 from vlmad_lib.data import mask_files
+from vlmad_lib.data.dataset_classes import DATASETS
 from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.methods import SETTINGS
 from vlmad_lib.pipeline.results import KEYS, METRICS, SHARES, describe_scores
@@ -34,9 +35,15 @@ class Tested:
     key: str
 
 
-def describe_tested(rows: pd.DataFrame, cache: Path) -> Tested:
+def list_read_files(profile: Profile, rows: pd.DataFrame) -> list[str]:
+    """The images and masks of index rows, and what else their data set reads for their metrics."""
+    regions = [file for image in rows.image for file in DATASETS[profile.dataset].list_region_files(image)]
+    return [*rows.image, *rows["mask"], *regions]
+
+
+def describe_tested(profile: Profile, rows: pd.DataFrame) -> Tested:
     """Index rows with what identifies them, wherever their images and masks lie."""
-    pixels = digests.digest_files([*rows.image, *rows["mask"]], cache)
+    pixels = digests.digest_files(list_read_files(profile, rows), profile.path(profile.cache))
     described = rows.drop(columns=["image", "mask"]).to_csv(index=False)
     return Tested(rows.drop(columns="split"), digests.digest(described, pixels))
 
@@ -100,26 +107,43 @@ def _measure(
     rows, labels, size, fit = unit.rows, unit.rows.label.to_numpy(), profile.evaluation_size, unit.columns["fit"]
     for row in rows.itertuples():
         if (row.image, fit) not in masks:
-            bare = row.label and not row.mask
-            mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else pixel_ranking.find_regions(mask, normal=not row.label)
+            masks[row.image, fit] = _frame_regions(profile, row, fit)
     inside = [masks[image, fit] for image in rows.image]
     values = metrics.image_metrics(labels, scores)
     values["image_auroc_low"], values["image_auroc_high"] = statistics.auroc_interval(labels, scores)
-    values |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS], float("nan"))
+    values |= dict.fromkeys([*metrics.PIXEL, *metrics.BOUNDS, metrics.SATURATED], float("nan"))
     if maps is not None:
         maps_by_image = np.split(np.asarray(maps), np.cumsum(tiles)[:-1])
-        pairs = (
-            (metrics.framed_map(tile_maps, row.width, row.height, fit, size, unit.columns["sigma"]), mask)
-            for row, tile_maps, mask in zip(rows.itertuples(), maps_by_image, inside, strict=True)
-            if mask is not None
-        )
         bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
-        values |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
+
+        def frame_pairs(defects: set[str]) -> Iterator[tuple[np.ndarray, pixel_ranking.Regions]]:
+            """The map and the regions of each image of some kinds, where it has a mask or needs none."""
+            for row, tile_maps, mask in zip(rows.itertuples(), maps_by_image, inside, strict=True):
+                if mask is not None and row.defect in defects:
+                    width, height, sigma = row.width, row.height, unit.columns["sigma"]
+                    yield metrics.framed_map(tile_maps, width, height, fit, size, sigma), mask
+
+        values |= metrics.pixel_metrics(frame_pairs(set(rows.defect)), profile.fpr_limit, bins=bins)
+        # as MVTec LOCO's evaluation has it: each kind of defect beside the normal images, then the mean over the kinds
+        annotated = [mask is not None and bool(mask.annotated) for mask in inside]
+        kinds = rows.defect[annotated].unique()
+        overlaps = [metrics.saturated_overlap(frame_pairs({"good", kind}), bins=bins) for kind in kinds]
+        values[metrics.SATURATED] = float(np.mean(overlaps)) if overlaps else float("nan")
     lost = sum(bool(path) and not mask.place.size for path, mask in zip(rows["mask"], inside, strict=True))
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
     counts |= {"n_lost_masks": lost, "evaluation_size": size}
     return values | {name: int(value) for name, value in counts.items()}
+
+
+def _frame_regions(profile: Profile, row: Any, fit: str) -> pixel_ranking.Regions | None:
+    """The regions of an index row's mask at the evaluation frame; None where a defective image has no mask."""
+    if row.label and not row.mask:
+        return None
+    size = profile.evaluation_size
+    mask = mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
+    regions = DATASETS[profile.dataset].read_regions(row.image) if row.mask else []
+    annotated = [(mask_files.frame_mask(region, fit, size), share) for region, share in regions]
+    return pixel_ranking.find_regions(mask, not row.label, annotated)
 
 
 def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
