@@ -320,7 +320,6 @@ def test_nothing_computed_is_lost(start, tmp_path):
         ("plate/test/Good/000.png", ["both seem to hold normal pictures", "'folders: {normal: [Good, good]}'"]),
         ("plate/Ground_Truth/000.png", ["seems to hold masks", "looks like a picture", "{defects: [Ground_Truth]}"]),
         ("plate/masks/000.png", ["seems to hold masks", "looks like a picture", "ground_truth"]),
-        ("plate/training/good/000.png", ["both seem to be train/", "{ignore: [training]}"]),
         ("plate/test/spot/000_mask.png", ["seems to be a mask", "ground_truth/spot"]),
         ("plate/ground_truth/000.png", ["lies loose in ground_truth/"]),
         ("plate/ground_truth/spot/000.png", ["are masks of one image"]),
