@@ -106,7 +106,7 @@ def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
     rows = rows[rows.tiles > image_files.MANY_TILES]
     if rows.empty:
         return []
-    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
+    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).fit == "tiles"]
     notes = []
     for category, strips in rows.groupby("category") if tiled else []:
         longest, total = strips.loc[strips.tiles.idxmax()], f"{strips.tiles.sum():,}"
@@ -253,7 +253,7 @@ def _compute(
         + _in_bins(profile, measured)
     )
     used = [_backbone(spec, here) for spec in profile.methods]
-    remarks += [backbone.note for backbone in used if backbone.note] + _by_word(planned)
+    remarks += [backbone.note for backbone in used if backbone.note] + _by_word(planned) + _tiled(planned, table)
     facts = {
         "warnings": _warnings(profile, planned, used),
         "notes": list(dict.fromkeys(remarks)),
@@ -406,6 +406,23 @@ def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
 
 
+def _tiled(planned: list[list[Variant]], table: pd.DataFrame) -> list[str]:
+    """Notes on methods that cut pictures into a grid of tiles: how many there are, and what a score is."""
+    rules = {"mean": "the mean", "max": "the maximum"}
+    tested, notes = datasets.select_tested(table), []
+    for chosen in [chosen for chosen in _chosen(planned) if chosen.spec.tiles]:
+        tiles = chosen.spec.tiles
+        sizes = zip(tested.width, tested.height, strict=True)
+        count = sum(len(image_files.list_boxes(*size, chosen.fit)) for size in sizes)
+        rule = rules.get(str(tiles.score), f"the {tiles.score} quantile")
+        notes.append(
+            f"{chosen.name} cuts every picture into squares, {tiles.per_edge} along the short edge with an overlap of "
+            f"{tiles.overlap:.0%}: {count:,} for {len(tested):,} test pictures, each encoded as a picture is. A "
+            f"picture's score is {rule} over its squares; costs of notebook 10 are of one square."
+        )
+    return notes
+
+
 def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
     """A note on how far binned pixel metrics can be from the exact ones, over all categories and variants."""
     bounds = measured[list(metrics.BOUNDS)].max()
@@ -459,9 +476,13 @@ class View:
 
 
 def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
-    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
+    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none).
+
+    Of the whole image where the method cuts it into a grid of tiles.
+    """
     candidates = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(candidate for candidate in candidates if candidate.method == method)
+    spec = spec.model_copy(update={"tiles": None})
     cache, backbone = profile.path(profile.cache), _backbone(spec, profile)
     chosen = methods.choose(spec, profile).settled(backbone, row.category)
     store, names = chosen.store(cache, backbone), chosen.method.array_names(chosen.settings)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores and maps of images by one method with some draws of references, image by image.
 
-    A picture that is not square is cut into tiles. Each tile is compared with the same tile of the references, the
-    first with the first ones and so on, and the score of the picture is the mean over its tiles. Images are scored one
-    by one, so that memory does not grow with their number, and a score is the same to the last digit whatever other
+    A picture that is not square is cut into tiles, and any with a grid (``config.Tiles``). Each tile is compared with
+    the same tile of the references, the first with the first ones and so on, whatever the picture's shape. The score of
+    a picture is the mean over its tiles, of a grid what ``combine_tiles`` makes of them. Images are scored one by one, so that memory does not grow with their number, and a score is the same to the last digit whatever other
     images are scored in the same run.
 
     Args:
@@ -83,7 +83,8 @@ class Scorer:
         Maps are None where the method has none.
         """
         scored = [self.scored[image] for image in images]
-        scores = np.array([values[:, draw].mean(0, dtype=np.float64) for values, _ in scored])
+        rule = self.chosen.spec.tiles.score if self.chosen.spec.tiles else "mean"
+        scores = np.array([combine_tiles(values[:, draw], rule) for values, _ in scored])
         scores = self.chosen.method.score_category(scores) if scores.ndim > 1 else scores
         maps = None if scored[0][1] is None else np.concatenate([maps[:, draw] for _, maps in scored])
         return scores, maps, np.array([len(values) for values, _ in scored])
@@ -129,6 +130,13 @@ def score_together(
         None if maps is None else maps.cpu().numpy(),
         np.ones(len(scores), int),
     )
+
+
+def combine_tiles(scores: np.ndarray, rule: str | float) -> np.ndarray:
+    """The score of a picture from those of its tiles (T, ...): their mean, ``max``, or a quantile in (0, 1)."""
+    if rule == "mean":
+        return scores.mean(0, dtype=np.float64)
+    return np.quantile(scores.astype(np.float64), 1.0 if rule == "max" else float(rule), axis=0)
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:

@@ -220,10 +220,11 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     of_references = method.method.reference_array_names(settings, shots)
     references = memory.load(list(reference_rows.image), of_references) if shots else None
     scorer = scoring.Scorer(method, view.text, view.grid, references)
+    store.fill([row.image], names)  # the view is of the whole image, also where the method has tiles
     scorer.add(row.image, store.load([row.image], names)[0])
     (score,), maps, _ = scorer.of([row.image])
     size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)
-    return float(score), metrics.framed_map(maps, row.width, row.height, settings.fit, size, sigma)
+    return float(score), metrics.framed_map(maps, row.width, row.height, method.fit, size, sigma)
 
 
 def show_maps(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, float]) -> str:
