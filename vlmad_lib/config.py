@@ -111,6 +111,25 @@ def _tile_rule(value: str | float) -> str | float:
     return value
 
 
+def _region(value: Any) -> str | list[list[float]]:
+    """A region of interest as it was given, where it is the path of a mask or a polygon with an area."""
+    if isinstance(value, str) and value.strip():
+        return value
+    pairs = value if isinstance(value, list) else []
+    plain = all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1 for share in pair)
+        for pair in pairs
+    )
+    if not plain or len(pairs) < 3:
+        raise ValueError(
+            "give the path of a mask, or at least 3 points [x, y] as shares of width and height from 0 to 1, such as "
+            "[[0.2, 0.1], [0.8, 0.1], [0.5, 0.9]]"
+        )
+    return [[float(x), float(y)] for x, y in pairs]
+
+
 class Tiles(Strict):
     """A grid of overlapping squares into which every picture is cut, whatever the method; each is seen by itself.
 
@@ -200,6 +219,8 @@ class Profile(Strict):
     checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
     contrast_limits: ContrastLimits = []  # Delta-E up to which contrast is low, and medium; none: thirds of the defects
+    # where in the pictures of a category defects are looked for: the path of a mask, or [x, y] as shares of the sides
+    regions: dict[str, Annotated[Any, AfterValidator(_region)]] = {}
     shots: Annotated[list[Shots], Field(min_length=1)] = [0]
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
@@ -310,6 +331,8 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
     values |= {key: plain[key] for key in FOLDER_NAMES if isinstance(values.get(key), list | dict) and key in plain}
+    if isinstance(values.get("regions"), dict):
+        values["regions"] = dict(zip(plain["regions"], values["regions"].values(), strict=True))
     return check_record(Profile, values | (overrides or {}), path.name)
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 from vlmad_lib import InputError, digests, tables, within
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile, check_record
-from vlmad_lib.data import datasets, mask_files
+from vlmad_lib.data import datasets, mask_files, regions
 from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import memory_bank, winclip
@@ -80,15 +80,18 @@ def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
     facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
     size, pixels = results.profile.evaluation_size, digests.digest_files(rows["mask"].unique(), results.cache)
     versions = digests.list_versions(digests.MEASURING_LIBRARIES)
-    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
+    looked_at = [regions.describe_region(results.profile, name) for name in rows.category.unique()]
+    looked_at = [looked_at] if any(looked_at) else []
+    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions, *looked_at)
 
     def compute() -> torch.Tensor:
         auroc = pd.Series(np.nan, rows.index)
         for _, of_image in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
             first = of_image.iloc[0]
             mask = mask_files.framed_mask(first["mask"], first.width, first.height, first.fit, size)
-            maps = results.framed(of_image)
-            auroc.loc[of_image.index] = [metrics.ranking(values[~mask], values[mask])["auroc"] for values in maps]
+            maps, (inside,) = results.framed(of_image), results.inside(of_image[:1])
+            normal, mask = (~mask, mask) if inside is None else (~mask & inside, mask & inside)
+            auroc.loc[of_image.index] = [metrics.ranking(values[normal], values[mask])["auroc"] for values in maps]
         return torch.from_numpy(auroc.to_numpy(copy=True))
 
     return pd.Series(

@@ -167,6 +167,12 @@ def find_regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
 
 
+def restrict(regions: Regions, inside: np.ndarray) -> Regions:
+    """The regions of a mask that lies in ``inside`` (H, W) bool, for scores of those pixels alone: (1, inside)."""
+    order = inside.cumsum() - 1
+    return regions._replace(shape=(1, int(inside.sum())), place=order[regions.place])
+
+
 def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]]) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from vlmad_lib import digests, files
 from vlmad_lib.config import Profile
-from vlmad_lib.data import mask_files
+from vlmad_lib.data import mask_files, regions
 from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.methods import SETTINGS
 from vlmad_lib.pipeline.results import KEYS, METRICS, SHARES, describe_scores
@@ -98,11 +98,12 @@ def _measure(
 ) -> dict[str, float | int]:
     """Image and pixel metrics of one unit, and the counts they rest on."""
     rows, labels, size, fit = unit.rows, unit.rows.label.to_numpy(), profile.evaluation_size, unit.columns["fit"]
-    for row in rows.itertuples():
+    places = [regions.frame_region(profile, row.category, row.width, row.height, fit) for row in rows.itertuples()]
+    for row, place in zip(rows.itertuples(), places, strict=True):
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
             mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else pixel_ranking.find_regions(mask, normal=not row.label)
+            masks[row.image, fit] = None if bare else _find_regions(mask, place, normal=not row.label)
     inside = [masks[image, fit] for image in rows.image]
     values = metrics.image_metrics(labels, scores)
     values["image_auroc_low"], values["image_auroc_high"] = statistics.auroc_interval(labels, scores)
@@ -110,16 +111,26 @@ def _measure(
     if maps is not None:
         maps_by_image = np.split(np.asarray(maps), np.cumsum(tiles)[:-1])
         pairs = (
-            (metrics.framed_map(tile_maps, row.width, row.height, fit, size, unit.columns["sigma"]), mask)
-            for row, tile_maps, mask in zip(rows.itertuples(), maps_by_image, inside, strict=True)
+            (values if place is None else values[place][None], mask)
+            for row, tile_maps, mask, place in zip(rows.itertuples(), maps_by_image, inside, places, strict=True)
             if mask is not None
+            for values in [metrics.framed_map(tile_maps, row.width, row.height, fit, size, unit.columns["sigma"])]
         )
         bins = metrics.BINS if profile.pixel_metrics == "binned" else 0
         values |= metrics.pixel_metrics(pairs, profile.fpr_limit, bins=bins)
-    lost = sum(bool(path) and not mask.place.size for path, mask in zip(rows["mask"], inside, strict=True))
+    empty = [row for row, mask in zip(rows.itertuples(), inside, strict=True) if row.mask and not mask.place.size]
+    if any(place is not None for place in places):  # a mask outside the region of interest is not lost by its size
+        empty = [r for r in empty if not mask_files.framed_mask(r.mask, r.width, r.height, fit, size).any()]
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
-    counts |= {"n_lost_masks": lost, "evaluation_size": size}
+    counts |= {"n_lost_masks": len(empty), "evaluation_size": size}
     return values | {name: int(value) for name, value in counts.items()}
+
+
+def _find_regions(mask: np.ndarray, place: np.ndarray | None, normal: bool) -> pixel_ranking.Regions:
+    """The regions of a mask, of its pixels in a region of interest alone where there is one (``place``, bool)."""
+    if place is None:
+        return pixel_ranking.find_regions(mask, normal=normal)
+    return pixel_ranking.restrict(pixel_ranking.find_regions(mask & place, normal=normal), place)
 
 
 def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
