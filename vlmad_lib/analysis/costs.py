@@ -177,6 +177,12 @@ def count_per_thousand(totals: pd.DataFrame, defect_share: float) -> pd.DataFram
 # ---------------------------------------------------------------- pixels
 
 
+def _select_inside(results: Results, rows: pd.DataFrame) -> list[np.ndarray]:
+    """The maps of rows at the evaluation frame, of a region of interest its pixels alone."""
+    pairs = zip(results.framed(rows), results.inside(rows), strict=True)
+    return [scores if inside is None else scores[inside] for scores, inside in pairs]
+
+
 def mark_pixels(results: Results, spare: Results, alpha: float, shots: int = 0) -> pd.DataFrame:
     """What pixel thresholds from the maps of ``spare``, normal training images, mark on the test images.
 
@@ -191,12 +197,12 @@ def mark_pixels(results: Results, spare: Results, alpha: float, shots: int = 0) 
         own = spare.scores[(spare.scores.method == method) & (spare.scores.category == category)]
         if own.empty:
             continue
-        maps, tested, label = spare.framed(own), results.framed(images), images.label.to_numpy()
-        masked = [
-            (scores, mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size))
-            for scores, row in zip(tested, images.itertuples(), strict=True)
-            if row.mask
-        ]
+        maps, tested = (_select_inside(run, rows_of_run) for run, rows_of_run in ((spare, own), (results, images)))
+        label = images.label.to_numpy()
+        masks = [mask_files.framed_mask(r.mask, r.width, r.height, r.fit, size) for r in images.itertuples()]
+        inside = results.inside(images)
+        masks = [mask if place is None else mask[place] for mask, place in zip(masks, inside, strict=True)]
+        masked = [pair for pair, path in zip(zip(tested, masks, strict=True), images["mask"], strict=True) if path]
         maxima = np.array([scores.max() for scores in tested])
         for promise in ("images", "pixels"):
             limit = thresholds.pixel_threshold(maps, alpha, promise)

@@ -16,7 +16,7 @@ from scipy import stats
 from vlmad_lib import InputError, digests, tables, within
 from vlmad_lib.analysis import comparison
 from vlmad_lib.config import FULL, Method, Profile, check_record
-from vlmad_lib.data import datasets, mask_files, regions
+from vlmad_lib.data import datasets, mask_files
 from vlmad_lib.encoders import feature_store
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import memory_bank, winclip
@@ -80,9 +80,7 @@ def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
     facts = rows[["image", "mask", "map_file", "map_row"]].to_csv(index=False)
     size, pixels = results.profile.evaluation_size, digests.digest_files(rows["mask"].unique(), results.cache)
     versions = digests.list_versions(digests.MEASURING_LIBRARIES)
-    looked_at = [regions.describe_region(results.profile, name) for name in rows.category.unique()]
-    looked_at = [looked_at] if any(looked_at) else []
-    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions, *looked_at)
+    key = digests.digest(facts, pixels, size, metrics.framed_map, metrics.ranking, versions)
 
     def compute() -> torch.Tensor:
         auroc = pd.Series(np.nan, rows.index)
@@ -206,10 +204,13 @@ def weigh_references(
         defect = np.stack([mask_files.framed_mask(*facts, size) for facts in files])
         label = said.label.to_numpy() == 1
         outlined = ~label | (said["mask"] != "").to_numpy()  # where a defect is not outlined its pixels are unknown
+        counted = np.broadcast_to(outlined[:, None, None], defect.shape)
+        if (inside := results.inside(said))[0] is not None:
+            counted = counted & np.stack(inside)
         for share in shares:
             score = (1 - share) * said.score.to_numpy() + share * near.score.to_numpy()
             pixels = (1 - share) * maps[0] + share * maps[1]
-            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[outlined], defect[outlined])}
+            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[counted], defect[counted])}
             auroc = {
                 name: metrics.ranking(values[~bad], values[bad])["auroc"] for name, (values, bad) in ranked.items()
             }

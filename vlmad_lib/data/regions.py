@@ -33,10 +33,7 @@ def check_regions(profile: Profile, table: pd.DataFrame, known: list[str]) -> No
             names = ", ".join(dict.fromkeys(table.category))
             raise InputError(f"'regions' names {category}, which is no category of the data; it has {names}.")
         for row in rows.itertuples():
-            if not fill(profile, category, row.width, row.height).any():
-                raise InputError(
-                    f"The region of {category} holds no pixel of {row.image} ({row.width}x{row.height}); enlarge it."
-                )
+            fill(profile, category, row.width, row.height)
 
 
 def describe_region(profile: Profile, category: str) -> list:
@@ -48,13 +45,20 @@ def describe_region(profile: Profile, category: str) -> list:
 
 
 def fill(profile: Profile, category: str, width: int, height: int) -> np.ndarray:
-    """Which pixels of a picture of this size lie in its category's region, bool (height, width); all without one."""
+    """Which pixels of a picture of this size lie in its category's region, bool (height, width); all without one.
+
+    InputError where there is none, and for a mask of another shape.
+    """
     region = profile.regions.get(category)
     if region is None:
         return np.ones((height, width), bool)
     if isinstance(region, str):
-        return _fill_mask(str(profile.path(region)), category, width, height)
-    return _fill_polygon(tuple((x, y) for x, y in region), width, height)
+        inside = _fill_mask(str(profile.path(region)), category, width, height)
+    else:
+        inside = _fill_polygon(tuple((x, y) for x, y in region), width, height)
+    if not inside.any():
+        raise InputError(f"The region of {category} holds no pixel of a picture of {width}x{height}; enlarge it.")
+    return inside
 
 
 @lru_cache(maxsize=32)

@@ -167,9 +167,14 @@ def find_regions(mask: np.ndarray, normal: bool | None = None) -> Regions:
     return Regions(mask.shape, np.flatnonzero(mask), 1 / np.bincount(region)[region], normal)
 
 
-def restrict(regions: Regions, inside: np.ndarray) -> Regions:
-    """The regions of a mask that lies in ``inside`` (H, W) bool, for scores of those pixels alone: (1, inside)."""
-    order = inside.cumsum() - 1
+def find_regions_inside(mask: np.ndarray, inside: np.ndarray | None, normal: bool | None = None) -> Regions:
+    """``find_regions`` of what of a mask lies ``inside`` (H, W) bool, for scores of those k pixels alone as (1, k).
+
+    Of the whole mask where there is no ``inside``.
+    """
+    if inside is None:
+        return find_regions(mask, normal)
+    regions, order = find_regions(mask & inside, normal), inside.cumsum() - 1
     return regions._replace(shape=(1, int(inside.sum())), place=order[regions.place])
 
 

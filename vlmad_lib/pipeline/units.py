@@ -103,7 +103,7 @@ def _measure(
         if (row.image, fit) not in masks:
             bare = row.label and not row.mask
             mask = None if bare else mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-            masks[row.image, fit] = None if bare else _find_regions(mask, place, normal=not row.label)
+            masks[row.image, fit] = None if bare else pixel_ranking.find_regions_inside(mask, place, not row.label)
     inside = [masks[image, fit] for image in rows.image]
     values = metrics.image_metrics(labels, scores)
     values["image_auroc_low"], values["image_auroc_high"] = statistics.auroc_interval(labels, scores)
@@ -124,13 +124,6 @@ def _measure(
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
     counts |= {"n_lost_masks": len(empty), "evaluation_size": size}
     return values | {name: int(value) for name, value in counts.items()}
-
-
-def _find_regions(mask: np.ndarray, place: np.ndarray | None, normal: bool) -> pixel_ranking.Regions:
-    """The regions of a mask, of its pixels in a region of interest alone where there is one (``place``, bool)."""
-    if place is None:
-        return pixel_ranking.find_regions(mask, normal=normal)
-    return pixel_ranking.restrict(pixel_ranking.find_regions(mask & place, normal=normal), place)
 
 
 def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
