@@ -126,12 +126,59 @@ USUAL |= {
 }  # fmt: skip
 
 
+def _tile_rule(value: str | float) -> str | float:
+    if value not in ("mean", "max") and (isinstance(value, str) or not 0 < value < 1):
+        raise ValueError("use max, mean, or a quantile between 0 and 1 such as 0.9")
+    return value
+
+
+def _region(value: Any) -> str | list[list[float]]:
+    """A region of interest as it was given, where it is the path of a mask or a polygon with an area."""
+    if isinstance(value, str) and value.strip():
+        return value
+    pairs = value if isinstance(value, list) else []
+    plain = all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1 for share in pair)
+        for pair in pairs
+    )
+    if not plain or len(pairs) < 3:
+        raise ValueError(
+            "give the path of a mask, or at least 3 points [x, y] as shares of width and height from 0 to 1, such as "
+            "[[0.2, 0.1], [0.8, 0.1], [0.5, 0.9]]"
+        )
+    return [[float(x), float(y)] for x, y in pairs]
+
+
+class Tiles(Strict):
+    """A grid of overlapping squares into which every picture is cut, whatever the method; each is seen by itself.
+
+    ``per_edge`` squares lie along the short edge, as many as reach the end along the long one, neighbours sharing at
+    least ``overlap`` of their edge. ``score``: what a picture's score is of those of its squares.
+    """
+
+    per_edge: Annotated[int, Field(ge=1, le=16)]
+    overlap: Annotated[float, Field(ge=0, le=0.75)] = 0.25
+    score: Annotated[str | float, AfterValidator(_tile_rule)] = "max"
+
+    @property
+    def framing(self) -> str:
+        """How pictures are cut, as a value of ``fit`` (``image_files.list_boxes``)."""
+        return f"grid-{self.per_edge}-{self.overlap:.4f}".rstrip("0").rstrip(".")
+
+    @property
+    def label(self) -> str:
+        """The same with the rule of the score, as the scores table has it."""
+        return f"{self.framing}-{self.score}"
+
+
 class Method(Strict):
     """One method with its backbone; ``settings`` overrides single fields of the preset.
 
     What a method learned, AnomalyCLIP's and CoOp's prompts, APRIL-GAN's projections: ``checkpoint`` is the file (or
     ``demo``), ``trained_on`` the data set it was trained on where the file does not say it, ``force_leak`` tests on
-    that data all the same, marked as such.
+    that data all the same, marked as such. ``tiles`` cuts pictures into a grid, in place of the setting ``fit``.
     """
 
     method: str = "winclip"  # a key of the registry of methods
@@ -141,6 +188,7 @@ class Method(Strict):
     precision: Literal[PRECISIONS] = "fp32"
     preset: str = "paper"
     settings: dict[str, Any] = {}
+    tiles: Tiles | None = None
     checkpoint: str = ""
     trained_on: str = ""
     force_leak: bool = False
@@ -159,9 +207,10 @@ class Method(Strict):
         return usual | values
 
     @property
-    def network(self) -> dict[str, str]:
-        """What decides the encoder: another method with the same reads the same features."""
-        return {"backbone": self.backbone, "weights": self.weights, "precision": self.precision}
+    def network(self) -> dict[str, Any]:
+        """What decides the encoder and what it sees: another method with the same reads the same features."""
+        facts = {"backbone": self.backbone, "weights": self.weights, "precision": self.precision}
+        return facts | ({"tiles": self.tiles} if self.tiles else {})
 
 
 class Import(Strict):
@@ -227,6 +276,8 @@ class Profile(Strict):
     checkpoints: str = ""  # a CSV of SHA-256 and what was trained on; none: checkpoints.csv in data/reference
     taxonomy: str = ""  # a CSV of defect classes; none: that of the data set in data/reference
     contrast_limits: ContrastLimits = []  # Delta-E up to which contrast is low, and medium; none: thirds of the defects
+    # where in the pictures of a category defects are looked for: the path of a mask, or [x, y] as shares of the sides
+    regions: dict[str, Annotated[Any, AfterValidator(_region)]] = {}
     shots: Annotated[list[Shots], Field(min_length=1)] = [0]
     seeds: Annotated[list[Count], Field(min_length=1)] = [0]
     evaluation_size: Annotated[int, Field(ge=16, le=4096)] = 240
@@ -291,7 +342,8 @@ def _sentence(error: ValidationError, record: type[Strict], source: str) -> str:
     key = ".".join(str(name) for name in problem["loc"])
     if problem["type"] == "extra_forbidden":
         records: dict[int | str, type[BaseModel]] = {"methods": Method, "imports": Import, "folders": Folders}
-        keys = list(records.get(problem["loc"][0], record).model_fields)
+        inner = Tiles if "tiles" in problem["loc"] else records.get(problem["loc"][0], record)
+        keys = list(inner.model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), keys, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}."
         return f"{source}: unknown key {key!r}; {hint}"
@@ -343,6 +395,8 @@ def load_profile(name: str | Path, overrides: dict[str, Any] | None = None) -> P
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no keys; write at least title, dataset and root.")
     values |= {key: plain[key] for key in FOLDER_NAMES if isinstance(values.get(key), list | dict) and key in plain}
+    if isinstance(values.get("regions"), dict):
+        values["regions"] = dict(zip(plain["regions"], values["regions"].values(), strict=True))
     return check_record(Profile, values | (overrides or {}), path.name)
 
 

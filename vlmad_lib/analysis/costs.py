@@ -16,7 +16,7 @@ from vlmad_lib import tables, within
 from vlmad_lib.analysis import comparison, thresholds
 from vlmad_lib.analysis.thresholds import OWN, TRAIN, CategoryScores
 from vlmad_lib.data import mask_files
-from vlmad_lib.evaluation import metrics, statistics
+from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline.results import Results
 
@@ -179,6 +179,12 @@ def count_per_thousand(totals: pd.DataFrame, defect_share: float) -> pd.DataFram
 # ---------------------------------------------------------------- pixels
 
 
+def _select_inside(results: Results, rows: pd.DataFrame) -> list[np.ndarray]:
+    """The maps of rows at the evaluation frame, of a region of interest its pixels alone."""
+    pairs = zip(results.framed(rows), results.inside(rows), strict=True)
+    return [scores if inside is None else scores[inside] for scores, inside in pairs]
+
+
 def mark_pixels(results: Results, spare: Results | None, alpha: float, shots: int = 0) -> pd.DataFrame:
     """What pixel thresholds from the maps of normal images, those of ``spare``, mark on the test images.
 
@@ -196,17 +202,22 @@ def mark_pixels(results: Results, spare: Results | None, alpha: float, shots: in
         maps, images, source = _hold_out_maps(results, spare, images)
         if not maps:
             continue
-        tested, label = results.framed(images), images.label.to_numpy()
-        pairs = [
-            (scores, mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size))
-            for scores, row in zip(tested, images.itertuples(), strict=True)
+        tested, label, places = _select_inside(results, images), images.label.to_numpy(), results.inside(images)
+        outlined = [
+            (mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size), scores, place, not row.label)
+            for scores, row, place in zip(tested, images.itertuples(), places, strict=True)
             if row.mask or not row.label
         ]
+        pairs = [(scores, mask if place is None else mask[place]) for mask, scores, place, _ in outlined]
         masked = [(scores, mask) for scores, mask in pairs if mask.any()]
         measured = results.metrics[(results.metrics.variant == images.variant.iloc[0])]
         best = measured[measured.category == category].pixel_f1_max.iloc[0]
-        if source == thresholds.HALVES:  # other images than those of the metrics table
-            best = metrics.pixel_metrics(pairs, coarse=False)["pixel_f1_max"] if pairs else np.nan
+        if source == thresholds.HALVES and outlined:  # other images than those of the metrics table
+            regions = [
+                (scores[None] if scores.ndim == 1 else scores, pixel_ranking.find_regions_inside(mask, place, normal))
+                for mask, scores, place, normal in outlined
+            ]
+            best = metrics.pixel_metrics(regions, coarse=False)["pixel_f1_max"]
         maxima = np.array([scores.max() for scores in tested])
         for promise in (thresholds.IMAGES, thresholds.PIXELS, thresholds.DEVIATIONS):
             if promise == thresholds.DEVIATIONS:
@@ -237,10 +248,10 @@ def _hold_out_maps(
     if spare is not None:
         same = (spare.scores.method == images.method.iloc[0]) & (spare.scores.category == images.category.iloc[0])
         if same.any():
-            return spare.framed(spare.scores[same]), images, thresholds.TRAIN
+            return _select_inside(spare, spare.scores[same]), images, thresholds.TRAIN
     good = images[images.label == 0]
     half = good.iloc[np.random.default_rng(0).permutation(len(good))[: len(good) // 2]]
-    return results.framed(half), images.drop(half.index), thresholds.HALVES
+    return _select_inside(results, half), images.drop(half.index), thresholds.HALVES
 
 
 # ---------------------------------------------------------------- go or no-go

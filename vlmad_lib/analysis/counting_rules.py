@@ -85,7 +85,7 @@ def score_on(chosen: ChosenMethod, backbone: Backbone, rows: pd.DataFrame) -> tu
         wording = method.prompt_wording(settings, images.iloc[0])
         scorer = Scorer(chosen, method.encode_text(backbone, wording, checkpoint), side // backbone.patch_size)
         for image in images.image:
-            pixels = image_files.views(image, settings.fit, side)
+            pixels = image_files.cut_image(image, chosen.fit, side)
             arrays, _ = feature_store.encode_pixels(backbone, method.encode, pixels, names, len(pixels))
             scorer.add(image, {name: torch.from_numpy(values) for name, values in arrays.items()})
         of_category, kept, tiles = scorer.of(images.image)

@@ -81,7 +81,7 @@ def _peak(profile: Profile, spec: Method, image: str, device: str) -> torch.Tens
 
 def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> float:
     chosen, backbone = methods.choose(spec, profile), methods.load_backbone(spec, device=device)
-    pixels = image_files.views(image, chosen.settings.fit, chosen.method.image_side(chosen.settings, backbone))[:1]
+    pixels = image_files.cut_image(image, chosen.fit, chosen.method.image_side(chosen.settings, backbone))[:1]
     pixels = pixels.repeat(_count_images(profile, chosen, backbone), 0)
     with devices.multiply_in(spec.precision, backbone.device):
         chosen.method.encode(backbone, backbone.normalise(pixels), chosen.method.array_names(chosen.settings))
@@ -153,7 +153,7 @@ def _time_steps(
     few = [shots for shots in profile.shots if shots < FULL]
     shots = max([int(not code.zero_shot), *few]) if code.few_shot else 0
     names, together = code.array_names(settings, shots), _count_images(profile, chosen, backbone)
-    pictures = [image_files.views(path, settings.fit, size)[:1] for path in rows.image]
+    pictures = [image_files.cut_image(path, chosen.fit, size)[:1] for path in rows.image]
     inputs = [backbone.normalise(pixels.repeat(together, 0)) for pixels in pictures]
     packing = time_call(backbone.pack, device)
     arrays: list[dict] = [{}] * len(inputs)  # of the last repeat: nothing is encoded once more to have them
@@ -193,14 +193,14 @@ def _time_steps(
     else:
         maps = [chosen.score(features, text, settings, grid, references)[1].cpu() for features in arrays]
         spent_scoring, bare = score(references), score(None) if code.zero_shot else []
-    place = [(row.width, row.height, settings.fit, profile.evaluation_size) for row in rows.itertuples()]
+    place = [(row.width, row.height, chosen.fit, profile.evaluation_size) for row in rows.itertuples()]
     maps = [
-        np.repeat(grid_map.numpy(), len(image_files.boxes(*at[:3])), 0)
+        np.repeat(grid_map.numpy(), len(image_files.list_boxes(*at[:3])), 0)
         for grid_map, at in zip(maps, place, strict=True)
     ]
     sigma = getattr(settings, "sigma", 0)
     spent_by_step = {
-        "decode": [time_call(lambda path=path: image_files.views(path, settings.fit, size)) for path in rows.image],
+        "decode": [time_call(lambda path=path: image_files.cut_image(path, chosen.fit, size)) for path in rows.image],
         "encode": spent,
         "score": spent_scoring,
         "bare": bare,

@@ -280,10 +280,11 @@ class ImageComparison:
         rows, size = rows.sort_values("image"), self.results.profile.evaluation_size
         patches = [grid.ravel() for grid in self.results.maps(rows[rows.label == 0])]
         pairs = (
-            (anomaly_map, self._regions(row, size))
+            (anomaly_map if inside is None else anomaly_map[inside][None], self._regions(row, size, inside))
             for start in range(0, len(rows), TOGETHER)
-            for anomaly_map, row in zip(
+            for anomaly_map, inside, row in zip(
                 self.results.framed(rows[start : start + TOGETHER]),
+                self.results.inside(rows[start : start + TOGETHER]),
                 rows[start : start + TOGETHER].itertuples(),
                 strict=True,
             )
@@ -294,12 +295,11 @@ class ImageComparison:
         times = statistics.resample_images(rows.label.to_numpy(), statistics.MOST_RESAMPLES)
         return counts.resampled(times, self.results.profile.fpr_limit)
 
-    def _regions(self, row, size: int) -> pixel_ranking.Regions:
+    def _regions(self, row, size: int, inside: np.ndarray | None) -> pixel_ranking.Regions:
         key = row.image, row.fit
         if key not in self.kept:
-            self.kept[key] = pixel_ranking.find_regions(
-                mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size)
-            )
+            mask = mask_files.framed_mask(row.mask, row.width, row.height, row.fit, size)
+            self.kept[key] = pixel_ranking.find_regions_inside(mask, inside)
         return self.kept[key]
 
 

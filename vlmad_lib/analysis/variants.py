@@ -100,8 +100,9 @@ def measure_inside_images(results: Results, rows: pd.DataFrame) -> pd.Series:
         for _, of_image in rows.groupby("image", sort=False):  # image by image: all maps at once would need gigabytes
             first = of_image.iloc[0]
             mask = mask_files.framed_mask(first["mask"], first.width, first.height, first.fit, size)
-            maps = results.framed(of_image)
-            auroc.loc[of_image.index] = [metrics.ranking(values[~mask], values[mask])["auroc"] for values in maps]
+            maps, (inside,) = results.framed(of_image), results.inside(of_image[:1])
+            normal, mask = (~mask, mask) if inside is None else (~mask & inside, mask & inside)
+            auroc.loc[of_image.index] = [metrics.ranking(values[normal], values[mask])["auroc"] for values in maps]
         return torch.from_numpy(auroc.to_numpy(copy=True))
 
     return pd.Series(
@@ -216,10 +217,13 @@ def weigh_references(
         defect = np.stack([mask_files.framed_mask(*facts, size) for facts in files])
         label = said.label.to_numpy() == 1
         outlined = ~label | (said["mask"] != "").to_numpy()  # where a defect is not outlined its pixels are unknown
+        counted = np.broadcast_to(outlined[:, None, None], defect.shape)
+        if (inside := results.inside(said))[0] is not None:
+            counted = counted & np.stack(inside)
         for share in shares:
             score = (1 - share) * said.score.to_numpy() + share * near.score.to_numpy()
             pixels = (1 - share) * maps[0] + share * maps[1]
-            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[outlined], defect[outlined])}
+            ranked = {"image_auroc": (score, label), "pixel_auroc": (pixels[counted], defect[counted])}
             auroc = {
                 name: metrics.ranking(values[~bad], values[bad])["auroc"] for name, (values, bad) in ranked.items()
             }

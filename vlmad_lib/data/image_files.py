@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,8 +202,41 @@ def boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
     return [(0, start, edge, start + edge) for start in starts]
 
 
+_GRID = re.compile(r"grid-(\d+)-([\d.]+)(?:-.+)?")
+
+
+def read_grid(fit: str) -> tuple[int, float] | None:
+    """Squares along the short edge and their overlap where a ``fit`` is a grid (``config.Tiles``), else None."""
+    match = _GRID.fullmatch(fit)
+    return (int(match[1]), float(match[2])) if match else None
+
+
+def list_boxes(width: int, height: int, fit: str) -> list[tuple[int, int, int, int]]:
+    """The boxes of an image that a model sees, in pixels, row by row: of a grid, or else ``boxes``."""
+    grid = read_grid(fit)
+    return cut_grid(width, height, *grid) if grid else boxes(width, height, fit)
+
+
+def cut_grid(width: int, height: int, per_edge: int, overlap: float) -> list[tuple[int, int, int, int]]:
+    """The (left, top, right, bottom) boxes of a grid of squares, row by row, in pixels.
+
+    ``per_edge`` squares of edge short / (per_edge - (per_edge - 1) * overlap), rounded up, lie along the short edge.
+    Along the long one are as few as reach its end with at least this overlap. They are spread evenly on both.
+    """
+    edge = math.ceil(min(width, height) / (per_edge - (per_edge - 1) * overlap) - 1e-9)
+    starts = []
+    for length in (width, height):
+        steps = math.ceil((length - edge) / (edge * (1 - overlap)) - 1e-9)
+        count = per_edge if length == min(width, height) else max(1, steps + 1)
+        starts.append([round(place * (length - edge) / max(count - 1, 1)) for place in range(count)])
+    return [(left, top, left + edge, top + edge) for top in starts[1] for left in starts[0]]
+
+
 def frame(width: int, height: int, fit: str, size: int) -> tuple[int, int]:
-    """Width and height at which maps and masks are compared: short edge ``size``, or squashed to a square."""
+    """Width and height at which maps and masks are compared: short edge ``size``, or squashed to a square.
+
+    A grid of tiles keeps the picture's proportions.
+    """
     if fit == "squash":
         return size, size
     scale = size / min(width, height)
@@ -249,3 +284,18 @@ def views(path: str | Path, fit: str, size: int, rotation: Rotation | None = Non
         image = rotation.turn(image)
     tiles = (image.crop(box) for box in boxes(*image.size, fit))  # one at a time: they may be large
     return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
+
+
+def cut_image(path: str | Path, fit: str, size: int, rotation: Rotation | None = None) -> np.ndarray:
+    """What the model sees of an image, as ``views``: (tiles, size, size, 3) uint8, of a grid too."""
+    if not read_grid(fit):
+        return views(path, fit, size, rotation)
+    image = load_image(path)
+    if rotation:
+        image = rotation.turn(image)
+    tiles = (image.crop(box) for box in list_boxes(*image.size, fit))
+    return np.stack([np.asarray(tile.resize((size, size), Image.Resampling.BICUBIC)) for tile in tiles])
+
+
+# The code whose change gives the tiles of a grid other pixels; that of other tiles is ``boxes`` and ``views``.
+CUTTING = (cut_grid, cut_image)

@@ -53,6 +53,8 @@ class Store:
         steps = digests.digest(
             version, image_files.views, image_files.boxes, *image_files.LOADING, files.write_array, *PIXELS, versions
         )
+        if image_files.read_grid(fit):
+            steps = digests.digest(steps, *image_files.CUTTING)
         kind = f"{encode.__module__.split('.')[-1]}-{fit}-{channels}-{size}{'-fp32' if exact else ''}"
         if rotation:
             kind += f"-{rotation.label}"
@@ -143,7 +145,7 @@ class Store:
                             claim.give_back()
                             bar.update()
                         else:
-                            reading.append((path, claim, readers.submit(image_files.views, path, *frame)))
+                            reading.append((path, claim, readers.submit(image_files.cut_image, path, *frame)))
                     if not reading:
                         break
                     batch_read = [reading[place] for place in range(min(batch, len(reading)))]

@@ -196,7 +196,7 @@ def framed_map(
 
 def _framed(tiles: np.ndarray, width: int, height: int, fit: str, size: int, seamless: bool) -> np.ndarray:
     columns, rows = image_files.frame(width, height, fit, size)
-    tile_boxes = image_files.boxes(width, height, fit)
+    tile_boxes = image_files.list_boxes(width, height, fit)
     if len(tile_boxes) == 1:
         return upsample(tiles[0], columns, rows)
     total, weights = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)

@@ -176,6 +176,22 @@ def find_regions(
     return Regions(mask.shape, place, 1 / np.bincount(region)[region], normal, apart)
 
 
+def find_regions_inside(
+    mask: np.ndarray,
+    inside: np.ndarray | None,
+    normal: bool | None = None,
+    annotated: Iterable[tuple[np.ndarray, float]] = (),
+) -> Regions:
+    """``find_regions`` of what of a mask lies ``inside`` (H, W) bool, for scores of those k pixels alone as (1, k).
+
+    Of the whole mask where there is no ``inside``.
+    """
+    if inside is None:
+        return find_regions(mask, normal, annotated)
+    regions, order = find_regions(mask & inside, normal, annotated), inside.cumsum() - 1
+    return regions._replace(shape=(1, int(inside.sum())), place=order[regions.place])
+
+
 def split_pixels(pairs: Iterable[tuple[np.ndarray, np.ndarray | Regions]], saturated: bool = False) -> Iterator[Part]:
     """The images of (map, mask) pairs of one shape (H, W) each; a mask may be given as its regions.
 

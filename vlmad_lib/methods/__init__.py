@@ -87,6 +87,11 @@ class ChosenMethod:
         """What tables call it; tested on what it was trained on, it says so everywhere."""
         return f"{self.spec.name} LEAKED" if self.prompts and self.prompts.leaked else self.spec.name
 
+    @property
+    def fit(self) -> str:
+        """How an image is cut into what the model sees: the setting, unless the method has a grid of tiles."""
+        return self.spec.tiles.framing if self.spec.tiles else self.settings.fit
+
     def columns(self, backbone: Backbone | Facts) -> dict[str, str]:
         """What names the method in the scores table, and all settings, empty where it has no such one."""
         weights = [backbone.fingerprint, *([self.prompts.digest] if self.prompts else [])]
@@ -96,7 +101,8 @@ class ChosenMethod:
             "weights": "+".join(digest[:12] for digest in weights),
             "preset": self.spec.preset,
         }
-        return facts | dict.fromkeys(SETTINGS, "") | {k: _plain(v) for k, v in self.settings.model_dump().items()}
+        facts |= dict.fromkeys(SETTINGS, "") | {k: _plain(v) for k, v in self.settings.model_dump().items()}
+        return facts | ({"fit": self.spec.tiles.label} if self.spec.tiles else {})
 
     def grid(self, backbone: Backbone | Facts) -> int:
         """Cells of the map along one side."""
@@ -123,12 +129,13 @@ class ChosenMethod:
         """The kept features of the method's encoder, or of those it reads."""
         stores = {}
         for prefix, (method, settings) in self.method.feature_sources(self.settings, backbone).items():
-            place = method.image_side(settings, backbone), settings.fit, channels or settings.channels, exact
+            fit = self.fit if self.spec.tiles else settings.fit
+            place = method.image_side(settings, backbone), fit, channels or settings.channels, exact
             stores[prefix] = feature_store.Store(cache, backbone, method.encode, method.encoder_version, *place)
         for prefix, rotation in self.method.reference_rotations(self.settings).items():
             stores[prefix] = feature_store.Store(
                 cache, backbone, self.method.encode, self.method.encoder_version,
-                self.method.image_side(self.settings, backbone), self.settings.fit, "rgb", exact, rotation,
+                self.method.image_side(self.settings, backbone), self.fit, "rgb", exact, rotation,
             )  # fmt: skip
         return feature_store.Joint(stores) if len(stores) > 1 else stores[""]
 
@@ -249,6 +256,11 @@ def guard_against_leakage(spec: config.Method, checkpoint: Checkpoint, profile: 
 def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
     checked = settings(spec)
+    if spec.tiles and METHODS[spec.method].scores_whole_category:
+        raise InputError(
+            f"{spec.name} compares the whole pictures of a category with each other and cannot cut them into tiles; "
+            "leave 'tiles' out of it."
+        )
     if checked.learned:
         checkpoint = find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind)
         return ChosenMethod(spec, checked, guard_against_leakage(spec, checkpoint, profile))

@@ -21,7 +21,7 @@ from vlmad_lib.data.image_files import Rotation
 from vlmad_lib.encoders import image_towers
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.evaluation.metrics import FRAME
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, values_inside
 
 SIDE = 448  # pixels along the side of DINO's input; the paper has 672 besides
 SIGMA = 4 * FRAME / 1024  # the original smooths by a Gaussian of 4 in pixels of the picture, here one 1024 wide
@@ -174,6 +174,7 @@ def score(
     grid: int,
     references: list[Tensor],
     draws: list[Tensor] | None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,), the mean of the top percent of patches, and maps (N, grid, grid) of distances, 0 where masked.
 
@@ -184,8 +185,8 @@ def score(
     for tokens in features["patches"]:
         distances = measure_distances(tokens, references, settings, draws)
         maps.append(distances * find_foreground(tokens, grid, grid) if settings.masking is True else distances)
-    flat = torch.cat(maps)
-    return average_top_percent(flat), flat.unflatten(1, (grid, grid))
+    whole = torch.cat(maps).unflatten(1, (grid, grid))
+    return average_top_percent(values_inside(whole, inside)), whole
 
 
 class AnomalyDINO(Method):
@@ -209,6 +210,10 @@ class AnomalyDINO(Method):
     def reference_rotations(self, settings: Any) -> dict[str, Rotation]:
         """Seven copies at steps of 45 degrees."""
         return ROTATIONS if settings.rotation else {}
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """Wholly, by the top percent of its patches."""
+        return True
 
     def settle(self, settings: Any, backbone: Backbone | Facts, category: str) -> Any:
         """Masking and rotation as they hold for a category; InputError for masking that the backbone does not have."""

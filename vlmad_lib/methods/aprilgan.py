@@ -28,7 +28,17 @@ from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.files import replace_file
 from vlmad_lib.methods import anomalyclip, checkpoints, winclip
-from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Names, Sigma, Temperature
+from vlmad_lib.methods.base import (
+    LANGUAGE,
+    ImageSize,
+    Method,
+    MethodSettings,
+    Names,
+    Sigma,
+    Temperature,
+    enlarge_inside,
+    values_inside,
+)
 
 ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 DEMO = PACKAGE / "demo" / "aprilgan-demo.pth"
@@ -208,6 +218,7 @@ def score(
     settings: Settings,
     grid: int,
     references: dict[str, Tensor] | None = None,
+    inside: Tensor | None = None,
     *,
     learned: Projections,
 ) -> tuple[Tensor, Tensor]:
@@ -231,7 +242,9 @@ def score(
         return whole, stacks
     frame = metrics.FRAME, metrics.FRAME  # the official code's, whatever size a run is evaluated at
     # one by one: the enlarged stacks of many images would need gigabytes
-    largest = torch.cat([metrics.enlarge_stacks(stack[None], *frame).amax((1, 2)) for stack in stacks])
+    within = enlarge_inside(inside, metrics.FRAME)
+    enlarged = (metrics.enlarge_stacks(stack[None], *frame) for stack in stacks)
+    largest = torch.cat([values_inside(maps, within).amax(1) for maps in enlarged])
     if settings.image_score == "stretched":
         return torch.stack([whole, largest], 1), stacks
     return (whole + largest / (2 * logits.shape[1])) / 2, stacks
@@ -288,6 +301,10 @@ class AprilGAN(Method):
     def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError for an unknown set of prompts."""
         prompts.ensemble("object", settings.states, settings.templates)
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """With references in part, by its maximum."""
+        return shots > 0
 
     def draws_with_replacement(self, settings: Any) -> bool:
         """Whether references are drawn with replacement."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -189,6 +190,14 @@ class Method(ABC):
         ``references`` are what ``remember`` returned. Scores (N, k) are completed by ``score_category``.
         """
 
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """Whether an image's score is made from its map, wholly or in part.
+
+        ``score`` then takes ``inside`` too: the cells (grid, grid) of a single image's map that lie in its region of
+        interest, bool, at least one; the others count for no score.
+        """
+        return False
+
     def score_category(self, values: np.ndarray) -> np.ndarray:
         """Scores (N,) of all images of a category, from what ``score`` left of each as (N, k)."""
         raise NotImplementedError(f"{self.title} scores every image by itself")
@@ -198,3 +207,15 @@ class Method(ABC):
     ) -> dict[str, np.ndarray]:
         """The zero-shot maps that the first image's map is made of, and it, (grid, grid) each, by name."""
         return {}
+
+
+def values_inside(maps: Tensor, inside: Tensor | None) -> Tensor:
+    """(N, n) values of maps (N, h, w), all of them or those of the cells ``inside`` (h, w) bool."""
+    return maps.flatten(1) if inside is None else maps[:, inside]
+
+
+def enlarge_inside(inside: Tensor | None, size: int) -> Tensor | None:
+    """Cells (h, w) bool enlarged to (size, size), the nearest one each."""
+    if inside is None:
+        return None
+    return F.interpolate(inside[None, None].float(), (size, size), mode="nearest")[0, 0] > 0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalyclip, winclip
-from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, ImageSize, Method, MethodSettings, Sigma, Temperature, values_inside
 
 LOCAL = "local_"  # what names of AnomalyCLIP's arrays begin with beside those of WinCLIP
 
@@ -97,12 +97,18 @@ def maps(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: in
 
 
 def score(
-    features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int, references: None = None
+    features: dict[str, Tensor],
+    text: Tensor,
+    settings: Settings,
+    grid: int,
+    references: None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Image scores (N,) and fused maps (N, grid, grid), both in [0, 1]."""
     whole, window_map, local_map = maps(features, text, settings, grid)
     fused = fuse(window_map, local_map, settings.local_weight, settings.fusion)
-    return (whole + fused.amax((1, 2))) / 2 if settings.image_score == "with_map" else whole, fused
+    largest = values_inside(fused, inside).amax(1)
+    return (whole + largest) / 2 if settings.image_score == "with_map" else whole, fused
 
 
 def fuse(window_map: Tensor, local_map: Tensor, weight: float, fusion: str) -> Tensor:
@@ -143,6 +149,10 @@ class Hybrid(Method):
     def feature_sources(self, settings: Any, backbone: Backbone | Facts) -> dict[str, tuple[Method, MethodSettings]]:
         """The arrays that AnomalyCLIP and WinCLIP keep."""
         return {LOCAL: (anomalyclip.ANOMALYCLIP, settings.local), "": (winclip.WINCLIP, settings.windowed)}
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """In part, where it is asked for."""
+        return settings.image_score == "with_map"
 
     def prompt_wording(self, settings: Any, row: pd.Series) -> list:
         """AnomalyCLIP's wording, the same for every category."""

@@ -21,7 +21,7 @@ from vlmad_lib.encoders.backbones import CLIP_BLOCKS, Backbone, Facts
 from vlmad_lib.encoders.image_towers import encode_tokens
 from vlmad_lib.evaluation.metrics import FRAME
 from vlmad_lib.methods import winclip
-from vlmad_lib.methods.base import Method, MethodSettings, Sigma
+from vlmad_lib.methods.base import Method, MethodSettings, Sigma, values_inside
 
 ENCODER_VERSION = 1  # of ``encode`` where it is not WinCLIP's
 SIGMA = 4 * FRAME / 224  # the originals smooth maps of 224 pixels by a Gaussian of 4
@@ -86,13 +86,14 @@ def association_score(
     grid: int,
     references: dict[str, Tensor],
     draws: list[Tensor] | None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid) in [0, 1]: WinCLIP+'s association and its largest value (section 4.3).
 
     With ``draws``, each the places of some references, a single image is scored by each of them.
     """
     maps = winclip.associate(features, references, settings, grid, draws)
-    return maps.amax((1, 2)), maps
+    return values_inside(maps, inside).amax(1), maps
 
 
 # ---------------------------------------------------------------- PatchCore (Roth et al., CVPR 2022)
@@ -149,13 +150,19 @@ def patchcore_memory(references: dict[str, Tensor], settings: PatchCore, grid: i
 
 
 def patchcore_score(
-    features: dict[str, Tensor], text: None, settings: PatchCore, grid: int, memory: Tensor
+    features: dict[str, Tensor],
+    text: None,
+    settings: PatchCore,
+    grid: int,
+    memory: Tensor,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid): the distance of each patch to the memory, its maximum reweighted."""
     scores, maps = [], []
     for patches in pooled(settings.patches(features), grid, settings.neighbourhood):
         distances, nearest = torch.cdist(patches, memory).min(1)
-        strangest = distances.argmax()[None]
+        among = distances if inside is None else distances.masked_fill(~inside.flatten(), -torch.inf)
+        strangest = among.argmax()[None]
         scores.append(reweighted(patches[strangest][0], nearest[strangest], memory, settings.reweighted_by))
         maps.append(distances.unflatten(0, (grid, grid)))
     return torch.stack(scores), torch.stack(maps)
@@ -209,13 +216,19 @@ def padim_memory(references: dict[str, Tensor], settings: PaDiM, grid: int) -> t
 
 
 def padim_score(
-    features: dict[str, Tensor], text: None, settings: PaDiM, grid: int, memory: tuple[Tensor, Tensor]
+    features: dict[str, Tensor],
+    text: None,
+    settings: PaDiM,
+    grid: int,
+    memory: tuple[Tensor, Tensor],
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid): the Mahalanobis distance at each position, and its maximum (equation 2)."""
     mean, factor = memory
     apart = (settings.subset(settings.patches(features)) - mean).permute(1, 2, 0)
     distances = torch.linalg.solve_triangular(factor, apart, upper=False).norm(dim=1).T.float()
-    return distances.amax(1), distances.unflatten(1, (grid, grid))
+    maps = distances.unflatten(1, (grid, grid))
+    return values_inside(maps, inside).amax(1), maps
 
 
 # ---------------------------------------------------------------- SPADE (Cohen and Hoshen, arXiv 2005.02357)
@@ -291,6 +304,10 @@ class MemoryBank(Method):
     def array_names(self, settings: Settings, shots: int = 0) -> list[str]:
         """Names of the arrays of ``encode`` that a score needs."""
         return settings.arrays()
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """Wholly, unless the image's own embedding is compared."""
+        return not isinstance(settings, Spade)
 
     def refuse_contradictions(self, settings: Settings) -> None:
         """Raise InputError where nothing is left to compare."""

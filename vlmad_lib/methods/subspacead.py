@@ -24,7 +24,7 @@ from vlmad_lib.data.image_files import Rotation
 from vlmad_lib.encoders import image_towers
 from vlmad_lib.encoders.backbones import Backbone, Facts
 from vlmad_lib.methods import anomalydino
-from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma
+from vlmad_lib.methods.base import ImageSize, Method, MethodSettings, Sigma, enlarge_inside, values_inside
 
 SIDE, GIANT_SIDE = 448, 672  # pixels along the side of DINO's input, and of the giant's
 PATCH = 14  # pixels along the side of DINOv2's patches
@@ -143,7 +143,12 @@ def enlarge(maps: Tensor, side: int) -> Tensor:
 
 
 def score(
-    features: dict[str, Tensor], text: None, settings: Settings, grid: int, references: tuple[Tensor, Tensor]
+    features: dict[str, Tensor],
+    text: None,
+    settings: Settings,
+    grid: int,
+    references: tuple[Tensor, Tensor],
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores (N,) and maps (N, grid, grid) of squared residuals.
 
@@ -151,7 +156,8 @@ def score(
     """
     maps = measure_residuals(next(iter(features.values())), *references).unflatten(1, (grid, grid))
     side = settings.image_size or PATCH * grid
-    return anomalydino.average_top_percent(enlarge(maps, side).flatten(1)), maps
+    pixels = values_inside(enlarge(maps, side), enlarge_inside(inside, side))
+    return anomalydino.average_top_percent(pixels), maps
 
 
 class SubspaceAD(Method):
@@ -178,6 +184,10 @@ class SubspaceAD(Method):
         """Copies at random angles."""
         angles = draw_angles(settings.rotations, settings.rotation_seed)
         return {f"rotated_{angle:g}_": Rotation(angle, "black") for angle in angles}
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """Wholly, by the top percent of its pixels."""
+        return True
 
     def settle(self, settings: Any, backbone: Backbone | Facts, category: str) -> Any:
         """The size of the input on the backbone, and no rotations where the category has none."""

@@ -267,6 +267,8 @@ def _method(task: Task, profile: Profile, name: str) -> ChosenMethod:
     if not candidates:
         called = f" named {name!r}" if name else ""
         raise InputError(f"The profile has no {task.title} method{called}; add one, with its backbone and weights.")
+    if candidates[0].tiles:
+        raise InputError(f"{candidates[0].name}: it is trained on whole pictures; leave 'tiles' out of the method.")
     chosen = ChosenMethod(candidates[0], settings(candidates[0]))
     if not chosen.settings.learned:
         raise InputError(f"{candidates[0].name}: hand-written prompts have nothing to learn; leave 'prompts' out.")

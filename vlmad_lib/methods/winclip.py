@@ -21,7 +21,7 @@ from vlmad_lib import InputError
 from vlmad_lib.encoders import devices, prompts
 from vlmad_lib.encoders.backbones import Backbone, cosine
 from vlmad_lib.encoders.vit_blocks import Block
-from vlmad_lib.methods.base import LANGUAGE, Method, MethodSettings, Names, Sigma, Temperature
+from vlmad_lib.methods.base import LANGUAGE, Method, MethodSettings, Names, Sigma, Temperature, values_inside
 
 ENCODER_VERSION = 1  # of ``encode`` and the prompt ensemble
 SMALLEST = 1e-6  # a score of zero has no harmonic mean
@@ -270,19 +270,21 @@ def score(
     grid: int,
     references: dict[str, Tensor] | None = None,
     draws: list[Tensor] | None = None,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Image scores (N,) and maps (N, grid, grid); with references WinCLIP+, without them zero-shot.
 
     The zero-shot image score is P(anomalous) of the whole image and never looks at the map. With
     references it is the mean of that and of the largest association, the map the mean of both maps.
-    With ``draws``, each the places of some references, a single image is scored by each of them.
+    With ``draws``, each the places of some references, a single image is scored by each of them. Maxima are those of
+    the cells ``inside`` (grid, grid) where they are given.
     """
     whole, fused = zero_shot(features, text, settings, grid)
     if references is not None:
         near = associate(features, references, settings, grid, draws)
-        whole = (whole + near.amax((1, 2))) / 2
+        whole = (whole + values_inside(near, inside).amax(1)) / 2
         fused = (fused + near) / 2 if settings.fusion == "mean" else fuse([fused, near]) / 2
-    return (fused.amax((1, 2)) if settings.image_score == "map_max" else whole), fused
+    return (values_inside(fused, inside).amax(1) if settings.image_score == "map_max" else whole), fused
 
 
 def parts(features: dict[str, Tensor], text: Tensor, settings: Settings, grid: int) -> dict[str, np.ndarray]:
@@ -313,6 +315,10 @@ class WinCLIP(Method):
     remember = staticmethod(remember)
     score = staticmethod(score)
     partial_maps = staticmethod(parts)
+
+    def rests_on_map(self, settings: Any, shots: int) -> bool:
+        """With references in part, by their maximum; without them only as the maximum of the map."""
+        return shots > 0 or settings.image_score == "map_max"
 
     def refuse_contradictions(self, settings: Any) -> None:
         """Raise InputError where no scale is left, and for own prompts that are missing, unused or unfit."""

@@ -12,6 +12,7 @@ import pandera.pandas as pa
 
 from vlmad_lib import InputError, config, tables
 from vlmad_lib.config import Profile
+from vlmad_lib.data import regions
 from vlmad_lib.evaluation import metrics, statistics
 from vlmad_lib.files import name_read_errors
 
@@ -81,13 +82,22 @@ class Results:
             return [np.array(maps[file][first : first + tiles]) for file, first, tiles in places]
 
     def framed(self, rows: pd.DataFrame, seamless: bool = False) -> list[np.ndarray]:
-        """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at."""
+        """The maps of rows at the evaluation frame, (H, W) float32 each; ``seamless``: to be looked at.
+
+        Outside a region of interest stands the least value inside: it raises no alarm, and is dark in a picture.
+        """
         size = self.profile.evaluation_size
-        facts = zip(self.kept(rows), rows.width, rows.height, rows.fit, rows.sigma, strict=True)
-        return [
-            metrics.framed_map(tiles, width, height, fit, size, sigma, seamless)
-            for tiles, width, height, fit, sigma in facts
-        ]
+        facts = zip(self.kept(rows), rows.width, rows.height, rows.fit, rows.sigma, self.inside(rows), strict=True)
+        framed = []
+        for tiles, width, height, fit, sigma, inside in facts:
+            values = metrics.framed_map(tiles, width, height, fit, size, sigma, seamless)
+            framed.append(values if inside is None else np.where(inside, values, values[inside].min()))
+        return framed
+
+    def inside(self, rows: pd.DataFrame) -> list[np.ndarray | None]:
+        """The region of interest of each row at the evaluation frame, bool (H, W); None for all of the picture."""
+        facts = zip(rows.category, rows.width, rows.height, rows.fit, strict=True)
+        return [regions.frame_region(self.profile, *row) for row in facts]
 
     def macro(self) -> pd.DataFrame:
         """Macro means per method and shots, ``low`` and ``high`` of the image AUROC's 95 % interval, and what n is.

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from vlmad_lib import InputError, digests, files, methods, tables
 from vlmad_lib.config import FULL, Import, Method, Profile, load_profile
-from vlmad_lib.data import datasets, external_results, image_files
+from vlmad_lib.data import datasets, external_results, image_files, regions
 from vlmad_lib.encoders import backbones, devices, feature_store, prompts
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import METHODS, SETTINGS, ChosenMethod, anomalyclip
@@ -96,6 +96,7 @@ def build_run_index(profile: Profile) -> tuple[pd.DataFrame, list[str]]:
     """The index of a profile's data as its run uses it, and notes: no images are held out if no method needs them."""
     few_shot = any(METHODS[spec.method].few_shot for spec in profile.methods)
     table, notes = datasets.build_index(profile if few_shot else profile.model_copy(update={"shots": [0]}))
+    regions.check_regions(profile, table, datasets.category_names(profile))
     return table, notes + _name_strips(profile, table)
 
 
@@ -106,7 +107,7 @@ def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
     rows = rows[rows.tiles > image_files.MANY_TILES]
     if rows.empty:
         return []
-    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).settings.fit == "tiles"]
+    tiled = [spec.name for spec in profile.methods if methods.choose(spec, profile).fit == "tiles"]
     notes = []
     for category, strips in rows.groupby("category") if tiled else []:
         longest, total = strips.loc[strips.tiles.idxmax()], f"{strips.tiles.sum():,}"
@@ -163,6 +164,7 @@ def _digest(profile: Profile, planned: list[list[Variant]], table: pd.DataFrame)
     weights = [path for spec in profile.methods for path in _network_files(spec)]
     weights += [str(chosen.prompts.path) for chosen in _chosen(planned) if chosen.prompts]
     outside = [path for spec in profile.imports for path in _files(profile.path(spec.path))]
+    outside += [str(profile.path(region)) for region in profile.regions.values() if isinstance(region, str)]
     deciding = profile.model_dump(exclude=NOT_DECIDING)
     read = [*units.list_read_files(profile, table), *weights, *outside]
     read = digests.digest_files(read, profile.path(profile.cache))
@@ -254,7 +256,8 @@ def _compute(
         + _in_bins(profile, measured)
     )
     used = [_backbone(spec, here) for spec in profile.methods]
-    remarks += [backbone.note for backbone in used if backbone.note] + _by_word(planned)
+    remarks += [backbone.note for backbone in used if backbone.note] + _by_word(planned) + _tiled(planned, table)
+    remarks += _name_regions(profile, planned, datasets.select_tested(table))
     facts = {
         "warnings": _warnings(profile, planned, used),
         "notes": list(dict.fromkeys(remarks)),
@@ -407,6 +410,44 @@ def _one_sided(profile: Profile, planned: list[list[Variant]]) -> list[str]:
     return notes + [f"{name} only compares with reference images: no zero-shot result." for name in lacking]
 
 
+def _tiled(planned: list[list[Variant]], table: pd.DataFrame) -> list[str]:
+    """Notes on methods that cut pictures into a grid of tiles: how many there are, and what a score is."""
+    rules = {"mean": "the mean", "max": "the maximum"}
+    tested, notes = datasets.select_tested(table), []
+    for chosen in [chosen for chosen in _chosen(planned) if chosen.spec.tiles]:
+        tiles = chosen.spec.tiles
+        sizes = zip(tested.width, tested.height, strict=True)
+        count = sum(len(image_files.list_boxes(*size, chosen.fit)) for size in sizes)
+        rule = rules.get(str(tiles.score), f"the {tiles.score} quantile")
+        notes.append(
+            f"{chosen.name} cuts every picture into squares, {tiles.per_edge} along the short edge with an overlap of "
+            f"{tiles.overlap:.0%}: {count:,} for {len(tested):,} test pictures, each encoded as a picture is. A "
+            f"picture's score is {rule} over its squares; costs of notebook 10 are of one square."
+        )
+    return notes
+
+
+def _name_regions(profile: Profile, planned: list[list[Variant]], tested: pd.DataFrame) -> list[str]:
+    """Notes on regions of interest: of which categories, whose image scores look beyond them, what lies outside."""
+    named = [category for category in dict.fromkeys(tested.category) if category in profile.regions]
+    if not named:
+        return []
+    note = (
+        f"Regions of interest: {', '.join(named)}. What lies outside counts for no pixel metric and for no image score "
+        "that is made from a map"
+    )
+    whole = [
+        f"{one.chosen.name}{', zero-shot' * (not one.shots and one.chosen.method.few_shot)}"
+        for variants in planned
+        for one in variants
+        if one.chosen.method.scores_whole_category or not one.chosen.method.rests_on_map(one.chosen.settings, one.shots)
+    ]
+    whole += [spec.name for spec in profile.imports]
+    if whole:
+        note += f"; image scores of {', '.join(dict.fromkeys(whole))} are of whole pictures or tiles all the same"
+    return [f"{note}.", *regions.count_outside(profile, tested)]
+
+
 def _in_bins(profile: Profile, measured: pd.DataFrame) -> list[str]:
     """A note on how far binned pixel metrics can be from the exact ones, over all categories and variants."""
     bounds = measured[list(metrics.BOUNDS)].max()
@@ -460,9 +501,13 @@ class View:
 
 
 def view_image(profile: Profile, row: pd.Series, spec: Method | None = None, method: str = "winclip") -> View:
-    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none)."""
+    """The view of an index row by a method (the profile's first of its kind; the demo's where it has none).
+
+    Of the whole image where the method cuts it into a grid of tiles.
+    """
     candidates = [*profile.methods, *load_profile("demo").methods]
     spec = spec or next(candidate for candidate in candidates if candidate.method == method)
+    spec = spec.model_copy(update={"tiles": None})
     cache, backbone = profile.path(profile.cache), _backbone(spec, profile)
     chosen = methods.choose(spec, profile).settled(backbone, row.category)
     store, names = chosen.store(cache, backbone), chosen.method.array_names(chosen.settings)
@@ -557,11 +602,12 @@ def _plan(
             settled = chosen.settled(backbone, category)
             places = tuple(settled.store(cache, backbone, channels).folder for channels in ("", "rgb"))
             words = chosen.method.prompt_wording(chosen.settings, row)
+            more = [words, backbone.key, *regions.describe_region(profile, category)]
             for variant, columns in zip(method_variants, named, strict=True):
                 drawn = (
                     list(chosen.references(rows, category, variant.shots, variant.seed).image) if variant.shots else []
                 )
-                unit = units.locate_unit(profile, code, on[category], columns, drawn, [words, backbone.key])
+                unit = units.locate_unit(profile, code, on[category], columns, drawn, more)
                 all_units.append(unit)
                 if not files.is_intact(unit.place):
                     job = Job(replace(variant, chosen=settled), row, unit)
@@ -734,12 +780,22 @@ def _scores(profile: Profile, jobs: list[Job]) -> Iterator[tuple]:
     for job in jobs:
         alike.setdefault((job.one.chosen.name, job.one.shots > 0), []).append(job)
     scorers = [_scorer(group, cache, backbone, memory) for group in alike.values()]
+    inside = (
+        {
+            row.image: regions.tile_regions(
+                profile, row.category, row.width, row.height, chosen.fit, chosen.grid(backbone)
+            )
+            for row in jobs[0].unit.rows.itertuples()
+        }
+        if jobs
+        else {}
+    )
     used = [job.one.chosen.method.array_names(job.one.chosen.settings, job.one.shots) for job in jobs]
     names = list(dict.fromkeys(name for one in used for name in one))
     for path, values in zip(tested, store.each(tested, names, as_kept=True), strict=True) if jobs else ():
         values = {name: array.to(backbone.device).float() for name, array in values.items()}  # once for all scorers
         for scorer in scorers:
-            scorer.add(path, values)
+            scorer.add(path, values, inside[path])
     for scorer, group in zip(scorers, alike.values(), strict=True):
         for draw, job in enumerate(group):
             yield job.unit, *scorer.of(tested, draw), device
@@ -778,7 +834,8 @@ def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[U
     settings = dict.fromkeys(SETTINGS, "") | {"fit": "squash"}  # an outside map covers the whole image
     columns = facts | settings | {"variant": digests.digest(facts)[:10]}
     measured = units.describe_tested(profile, rows)
-    unit = units.locate_unit(profile, _code(), measured, columns, more=joblib.hash((scores, maps)))
+    outside = [joblib.hash((scores, maps)), *regions.describe_region(profile, rows.category.iloc[0])]
+    unit = units.locate_unit(profile, _code(), measured, columns, more=outside)
     if not files.is_intact(unit.place):
         units.write_unit(profile, unit, scores, maps, [1] * len(rows), {})
     return [unit], notes

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 class Scorer:
     """Scores and maps of images by one method with some draws of references, image by image.
 
-    A picture that is not square is cut into tiles. Each tile is compared with the same tile of the references, the
-    first with the first ones and so on, and the score of the picture is the mean over its tiles. Images are scored one
-    by one, so that memory does not grow with their number, and a score is the same to the last digit whatever other
-    images are scored in the same run.
+    A picture that is not square is cut into tiles, and any with a grid (``config.Tiles``). Each tile is compared with
+    the same tile of the references, the first with the first ones and so on, whatever the picture's shape. The score of
+    a picture is the mean over its tiles, of a grid what ``combine_tiles`` makes of them. Images are scored one by one,
+    so that memory does not grow with their number, and a score is the same to the last digit whatever other images are
+    scored in the same run.
 
     Args:
         chosen: The method with its settings.
@@ -43,20 +44,34 @@ class Scorer:
         self.memories: dict[int, list[tuple]] = {}
         self.scored: dict[str, tuple] = {}
 
-    def add(self, image: str, values: dict[str, torch.Tensor]) -> None:
-        """Score an image by its arrays, a row a tile."""
+    def add(self, image: str, values: dict[str, torch.Tensor], inside: np.ndarray | None = None) -> None:
+        """Score an image by its arrays, a row a tile.
+
+        ``inside``: the cells of each tile's map that lie in the region of interest (tiles, grid, grid) bool, without
+        one all. A tile without such cells does not count for the image's score; of the others scores that are made
+        from maps rest on these cells alone.
+        """
         scored_tiles = []
+        counted = np.ones(len(next(iter(values.values()))), bool) if inside is None else inside.any((1, 2))
         values = {name: array.to(self.device).float() for name, array in values.items()}
         for place in range(len(next(iter(values.values())))):
             tile = {name: array[place : place + 1] for name, array in values.items()}
             fixed = tile, self.text, self.chosen.settings, self.grid
             with devices.multiply_in("fp32", self.device):
-                results = [self.chosen.score(*fixed, *memory) for memory in self._memories(place)]
+                more = {}
+                if inside is not None and counted[place] and self._rests_on_map:
+                    more["inside"] = torch.from_numpy(inside[place]).to(self.device)
+                results = [self.chosen.score(*fixed, *memory, **more) for memory in self._memories(place)]
             scores, maps = zip(*results, strict=True)
             maps = None if maps[0] is None else torch.cat(maps).cpu().numpy()
             scored_tiles.append((torch.cat(scores).cpu().numpy(), maps))
         scores, maps = zip(*scored_tiles, strict=True)
-        self.scored[image] = np.stack(scores), None if maps[0] is None else np.stack(maps)
+        self.scored[image] = np.stack(scores), None if maps[0] is None else np.stack(maps), counted
+
+    @property
+    def _rests_on_map(self) -> bool:
+        shots = len(self.references[1]) if self.references else 0
+        return self.chosen.method.rests_on_map(self.chosen.settings, shots)
 
     def _memories(self, place: int) -> list[tuple]:
         """What ``score`` compares tile ``place`` with: for all draws at once, or draw by draw."""
@@ -83,10 +98,11 @@ class Scorer:
         Maps are None where the method has none.
         """
         scored = [self.scored[image] for image in images]
-        scores = np.array([values[:, draw].mean(0, dtype=np.float64) for values, _ in scored])
+        rule = self.chosen.spec.tiles.score if self.chosen.spec.tiles else "mean"
+        scores = np.array([combine_tiles(values[counted][:, draw], rule) for values, _, counted in scored])
         scores = self.chosen.method.score_category(scores) if scores.ndim > 1 else scores
-        maps = None if scored[0][1] is None else np.concatenate([maps[:, draw] for _, maps in scored])
-        return scores, maps, np.array([len(values) for values, _ in scored])
+        maps = None if scored[0][1] is None else np.concatenate([maps[:, draw] for _, maps, _ in scored])
+        return scores, maps, np.array([len(values) for values, *_ in scored])
 
 
 class CategoryFeatures(Mapping[str, torch.Tensor]):
@@ -129,6 +145,13 @@ def score_together(
         None if maps is None else maps.cpu().numpy(),
         np.ones(len(scores), int),
     )
+
+
+def combine_tiles(scores: np.ndarray, rule: str | float) -> np.ndarray:
+    """The score of a picture from those of its tiles (T, ...): their mean, ``max``, or a quantile in (0, 1)."""
+    if rule == "mean":
+        return scores.mean(0, dtype=np.float64)
+    return np.quantile(scores.astype(np.float64), 1.0 if rule == "max" else float(rule), axis=0)
 
 
 def _of_tile(tiles: np.ndarray, draw: list[int], place: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from vlmad_lib import digests, files
 from vlmad_lib.config import Profile
-from vlmad_lib.data import mask_files
+from vlmad_lib.data import mask_files, regions
 from vlmad_lib.data.dataset_classes import DATASETS
 from vlmad_lib.evaluation import metrics, pixel_ranking, statistics
 from vlmad_lib.methods import SETTINGS
@@ -105,9 +105,10 @@ def _measure(
 ) -> dict[str, float | int]:
     """Image and pixel metrics of one unit, and the counts they rest on."""
     rows, labels, size, fit = unit.rows, unit.rows.label.to_numpy(), profile.evaluation_size, unit.columns["fit"]
-    for row in rows.itertuples():
+    places = [regions.frame_region(profile, row.category, row.width, row.height, fit) for row in rows.itertuples()]
+    for row, place in zip(rows.itertuples(), places, strict=True):
         if (row.image, fit) not in masks:
-            masks[row.image, fit] = _frame_regions(profile, row, fit)
+            masks[row.image, fit] = _frame_regions(profile, row, fit, place)
     inside = [masks[image, fit] for image in rows.image]
     values = metrics.image_metrics(labels, scores)
     values["image_auroc_low"], values["image_auroc_high"] = statistics.auroc_interval(labels, scores)
@@ -118,10 +119,12 @@ def _measure(
 
         def frame_pairs(defects: set[str]) -> Iterator[tuple[np.ndarray, pixel_ranking.Regions]]:
             """The map and the regions of each image of some kinds, where it has a mask or needs none."""
-            for row, tile_maps, mask in zip(rows.itertuples(), maps_by_image, inside, strict=True):
+            each = zip(rows.itertuples(), maps_by_image, inside, places, strict=True)
+            for row, tile_maps, mask, place in each:
                 if mask is not None and row.defect in defects:
                     width, height, sigma = row.width, row.height, unit.columns["sigma"]
-                    yield metrics.framed_map(tile_maps, width, height, fit, size, sigma), mask
+                    framed = metrics.framed_map(tile_maps, width, height, fit, size, sigma)
+                    yield (framed if place is None else framed[place][None]), mask
 
         values |= metrics.pixel_metrics(frame_pairs(set(rows.defect)), profile.fpr_limit, bins=bins)
         # as MVTec LOCO's evaluation has it: each kind of defect beside the normal images, then the mean over the kinds
@@ -129,21 +132,26 @@ def _measure(
         kinds = rows.defect[annotated].unique()
         overlaps = [metrics.saturated_overlap(frame_pairs({"good", kind}), bins=bins) for kind in kinds]
         values[metrics.SATURATED] = float(np.mean(overlaps)) if overlaps else float("nan")
-    lost = sum(bool(path) and not mask.place.size for path, mask in zip(rows["mask"], inside, strict=True))
+    empty = [row for row, mask in zip(rows.itertuples(), inside, strict=True) if row.mask and not mask.place.size]
+    if any(place is not None for place in places):  # a mask outside the region of interest is not lost by its size
+        empty = [r for r in empty if not mask_files.framed_mask(r.mask, r.width, r.height, fit, size).any()]
     counts = {"n_good": (labels == 0).sum(), "n_defective": (labels == 1).sum(), "n_masks": (rows["mask"] != "").sum()}
-    counts |= {"n_lost_masks": lost, "evaluation_size": size}
+    counts |= {"n_lost_masks": len(empty), "evaluation_size": size}
     return values | {name: int(value) for name, value in counts.items()}
 
 
-def _frame_regions(profile: Profile, row: Any, fit: str) -> pixel_ranking.Regions | None:
-    """The regions of an index row's mask at the evaluation frame; None where a defective image has no mask."""
+def _frame_regions(profile: Profile, row: Any, fit: str, place: np.ndarray | None) -> pixel_ranking.Regions | None:
+    """The regions of an index row's mask at the evaluation frame; None where a defective image has no mask.
+
+    ``place`` (H, W) bool: the region of interest, if there is one, outside of which nothing counts.
+    """
     if row.label and not row.mask:
         return None
     size = profile.evaluation_size
     mask = mask_files.framed_mask(row.mask, row.width, row.height, fit, size)
-    regions = DATASETS[profile.dataset].read_regions(row.image) if row.mask else []
-    annotated = [(mask_files.frame_mask(region, fit, size), share) for region, share in regions]
-    return pixel_ranking.find_regions(mask, not row.label, annotated)
+    apart = DATASETS[profile.dataset].read_regions(row.image) if row.mask else []
+    annotated = [(mask_files.frame_mask(region, fit, size), share) for region, share in apart]
+    return pixel_ranking.find_regions_inside(mask, place, not row.label, annotated)
 
 
 def gather_units(cache: Path, all_units: Sequence[Unit]) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:

@@ -129,7 +129,7 @@ def plan_encoding(wanted: Iterable[tuple[AnyStore, Sequence[str], Sequence[str]]
             alike.setdefault((folder, tuple(sorted(names))), (store, []))[1].append(path)
     planned = []
     for (_, names), (store, paths) in alike.items():
-        views = sum(len(image_files.boxes(*shapes[path], store.fit)) for path in paths)
+        views = sum(len(image_files.list_boxes(*shapes[path], store.fit)) for path in paths)
         work, numbers = count_operations(store.encode, store.backbone.name, store.size, names)
         size = numbers * (4 if store.exact else 2)
         planned.append(Part(store, tuple(paths), views, work * views, size * views))
@@ -251,7 +251,7 @@ def estimate_benchmarks(
             ("tested", counted[counted.split == "test"].n_images.sum()),
             ("all", counted.n_images.sum()),
         ):
-            views = [images * len(image_files.boxes(*shape, method.settings.fit)) for method, *_ in costs]
+            views = [images * len(image_files.list_boxes(*shape, method.fit)) for method, *_ in costs]
             work = sum(number * cost for number, (_, cost, _) in zip(views, costs, strict=True))
             size = sum(number * kept * 2 for number, (*_, kept) in zip(views, costs, strict=True))
             row = {"data set": name, "images": f"{images:,} ({which})", "work": _operations(work)}

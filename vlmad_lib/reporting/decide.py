@@ -109,6 +109,11 @@ def decide(
             [table, datasets.index_images(profile, category, {("test", NEW): readable})], ignore_index=True
         )
     notes += _other_shapes(table)
+    if profile.regions and category not in profile.regions:
+        notes.append(
+            f"No region of interest is named {category} ('regions' has {', '.join(profile.regions)}), so pictures are "
+            "judged whole; name the product with --category."
+        )
     keys = {"methods": [spec], "imports": [], "shots": [shots], "seeds": profile.seeds[:1], "categories": []}
     results = run.run(profile.model_copy(update=keys), table=table) if readable else None
     notes += _words(profile, spec, table) if results else []
@@ -322,11 +327,12 @@ def _mark(results: Results, owners: list[str], alpha: float) -> tuple[dict[str, 
         return {}, np.inf
     maxima = [results.framed(rows.loc[[place]])[0].max() for place in rows.index[rows.defect != NEW]]
     limit = thresholds.pixel_threshold(list(part_groups.largest_by_part(np.array(maxima), owners)), alpha)
-    new = rows[rows.defect == NEW]
-    return {
-        image: float(thresholds.marked_areas(results.framed(new.loc[[place]]), limit)[0])
-        for place, image in zip(new.index, new.image, strict=True)
-    }, limit
+    new, areas = rows[rows.defect == NEW], {}
+    for place, image in zip(new.index, new.image, strict=True):
+        row = new.loc[[place]]
+        (values,), (inside,) = results.framed(row), results.inside(row)
+        areas[image] = float(thresholds.marked_areas([values if inside is None else values[inside]], limit)[0])
+    return areas, limit
 
 
 def _promise(k: int, alpha: float, noun: str) -> str:
@@ -383,7 +389,9 @@ def write(decisions: Decisions, folder: Path, out: Path) -> None:
             )
             table.loc[place, "overlay"] = f"overlays/{kept}"
             if (limit := decisions.facts["pixel_threshold"]) is not None:
-                marked = Image.fromarray((frame > limit).astype(np.uint8) * 255).resize(
+                [inside] = decisions.results.inside(frames.loc[[image]])
+                above = frame > limit if inside is None else (frame > limit) & inside
+                marked = Image.fromarray(above.astype(np.uint8) * 255).resize(
                     image_files.read_size(image), Image.Resampling.NEAREST
                 )
                 drawn = f"{kept.removesuffix('.jpg')}.png"

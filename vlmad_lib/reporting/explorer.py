@@ -22,7 +22,7 @@ from PIL import Image
 from vlmad_lib import InputError, methods, tables
 from vlmad_lib.analysis import prompt_variants, thresholds, variants
 from vlmad_lib.config import Method
-from vlmad_lib.data import datasets, mask_files
+from vlmad_lib.data import datasets, mask_files, regions
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.evaluation.statistics import percent
 from vlmad_lib.pipeline import run, scoring
@@ -220,10 +220,12 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     of_references = method.method.reference_array_names(settings, shots)
     references = memory.load(list(reference_rows.image), of_references) if shots else None
     scorer = scoring.Scorer(method, view.text, view.grid, references)
-    scorer.add(row.image, store.load([row.image], names)[0])
+    store.fill([row.image], names)  # the view is of the whole image, also where the method has tiles
+    inside = regions.tile_regions(profile, row.category, row.width, row.height, method.fit, view.grid)
+    scorer.add(row.image, store.load([row.image], names)[0], inside)
     (score,), maps, _ = scorer.of([row.image])
     size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)
-    return float(score), metrics.framed_map(maps, row.width, row.height, settings.fit, size, sigma)
+    return float(score), metrics.framed_map(maps, row.width, row.height, method.fit, size, sigma)
 
 
 def show_maps(row: pd.Series, maps: dict[str, np.ndarray], limits: tuple[float, float]) -> str:

@@ -332,14 +332,21 @@ def _draw(axes: plt.Axes, cell: tuple[int, int], row, title: str, outline: bool 
 
 
 def maps(results: Results, rows: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
-    """Images above their anomaly maps; the maps of a category share one colour scale over all its test images."""
-    frames = results.framed(rows)
+    """Images above their anomaly maps; the maps of a category share one colour scale over all its test images.
+
+    A region of interest is outlined in the map.
+    """
+    frames, regions = results.framed(rows), results.inside(rows)
     limits = {key: map_limits(results, *key) for key in set(zip(rows.variant, rows.category, strict=True))}
     figure, axes = _sheet(2, len(rows))
     for column, (row, frame, title) in enumerate(zip(rows.itertuples(), frames, titles or _named(rows), strict=True)):
         _draw(axes, (0, column), row, title)
         low, high = limits[row.variant, row.category]
-        _place(axes, (1, column), frame, f"score {row.score:.3f}", cmap=MAP, vmin=low, vmax=high)
+        left, right, bottom, top = _place(
+            axes, (1, column), frame, f"score {row.score:.3f}", cmap=MAP, vmin=low, vmax=high
+        )
+        if (inside := regions[column]) is not None:
+            axes.contour(inside, [0.5], colors=BEST, linewidths=1, extent=(left, right, top, bottom))
     return figure
 
 

@@ -141,12 +141,14 @@ def _draw_maps(results: Results, rows: pd.DataFrame, cells: int) -> dict[str, st
 
 def _shrink_maps(results: Results, rows: pd.DataFrame, cells: int) -> list[np.ndarray]:
     """Maps (cells, cells) of whole images; that of one tile is the grid itself, several are joined first."""
-    shrunk = []
-    for tiles, (_, row) in zip(results.maps(rows), rows[["width", "height", "fit", "sigma"]].iterrows(), strict=True):
+    shrunk, facts = [], rows[["width", "height", "fit", "sigma"]]
+    for tiles, inside, (_, row) in zip(results.maps(rows), results.inside(rows), facts.iterrows(), strict=True):
         size = results.profile.evaluation_size
         whole = tiles[0]
-        if len(tiles) > 1:
+        if len(tiles) > 1 or inside is not None:
             whole = metrics.framed_map(tiles, row.width, row.height, row.fit, size, row.sigma)
+        if inside is not None:  # outside a region of interest as in ``Results.framed``
+            whole = np.where(inside, whole, whole[inside].min())
         resized = Image.fromarray(np.asarray(whole, np.float32)).resize((cells, cells), Image.Resampling.BOX)
         shrunk.append(np.asarray(resized))
     return shrunk
