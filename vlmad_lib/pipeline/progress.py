@@ -46,6 +46,8 @@ class Bar(tqdm):
 
     def estimate_rest(self) -> float | None:
         """Seconds that the rest takes at the rate since the first result; None where that is not known yet."""
+        if self.total and self.n >= self.total:
+            return 0.0
         began, before = self.first or (0.0, 0.0)
         seconds, done = time.monotonic() - began, self.work_done - before
         if not self.first or seconds < SURE_SECONDS or done <= 0:
@@ -62,6 +64,6 @@ class Bar(tqdm):
         """Draw the bar, or print the line."""
         if not self.lines:
             return super().display(msg, *args, **kwargs)
-        if msg is None and self.n:  # an empty message wipes a bar
+        if msg is None and 0 < self.n < self.total:  # an empty message wipes a bar
             print(self, file=sys.stderr, flush=True)
         return True

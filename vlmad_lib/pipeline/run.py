@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import joblib
@@ -308,8 +309,25 @@ def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
 
     One worker stays in this process: the backbone is loaded once and its matrix products use every core.
     """
-    tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
-    return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+    tasks = (joblib.delayed(_call)(work, (profile, *job)) for job in jobs)
+    try:
+        yield from joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "distributed":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"The cluster gave up ({reason}); look at its workers' memory and logs, then start "
+            "again: what was finished is kept."
+        ) from error
+
+
+def _call(work: Callable, arguments: tuple) -> Any:
+    """``work`` with its arguments, in one tuple: joblib would leave a large one with a single worker of a cluster.
+
+    What is left so is lost with that worker, and so is all work that needs it.
+    """
+    return work(*arguments)
 
 
 def _on_cluster() -> bool:
