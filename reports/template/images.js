@@ -108,11 +108,15 @@ function drawOutline(text, width, height) {
 function drawPicture(image, size) {
   const box = document.createElement('span');
   const { pictures, masks } = part(image.category);
+  box.className = 'picture';
+  if (!pictures[image.place]) {
+    box.textContent = 'picture left out';
+    return box;
+  }
   const picture = new Image();
   picture.alt = `${content.categories[image.category]}, ${image.label ? image.defect : 'good'}`;
   picture.src = `data:image/webp;base64,${pictures[image.place]}`;
   picture.style.height = `${size}px`;
-  box.className = 'picture';
   box.append(picture);
   if (masks[image.place] && form.outline.checked) {
     picture.decode().then(() => {
@@ -201,7 +205,7 @@ function show() {
   const cards = chosen.slice(drawn, shown).map((image, place) => card(image, drawn + place));
   if (drawn) gallery.append(...cards); else gallery.replaceChildren(...cards);
   gallery.dataset.choice = address();
-  document.querySelector('.shown').textContent = `${Math.min(shown, chosen.length)} of ${chosen.length} pictures shown, ${content.images.length} in all`;
+  document.querySelector('.shown').textContent = `${Math.min(shown, chosen.length)} of ${chosen.length} pictures shown, ${content.images.length} in all${content.pictures < content.images.length ? `, of which the ${content.pictures} farthest on the wrong side have their picture here` : ''}`;
   document.querySelector('.more').hidden = shown >= chosen.length;
   if (!dialog.open) history.replaceState(null, '', `#${address()}`);
 }

@@ -66,6 +66,27 @@ def test_nothing_is_removed_while_a_run_is_at_work(kept):
     assert len(cache.prune(place)) == 4
 
 
+def test_what_killed_processes_left_is_removed(kept):
+    """Locks by the next run that ends, half-written arrays by ``prune``; locks that are held stay."""
+    place, profiles, _ = kept
+    image = next(place.glob("features/*/*/*/class.npy")).parent
+    left = [place / "runs/.old-0123.lock", place / "units/.unit.lock", image.with_name(f".{image.name}.lock")]
+    half = image / ".class.npy.0123456789ab"
+    for file in (*left, half):
+        file.touch()
+    other = files.Claim(image.with_name("other"))
+    assert other.take()
+    shutil.rmtree(place / "runs")
+    run.run(profiles[0])
+    assert not any(file.exists() for file in left[1:]) and half.exists()
+    assert image.with_name(".other.lock").exists()
+    other.give_back()
+    cache.prune(place, dry_run=True)
+    assert half.exists()
+    cache.prune(place)
+    assert image.is_dir() and not list(place.rglob(".*"))
+
+
 def test_the_command_says_what_it_frees(kept, tmp_path, capsys):
     place, profiles, _ = kept
     file = tmp_path / "p.yml"

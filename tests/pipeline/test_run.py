@@ -25,7 +25,7 @@ from vlmad_lib.data import datasets, image_files, mask_files
 from vlmad_lib.encoders import backbones, feature_store
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import winclip
-from vlmad_lib.pipeline import results, run, scoring, units
+from vlmad_lib.pipeline import progress, results, run, scoring, units
 
 
 @pytest.fixture(scope="module")
@@ -403,18 +403,19 @@ def test_a_batch_is_bounded_and_the_next_is_read_ahead(tmp_path, tiny_backbone, 
 def test_the_bar_counts_the_images_that_are_left_to_encode(tmp_path, monkeypatch):
     bars = []
 
-    class Bar(run.tqdm):
+    class Bar(progress.Bar):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs | {"file": io.StringIO(), "disable": False})
             bars.append(self)
 
-    monkeypatch.setattr(run, "tqdm", Bar)
+    monkeypatch.setattr(run, "Bar", Bar)
     profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cache", shots=[0])
     run.run(profile.model_copy(update={"categories": ["plate"]}), progress=True)
     run.run(profile, progress=True)
     assert [(bar.unit, bar.total, bar.n) for bar in bars] == [
-        ("image", 8, 8), ("category", 1, 1), ("image", 8, 8), ("category", 1, 1),
+        ("images", 8, 8), ("parts", 1, 1), ("images", 8, 8), ("parts", 1, 1),
     ]  # fmt: skip
+    assert all(bar.work_done == pytest.approx(bar.work) and bar.work != bar.total for bar in bars)
 
 
 def test_non_square_images_are_tiled_and_averaged(tmp_path, tiny_backbone):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
+import time
 from functools import wraps
 
 import joblib
@@ -12,7 +16,8 @@ import pytest
 import torch
 import yaml
 from conftest import make_mvtec, small_profile
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+from test_wrong_input import refused
 
 from vlmad_lib import ROOT
 from vlmad_lib.encoders import feature_store
@@ -75,6 +80,46 @@ def test_the_manuals_run_on_a_cluster_equals_a_serial_run(tmp_path, address, mon
         exec(lines, found)
     serial = run.run(profile.model_copy(update={"cache": str(tmp_path / "serial")}))
     equal(found["results"], serial)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path):
+    """kill -9 of one of two workers while it encodes: the other goes on, and the numbers are those of a serial run."""
+    profile = small_profile(make_mvtec(tmp_path / "data"), tmp_path / "cluster", shots=[0, 1])
+    serial = run.run(profile.model_copy(update={"cache": str(tmp_path / "serial")}))
+    kept = "features/*/*/*/[!.]*.npy"
+    with LocalCluster(n_workers=2, processes=True, threads_per_worker=1, dashboard_address=None) as cluster:
+        first = {worker.pid for worker in cluster.workers.values()}
+
+        def kill() -> None:
+            while not any((tmp_path / "cluster").glob(kept)):
+                time.sleep(0.002)
+            os.kill(min(first), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        with Client(cluster), joblib.parallel_config("dask"):
+            killer.start()
+            found = run.run(profile)
+        killer.join()
+        assert {worker.pid for worker in cluster.workers.values()} != first
+    equal(found, serial)
+    assert len(list((tmp_path / "cluster").glob(kept))) == len(list((tmp_path / "serial").glob(kept)))
+    assert not list((tmp_path / "cluster").rglob(".*.lock"))
+
+
+def test_a_cluster_that_gives_up_is_one_sentence(tmp_path):
+    """Errors of dask itself say what to do; those of the work pass as they are."""
+    profile = small_profile(tmp_path, tmp_path)
+    lost = type("KilledWorker", (Exception,), {"__module__": "distributed.scheduler"})
+
+    refused(lambda: list(run._parallel(profile, fail_with, [(lost("task\n7"),)])), "KilledWorker: task 7", "is kept")
+    with pytest.raises(ZeroDivisionError):
+        list(run._parallel(profile, fail_with, [(ZeroDivisionError(),)]))
+    assert list(run._parallel(profile, lambda _, *given: given, [(1, 2), (3,)])) == [(1, 2), (3,)]
+
+
+def fail_with(_, error: Exception) -> None:
+    raise error
 
 
 def test_the_benchmark_counts_what_is_kept_of_an_image(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 import torch
@@ -119,9 +121,31 @@ def test_a_run_says_it_only_where_it_shows_progress_and_encodes(tmp_path, monkey
     run.run(profile.model_copy(update={"cache": str(tmp_path / "silent")}))
     assert not measured and "to encode" not in capsys.readouterr().err
     run.run(profile, progress=True)
-    assert len(measured) == 1 and "9 images to encode" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert len(measured) == 1 and "9 images to encode" in said and "for the pixels of plate (8 pictures)" in said
     run.run(profile.model_copy(update={"seeds": [0], "fpr_limit": 0.2}), progress=True)  # other units, same features
     assert len(measured) == 1 and "to encode" not in capsys.readouterr().err
+
+
+def test_memory_is_said_of_the_largest_category(monkeypatch):
+    """Two frames of 100 x 100 and 100 x 200 pixels at 8 bytes each, beside a window of counts and 60 MB of program."""
+    rows = {"small": pd.DataFrame({"width": [50], "height": [50]}),
+            "large": pd.DataFrame({"width": [50, 10], "height": [50, 20]})}  # fmt: skip
+    monkeypatch.setattr(workload, "read_peak_memory", lambda: 6e7)
+    monkeypatch.setattr(workload.pixel_ranking, "WINDOW", 10**7)
+    told = workload.describe_memory([TINY["backbone"]] * 2, rows, 100, True, 2)
+    weights = re.search(r" ([\d.]+) MB of weights", told)[1]
+    assert told == (
+        f"Memory of each of 2 processes: about 0.11 GB, 60 MB for the program, {weights} MB of weights and up to 40 MB "
+        "for the pixels of large (2 pictures)."
+    )
+    many = {"large": pd.concat([rows["large"]] * 20_000)}
+    assert "does without" in workload.describe_memory([TINY["backbone"]], many, 100, True, 1)
+    assert "up to 2.6 MB for the pixels" in workload.describe_memory([TINY["backbone"]], many, 100, False, 1)
+    monkeypatch.setattr(workload, "read_peak_memory", lambda: float("nan"))
+    assert "besides the program" in workload.describe_memory([TINY["backbone"]], rows, 100, True, 1)
+    monkeypatch.undo()
+    assert 1e7 < workload.read_peak_memory() < 1e12
 
 
 def test_free_bytes_are_known_before_the_cache_is_made(tmp_path):

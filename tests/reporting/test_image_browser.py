@@ -75,11 +75,32 @@ def test_a_method_without_maps_or_a_picture_without_a_score_has_none(results):
 
 
 @pytest.mark.parametrize(
-    ("images", "side"), [(10, image_browser.SIDES[1]), (2000, 109), (100_000, image_browser.SIDES[0])]
+    ("images", "side"), [(10, image_browser.SIDES[1]), (2000, 77), (100_000, image_browser.SIDES[0])]
 )
 def test_many_pictures_are_small(images, side):
     area = image_browser.PICTURE_BYTES / image_browser.BYTES_A_PIXEL / images
     assert image_browser._choose_side(area, image_browser.SIDES) == side
+
+
+def test_of_many_pictures_the_most_telling_are_shown(results, content, monkeypatch):
+    """Both labels of every category share the room; what is left out is counted and scored all the same."""
+    choose = image_browser.choose_images
+    monkeypatch.setattr(image_browser, "choose_images", lambda scores: choose(scores, 4))
+    few = image_browser.collect_images(results)
+    assert few["pictures"] == 4 < content["pictures"] == len(content["images"]) == len(few["images"])
+    assert few["scores"] == content["scores"] and few["images"] == content["images"]
+    places = [0] * len(few["categories"])
+    for row in few["images"]:
+        part, place = few["parts"][row["category"]], places[row["category"]]
+        places[row["category"]] += 1
+        row["shown"] = bool(part["pictures"][place])
+        assert row["shown"] or not (part["masks"][place] or any(maps[place] for maps in part["maps"]))
+    cells = {(row["category"], row["label"]) for row in few["images"] if row["shown"]}
+    assert len(cells) == 4
+    scores = results.scores.assign(name="One")[results.scores.shots == 0]
+    scores = scores[scores.method == "One"]
+    worst = scores[scores.label == 1].sort_values("score").groupby("category").image.first()
+    assert set(worst) <= choose(scores, 4)
 
 
 def test_the_page_closes_no_script_by_what_a_folder_is_called(results, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -24,7 +23,7 @@ from vlmad_lib.encoders.vit_blocks import packs
 from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import ChosenMethod
 from vlmad_lib.pipeline.results import Results
-from vlmad_lib.pipeline.workload import count_gflop, measure_peak, time_call
+from vlmad_lib.pipeline.workload import count_gflop, measure_peak, read_peak_memory, time_call
 
 PUBLISHED = datasets.REFERENCE / "efficiency_published.csv"
 STEPS = ["decode", "encode", "score", "upsample"]
@@ -89,11 +88,7 @@ def _encode_once(profile: Profile, spec: Method, image: str, device: str) -> flo
         return torch.cuda.max_memory_allocated() / 2**20
     if device == "mps":
         return torch.mps.driver_allocated_memory() / 2**20  # PyTorch keeps what it once took
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-    except (OSError, TypeError):
-        return float("nan")
+    return read_peak_memory() / 2**20
 
 
 def _count_images(profile: Profile, chosen: ChosenMethod, backbone: Backbone) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vlmad_lib.config import load_profile
 # The file in a run's folder that names its title, its units and the folders of its features.
 NEEDS = "needs.json"
 PATTERNS = {"features": "features/*/*", "units": "units/*", "runs": "runs/*"}
+LOCKS = {"features": "features/*/*/.*.lock", "units": "units/.*.lock", "runs": "runs/.*.lock"}
 COLUMNS = ["kind", "name", "path", "bytes", "used", "needed by"]
 
 
@@ -69,19 +71,37 @@ def prune(cache: Path, dry_run: bool = False) -> pd.DataFrame:
     Only folders that lie in the cache are removed. InputError while a run is at work there, whose features and units no
     kept run names yet.
     """
-    for lock in cache.glob("runs/.*.lock"):
-        claim = files.Claim(lock.with_name(lock.name[1 : -len(".lock")]))
-        if not claim.take():
-            raise InputError(f"A run is at work in {cache}; wait until it has ended, then start again.")
-        claim.give_back()
+    if not remove_locks(cache, ["runs"]):
+        raise InputError(f"A run is at work in {cache}; wait until it has ended, then start again.")
     entries = list_entries(cache)
     inside = entries.path.map(lambda path: path.resolve().is_relative_to(cache.resolve())).astype(bool)
     removed = entries[(entries["needed by"] == "") & inside]
+    if not dry_run:
+        remove_locks(cache)
+        for file in _list_inside(cache, "features/*/*/*/.*.npy.*"):  # of processes that were killed while they wrote
+            file.unlink(missing_ok=True)
     for path in [] if dry_run else removed.path:
         hidden = path.with_name(f".pruned-{path.name}")  # in one step: what is interrupted leaves no half of a result
         path.rename(hidden)
         shutil.rmtree(hidden)
     return removed
+
+
+def remove_locks(cache: Path, kinds: Iterable[str] = tuple(LOCKS)) -> bool:
+    """Remove the locks of these kinds that killed processes left; whether no process holds any."""
+    free = True
+    for lock in [lock for kind in kinds for lock in _list_inside(cache, LOCKS[kind])]:
+        claim = files.Claim(lock.with_name(lock.name[1 : -len(".lock")]))
+        if claim.take():
+            claim.give_back()
+        else:
+            free = False
+    return free
+
+
+def _list_inside(cache: Path, pattern: str) -> list[Path]:
+    """The paths of a pattern that lie in the cache, and not behind a link out of it."""
+    return [path for path in cache.glob(pattern) if path.parent.resolve().is_relative_to(cache.resolve())]
 
 
 def _format_date(seconds: float) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import joblib
@@ -32,7 +33,8 @@ from vlmad_lib.evaluation import metrics
 from vlmad_lib.methods import METHODS, SETTINGS, ChosenMethod, anomalyclip
 from vlmad_lib.methods.base import MethodSettings
 from vlmad_lib.pipeline import scoring, units, workload
-from vlmad_lib.pipeline.cache import NEEDS
+from vlmad_lib.pipeline.cache import NEEDS, remove_locks
+from vlmad_lib.pipeline.progress import Bar
 from vlmad_lib.pipeline.results import Results
 from vlmad_lib.pipeline.scoring import Scorer
 from vlmad_lib.pipeline.units import Unit
@@ -123,8 +125,8 @@ def _name_strips(profile: Profile, table: pd.DataFrame) -> list[str]:
 def run(profile: Profile, progress: bool = False, table: pd.DataFrame | None = None, announce: bool = False) -> Results:
     """Everything a profile asks for, from the cache where it is kept. Raises InputError for wrong input.
 
-    ``progress``: bars on stderr, and before them, as with ``announce`` alone, what there is to encode and how long that
-    takes.
+    ``progress``: bars on stderr, and before them what there is to encode and how long that takes. ``announce`` alone
+    says the same and then, in place of bars, a line a minute.
     ``table``: an index to run on in place of the profile's own, for instance its training images as those tested.
     """
     planned = list_variants(profile)
@@ -221,22 +223,33 @@ def _compute(
     for note in notes if total else []:
         if STRIPS in note:
             files.warn(note)
+    works = [float(len(paths)) for *_, paths in encoding]
     if announce and total:
-        stores = ((chosen.store(here.path(here.cache), _backbone(chosen.spec, here), channels), names, paths)
-                  for chosen, _, channels, names, paths in encoding)  # fmt: skip
-        parts = workload.plan_encoding(stores, table)
+        wanted = [
+            (chosen.store(here.path(here.cache), _backbone(chosen.spec, here), channels), names, paths)
+            for chosen, _, channels, names, paths in encoding
+        ]
+        parts = workload.plan_encoding(wanted, table)
+        works = workload.share_work(parts, wanted, table)
         tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     if announce and (compared := workload.describe_comparison(_comparisons(here, jobs), _on_cluster())):
         tqdm.write(compared, file=sys.stderr)
-    with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
+    if announce and jobs:
+        tested = {job.unit.rows.category.iloc[0]: job.unit.rows for together in jobs for job in together}
+        backbones_read, exact = [spec.backbone for spec in profile.methods], profile.pixel_metrics == "exact"
+        size, workers = profile.evaluation_size, 1 if _on_cluster() else profile.processes
+        tqdm.write(workload.describe_memory(backbones_read, tested, size, exact, workers), file=sys.stderr)
+    with Bar(total, sum(works), not progress, desc="encode", unit="images", disable=not (announce and total)) as bar:
         if _on_accelerator(here):  # one process feeds it
-            for job in encoding:
+            for job, work in zip(encoding, works, strict=True):
+                bar.work_of_one = work / len(job[-1])
                 _encode(profile, *job, bar)
         else:
-            for count in _parallel(profile, _encode, encoding):
+            for count, work in zip(_parallel(profile, _encode, encoding), works, strict=True):
+                bar.work_of_one = work / count
                 bar.update(count)
-    shown = {"total": len(jobs), "unit": "category", "disable": not (progress and jobs), "leave": False}
-    with tqdm(desc="score", **shown) as bar:
+    work = sum(map(_count_scores, jobs))
+    with Bar(len(jobs), work, not progress, desc="score", unit="parts", disable=not (announce and jobs)) as bar:
         _score_all(profile, jobs, bar, _on_accelerator(here))  # the units are on disk now
     remarks = list(notes)
     outside = [(spec, rows) for spec in profile.imports for rows in of.values()]
@@ -276,6 +289,7 @@ def _compute(
         (partial / NEEDS).write_text(json.dumps(_list_needs(here, planned, all_units)), encoding="utf-8")
 
     files.write_folder(folder, fill)
+    remove_locks(profile.path(profile.cache))  # of earlier processes that were killed
 
 
 def _list_needs(profile: Profile, planned: list[list[Variant]], all_units: list[Unit]) -> dict:
@@ -299,8 +313,25 @@ def _parallel(profile: Profile, work: Callable, jobs: list[tuple]) -> Iterator:
 
     One worker stays in this process: the backbone is loaded once and its matrix products use every core.
     """
-    tasks = (joblib.delayed(work)(profile, *job) for job in jobs)
-    return joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+    tasks = (joblib.delayed(_call)(work, (profile, *job)) for job in jobs)
+    try:
+        yield from joblib.Parallel(n_jobs=profile.processes, return_as="generator")(tasks)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "distributed":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"The cluster gave up ({reason}); look at its workers' memory and logs, then start "
+            "again: what was finished is kept."
+        ) from error
+
+
+def _call(work: Callable, arguments: tuple) -> Any:
+    """``work`` with its arguments, in one tuple: joblib would leave a large one with a single worker of a cluster.
+
+    What is left so is lost with that worker, and so is all work that needs it.
+    """
+    return work(*arguments)
 
 
 def _on_cluster() -> bool:
@@ -709,7 +740,12 @@ def _encode(
     return len(paths)
 
 
-def _score_all(profile: Profile, jobs: list[list[Job]], bar: tqdm, in_this_process: bool) -> None:
+def _count_scores(jobs: list[Job]) -> int:
+    """How many scores some units hold: the work that they are, about."""
+    return sum(len(job.unit.rows) for job in jobs)
+
+
+def _score_all(profile: Profile, jobs: list[list[Job]], bar: Bar, in_this_process: bool) -> None:
     """Compute units; those that another process is at come last, and are computed only if it leaves them undone.
 
     ``in_this_process``, for an accelerator: it scores them here, and workers measure what was scored meanwhile.
@@ -725,6 +761,7 @@ def _score_all(profile: Profile, jobs: list[list[Job]], bar: tqdm, in_this_proce
         for (together, claim), finished in zip(claims, done, strict=True):
             claim.give_back()
             if finished:
+                bar.work_of_one = _count_scores(together)
                 bar.update()
             else:
                 left.append(together)

@@ -7,6 +7,8 @@ Operations and sizes come from a forward pass on PyTorch's meta device, the time
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,12 +21,13 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmad_lib import InputError, commands, methods
+from vlmad_lib import InputError, commands, methods, tables
 from vlmad_lib.config import Method
 from vlmad_lib.data import datasets, image_files
 from vlmad_lib.encoders import backbones, devices
 from vlmad_lib.encoders.feature_store import AnyStore, Joint, Store
 from vlmad_lib.encoders.vit_blocks import Linear, works
+from vlmad_lib.evaluation import metrics, pixel_ranking
 from vlmad_lib.methods import ChosenMethod
 
 # The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
@@ -136,6 +139,22 @@ def plan_encoding(wanted: Iterable[tuple[AnyStore, Sequence[str], Sequence[str]]
     return planned
 
 
+def share_work(
+    parts: Iterable[Part], wanted: Sequence[tuple[AnyStore, Sequence[str], Sequence[str]]], table: pd.DataFrame
+) -> list[float]:
+    """GFLOP of each of the requests that ``plan_encoding`` made parts of; an image wanted twice counts at its first."""
+    shapes = {row.image: (row.width, row.height) for row in table.itertuples()}
+    work_of_image = {
+        (part.store.folder, path): part.gflop / part.views * len(image_files.list_boxes(*shapes[path], part.store.fit))
+        for part in parts
+        for path in part.paths
+    }
+    return [
+        sum(work_of_image.pop((folder, path), 0.0) for folder in kept.folders for path in paths)
+        for kept, _, paths in wanted
+    ]
+
+
 def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> str:
     """A sentence on what is still to encode: images, operations, about how long here, and room on the cache's disk.
 
@@ -163,6 +182,46 @@ def describe_encoding(parts: list[Part], cache: Path, others: bool = False) -> s
         f"about {_duration(seconds)} on {where}, if encoding reaches {_reached(device):.0%} "
         f"of its matrix products ({', '.join(rates)}); {disk}"
     )
+
+
+def read_peak_memory() -> float:
+    """The most bytes of memory that this process has held so far; nan on systems that do not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    except (OSError, TypeError):
+        return float("nan")
+
+
+def describe_memory(names: Iterable[str], tested: dict[str, pd.DataFrame], size: int, exact: bool, workers: int) -> str:
+    """A sentence on the memory of each of a run's processes: the program, its weights, and the pixels it ranks.
+
+    Exact pixel metrics hold the scores of all pixels of one category, and once more those that are far from most.
+
+    Args:
+        names: The methods' backbones, of which a process holds two at a time.
+        tested: By category the index rows that are scored.
+        size: The evaluation size.
+        exact: Whether pixel metrics are exact, or counted in bins.
+        workers: How many processes work.
+    """
+    models = [backbones.build_skeleton(name).model for name in dict.fromkeys(names)]
+    weights = sum(sorted(4 * sum(values.numel() for values in model.parameters()) for model in models)[-2:])
+    pixels = {
+        category: sum(math.prod(image_files.frame(row.width, row.height, "tiles", size)) for row in rows.itertuples())
+        for category, rows in tested.items()
+    }
+    largest = max(pixels, key=pixels.__getitem__)
+    ranked = 8 * pixels[largest] + 4 * pixel_ranking.WINDOW if exact else 8 * 5 * metrics.BINS
+    program = read_peak_memory()
+    known = [] if math.isnan(program) else [f"{_size(program)} for the program"]
+    count = tables.format_count(len(tested[largest]), "picture", "pictures")
+    shares = [*known, f"{_size(weights)} of weights", f"up to {_size(ranked)} for the pixels of {largest} ({count})"]
+    total = f"about {_size(sum([weights, ranked, *([program] if known else [])]))}"
+    total += "" if known else " besides the program"
+    where = "this process" if workers == 1 else f"each of {workers} processes"
+    hint = ", which 'pixel_metrics: binned' does without" if exact and ranked > 2e9 else ""
+    return f"Memory of {where}: {total}, {tables.join_words(shares)}{hint}."
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A reader sorts and filters the pictures, moves the threshold, and sets two methods side by side. The page is one file:
 pictures and maps stand in it as text, a part for each category, which the browser unpacks when it is first shown.
 Pictures and maps shrink where there are many, so that the page stays readable in size (``PICTURE_BYTES``,
-``MAP_BYTES``).
+``MAP_BYTES``). Of more than ``MOST`` images only the most telling have a picture; all are counted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from vlmad_lib.reporting import pages
 if TYPE_CHECKING:
     from vlmad_lib.reporting.report import Report
 
-# About how many bytes all pictures of a page take, all maps, and all masks.
-PICTURE_BYTES, MAP_BYTES, MASK_BYTES = 6e6, 4e6, 1e6
+# Images that have a picture, at most.
+MOST = 3000
+# About how many bytes all pictures of a page take, all maps, and all masks; as text in the page a third more.
+PICTURE_BYTES, MAP_BYTES, MASK_BYTES = 3e6, 1.5e6, 0.5e6
 # The longer side of a picture in pixels: at least and at most; a pixel takes about a quarter of a byte as WebP.
 SIDES, BYTES_A_PIXEL = (40, 128), 0.25
 # The cells of a map along one side, at least and at most.
@@ -59,7 +61,8 @@ def collect_images(results: Results) -> dict[str, Any]:
     ``methods``: a name a method and number of references, the first draw. ``images``: a row an image with its place
     in ``categories``, its label (1 defective), defect, class, level of contrast and name. ``scores``: by method, one
     an image, none where it has no score. ``parts``: by category, the pictures as base64 WebP, the masks as packed
-    bits, and by method the maps as bytes (cells x cells), scaled from the lowest to the highest value of the category.
+    bits, and by method the maps as bytes (cells x cells), scaled from the lowest to the highest value of the category;
+    all empty for images that have no picture here. ``pictures``: how many have one.
     """
     scores = tables.select_first_draws(results.scores)
     scores = scores.assign(
@@ -72,9 +75,10 @@ def collect_images(results: Results) -> dict[str, Any]:
     places = {name: place for place, name in enumerate(categories)}
     images = scores.drop_duplicates("image").assign(place=lambda rows: rows.category.map(places))
     images = images.sort_values(["place", "label", "defect", "image"], kind="stable")
-    side = _choose_side(PICTURE_BYTES / BYTES_A_PIXEL / len(images), SIDES)
-    cells = _choose_side(MAP_BYTES / len(images) / len(methods), CELLS)
-    mask_cells = _choose_side(MASK_BYTES * 8 / len(images), MASK_CELLS)
+    drawn_images = choose_images(scores)
+    side = _choose_side(PICTURE_BYTES / BYTES_A_PIXEL / len(drawn_images), SIDES)
+    cells = _choose_side(MAP_BYTES / len(drawn_images) / len(methods), CELLS)
+    mask_cells = _choose_side(MASK_BYTES * 8 / len(drawn_images), MASK_CELLS)
     rows = [
         {
             "category": row.place,
@@ -87,12 +91,17 @@ def collect_images(results: Results) -> dict[str, Any]:
         for row in images.itertuples()
     ]
     by_method = {name: table.set_index("image") for name, table in scores.groupby("name")}
-    drawn = {name: _draw_maps(results, by_method[name], cells) for name in methods}
-    packed = Parallel(n_jobs=results.profile.processes, prefer="threads")(
-        delayed(_pack_picture)(row.image, row.mask, side, mask_cells) for row in images.itertuples()
+    drawn = {name: _draw_maps(results, rows[rows.index.isin(drawn_images)], cells) for name, rows in by_method.items()}
+    packed = iter(
+        Parallel(n_jobs=results.profile.processes, prefer="threads")(
+            delayed(_pack_picture)(row.image, row.mask, side, mask_cells)
+            for row in images.itertuples()
+            if row.image in drawn_images
+        )
     )
     parts: list[dict[str, list]] = [{"pictures": [], "masks": [], "maps": [[] for _ in methods]} for _ in categories]
-    for row, (picture, mask) in zip(images.itertuples(), packed, strict=True):
+    for row in images.itertuples():
+        picture, mask = next(packed) if row.image in drawn_images else ("", "")
         parts[row.place]["pictures"].append(picture)
         parts[row.place]["masks"].append(mask)
         for number, name in enumerate(methods):
@@ -104,9 +113,21 @@ def collect_images(results: Results) -> dict[str, Any]:
         "cells": cells,
         "maskCells": mask_cells,
         "images": rows,
+        "pictures": len(drawn_images),
         "scores": [[None if pd.isna(value) else value for value in column] for column in listed],
         "parts": parts,
     }
+
+
+def choose_images(scores: pd.DataFrame, most: int = MOST) -> set[str]:
+    """The images of a scores table, with ``name``, that are shown: all, or ``most`` that tell most of the methods.
+
+    Those are in each category the good ones that a method scores highest and the defective ones that it scores lowest,
+    the farthest out first.
+    """
+    wrong = scores.score.where(scores.label == 0, -scores.score)
+    places = wrong.groupby([scores.name, scores.category, scores.label]).rank(method="first", ascending=False)
+    return set(places.groupby(scores.image).min().nsmallest(most, keep="first").index)
 
 
 def _choose_side(area: float, limits: tuple[int, int]) -> int:

@@ -35,6 +35,7 @@ from nbformat.v4 import new_code_cell
 
 from vlmad_lib import ROOT, InputError, commands, config, files
 from vlmad_lib.config import Profile
+from vlmad_lib.pipeline.progress import Bar
 from vlmad_lib.reporting import notebook_runner, pages
 
 PACKAGES = ["torch", "open_clip_torch", "numpy", "pandas", "scikit-learn", "papermill"]
@@ -255,7 +256,7 @@ def build(report: Report, progress: bool = False) -> None:
             image_browser.write_page(report, results)
         except InputError as error:  # a picture that is gone since it was scored must not stop the notebooks
             report.facts = report.facts | {"notes": [*report.facts.get("notes", []), f"No page of pictures: {error}"]}
-        _run(report)
+        _run(report, progress)
         report.status = "failed" if "failed" in [book.status for book in report.notebooks] else "ok"
     except KeyboardInterrupt:
         report.status = "interrupted"
@@ -289,8 +290,11 @@ def _open(report: Report) -> None:
         latest.symlink_to(folder.name, target_is_directory=True)
 
 
-def _run(report: Report) -> None:
-    """Run the notebooks, several at once, and write the page of each and the index as it ends."""
+def _run(report: Report, progress: bool = False) -> None:
+    """Run the notebooks, several at once, and write the page of each and the index as it ends.
+
+    ``progress``: whether to show a bar on stderr; else a line a minute.
+    """
     order = sorted(range(len(report.notebooks)), key=lambda place: -report.notebooks[place].about)
     # on copies: a notebook that is stopped half-way stays as it was
     jobs = [partial(_execute, replace(report.notebooks[place]), report.folder) for place in order]
@@ -300,11 +304,15 @@ def _run(report: Report) -> None:
         nonlocal shown
         report.notebooks[order[number]] = result[0]
         pages.write_page(report, *result)
+        bar.work_of_one = max(result[0].about, 1)
+        bar.update()
         if time.monotonic() - shown > INDEX_SECONDS:
             pages.write_index(report)
             shown = time.monotonic()
 
-    notebook_runner.run_jobs(jobs, report.profile.workers, write_pages)
+    work = sum(max(notebook.about, 1) for notebook in report.notebooks)
+    with Bar(len(jobs), work, not progress, desc="notebooks", unit="pages") as bar:
+        notebook_runner.run_jobs(jobs, report.profile.workers, write_pages)
 
 
 def _execute(notebook: Notebook, folder: Path) -> tuple[Notebook, list[NotebookNode]]:
