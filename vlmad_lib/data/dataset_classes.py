@@ -56,8 +56,8 @@ class DataSet:
         names = [f"{path.name}/" for path in subfolders(root)] + [path.name for path in list_images(root, unread=True)]
         there = f"{', '.join(names[:5])}{' and others' * (len(names) > 5)}" or "nothing that is read"
         return (
-            f"{root} holds no images in the layout of {self.title}, which is {self.tree}, but {there}: set 'root' to the "
-            "folder where that begins."
+            f"{root} holds no images in the layout of {self.title}, which is {self.tree}, but {there}: "
+            "set 'root' to the folder where that begins."
         )
 
     def describe_categories(self, root: Path) -> pd.DataFrame:
