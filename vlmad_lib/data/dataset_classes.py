@@ -58,7 +58,10 @@ class DataSet:
             return f"{root} holds no images in the layout of its data set: see data/README.md."
         names = [f"{path.name}/" for path in subfolders(root)] + [path.name for path in list_images(root, unread=True)]
         there = f"{', '.join(names[:5])}{' and others' * (len(names) > 5)}" or "nothing that is read"
-        return f"{root} holds no images in the layout of {self.title}, {self.tree}; there is {there}: set 'root' to it."
+        return (
+            f"{root} holds no images in the layout of {self.title}, which is {self.tree}, but {there}: "
+            "set 'root' to the folder where that begins."
+        )
 
     def describe_categories(self, root: Path) -> pd.DataFrame:
         """What is known of its categories: a table with the columns category, group and class_name."""
