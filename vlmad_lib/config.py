@@ -105,6 +105,13 @@ USUAL |= {
 }  # fmt: skip
 
 
+# Methods that train a network of their own read pictures as they are.
+USUAL |= {
+    method: {"name": name, "backbone": "pixels", "weights": "none"}
+    for method, name in {"autoencoder": "Autoencoder", "vae": "VAE"}.items()
+}
+
+
 class Method(Strict):
     """One method with its backbone; ``settings`` overrides single fields of the preset.
 

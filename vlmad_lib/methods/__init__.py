@@ -25,6 +25,7 @@ from vlmad_lib.methods import (
     anomalyclip,
     anomalydino,
     aprilgan,
+    autoencoder,
     clip_baselines,
     hybrid,
     memory_bank,
@@ -58,6 +59,8 @@ METHODS = Registry(
         *memory_bank.METHODS.values(),
         anomalydino.ANOMALYDINO,
         subspacead.SUBSPACEAD,
+        autoencoder.AUTOENCODER,
+        autoencoder.VAE,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
@@ -197,7 +200,7 @@ def list_scoring_alone(specs: Iterable[config.Method]) -> list[config.Method]:
     return [spec for spec in specs if not METHODS[spec.method].scores_whole_category]
 
 
-def locate_weights(spec: config.Method, download: bool = False) -> Path:
+def locate_weights(spec: config.Method, download: bool = False) -> Path | None:
     """``backbones.locate_weights`` of a method's weights, read as the method reads them."""
     return backbones.locate_weights(spec.backbone, spec.weights, download, plain_gelu(spec))
 
@@ -249,6 +252,11 @@ def guard_against_leakage(spec: config.Method, checkpoint: Checkpoint, profile: 
 def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
     """A method of a profile, its settings and checkpoint checked; InputError says what is wrong."""
     checked = settings(spec)
+    if METHODS[spec.method].reads_pixels and spec.backbone != backbones.PIXELS:
+        raise InputError(
+            f"{spec.name} trains a network of its own on pictures as they are, and reads no {spec.backbone}; leave "
+            f"'backbone' and 'weights' out, or write 'backbone: {backbones.PIXELS}'."
+        )
     if checked.learned:
         checkpoint = find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind)
         return ChosenMethod(spec, checked, guard_against_leakage(spec, checkpoint, profile))

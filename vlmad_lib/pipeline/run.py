@@ -764,7 +764,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
     references = memory.load(list(drawn), code.reference_array_names(settings, variant.shots))
-    return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device)
+    return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device, cache)
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:

@@ -219,7 +219,7 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))
     of_references = method.method.reference_array_names(settings, shots)
     references = memory.load(list(reference_rows.image), of_references) if shots else None
-    scorer = scoring.Scorer(method, view.text, view.grid, references)
+    scorer = scoring.Scorer(method, view.text, view.grid, references, cache=results.cache)
     scorer.add(row.image, store.load([row.image], names)[0])
     (score,), maps, _ = scorer.of([row.image])
     size, sigma = profile.evaluation_size, getattr(settings, "sigma", 0)
