@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from conftest import small_profile
 from skimage.metrics import structural_similarity
 
 from vlmad_lib import InputError
-from vlmad_lib.methods import autoencoder, trained_networks
+from vlmad_lib.methods import autoencoder, ganomaly, trained_networks
 from vlmad_lib.pipeline import run
 
 SMALL = {"image_size": 32, "network_width": 4, "bottleneck": 4, "batch": 2}
@@ -67,7 +69,7 @@ def test_divergence_from_a_standard_normal_by_hand():
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("method", [AUTOENCODER, autoencoder.VAE], ids=lambda method: method.key)
+@pytest.mark.parametrize("method", [AUTOENCODER, autoencoder.VAE, ganomaly.GANOMALY], ids=lambda method: method.key)
 def test_an_interrupted_training_ends_the_same_and_is_kept(method, tmp_path, monkeypatch):
     pixels, settings = draw_pictures(5), method.settings(overrides=SMALL | {"epochs": 3})
     whole = method.remember({"pixels": pixels}, settings, 32)
@@ -116,18 +118,57 @@ def test_a_training_leaves_the_generator_of_others_alone():
 @pytest.mark.parametrize("preset", ["paper", "l2"])
 def test_a_square_pasted_into_a_constant_picture_stands_out(preset):
     """Trained on pictures of one colour it redraws that colour, and no square that it was never shown."""
-    settings = AUTOENCODER.settings(preset, SMALL | {"epochs": 60, "rate": 5e-3})
-    normal = torch.full((4, 3, 32, 32), 100.0)
+    settings = AUTOENCODER.settings(preset, SMALL | {"epochs": 60, "rate": 2e-2})
+    normal = torch.full((1, 3, 32, 32), 100.0)
     network = AUTOENCODER.remember({"pixels": normal}, settings, 32)
-    pasted = normal[:1].clone()
+    pasted = normal.clone()
     pasted[..., 10:20, 8:18] = 220
     (plain, score), (plain_map, maps) = AUTOENCODER.score(
-        {"pixels": torch.cat([normal[:1], pasted])}, None, settings, 32, network
+        {"pixels": torch.cat([normal, pasted])}, None, settings, 32, network
     )
-    assert ((network(normal[:1] / 255) - 100 / 255).abs() < 0.05).all()
+    assert (network(normal / 255) - 100 / 255).abs().mean() < 0.05
     inside = maps[12:18, 10:16].mean()
     assert score == maps.max() > plain == plain_map.max() and inside > 3 * plain_map.max()
     assert inside > 3 * maps[26:, 24:].mean()
+
+
+# ---------------------------------------------------------------- GANomaly
+
+
+def test_ganomaly_scores_by_the_distance_of_two_codes():
+    """|1 - 0| + |2 - 4|; the map is the squared error of a picture redrawn in -1..1."""
+    codes, again = torch.tensor([[1.0, 2.0], [3.0, 3.0]]), torch.tensor([[0.0, 4.0], [3.0, 3.0]])
+    stub = SimpleNamespace(generator=lambda images: (torch.zeros_like(images), codes, again))
+    images = torch.full((2, 3, 16, 16), 0.8)
+    scores, maps = ganomaly.GANOMALY.judge_images(stub, images, None)
+    assert scores.tolist() == [3, 0] and maps.shape == (2, 16, 16)
+    np.testing.assert_allclose(maps, 0.3**2, rtol=1e-5)
+
+
+def test_losses_of_ganomaly_by_hand():
+    """Reconstructions are black where images are grey, so 0 and -1 in -1..1; the code moves by 2."""
+    images, settings = torch.full((1, 3, 16, 16), 0.5), ganomaly.GANOMALY.settings()
+    codes = torch.zeros(1, 4)
+    stub = SimpleNamespace(
+        generator=lambda images: (images - 1, codes, codes + 2),
+        discriminator=lambda images: (3 * images, images[:, 0, 0, 0]),
+    )
+    losses = dict(ganomaly.GANOMALY.list_losses(stub, images, settings, torch.Generator()))
+    assert losses["discriminator"].item() == pytest.approx(np.log(2) + np.log1p(np.exp(-1)), rel=1e-5)
+    assert losses["generator"].item() == pytest.approx(1 * 9 + 50 * 1 + 1 * 4)
+
+
+def test_networks_of_ganomaly_have_the_published_shapes():
+    """At 64 pixels maps of 32, 16, 8 and 4 with 64 to 512 channels, and a code of 100 numbers."""
+    with torch.device("meta"):
+        networks = ganomaly.GANOMALY.build_network(ganomaly.GANOMALY.settings())
+        images = torch.empty(2, 3, 64, 64)
+        reconstructions, codes, again = networks.generator(images)
+        features, logits = networks.discriminator(reconstructions)
+    assert reconstructions.shape == images.shape and codes.shape == again.shape == (2, 100)
+    assert features.shape == (2, 512, 4, 4) and logits.shape == (2,)
+    with pytest.raises(InputError, match="write a power of two"):
+        ganomaly.GANOMALY.settings(overrides={"image_size": 48})
 
 
 # ---------------------------------------------------------------- a run

@@ -27,6 +27,7 @@ from vlmad_lib.methods import (
     aprilgan,
     autoencoder,
     clip_baselines,
+    ganomaly,
     hybrid,
     memory_bank,
     musc,
@@ -61,6 +62,7 @@ METHODS = Registry(
         subspacead.SUBSPACEAD,
         autoencoder.AUTOENCODER,
         autoencoder.VAE,
+        ganomaly.GANOMALY,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
