@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import small_profile
 from skimage.metrics import structural_similarity
+from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_lib import InputError
 from vlmad_lib.methods import autoencoder, ganomaly, trained_networks
-from vlmad_lib.pipeline import run
+from vlmad_lib.pipeline import run, workload
 
 SMALL = {"image_size": 32, "network_width": 4, "bottleneck": 4, "batch": 2}
 AUTOENCODER = autoencoder.AUTOENCODER
@@ -192,6 +193,26 @@ def test_a_run_trains_on_normal_train_pictures_and_trains_once(mvtec, tmp_path, 
     assert results.maps(results.scores.iloc[:1])[0].shape == (1, 32, 32)
     (tmp_path / "cache" / "units").rename(tmp_path / "lost")
     assert run.run(profile).scores.score.equals(results.scores.score) and len(shown) == 4
+
+
+def test_a_run_says_what_it_will_train(mvtec, tmp_path, capsys, monkeypatch):
+    """Of two epochs a category on four pictures, each step a forward pass and its gradients."""
+    monkeypatch.setattr(workload, "measure_peak", lambda *_: 1e-9)
+    monkeypatch.setattr(workload, "NOTEWORTHY", 0.0)
+    settings = SMALL | {"epochs": 2, "error_measure": "l2"}
+    specs = [{"method": "autoencoder", "settings": settings}]
+    run.run(small_profile(mvtec, tmp_path, methods=specs, shots=["full"]), announce=True)
+    told = capsys.readouterr().err
+    work = AUTOENCODER.training_gflop(AUTOENCODER.settings(overrides=settings), 1)
+    assert "Autoencoder: 2 networks to train on 4 normal images each, " in told
+    assert workload._duration(8 * work / (workload.TRAINED * 1e-9)) in told
+    network = AUTOENCODER.build_network(AUTOENCODER.settings(overrides=settings))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.rand(1, 3, 32, 32))
+    assert 2.5 < work / 2 / (counter.get_total_flops() / 1e9) <= 3  # the first layer's input has no gradient
+    monkeypatch.setattr(workload, "measure_peak", lambda *_: 50.0)
+    assert workload.describe_training([]) == ""
+    assert workload.describe_training([workload.Training("VAE", 4, 10.0, torch.device("cpu"))]) == ""
 
 
 def test_a_network_of_its_own_reads_pixels_alone(mvtec, tmp_path):

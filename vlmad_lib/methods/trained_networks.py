@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_lib import digests, files
 from vlmad_lib.encoders import devices
@@ -97,6 +98,14 @@ class TrainedMethod(Method):
         A part has made its step when the next loss is asked for. Noise is drawn from ``stream``, a generator of the
         CPU that is new in every epoch.
         """
+
+    def training_gflop(self, settings: Any, images: int) -> float:
+        """Counted in a step on one image, which is made."""
+        network, image = start_network(self, settings, devices.CPU), torch.rand(1, 3, *[settings.image_size] * 2)
+        with FlopCounterMode(display=False) as counter:
+            for _, loss in self.list_losses(network, image, settings, torch.Generator()):
+                loss.backward()
+        return counter.get_total_flops() / 1e9 * images * settings.epochs
 
     def make_optimiser(self, part: nn.Module, settings: Any) -> torch.optim.Optimizer:
         """The optimiser of one of ``trained_parts``, by default Adam at the settings' rate."""
