@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_lib import InputError
+from vlmad_lib.analysis import efficiency
 from vlmad_lib.methods import autoencoder, ganomaly, trained_networks
 from vlmad_lib.pipeline import run, workload
 
@@ -213,6 +214,11 @@ def test_a_run_says_what_it_will_train(mvtec, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(workload, "measure_peak", lambda *_: 50.0)
     assert workload.describe_training([]) == ""
     assert workload.describe_training([workload.Training("VAE", 4, 10.0, torch.device("cpu"))]) == ""
+
+
+def test_no_published_encoder_is_timed_where_there_is_none():
+    table = efficiency.tabulate_full_size(["autoencoder", "vae"], {"fp32": 100.0})
+    assert table.empty and list(table)[-1] == "least s per image, fp32"
 
 
 def test_a_network_of_its_own_reads_pixels_alone(mvtec, tmp_path):
