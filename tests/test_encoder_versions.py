@@ -29,9 +29,11 @@ ARRAYS = {  # of each method that has an encoder of its own
     "patchcore": ["class", "patch", "patch_ln_post", "patch_penultimate"],
     "anomalydino": ["patches"],
     "subspacead": ["middle", "blocks_1_2"],
+    "autoencoder": ["pixels"],
 }
 # The others are on the tiny one.
 NETWORKS = dict.fromkeys(("patchcore", "anomalydino", "subspacead"), {"name": "timm/test_vit", "weights": "random:0"})
+NETWORKS["autoencoder"] = {"name": "pixels", "weights": "none"}
 RESIZED = {"musc": {"image_size": 128}}  # of methods whose own size is the backbone's, where no position is resized
 ROW = pd.Series({"category": "metal_nut", "class_name": "metal nut"})
 TOLERANCE = 1e-4  # of the largest number of an array: another CPU rounds otherwise

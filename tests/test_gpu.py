@@ -34,7 +34,9 @@ def demo(folder: Path, device: str, precision: str = "fp32") -> Profile:
     usual = {"backbone": "demo", "weights": "demo", "precision": precision}
     learned = {kind: {"checkpoint": "demo"} if kind in LEARNED else {} for kind in METHODS}
     learned["musc"] = {"preset": "mutual_scoring"}  # which neighbours rescoring takes turns on the last digits
-    specs = [{"method": kind, "name": kind} | usual | learned[kind] for kind in METHODS]
+    # the numbers of a training part from those of another device with every step
+    kinds = [kind for kind in METHODS if not METHODS[kind].keeps_networks]
+    specs = [{"method": kind, "name": kind} | usual | learned[kind] for kind in kinds]
     values = {"categories": demo_data.names("target")[:2], "methods": specs, "device": device, "cache": str(folder)}
     return config.load_profile("demo", values | {"shots": [0, 2], "seeds": [0], "workers": 1})
 

@@ -126,6 +126,13 @@ USUAL |= {
 }  # fmt: skip
 
 
+# Methods that train a network of their own read pictures as they are.
+USUAL |= {
+    method: {"name": name, "backbone": "pixels", "weights": "none"}
+    for method, name in {"autoencoder": "Autoencoder", "vae": "VAE", "ganomaly": "GANomaly"}.items()
+}
+
+
 def _tile_rule(value: str | float) -> str | float:
     if value not in ("mean", "max") and (isinstance(value, str) or not 0 < value < 1):
         raise ValueError("use max, mean, or a quantile between 0 and 1 such as 0.9")

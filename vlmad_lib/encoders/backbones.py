@@ -36,6 +36,7 @@ ACTIVATION = {True: "QuickGELU", False: "GELU"}
 NEEDS = TEXT, CLASS_TOKEN, CLIP_BLOCKS = "a text tower", "a class token", "the blocks of CLIP's own ViT"
 """What a method may need of a backbone besides patch tokens, in words."""
 HAVING_ALL = ("ViT-B-16-plus-240", "ViT-L-14-336-quickgelu", "demo")  # backbones with all of it
+PIXELS = "pixels"  # a backbone without a network or weights, for methods that read pictures as they are
 FACTOR = "temperature_factor"  # the one key of a config that open_clip does not know
 
 
@@ -370,6 +371,8 @@ def read_config(name: str) -> dict:
     """The open_clip model config of a name, of ``demo``, or of the path of a JSON file; of timm's models the name."""
     if name.startswith(TIMM):
         return {"timm_model_name": image_towers.split_name(name)[0]}
+    if name == PIXELS:
+        return {}
     path = config_file(name)
     if path:
         if not path.is_file():
@@ -410,6 +413,9 @@ def load_backbone(
     if weights.startswith("random:"):
         model = _build(name, settings)
         state = random_state(model, _seed(weights))
+    elif name == PIXELS:
+        locate_weights(name, weights)
+        model, state = _build(name, settings), {}
     else:
         path = locate_weights(name, weights, download, plain_gelu)  # what is missing is said before work begins
         state = weight_files.select_tensors(weight_files.read_tensors(path))
@@ -417,7 +423,7 @@ def load_backbone(
         model = _build(name, settings)
         state = _convert(state, model, path)
     mean, std = model.visual.image_mean, model.visual.image_std = _standard(name, weights)
-    if misfit := _misfit(state, model.state_dict()):
+    if name != PIXELS and (misfit := _misfit(state, model.state_dict())):
         raise InputError(f"The weights {weights} do not fit {name}: {misfit}; name the model they belong to.")
     model.load_state_dict(state)
     model.eval().requires_grad_(False)
@@ -439,6 +445,8 @@ def _standard(name: str, weights: str) -> tuple[Sequence[float], Sequence[float]
     """
     if name.startswith(TIMM):
         return image_towers.read_moments(name, weights)
+    if name == PIXELS:
+        return [0.0] * 3, [1.0] * 3
     entry = _entry(name, weights) or {}
     usual = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
     return tuple(list(entry.get(moment) or usual[moment]) for moment in usual)
@@ -538,6 +546,8 @@ def _build(name: str, settings: dict) -> torch.nn.Module:
     """
     if name.startswith(TIMM):
         return ImageModel(image_towers.build_timm(name))
+    if name == PIXELS:
+        return ImageModel(image_towers.Pixels())
     settings = copy.deepcopy(settings)
     custom = settings.pop("custom_text", False)
     for key in ("pretrained_cfg", "tokenizer"):
@@ -561,12 +571,18 @@ def _seed(weights: str) -> int:
     return seed
 
 
-def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path:
+def locate_weights(name: str, weights: str, download: bool = False, plain_gelu: bool = False) -> Path | None:
     """The file behind weights given as path or tag; InputError says which file to fetch and where to put it.
+
+    None for ``pixels``, which has none.
 
     A tag is a tag even where a file of this name lies about; one that needs the other activation is refused
     before anything is fetched (``plain_gelu`` as in ``load_backbone``).
     """
+    if name == PIXELS:
+        if weights != "none":
+            raise InputError(f"The backbone {PIXELS} has no weights {weights!r}; write 'weights: none' beside it.")
+        return None
     if weights == "demo":
         if name == "demo":
             return DEMO_WEIGHTS

@@ -75,8 +75,10 @@ def encode_tokens(backbone: Backbone, images: Tensor, blocks: Collection[int] = 
     return tower.encode(backbone, images, blocks, resize)
 
 
-def open_tower(visual: nn.Module) -> ClipTower | TimmTower:
+def open_tower(visual: nn.Module) -> ClipTower | TimmTower | Pixels:
     """How to read a tower that ``refuse_tower`` lets pass."""
+    if isinstance(visual, Pixels):
+        return visual
     return TimmTower(visual) if hasattr(visual, "trunk") else ClipTower(visual)
 
 
@@ -146,6 +148,26 @@ def resize_positions(visual: nn.Module, grid: Iterable[int], resize: str = "bili
         mode = "bicubic" if resize == "cubic" else resize
         patches = F.interpolate(patches, grid, mode=mode, align_corners=False, antialias=resize == "bicubic")
     return torch.cat([table[:1], patches[0].flatten(1).T.to(table.device)])
+
+
+class Pixels(nn.Module):
+    """No network but the picture itself, in 0..1, whose patches are its pixels; it stands for a tower and reads itself.
+
+    Methods that train a network of their own read it; it has no weights, no class token and no blocks.
+    """
+
+    fixed = has_class_token = False
+    patch_size, prefix_tokens, depth, width = 1, 0, 0, 3
+    image_size = grid = 128
+    activation = "none"
+
+    def pack(self, backbone: Backbone) -> None:
+        """There is nothing to pack."""
+
+    def encode(self, backbone: Backbone, images: Tensor, numbers: Collection[int], resize: str) -> Tokens:
+        """See ``encode_tokens``: the colours of the pixels, and their mean for the whole image."""
+        colours = images.flatten(2).mT
+        return Tokens(colours, {}, colours.mean(1), None)
 
 
 # ---------------------------------------------------------------- timm's

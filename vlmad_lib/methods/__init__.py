@@ -25,7 +25,9 @@ from vlmad_lib.methods import (
     anomalyclip,
     anomalydino,
     aprilgan,
+    autoencoder,
     clip_baselines,
+    ganomaly,
     hybrid,
     memory_bank,
     musc,
@@ -58,6 +60,9 @@ METHODS = Registry(
         *memory_bank.METHODS.values(),
         anomalydino.ANOMALYDINO,
         subspacead.SUBSPACEAD,
+        autoencoder.AUTOENCODER,
+        autoencoder.VAE,
+        ganomaly.GANOMALY,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
@@ -204,7 +209,7 @@ def list_scoring_alone(specs: Iterable[config.Method]) -> list[config.Method]:
     return [spec for spec in specs if not METHODS[spec.method].scores_whole_category]
 
 
-def locate_weights(spec: config.Method, download: bool = False) -> Path:
+def locate_weights(spec: config.Method, download: bool = False) -> Path | None:
     """``backbones.locate_weights`` of a method's weights, read as the method reads them."""
     return backbones.locate_weights(spec.backbone, spec.weights, download, plain_gelu(spec))
 
@@ -260,6 +265,11 @@ def choose(spec: config.Method, profile: Profile) -> ChosenMethod:
         raise InputError(
             f"{spec.name} compares the whole pictures of a category with each other and cannot cut them into tiles; "
             "leave 'tiles' out of it."
+        )
+    if METHODS[spec.method].reads_pixels and spec.backbone != backbones.PIXELS:
+        raise InputError(
+            f"{spec.name} trains a network of its own on pictures as they are, and reads no {spec.backbone}; leave "
+            f"'backbone' and 'weights' out, or write 'backbone: {backbones.PIXELS}'."
         )
     if checked.learned:
         checkpoint = find_checkpoint(spec, profile, METHODS[spec.method].checkpoint_kind)

@@ -67,6 +67,9 @@ class Method(ABC):
     all of them. No image has a score of its own then. Pictures are squashed, so that an image is one row, and ``score``
     is called with ``side`` too, pixels of the input; its ``features`` are read when they are asked for and not held, in
     the type they are kept in, so that one array of all images is in memory."""
+    reads_pixels: ClassVar[bool] = False  # whether it needs pictures as they are: ``backbones.PIXELS`` and no network
+    keeps_networks: ClassVar[bool] = False
+    """Whether ``remember`` trains a network: it is called with ``kept`` too, the folder where networks are kept."""
     checkpoint_kind: ClassVar[Kind | None] = None  # the files of what it learns
     needs: ClassVar[frozenset[str]] = frozenset()  # of a backbone besides patch tokens, in the words of ``backbones``
     encoder_version: ClassVar[int] = 1
@@ -147,6 +150,12 @@ class Method(ABC):
 
         ``width``: numbers of a patch token.
         """
+        return 0.0
+
+    # ---------------------------------------------------------------- training
+
+    def training_gflop(self, settings: Any, images: int) -> float:
+        """Billions of operations by which it trains a network on so many images, 0 where it trains none."""
         return 0.0
 
     # ---------------------------------------------------------------- prompts

@@ -234,6 +234,8 @@ def _compute(
         tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     if announce and (compared := workload.describe_comparison(_comparisons(here, jobs), _on_cluster())):
         tqdm.write(compared, file=sys.stderr)
+    if announce and (trained := workload.describe_training(_trainings(here, jobs), _on_cluster())):
+        tqdm.write(trained, file=sys.stderr)
     if announce and jobs:
         tested = {job.unit.rows.category.iloc[0]: job.unit.rows for together in jobs for job in together}
         backbones_read, exact = [spec.backbone for spec in profile.methods], profile.pixel_metrics == "exact"
@@ -709,6 +711,18 @@ def _comparisons(profile: Profile, jobs: list[list[Job]]) -> list[workload.Compa
     return comparisons
 
 
+def _trainings(profile: Profile, jobs: list[list[Job]]) -> list[workload.Training]:
+    """The networks that methods will train for the units to compute, unless they are kept."""
+    trainings, of_an_image = [], {}
+    for job in [job for together in jobs for job in together if job.one.chosen.method.keeps_networks]:
+        chosen, images = job.one.chosen, len(job.unit.references)
+        if chosen.name not in of_an_image:
+            of_an_image[chosen.name] = chosen.method.training_gflop(chosen.settings, 1)
+        device = _backbone(chosen.spec, profile).device
+        trainings.append(workload.Training(chosen.name, images, images * of_an_image[chosen.name], device))
+    return trainings
+
+
 def _arrays(
     profile: Profile, planned: list[list[Variant]], store: feature_store.AnyStore, category: str, shots: int,
     as_references: bool,
@@ -858,7 +872,7 @@ def _scorer(group: list[Job], cache: Path, backbone: backbones.Facts, memory: fe
     drawn = {path: place for place, path in enumerate(dict.fromkeys(p for job in group for p in job.unit.references))}
     draws = [[drawn[path] for path in job.unit.references] for job in group]
     references = memory.load(list(drawn), code.reference_array_names(settings, variant.shots))
-    return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device)
+    return Scorer(variant.chosen, text, variant.chosen.grid(backbone), references, draws, backbone.device, cache)
 
 
 def _import(profile: Profile, spec: Import, table: pd.DataFrame) -> tuple[list[Unit], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +32,14 @@ class Scorer:
             without references.
         draws: The places of the images of each draw among ``references``; one draw of all images where left out.
         device: Where scores are computed; the inputs may be on any device.
+        cache: Where networks are kept that a method trains on its references; none are without it.
     """
 
     def __init__(
         self, chosen: ChosenMethod, text: torch.Tensor | None, grid: int, references: tuple | None = None,
-        draws: list[list[int]] | None = None, device: torch.device = devices.CPU,
+        draws: list[list[int]] | None = None, device: torch.device = devices.CPU, cache: Path | None = None,
     ):  # fmt: skip
-        self.chosen, self.grid, self.device = chosen, grid, device
+        self.chosen, self.grid, self.device, self.cache = chosen, grid, device, cache
         self.text = None if text is None else text.to(device)
         self.references = references
         self.draws = [list(range(len(references[1])))] if references and draws is None else draws
@@ -90,7 +92,10 @@ class Scorer:
 
     def _remembered(self, arrays: dict[str, torch.Tensor], rows: np.ndarray) -> Any:
         chosen_rows = {name: array[torch.from_numpy(rows)].to(self.device).float() for name, array in arrays.items()}
-        return self.chosen.method.remember(chosen_rows, self.chosen.settings, self.grid)
+        method, more = self.chosen.method, {}
+        if method.keeps_networks and self.cache:
+            more = {"kept": self.cache / "networks"}
+        return method.remember(chosen_rows, self.chosen.settings, self.grid, **more)
 
     def of(self, images: Iterable[str], draw: int = 0) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Scores (N,) of a category's images by a draw, kept maps (tiles, ...), and how many tiles each image has.

@@ -219,7 +219,7 @@ def score_by_method(results: Results, row: pd.Series, spec: Method) -> tuple[flo
     store, memory = (method.store(results.cache, view.facts, channels) for channels in ("", "rgb"))
     of_references = method.method.reference_array_names(settings, shots)
     references = memory.load(list(reference_rows.image), of_references) if shots else None
-    scorer = scoring.Scorer(method, view.text, view.grid, references)
+    scorer = scoring.Scorer(method, view.text, view.grid, references, cache=results.cache)
     store.fill([row.image], names)  # the view is of the whole image, also where the method has tiles
     inside = regions.tile_regions(profile, row.category, row.width, row.height, method.fit, view.grid)
     scorer.add(row.image, store.load([row.image], names)[0], inside)
