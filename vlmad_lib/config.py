@@ -108,7 +108,12 @@ USUAL |= {
 # Methods that train a network of their own read pictures as they are.
 USUAL |= {
     method: {"name": name, "backbone": "pixels", "weights": "none"}
-    for method, name in {"autoencoder": "Autoencoder", "vae": "VAE", "ganomaly": "GANomaly"}.items()
+    for method, name in {
+        "autoencoder": "Autoencoder",
+        "vae": "VAE",
+        "ganomaly": "GANomaly",
+        "cutpaste": "CutPaste",
+    }.items()
 }
 
 

@@ -11,7 +11,7 @@ from conftest import small_profile
 from skimage.metrics import structural_similarity
 
 from vlmad_lib import InputError
-from vlmad_lib.methods import autoencoder, ganomaly, trained_networks
+from vlmad_lib.methods import autoencoder, cutpaste, ganomaly, trained_networks
 from vlmad_lib.pipeline import run
 
 SMALL = {"image_size": 32, "network_width": 4, "bottleneck": 4, "batch": 2}
@@ -69,9 +69,12 @@ def test_divergence_from_a_standard_normal_by_hand():
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("method", [AUTOENCODER, autoencoder.VAE, ganomaly.GANOMALY], ids=lambda method: method.key)
+@pytest.mark.parametrize(
+    "method", [AUTOENCODER, autoencoder.VAE, ganomaly.GANOMALY, cutpaste.CUTPASTE], ids=lambda method: method.key
+)
 def test_an_interrupted_training_ends_the_same_and_is_kept(method, tmp_path, monkeypatch):
-    pixels, settings = draw_pictures(5), method.settings(overrides=SMALL | {"epochs": 3})
+    small = {key: value for key, value in SMALL.items() if key in method.Settings.model_fields}
+    pixels, settings = draw_pictures(5), method.settings(overrides=small | {"epochs": 3})
     whole = method.remember({"pixels": pixels}, settings, 32)
     monkeypatch.setattr(trained_networks, "KEPT_EVERY", 0.0)
     keep, losses = trained_networks._keep, method.list_losses
