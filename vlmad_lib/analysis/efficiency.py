@@ -257,9 +257,12 @@ def _learned(chosen: ChosenMethod, backbone: Backbone) -> float:
 
 
 def tabulate_full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFrame:
-    """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks."""
-    rows = []
-    for kind in dict.fromkeys(kinds):
+    """What methods by kind (``winclip`` ...) would take here at least as published: their work at the matrix peaks.
+
+    Those that read pictures as they are have no published encoder and no row.
+    """
+    rows, columns = [], ["method", "backbone", "pixels", "GFLOP per image", *(f"least s per image, {n}" for n in peaks)]
+    for kind in [kind for kind in dict.fromkeys(kinds) if not methods.METHODS[kind].reads_pixels]:
         spec, code = Method(method=kind), methods.METHODS[kind]
         chosen = ChosenMethod(spec, code.settings())
         work, size = (
@@ -269,7 +272,7 @@ def tabulate_full_size(kinds: list[str], peaks: dict[str, float]) -> pd.DataFram
         least = {f"least s per image, {name}": f"{work / value:.1f}" for name, value in peaks.items()}
         row = {"method": spec.name, "backbone": spec.backbone, "pixels": size, "GFLOP per image": round(work)}
         rows.append(row | least)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def read_published() -> pd.DataFrame:

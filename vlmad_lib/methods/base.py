@@ -151,6 +151,12 @@ class Method(ABC):
         """
         return 0.0
 
+    # ---------------------------------------------------------------- training
+
+    def training_gflop(self, settings: Any, images: int) -> float:
+        """Billions of operations by which it trains a network on so many images, 0 where it trains none."""
+        return 0.0
+
     # ---------------------------------------------------------------- prompts
 
     @property

@@ -170,7 +170,8 @@ class Gaussian(nn.Module):
         from sklearn.covariance import ledoit_wolf
 
         points = values.double().cpu().numpy()
-        covariance = ledoit_wolf(points)[0] + LEAST_VARIANCE * np.eye(points.shape[1])
+        spread = ledoit_wolf(points)[0] if len(points) > 1 else 0.0  # of one picture no covariance is known
+        covariance = spread + LEAST_VARIANCE * np.eye(points.shape[1])
         factor = np.linalg.inv(np.linalg.cholesky(covariance)).T
         peak = np.log(np.diag(factor)).sum() - len(factor) / 2 * np.log(2 * np.pi)
         for buffer, array in ((self.mean, points.mean(0)), (self.factor, factor), (self.peak, np.array(peak))):

@@ -225,6 +225,8 @@ def _compute(
         tqdm.write(workload.describe_encoding(parts, here.path(here.cache), _on_cluster()), file=sys.stderr)
     if announce and (compared := workload.describe_comparison(_comparisons(here, jobs), _on_cluster())):
         tqdm.write(compared, file=sys.stderr)
+    if announce and (trained := workload.describe_training(_trainings(here, jobs), _on_cluster())):
+        tqdm.write(trained, file=sys.stderr)
     with tqdm(total=total, desc="encode", unit="image", disable=not (progress and total), leave=False) as bar:
         if _on_accelerator(here):  # one process feeds it
             for job in encoding:
@@ -629,6 +631,18 @@ def _comparisons(profile: Profile, jobs: list[list[Job]]) -> list[workload.Compa
         if gflop := chosen.method.comparison_gflop(*images):
             comparisons.append(workload.Comparison(chosen.name, len(job.unit.rows), gflop, backbone.device))
     return comparisons
+
+
+def _trainings(profile: Profile, jobs: list[list[Job]]) -> list[workload.Training]:
+    """The networks that methods will train for the units to compute, unless they are kept."""
+    trainings, of_an_image = [], {}
+    for job in [job for together in jobs for job in together if job.one.chosen.method.keeps_networks]:
+        chosen, images = job.one.chosen, len(job.unit.references)
+        if chosen.name not in of_an_image:
+            of_an_image[chosen.name] = chosen.method.training_gflop(chosen.settings, 1)
+        device = _backbone(chosen.spec, profile).device
+        trainings.append(workload.Training(chosen.name, images, images * of_an_image[chosen.name], device))
+    return trainings
 
 
 def _arrays(

@@ -30,6 +30,7 @@ from vlmad_lib.methods import ChosenMethod
 # The share of its matrix products that encoding is supposed to reach: on a CPU about what ``make bench`` shows.
 REACHED = {"cpu": 0.8}
 ELSEWHERE = 0.4  # on an accelerator, where what stands between the products weighs more; supposed, not measured
+TRAINED = 0.3  # by the steps of a training of small networks, on any device; supposed
 SHAPES = [(1690, 896, 3584), (1370, 4096, 1024), (2048, 2048, 2048)]  # rows, inner, columns: as in large ViTs
 NOTEWORTHY = 1000.0  # GFLOP of comparisons that may take a minute: no CPU has less than 15 GFLOP/s
 MORE_ROWS = 16  # times as many on an accelerator, which small products leave idle
@@ -198,6 +199,40 @@ def describe_comparison(comparisons: Sequence[Comparison], others: bool = False)
         f"compare, each image with all others, {_operations(work)}: about {_duration(seconds)} on {where}, if that "
         f"reaches {_reached(device):.0%} of its matrix products ({_round(rate)} GFLOP/s in fp32); the work grows with "
         "the square of the images, 'subsets' divides it."
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network that a method trains on the references of a draw, and the work of that."""
+
+    method: str
+    images: int
+    gflop: float
+    device: torch.device
+
+
+def describe_training(trainings: Sequence[Training], others: bool = False) -> str:
+    """A sentence on the networks that methods will train: how many, operations, and about how long here.
+
+    Empty where that is less than a minute; otherwise as ``describe_comparison``.
+    """
+    work = sum(part.gflop for part in trainings)
+    if not trainings or work < NOTEWORTHY:
+        return ""
+    device = trainings[0].device
+    rate = measure_peak("fp32", device, 2, SHAPES[1:2])
+    seconds = work / (rate * TRAINED)
+    if seconds < 60:
+        return ""
+    where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
+    networks = "1 network" if len(trainings) == 1 else f"{len(trainings)} networks"
+    sizes = sorted({part.images for part in trainings})
+    span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return (
+        f"{', '.join(dict.fromkeys(part.method for part in trainings))}: {networks} to train on {span} normal images "
+        f"each, {_operations(work)}: about {_duration(seconds)} on {where}, if that reaches {TRAINED:.0%} of its "
+        f"matrix products ({_round(rate)} GFLOP/s in fp32); networks that are kept are not trained again."
     )
 
 
