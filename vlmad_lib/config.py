@@ -61,6 +61,7 @@ NOTEBOOKS = (
     *("05_defect_contrast", "06_defect_type", "07_window_size", "08_shot_count", "09_prompts"),
     *("10_efficiency", "11_failures", "12_thresholds", "13_transfer", "14_hybrid", "15_robustness"),
     *(STUDY, "17_which_method", "18_does_language_help", "19_why_numbers_differ"),
+    "20_generations",
 )
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxstring = 2, 80  # a few lines of YAML can name themselves into gigabytes
@@ -129,7 +130,12 @@ USUAL |= {
 # Methods that train a network of their own read pictures as they are.
 USUAL |= {
     method: {"name": name, "backbone": "pixels", "weights": "none"}
-    for method, name in {"autoencoder": "Autoencoder", "vae": "VAE", "ganomaly": "GANomaly"}.items()
+    for method, name in {
+        "autoencoder": "Autoencoder",
+        "vae": "VAE",
+        "ganomaly": "GANomaly",
+        "cutpaste": "CutPaste",
+    }.items()
 }
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlmad_lib import InputError
 from vlmad_lib.analysis import efficiency
-from vlmad_lib.methods import autoencoder, ganomaly, trained_networks
+from vlmad_lib.methods import autoencoder, cutpaste, ganomaly, trained_networks
 from vlmad_lib.pipeline import run, workload
 
 SMALL = {"image_size": 32, "network_width": 4, "bottleneck": 4, "batch": 2}
@@ -71,9 +71,12 @@ def test_divergence_from_a_standard_normal_by_hand():
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("method", [AUTOENCODER, autoencoder.VAE, ganomaly.GANOMALY], ids=lambda method: method.key)
+@pytest.mark.parametrize(
+    "method", [AUTOENCODER, autoencoder.VAE, ganomaly.GANOMALY, cutpaste.CUTPASTE], ids=lambda method: method.key
+)
 def test_an_interrupted_training_ends_the_same_and_is_kept(method, tmp_path, monkeypatch):
-    pixels, settings = draw_pictures(5), method.settings(overrides=SMALL | {"epochs": 3})
+    small = {key: value for key, value in SMALL.items() if key in method.Settings.model_fields}
+    pixels, settings = draw_pictures(5), method.settings(overrides=small | {"epochs": 3})
     whole = method.remember({"pixels": pixels}, settings, 32)
     monkeypatch.setattr(trained_networks, "KEPT_EVERY", 0.0)
     keep, losses = trained_networks._keep, method.list_losses
@@ -120,7 +123,7 @@ def test_a_training_leaves_the_generator_of_others_alone():
 @pytest.mark.parametrize("preset", ["paper", "l2"])
 def test_a_square_pasted_into_a_constant_picture_stands_out(preset):
     """Trained on pictures of one colour it redraws that colour, and no square that it was never shown."""
-    settings = AUTOENCODER.settings(preset, SMALL | {"epochs": 60, "rate": 2e-2})
+    settings = AUTOENCODER.settings(preset, SMALL | {"epochs": 40, "rate": 2e-2})
     normal = torch.full((1, 3, 32, 32), 100.0)
     network = AUTOENCODER.remember({"pixels": normal}, settings, 32)
     pasted = normal.clone()
@@ -174,9 +177,8 @@ def test_losses_of_ganomaly_by_hand():
 
 def test_networks_of_ganomaly_have_the_published_shapes():
     """At 64 pixels maps of 32, 16, 8 and 4 with 64 to 512 channels, and a code of 100 numbers."""
-    with torch.device("meta"):
-        networks = ganomaly.GANOMALY.build_network(ganomaly.GANOMALY.settings())
-        images = torch.empty(2, 3, 64, 64)
+    networks, images = ganomaly.GANOMALY.build_network(ganomaly.GANOMALY.settings()), torch.zeros(2, 3, 64, 64)
+    with torch.inference_mode():
         reconstructions, codes, again = networks.generator(images)
         features, logits = networks.discriminator(reconstructions)
     assert reconstructions.shape == images.shape and codes.shape == again.shape == (2, 100)
@@ -197,15 +199,15 @@ def test_a_run_trains_on_normal_train_pictures_and_trains_once(mvtec, tmp_path, 
 
     monkeypatch.setattr(trained_networks, "_train", count)
     specs = [{"method": "autoencoder", "settings": SMALL | {"epochs": 1}}]
-    profile = small_profile(mvtec, tmp_path / "cache", methods=specs, shots=[0, 2, "full"])
+    profile = small_profile(mvtec, tmp_path / "cache", methods=specs, shots=[0, 2, "full"], categories=["plate"])
     results = run.run(profile)
-    assert sorted(map(len, shown)) == [2, 2, 4, 4]  # two categories
+    assert sorted(map(len, shown)) == [2, 4]
     assert set(results.scores.shots) == {2, 1_000_000} and set(results.scores.backbone) == {"pixels (none, fp32)"}
     assert results.metrics.pixel_auroc.notna().all()
     assert "Autoencoder only compares with reference images: no zero-shot result." in results.facts["notes"]
     assert results.maps(results.scores.iloc[:1])[0].shape == (1, 32, 32)
     (tmp_path / "cache" / "units").rename(tmp_path / "lost")
-    assert run.run(profile).scores.score.equals(results.scores.score) and len(shown) == 4
+    assert run.run(profile).scores.score.equals(results.scores.score) and len(shown) == 2
 
 
 def test_a_run_says_what_it_will_train(mvtec, tmp_path, capsys, monkeypatch):

@@ -27,6 +27,7 @@ from vlmad_lib.methods import (
     aprilgan,
     autoencoder,
     clip_baselines,
+    cutpaste,
     ganomaly,
     hybrid,
     memory_bank,
@@ -63,6 +64,7 @@ METHODS = Registry(
         autoencoder.AUTOENCODER,
         autoencoder.VAE,
         ganomaly.GANOMALY,
+        cutpaste.CUTPASTE,
     ]
 )
 SETTINGS = list(dict.fromkeys(name for method in METHODS.values() for name in method.Settings.model_fields))
