@@ -271,6 +271,11 @@ class Training:
     device: torch.device
 
 
+def estimate_training_seconds(gflop: float, device: torch.device) -> float:
+    """About how long trainings of so many billions of operations take on a device, if they reach ``TRAINED``."""
+    return gflop / (measure_peak("fp32", device, 2, SHAPES[1:2]) * TRAINED)
+
+
 def describe_training(trainings: Sequence[Training], others: bool = False) -> str:
     """A sentence on the networks that methods will train: how many, operations, and about how long here.
 
@@ -280,10 +285,10 @@ def describe_training(trainings: Sequence[Training], others: bool = False) -> st
     if not trainings or work < NOTEWORTHY:
         return ""
     device = trainings[0].device
-    rate = measure_peak("fp32", device, 2, SHAPES[1:2])
-    seconds = work / (rate * TRAINED)
+    seconds = estimate_training_seconds(work, device)
     if seconds < 60:
         return ""
+    rate = work / seconds / TRAINED
     where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
     networks = "1 network" if len(trainings) == 1 else f"{len(trainings)} networks"
     sizes = sorted({part.images for part in trainings})
