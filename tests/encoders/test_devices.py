@@ -294,12 +294,12 @@ def test_what_another_process_claims_and_leaves_undone_is_done_here(tiny_backbon
 def test_two_runs_at_once_share_their_units(mvtec, tmp_path, monkeypatch):
     scored, add = [], scoring.Scorer.add
 
-    def seen(scorer, image, values):
+    def add_slowly(scorer, image, *more):
         scored.append((image, scorer.references is not None))
         time.sleep(0.01)
-        return add(scorer, image, values)
+        return add(scorer, image, *more)
 
-    monkeypatch.setattr(scoring.Scorer, "add", seen)
+    monkeypatch.setattr(scoring.Scorer, "add", add_slowly)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: run.run(small_profile(mvtec, tmp_path / "cache")), range(2))
     assert one.scores.equals(other.scores)

@@ -97,6 +97,7 @@ def other_profile(request, tmp_path):
 BREAKDOWNS = ("04_category_type", "05_defect_contrast", "06_defect_type", "08_shot_count", "12_thresholds")
 
 
+@pytest.mark.slow
 def test_what_learned_otherwise_is_in_every_breakdown(tmp_path, tiny_backbone, monkeypatch):
     """APRIL-GAN, CoOp and CLIP alone: each breakdown shows them by name, and 09 varies their prompts."""
     make_mvtec(tmp_path / "data")
