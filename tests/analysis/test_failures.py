@@ -240,6 +240,7 @@ def test_false_alarms_are_held_against_a_threshold_as_random_as_its_images():
     assert failures.compare_with_promise(good({"cork": 2}).assign(source=TEST), 0.1).empty
 
 
+@pytest.mark.slow
 def test_the_family_of_categories_is_wrong_in_five_percent_of_runs():
     """Thresholds that keep their promise, in ten categories at once: a category is accused in few of the runs."""
     stream, runs, accused = np.random.default_rng(0), 150, 0
