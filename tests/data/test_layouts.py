@@ -42,14 +42,14 @@ BOTH = ["test/good 3 0"]
 @pytest.mark.parametrize(
     ("there", "counts", "said"),
     [
-        (["OK", "NG"], ["test/NG 3 0", *BOTH], "set: OK/ is read as the normal pictures (good)."),
+        (["OK", "NG"], ["test/NG 3 0", *BOTH], "set: OK/ is read as the normal pictures: 'OK' stands for 'good'."),
         (["Good", "Bad"], ["test/Bad 3 0", *BOTH], "set: Good/ is read as"),
         (["jack/ok_front", "jack/def_front"], ["test/def_front 3 0", *BOTH], "jack: ok_front/ is read as"),
         (["MT_Free", "MT_Crack"], ["test/MT_Crack 3 0", *BOTH], "set: MT_Free/ is read as"),
         (
             ["cup/train/ok", "cup/test/ok", "cup/test/ko", "cup/ground_truth/ko"],
             [*BOTH, "test/ko 3 3", "train/good 3 0"],
-            "cup: train/ok/ and test/ok/ are read as the normal pictures (good).",
+            "cup: train/ok/ and test/ok/ are read as the normal pictures: 'ok' stands for 'good'.",
         ),
         (
             ["cup/Training/OK", "cup/Test/normal", "cup/Test/x", "cup/GT/x"],
@@ -58,9 +58,9 @@ BOTH = ["test/good 3 0"]
         ),
         (
             ["cup/train/good", "cup/test_public/good", "cup/test_public/x", "cup/test_public/ground_truth/x"]
-            + ["cup/test_private"],
+            + ["cup/validation"],
             [*BOTH, "test/x 3 3", "train/good 3 0"],
-            "cup: test_private/ is not read; pictures left out: 3.",
+            "cup: validation/ is not read; pictures left out: 3.",
         ),
         (
             ["train/cup/good", "test/cup/good", "test/cup/x", "ground_truth/cup/x"],
@@ -90,9 +90,16 @@ def test_own_folders_of_other_names_are_read_where_there_is_no_doubt(tmp_path, t
     assert len(notes) == len(set(notes)) and table.label.equals((table.defect != "good").astype(int))
 
 
+def test_mvtec_ad_2_is_told_its_own_data_set(tmp_path):
+    root = fill(tmp_path / "set", "can/train/good", "can/test_public/good", "can/test_public/bad", "can/test_private")
+    with pytest.raises(InputError, match="'dataset: mvtec2'.*to have test/good"):
+        index(root, tmp_path, shots=[0])
+
+
 def test_a_note_says_once_how_the_folders_of_many_categories_are_read(tmp_path):
     root = fill(tmp_path / "set", *(f"{name}/{kind}" for name in "abcdef" for kind in ("OK", "NG")))
-    assert index(root, tmp_path, shots=[0])[1][0] == "a, b, c, d and 2 more: OK/ is read as the normal pictures (good)."
+    note = "a, b, c, d and 2 more: OK/ is read as the normal pictures: 'OK' stands for 'good'."
+    assert index(root, tmp_path, shots=[0])[1][0] == note
 
 
 @pytest.mark.parametrize(

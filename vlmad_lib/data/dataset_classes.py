@@ -124,6 +124,12 @@ class Folder(MVTec):
 
     def list_rows(self, root: Path, profile: Profile) -> tuple[list[tuple], list[str]]:
         """As ``DataSet.list_rows``."""
+        for folder in [root, *subfolders(root)] if profile.folders == Folders() else []:
+            if all(is_folder(folder / name) for name in ("test_public", "test_private")):
+                raise InputError(
+                    f"{folder} is laid out as MVTec AD 2 is, with test_public: write 'dataset: mvtec2', which has its "
+                    "counts and validation split, or rename that folder to test, to have test/good and test/<defect>."
+                )
         try:
             return super().list_rows(root, profile)
         except Misplaced as error:

@@ -30,7 +30,7 @@ from vlmad_lib.data.mask_files import find_masks, is_mask_folder, looks_like_mas
 
 # How notes say what a folder is read as.
 READ_AS = {
-    "normal": "read as the normal pictures (good)",
+    "normal": "read as the normal pictures",
     "defects": "read as defects",
     "masks": "read as masks",
     "train": "read as train",
@@ -125,7 +125,7 @@ def read_categories(
             raise Misplaced(f"{category} has no test images; add test/good and test/<defect>.")
         notes += _note_bare(category, category_rows, "ground_truth", all_masked)
     read = [
-        f"{_shorten(names)}: {_shorten(named)} {'is' if len(named) == 1 else 'are'} {READ_AS[role]}."
+        f"{_shorten(names)}: {_shorten(named)} {'is' if len(named) == 1 else 'are'} {_say_reading(named, role)}."
         for (named, role), names in readings.items()
     ]
     return rows, read + notes
@@ -155,6 +155,14 @@ def _note_bare(category: Path, rows: Sequence[tuple], masks: str, all_masked: bo
     if bare and all_masked:
         raise InputError(f"The image {bare[0][4]} has no mask in {category / masks}; add it.")
     return [f"{category.name}: {len(bare)} anomalous images have no mask; pixel metrics leave them out."] * bool(bare)
+
+
+def _say_reading(named: Sequence[str], role: str) -> str:
+    """What folders are read as; of the normal pictures with the names that stand for ``good``."""
+    if role != "normal":
+        return READ_AS[role]
+    own = dict.fromkeys(repr(path.rstrip("/").rpartition("/")[2]) for path in named)
+    return f"{READ_AS[role]}: {tables.join_words(list(own))} {'stands' if len(own) == 1 else 'stand'} for 'good'"
 
 
 def _shorten(names: Sequence[str]) -> str:
