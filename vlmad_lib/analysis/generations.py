@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -38,14 +40,15 @@ def measure_paste_distances(results: Results, spec: Method, category: str) -> pd
     Mahalanobis, by the Gaussian of normal embeddings: 1 is about a standard deviation of normal pictures.
     """
     chosen = methods.choose(spec, results.profile)
+    settings: Any = chosen.settings
     rows = results.index[results.index.category == category]
     normal = chosen.references(rows, category, FULL, 0)
     defective = datasets.select_tested(rows)
     defective = defective[defective.label == 1]
-    sides = [_read_pixels(list(some.image), chosen.settings.image_size) for some in (normal, defective)]
+    sides = [_read_pixels(list(some.image), settings.image_size) for some in (normal, defective)]
     kept = results.cache / "networks"
-    network = trained_networks.train_network(cutpaste.CUTPASTE, sides[0], chosen.settings, kept)
-    stream = torch.Generator().manual_seed(chosen.settings.training_seed)
+    network = trained_networks.train_network(cutpaste.CUTPASTE, sides[0], settings, kept)
+    stream = torch.Generator().manual_seed(settings.training_seed)
     images, labels = cutpaste.paste_into_batch((sides[0] / 255).repeat(PASTES, 1, 1, 1), stream)
     scaled = [network.embed_images(some) @ network.images.factor for some in (images[labels > 0], sides[1] / 255)]
     return pd.Series(torch.cdist(scaled[1], scaled[0]).amin(1).numpy(), defective.image.to_list(), dtype=float)
