@@ -144,6 +144,15 @@ def write_profile(folder: Path, **values) -> Path:
 
 
 @pytest.fixture
+def one_thread():
+    """Networks so small are no faster with two, and much slower where something else runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def mvtec(tmp_path: Path) -> Path:
     return make_mvtec(tmp_path / "data")
 

@@ -10,16 +10,9 @@ from sklearn.covariance import LedoitWolf
 
 from vlmad_lib.methods import cutpaste, trained_networks
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 32, "network_width": 2, "batch": 2, "epochs": 3}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks so small are no faster with two, and much slower where something else runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw_images(count: int, side: int = 32) -> torch.Tensor:

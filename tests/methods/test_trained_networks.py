@@ -16,17 +16,10 @@ from vlmad_lib.analysis import efficiency
 from vlmad_lib.methods import autoencoder, cutpaste, ganomaly, trained_networks
 from vlmad_lib.pipeline import run, workload
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"image_size": 32, "network_width": 4, "bottleneck": 4, "batch": 2}
 AUTOENCODER = autoencoder.AUTOENCODER
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks so small are no faster with two, and much slower where something else runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw_pictures(count: int, side: int = 32) -> torch.Tensor:

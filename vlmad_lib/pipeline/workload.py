@@ -251,8 +251,7 @@ def describe_comparison(comparisons: Sequence[Comparison], others: bool = False)
         return ""
     where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
     images = {(part.method, part.images): None for part in comparisons}
-    sizes = sorted({part.images for part in comparisons})
-    span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    span = tables.format_range(pd.Series([part.images for part in comparisons]))
     return (
         f"{', '.join(dict.fromkeys(name for name, _ in images))}: {len(comparisons)} categories of {span} images to "
         f"compare, each image with all others, {_operations(work)}: about {_duration(seconds)} on {where}, if that "
@@ -291,8 +290,7 @@ def describe_training(trainings: Sequence[Training], others: bool = False) -> st
     rate = work / seconds / TRAINED
     where = devices.describe_device(device, True) + (", were it to work alone" if others else "")
     networks = "1 network" if len(trainings) == 1 else f"{len(trainings)} networks"
-    sizes = sorted({part.images for part in trainings})
-    span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    span = tables.format_range(pd.Series([part.images for part in trainings]))
     return (
         f"{', '.join(dict.fromkeys(part.method for part in trainings))}: {networks} to train on {span} normal images "
         f"each, {_operations(work)}: about {_duration(seconds)} on {where}, if that reaches {TRAINED:.0%} of its "
